@@ -1,0 +1,178 @@
+//! The trait that every device implements, at the size of the transformer's own steps.
+
+use crate::{
+    Adapter, AdapterId, BackendError, Bytes, Matrix, MatrixId, PoolGeometry, Projection, ProjectionId,
+    RopeId, RopeTable, Step, StepOutput, VectorId,
+};
+
+/// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
+/// activations. Both are defined in `kernels-ref`, and a backend is compared under the one it uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Numerics {
+    /// `act=f32`: weights are dequantised, activations stay f32.
+    ActF32,
+    /// `act=q8_0`: activations are quantised to Q8_0 blocks first and blocks are multiplied as
+    /// integers.
+    ActQ8_0,
+}
+
+impl Numerics {
+    /// The name used in reports and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ActF32 => "act=f32",
+            Self::ActQ8_0 => "act=q8_0",
+        }
+    }
+}
+
+/// What a backend says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// `ref`, `cpu` or `gpu`.
+    pub name: &'static str,
+    /// The device, ISA tier or driver that answers.
+    pub device: String,
+    /// How quantised weights are multiplied.
+    pub numerics: Numerics,
+    /// Worker threads on the host; 1 where the work is elsewhere.
+    pub threads: usize,
+}
+
+/// Bytes that a backend holds, by kind, rounding included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryReport {
+    /// Base weights: matrices, vectors, rope tables.
+    pub base: u64,
+    /// Adapter factors.
+    pub adapters: u64,
+    /// The page pool.
+    pub kv: u64,
+    /// Activations and scratch, at their largest so far.
+    pub activations: u64,
+}
+
+/// Names a submitted step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// Names a submitted read of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageTicket(pub u64);
+
+/// K or V.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PageHalf {
+    /// Keys.
+    K,
+    /// Values.
+    V,
+}
+
+/// One page of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageAddress {
+    /// The layer's stripe.
+    pub layer: u32,
+    /// The slot in it.
+    pub slot: u32,
+    /// K or V.
+    pub half: PageHalf,
+}
+
+/// A page's stored bits, in its codec's layout (see [`PoolGeometry`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageData {
+    /// Which page.
+    pub address: PageAddress,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// A device that holds weights, adapters and pages, and carries out steps.
+///
+/// Uploads and steps take effect in the order of the calls. Nothing else crosses between host and
+/// device: activations stay where they are, tokens go in with a step and come out of it, and pages are
+/// moved between steps.
+pub trait Backend: Send {
+    /// What this backend is.
+    fn info(&self) -> BackendInfo;
+
+    /// Makes a weight matrix resident.
+    ///
+    /// # Errors
+    /// If there is no room, or the dtype is not supported here.
+    fn create_matrix(&mut self, matrix: Matrix) -> Result<MatrixId, BackendError>;
+
+    /// Makes a vector resident. `name` is for messages.
+    ///
+    /// # Errors
+    /// If there is no room.
+    fn create_vector(&mut self, name: &str, values: &[f32]) -> Result<VectorId, BackendError>;
+
+    /// Declares a linear layer over resident weights. Two projections may share a matrix.
+    ///
+    /// # Errors
+    /// If a handle is unknown or the bias does not have one value per output.
+    fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError>;
+
+    /// Makes rotary factors resident.
+    ///
+    /// # Errors
+    /// If the table is not `positions × rotary_dim/2`, or there is no room.
+    fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError>;
+
+    /// Makes an adapter resident. Nothing that belongs to the base is rebuilt.
+    ///
+    /// # Errors
+    /// If a site's factors do not fit its projection ([`crate::LoraSite::check`]), a projection has two
+    /// sites, or there is no room. Nothing is kept then.
+    fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError>;
+
+    /// Forgets an adapter and frees its memory.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn drop_adapter(&mut self, adapter: AdapterId) -> Result<(), BackendError>;
+
+    /// Creates the page pool, in place of an earlier one. Pages start as zeros.
+    ///
+    /// # Errors
+    /// If there is no room, or the codec is not supported here.
+    fn create_pool(&mut self, geometry: PoolGeometry) -> Result<(), BackendError>;
+
+    /// Starts a step and returns without waiting where the device allows.
+    ///
+    /// # Errors
+    /// If a handle is unknown, shapes do not fit or an operation is not supported; the step then did
+    /// nothing. Device failures may also be reported by [`Backend::wait`].
+    fn submit(&mut self, step: Step) -> Result<Ticket, BackendError>;
+
+    /// Waits for a step and takes its results. Each ticket is redeemed once.
+    ///
+    /// # Errors
+    /// If the ticket is unknown or the device failed.
+    fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, BackendError>;
+
+    /// Starts reading pages back, as they are after every step submitted so far.
+    ///
+    /// # Errors
+    /// If there is no pool or an address is outside it.
+    fn read_pages(&mut self, pages: &[PageAddress]) -> Result<PageTicket, BackendError>;
+
+    /// Waits for a read and takes its pages, in the order asked. Each ticket is redeemed once.
+    ///
+    /// # Errors
+    /// If the ticket is unknown or the device failed.
+    fn wait_pages(&mut self, ticket: PageTicket) -> Result<Vec<PageData>, BackendError>;
+
+    /// Writes pages, before any step submitted later.
+    ///
+    /// # Errors
+    /// If there is no pool, an address is outside it, or the bytes are not one page.
+    fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError>;
+
+    /// Bytes held now.
+    fn memory(&self) -> MemoryReport;
+}

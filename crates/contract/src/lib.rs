@@ -1,0 +1,32 @@
+//! What a kernel is given and must return: dtypes and quantised block layouts, page layouts and
+//! codecs, batches of rows with their adapters, the [`Step`] a forward pass is recorded into, and the
+//! [`Backend`] that carries it out.
+//!
+//! This crate describes and never computes. The definition of each kernel is in `kernels-ref`; the
+//! crates `cpu` and `gpu` are held to it.
+
+#[cfg(target_endian = "big")]
+compile_error!("weights and pages are stored little-endian and are read in place");
+
+mod backend;
+mod batch;
+mod dtype;
+mod error;
+mod lora;
+mod page;
+mod sampling;
+mod step;
+mod weights;
+
+pub use backend::{
+    Backend, BackendInfo, MemoryReport, Numerics, PageAddress, PageData, PageHalf, PageTicket, Ticket,
+};
+pub use batch::{Batch, Output, Row, RowKind, Sequence};
+pub use bytes::Bytes;
+pub use dtype::{BlockQ4_0, BlockQ8_0, Dtype, QUANT_BLOCK};
+pub use error::{BackendError, ContractError};
+pub use lora::{Adapter, AdapterId, LoraSite};
+pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, PageTable, PoolGeometry};
+pub use sampling::Sampler;
+pub use step::{Activation, AttentionShape, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor};
+pub use weights::{Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId};

@@ -1,0 +1,265 @@
+//! A step: the transformer's operations over one batch, recorded as data and submitted whole.
+//!
+//! The forward pass records; a backend sees the complete list before it starts, so it may fuse
+//! neighbours, plan its memory and run it as one parallel region or one command buffer. Operations run
+//! as if one after another, in the order they were recorded.
+
+use std::sync::Arc;
+
+use crate::{Batch, ContractError, MatrixId, ProjectionId, RopeId, VectorId};
+
+/// Which rows a tensor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowSet {
+    /// One for each of [`Batch::rows`].
+    All,
+    /// One for each of [`Batch::outputs`].
+    Outputs,
+}
+
+/// An activation, `rows × cols` f32, alive for one step. Opaque: only a backend knows where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    /// Its number in the step, from 0.
+    pub index: u32,
+    /// Its rows.
+    pub rows: RowSet,
+    /// Its columns.
+    pub cols: u32,
+}
+
+/// The gate's activation in [`Op::SwiGlu`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x·sigmoid(x)`.
+    Silu,
+    /// GELU in its tanh form: `½x(1 + tanh(√(2/π)(x + 0.044715x³)))`.
+    GeluTanh,
+}
+
+/// The head layout of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; query head `h` reads key/value head `h / (heads / kv_heads)`.
+    pub kv_heads: u32,
+    /// Elements of one head.
+    pub head_dim: u32,
+    /// Scores are multiplied by it, usually `1/√head_dim`.
+    pub scale: f32,
+}
+
+/// Names what [`Op::Probe`] read back: an index into [`StepOutput::probes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ProbeId(pub u32);
+
+/// One operation. Each is a kernel stem of `kernels-ref`, where it is defined.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Op {
+    /// Writes host values into a tensor, `rows × cols`.
+    Load {
+        /// Where to.
+        out: Tensor,
+        /// The values, row-major.
+        data: Arc<[f32]>,
+    },
+    /// `out[i] = scale · table[token(i)]`.
+    Embed {
+        /// The embedding, `vocabulary × hidden`.
+        table: MatrixId,
+        /// 1, or √hidden where a family asks for it.
+        scale: f32,
+        /// `All × hidden`.
+        out: Tensor,
+    },
+    /// With `add`: `x += add`, in place. Then per row, in `heads` equal groups:
+    /// `out = x / √(mean(x²) + epsilon) · weight`. If `x` has all rows and `out` the outputs', only
+    /// those rows are computed and packed.
+    RmsNorm {
+        /// The residual stream, or queries or keys.
+        x: Tensor,
+        /// A residual to add first.
+        add: Option<Tensor>,
+        /// One value per column of a group.
+        weight: VectorId,
+        /// Under the root.
+        epsilon: f32,
+        /// Groups that are normed apart: 1, or the heads for a head norm.
+        heads: u32,
+        /// May be `x` itself.
+        out: Tensor,
+    },
+    /// For every projection: `y[i] = x[i]·Wᵀ (+ bias) + s·(x[i]·Aᵀ)·Bᵀ` with the adapter of row i.
+    /// Projections that read the same `x` stand together so that they share one shrink.
+    LoraMatmul {
+        /// The input.
+        x: Tensor,
+        /// Projections and their results.
+        projections: Vec<(ProjectionId, Tensor)>,
+    },
+    /// Rotates each head by its row's position, in place.
+    Rope {
+        /// Queries or keys, `heads · head_dim` columns.
+        x: Tensor,
+        /// Elements of one head.
+        head_dim: u32,
+        /// Factors by position.
+        table: RopeId,
+    },
+    /// Writes K and V rows into their sequence's pages of this layer.
+    KvAppend {
+        /// The layer.
+        layer: u32,
+        /// Keys as attention reads them.
+        k: Tensor,
+        /// Values.
+        v: Tensor,
+    },
+    /// Causal grouped-query attention over the pages of each row's sequence: positions `0 ..=` its own.
+    PagedAttention {
+        /// The layer.
+        layer: u32,
+        /// The head layout.
+        shape: AttentionShape,
+        /// Queries, `heads · head_dim` columns.
+        q: Tensor,
+        /// Results, as wide.
+        out: Tensor,
+    },
+    /// `out = activation(gate) · up`, element by element.
+    SwiGlu {
+        /// On the gate.
+        activation: Activation,
+        /// The gate.
+        gate: Tensor,
+        /// What is gated.
+        up: Tensor,
+        /// May be `gate` itself.
+        out: Tensor,
+    },
+    /// Chooses a token for every output that has a sampler.
+    Sample {
+        /// `Outputs × vocabulary`.
+        logits: Tensor,
+    },
+    /// Reads a tensor back.
+    Probe {
+        /// What is read.
+        x: Tensor,
+    },
+}
+
+impl Op {
+    /// The kernel's stem, as in `kernels-ref/src/<stem>.rs`.
+    #[must_use]
+    pub const fn stem(&self) -> &'static str {
+        match self {
+            Self::Load { .. } => "load",
+            Self::Embed { .. } => "embed",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::LoraMatmul { .. } => "lora_matmul",
+            Self::Rope { .. } => "rope",
+            Self::KvAppend { .. } => "kv_append",
+            Self::PagedAttention { .. } => "paged_attention",
+            Self::SwiGlu { .. } => "swiglu",
+            Self::Sample { .. } => "sample",
+            Self::Probe { .. } => "probe",
+        }
+    }
+}
+
+/// A recorded step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    batch: Batch,
+    tensors: Vec<Tensor>,
+    ops: Vec<Op>,
+    probes: u32,
+}
+
+impl Step {
+    /// An empty step over a batch.
+    ///
+    /// # Errors
+    /// If the batch contradicts itself ([`Batch::check`]).
+    pub fn new(batch: Batch) -> Result<Self, ContractError> {
+        batch.check()?;
+        Ok(Self { batch, tensors: Vec::new(), ops: Vec::new(), probes: 0 })
+    }
+
+    /// Declares an activation. Its contents are undefined until an operation writes it.
+    pub fn tensor(&mut self, rows: RowSet, cols: u32) -> Tensor {
+        let tensor = Tensor { index: u32::try_from(self.tensors.len()).unwrap_or(u32::MAX), rows, cols };
+        self.tensors.push(tensor);
+        tensor
+    }
+
+    /// Records an operation.
+    pub fn push(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
+    /// Records a read-back of `x` as it is at this point of the step.
+    pub fn probe(&mut self, x: Tensor) -> ProbeId {
+        let id = ProbeId(self.probes);
+        self.probes += 1;
+        self.ops.push(Op::Probe { x });
+        id
+    }
+
+    /// What the step is over.
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Every declared activation, by index.
+    #[must_use]
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// What is done, in order.
+    #[must_use]
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// How many rows a row set has in this step.
+    #[must_use]
+    pub fn row_count(&self, rows: RowSet) -> usize {
+        match rows {
+            RowSet::All => self.batch.rows.len(),
+            RowSet::Outputs => self.batch.outputs.len(),
+        }
+    }
+
+    /// The batch row behind each row of a row set.
+    pub fn rows(&self, rows: RowSet) -> impl ExactSizeIterator<Item = &crate::Row> + '_ {
+        let count = self.row_count(rows);
+        (0..count).map(move |i| match rows {
+            RowSet::All => &self.batch.rows[i],
+            RowSet::Outputs => &self.batch.rows[self.batch.outputs[i].row as usize],
+        })
+    }
+}
+
+/// A token that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampled {
+    /// Index into [`Batch::outputs`].
+    pub output: u32,
+    /// The token.
+    pub token: u32,
+}
+
+/// What comes back from a step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StepOutput {
+    /// The chosen tokens, by output.
+    pub tokens: Vec<Sampled>,
+    /// What was probed, row-major, by [`ProbeId`].
+    pub probes: Vec<Vec<f32>>,
+}
