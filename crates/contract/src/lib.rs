@@ -12,6 +12,7 @@ mod backend;
 mod batch;
 mod dtype;
 mod error;
+pub mod host;
 mod lora;
 mod page;
 mod sampling;

@@ -4,7 +4,7 @@
 //! *page*. A page is stored head-major, `[kv_head][token][head_dim]`, so that one head's keys are read
 //! contiguously. Pages hold K as attention reads it: after the head norm and the rotary embedding.
 
-/// Tokens in a chunk (LLMS §4 uses the same granule).
+/// Tokens in a chunk, the granule that LLMS compresses and swaps by.
 pub const CHUNK_TOKENS: usize = 16;
 
 /// Attention is computed over blocks of this many tokens, from position 0, each with its own online

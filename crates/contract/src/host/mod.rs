@@ -1,0 +1,139 @@
+//! The bookkeeping of a backend whose memory is the host's: resident weights, the page pool, checks of
+//! a step before it runs, and tickets. It computes nothing: the kernels are given by [`HostKernels`].
+
+mod check;
+mod pool;
+mod resident;
+
+use std::collections::HashMap;
+
+use crate::{
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
+    PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
+    Ticket, VectorId,
+};
+
+pub use pool::Pool;
+pub use resident::Resident;
+
+/// The kernels of a host backend.
+pub trait HostKernels: Send {
+    /// What the backend says of itself.
+    fn info(&self) -> BackendInfo;
+
+    /// Carries out a step that has been checked against what is resident: every handle names something,
+    /// every shape fits, and every page entry is in the pool.
+    ///
+    /// # Errors
+    /// If an operation is not supported.
+    fn run(&mut self, step: &Step, resident: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError>;
+
+    /// Bytes of activations and scratch that the kernels hold.
+    fn scratch_bytes(&self) -> u64;
+}
+
+/// A [`Backend`] from host kernels. Steps run to their end within [`Backend::submit`].
+#[derive(Debug)]
+pub struct HostBackend<K> {
+    kernels: K,
+    resident: Resident,
+    pool: Pool,
+    next_ticket: u64,
+    finished: HashMap<u64, StepOutput>,
+    read: HashMap<u64, Vec<PageData>>,
+}
+
+impl<K: HostKernels> HostBackend<K> {
+    /// A backend with nothing resident and an empty pool.
+    pub fn new(kernels: K) -> Self {
+        let name = kernels.info().name;
+        Self {
+            kernels,
+            resident: Resident::new(name),
+            pool: Pool::empty(name),
+            next_ticket: 0,
+            finished: HashMap::new(),
+            read: HashMap::new(),
+        }
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    fn no_ticket(&self, handle: u64) -> BackendError {
+        BackendError::UnknownHandle { backend: self.kernels.info().name, kind: "ticket", handle }
+    }
+}
+
+impl<K: HostKernels> Backend for HostBackend<K> {
+    fn info(&self) -> BackendInfo {
+        self.kernels.info()
+    }
+
+    fn create_matrix(&mut self, matrix: Matrix) -> Result<MatrixId, BackendError> {
+        Ok(self.resident.add_matrix(matrix))
+    }
+
+    fn create_vector(&mut self, _name: &str, values: &[f32]) -> Result<VectorId, BackendError> {
+        Ok(self.resident.add_vector(values))
+    }
+
+    fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
+        self.resident.add_projection(projection)
+    }
+
+    fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
+        self.resident.add_rope(table)
+    }
+
+    fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
+        self.resident.add_adapter(adapter)
+    }
+
+    fn drop_adapter(&mut self, adapter: AdapterId) -> Result<(), BackendError> {
+        self.resident.drop_adapter(adapter)
+    }
+
+    fn create_pool(&mut self, geometry: PoolGeometry) -> Result<(), BackendError> {
+        self.pool.resize(geometry)
+    }
+
+    fn submit(&mut self, step: Step) -> Result<Ticket, BackendError> {
+        check::step(&step, &self.resident, &self.pool)?;
+        let output = self.kernels.run(&step, &self.resident, &mut self.pool)?;
+        let ticket = self.ticket();
+        self.finished.insert(ticket, output);
+        Ok(Ticket(ticket))
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, BackendError> {
+        self.finished.remove(&ticket.0).ok_or_else(|| self.no_ticket(ticket.0))
+    }
+
+    fn read_pages(&mut self, pages: &[PageAddress]) -> Result<PageTicket, BackendError> {
+        let pages = pages.iter().map(|&a| self.pool.read(a)).collect::<Result<_, _>>()?;
+        let ticket = self.ticket();
+        self.read.insert(ticket, pages);
+        Ok(PageTicket(ticket))
+    }
+
+    fn wait_pages(&mut self, ticket: PageTicket) -> Result<Vec<PageData>, BackendError> {
+        self.read.remove(&ticket.0).ok_or_else(|| self.no_ticket(ticket.0))
+    }
+
+    fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError> {
+        pages.iter().try_for_each(|page| self.pool.check_write(page))?;
+        pages.iter().try_for_each(|page| self.pool.write(page))
+    }
+
+    fn memory(&self) -> MemoryReport {
+        MemoryReport {
+            base: self.resident.base_bytes(),
+            adapters: self.resident.adapter_bytes(),
+            kv: self.pool.bytes(),
+            activations: self.kernels.scratch_bytes(),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The page pool in host memory, striped by layer, and the placing of bytes in it.
+
+use crate::{
+    BackendError, Bytes, ContractError, PageAddress, PageCodec, PageData, PageEntry, PageHalf, PoolGeometry,
+};
+
+/// Pages of every layer. Each stripe holds its K pages by slot, then its V pages by slot.
+///
+/// Stripes are kept in words of 32 bits, so that a page can be viewed as f32 or f16 in place.
+#[derive(Debug)]
+pub struct Pool {
+    backend: &'static str,
+    geometry: PoolGeometry,
+    stripes: Vec<Box<[u32]>>,
+}
+
+impl Pool {
+    pub(super) fn empty(backend: &'static str) -> Self {
+        let geometry = PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, codec: PageCodec::F16 };
+        Self { backend, geometry, stripes: Vec::new() }
+    }
+
+    pub(super) fn resize(&mut self, geometry: PoolGeometry) -> Result<(), BackendError> {
+        let words = (2 * geometry.slots).checked_mul(geometry.page_bytes()).map(|b| b.div_ceil(4));
+        let out_of_memory = |reason: String| BackendError::OutOfMemory {
+            backend: self.backend,
+            what: format!("a page pool of {} chunks", geometry.slots),
+            bytes: (geometry.slots as u64).saturating_mul(geometry.chunk_bytes() as u64),
+            reason,
+        };
+        let words = words.ok_or_else(|| out_of_memory("more than can be addressed".into()))?;
+        let mut stripes = Vec::new();
+        for _ in 0..geometry.layers {
+            let mut stripe: Vec<u32> = Vec::new();
+            stripe.try_reserve_exact(words).map_err(|e| out_of_memory(e.to_string()))?;
+            stripe.resize(words, 0);
+            stripes.push(stripe.into_boxed_slice());
+        }
+        self.stripes = stripes;
+        self.geometry = geometry;
+        Ok(())
+    }
+
+    /// The pool's shape.
+    #[must_use]
+    pub fn geometry(&self) -> &PoolGeometry {
+        &self.geometry
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.stripes.iter().map(|s| size_of_val(&**s) as u64).sum()
+    }
+
+    fn place(&self, address: PageAddress) -> Result<std::ops::Range<usize>, BackendError> {
+        let layers = self.geometry.layers;
+        let out_of_range =
+            |what, index: u32, len| ContractError::OutOfRange { what, index: index as usize, len };
+        if address.layer as usize >= layers {
+            return Err(out_of_range("layer of a page", address.layer, layers).into());
+        }
+        if address.slot as usize >= self.geometry.slots {
+            return Err(out_of_range("slot of a page", address.slot, self.geometry.slots).into());
+        }
+        let bytes = self.geometry.page_bytes();
+        let half = match address.half {
+            PageHalf::K => 0,
+            PageHalf::V => self.geometry.slots,
+        };
+        let first = (half + address.slot as usize) * bytes;
+        Ok(first..first + bytes)
+    }
+
+    /// The stored bytes of a page, aligned to the codec's elements.
+    ///
+    /// # Errors
+    /// If the address is outside the pool.
+    pub fn page(&self, address: PageAddress) -> Result<&[u8], BackendError> {
+        let place = self.place(address)?;
+        Ok(&bytemuck::cast_slice(&self.stripes[address.layer as usize])[place])
+    }
+
+    /// The same, to be written.
+    ///
+    /// # Errors
+    /// If the address is outside the pool.
+    pub fn page_mut(&mut self, address: PageAddress) -> Result<&mut [u8], BackendError> {
+        let place = self.place(address)?;
+        Ok(&mut bytemuck::cast_slice_mut(&mut self.stripes[address.layer as usize])[place])
+    }
+
+    pub(super) fn check_entry(
+        &self,
+        layer: u32,
+        half: PageHalf,
+        entry: PageEntry,
+    ) -> Result<(), BackendError> {
+        self.place(PageAddress { layer, slot: entry.slot, half })?;
+        if entry.codec != self.geometry.codec {
+            return Err(BackendError::PageCodec { pool: self.geometry.codec, found: entry.codec });
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&self, address: PageAddress) -> Result<PageData, BackendError> {
+        Ok(PageData { address, bytes: Bytes::copy_from_slice(self.page(address)?) })
+    }
+
+    pub(super) fn check_write(&self, page: &PageData) -> Result<(), BackendError> {
+        let expected = self.place(page.address)?.len();
+        if page.bytes.len() != expected {
+            let what = "bytes of a page";
+            let found = page.bytes.len();
+            return Err(ContractError::Shape { op: "page_codec", what, expected, found }.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, page: &PageData) -> Result<(), BackendError> {
+        self.page_mut(page.address)?.copy_from_slice(&page.bytes);
+        Ok(())
+    }
+}

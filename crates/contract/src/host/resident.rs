@@ -1,0 +1,173 @@
+//! Handle tables of what is resident: weights are kept by reference to their bytes, never copied.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    Adapter, AdapterId, BackendError, ContractError, LoraSite, Matrix, MatrixId, Projection, ProjectionId,
+    RopeId, RopeTable, VectorId,
+};
+
+/// What a host backend holds besides pages.
+#[derive(Debug)]
+pub struct Resident {
+    backend: &'static str,
+    matrices: Vec<Matrix>,
+    vectors: Vec<Box<[f32]>>,
+    projections: Vec<Projection>,
+    ropes: Vec<RopeTable>,
+    adapters: HashMap<AdapterId, HashMap<ProjectionId, LoraSite>>,
+    next_adapter: u32,
+}
+
+fn lookup<'a, T>(
+    table: &'a [T],
+    backend: &'static str,
+    kind: &'static str,
+    handle: u32,
+) -> Result<&'a T, BackendError> {
+    table.get(handle as usize).ok_or(BackendError::UnknownHandle { backend, kind, handle: handle.into() })
+}
+
+fn next<T>(table: &[T]) -> u32 {
+    u32::try_from(table.len()).unwrap_or(u32::MAX)
+}
+
+impl Resident {
+    pub(super) fn new(backend: &'static str) -> Self {
+        Self {
+            backend,
+            matrices: Vec::new(),
+            vectors: Vec::new(),
+            projections: Vec::new(),
+            ropes: Vec::new(),
+            adapters: HashMap::new(),
+            next_adapter: 0,
+        }
+    }
+
+    pub(super) fn add_matrix(&mut self, matrix: Matrix) -> MatrixId {
+        let id = MatrixId(next(&self.matrices));
+        self.matrices.push(matrix);
+        id
+    }
+
+    pub(super) fn add_vector(&mut self, values: &[f32]) -> VectorId {
+        let id = VectorId(next(&self.vectors));
+        self.vectors.push(values.into());
+        id
+    }
+
+    pub(super) fn add_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
+        let outputs = self.matrix(projection.matrix)?.rows();
+        if let Some(bias) = projection.bias {
+            let found = self.vector(bias)?.len();
+            if found != outputs {
+                let what = "length of the bias";
+                return Err(ContractError::Shape { op: "lora_matmul", what, expected: outputs, found }.into());
+            }
+        }
+        let id = ProjectionId(next(&self.projections));
+        self.projections.push(projection);
+        Ok(id)
+    }
+
+    pub(super) fn add_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
+        let expected = table.positions * table.rotary_dim / 2;
+        for found in [table.cos.len(), table.sin.len()] {
+            if found != expected {
+                let what = "length of the table";
+                return Err(ContractError::Shape { op: "rope", what, expected, found }.into());
+            }
+        }
+        let id = RopeId(next(&self.ropes));
+        self.ropes.push(table);
+        Ok(id)
+    }
+
+    pub(super) fn add_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
+        let mut seen = HashSet::new();
+        for site in &adapter.sites {
+            let matrix = self.projection_matrix(site.projection)?;
+            site.check(matrix.rows(), matrix.cols())?;
+            if !seen.insert(site.projection) {
+                let name = format!("{}: {}", adapter.name, site.a.name());
+                let what = "sites on one projection";
+                return Err(ContractError::LoraShape { name, what, expected: 1, found: 2 }.into());
+            }
+        }
+        let id = AdapterId(self.next_adapter);
+        self.next_adapter += 1;
+        self.adapters.insert(id, adapter.sites.into_iter().map(|s| (s.projection, s)).collect());
+        Ok(id)
+    }
+
+    pub(super) fn drop_adapter(&mut self, id: AdapterId) -> Result<(), BackendError> {
+        self.adapter(id)?;
+        self.adapters.remove(&id);
+        Ok(())
+    }
+
+    /// The matrix behind a handle.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    pub fn matrix(&self, id: MatrixId) -> Result<&Matrix, BackendError> {
+        lookup(&self.matrices, self.backend, "matrix", id.0)
+    }
+
+    /// The vector behind a handle.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    pub fn vector(&self, id: VectorId) -> Result<&[f32], BackendError> {
+        lookup(&self.vectors, self.backend, "vector", id.0).map(|v| &**v)
+    }
+
+    /// The projection behind a handle.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    pub fn projection(&self, id: ProjectionId) -> Result<&Projection, BackendError> {
+        lookup(&self.projections, self.backend, "projection", id.0)
+    }
+
+    /// A projection's weights.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    pub fn projection_matrix(&self, id: ProjectionId) -> Result<&Matrix, BackendError> {
+        self.matrix(self.projection(id)?.matrix)
+    }
+
+    /// The rope table behind a handle.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    pub fn rope(&self, id: RopeId) -> Result<&RopeTable, BackendError> {
+        lookup(&self.ropes, self.backend, "rope table", id.0)
+    }
+
+    /// The sites of an adapter.
+    ///
+    /// # Errors
+    /// If the handle is unknown or the adapter was dropped.
+    pub fn adapter(&self, id: AdapterId) -> Result<&HashMap<ProjectionId, LoraSite>, BackendError> {
+        self.adapters.get(&id).ok_or(BackendError::UnknownHandle {
+            backend: self.backend,
+            kind: "adapter",
+            handle: id.0.into(),
+        })
+    }
+
+    pub(super) fn base_bytes(&self) -> u64 {
+        let matrices: usize = self.matrices.iter().map(|m| m.data().len()).sum();
+        let vectors: usize = self.vectors.iter().map(|v| size_of_val(&**v)).sum();
+        let ropes: usize = self.ropes.iter().map(|r| size_of_val(&*r.cos) + size_of_val(&*r.sin)).sum();
+        (matrices + vectors + ropes) as u64
+    }
+
+    pub(super) fn adapter_bytes(&self) -> u64 {
+        let sites = self.adapters.values().flat_map(HashMap::values);
+        sites.map(|s| (s.a.data().len() + s.b.data().len()) as u64).sum()
+    }
+}

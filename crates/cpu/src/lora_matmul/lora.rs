@@ -1,0 +1,75 @@
+//! The low-rank term: shrink once for all projections that share x, expand in the base's epilogue.
+
+use interleaf_contract::{LoraSite, Matrix};
+use rayon::prelude::*;
+
+use super::Job;
+use crate::dot::dot;
+use crate::weight::row_f32;
+
+/// Rows of the batch that use the same adapter, by index.
+pub struct Group {
+    /// The rows, ascending.
+    pub rows: Vec<usize>,
+}
+
+/// `x·Aᵀ` of one projection: per group, its rows × rank.
+pub type Shrunk = Vec<Vec<f32>>;
+
+/// Shrinks for every job and group in one parallel pass.
+pub fn shrink(x: &[f32], rows: usize, groups: &[Group], jobs: &[Job<'_>]) -> Vec<Shrunk> {
+    let cols = x.len().checked_div(rows).unwrap_or(0);
+    let tasks: Vec<(&Group, &LoraSite, usize)> = jobs
+        .iter()
+        .flat_map(|job| groups.iter().zip(&job.sites))
+        .filter_map(|(group, site)| site.map(|site| (group, site)))
+        .flat_map(|(group, site)| (0..site.rank()).map(move |r| (group, site, r)))
+        .collect();
+    let mut products = tasks
+        .into_par_iter()
+        .map_init(Vec::new, |scratch, (group, site, r)| {
+            scratch.resize(cols, 0.0);
+            let a = row_f32(&site.a, r, scratch);
+            group.rows.iter().map(|&row| dot(&x[row * cols..(row + 1) * cols], a)).collect::<Vec<f32>>()
+        })
+        .collect::<Vec<_>>()
+        .into_iter();
+
+    let mut one_group = |group: &Group, site: Option<&LoraSite>| {
+        let rank = site.map_or(0, LoraSite::rank);
+        let mut shrunk = vec![0.0; group.rows.len() * rank];
+        for r in 0..rank {
+            for (i, value) in products.next().unwrap_or_default().into_iter().enumerate() {
+                shrunk[i * rank + r] = value;
+            }
+        }
+        shrunk
+    };
+    jobs.iter().map(|job| groups.iter().zip(&job.sites).map(|(g, s)| one_group(g, *s)).collect()).collect()
+}
+
+/// Adds `scale · z·Bᵀ` to a tile of results, outputs × rows, whose first output is `first`.
+pub fn expand(
+    groups: &[Group],
+    sites: &[Option<&LoraSite>],
+    shrunk: &Shrunk,
+    first: usize,
+    rows: usize,
+    y: &mut [f32],
+) {
+    let mut scratch = Vec::new();
+    for ((group, site), z) in groups.iter().zip(sites).zip(shrunk) {
+        let Some(site) = site.filter(|s| s.rank() > 0) else { continue };
+        scratch.resize(site.rank(), 0.0);
+        for (i, y) in y.chunks_exact_mut(rows).enumerate() {
+            let b = expand_row(&site.b, first + i, &mut scratch);
+            for (z, &row) in z.chunks_exact(site.rank()).zip(&group.rows) {
+                y[row] += site.scale * dot(z, b);
+            }
+        }
+    }
+}
+
+fn expand_row<'a>(b: &'a Matrix, output: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+    row_f32(b, output, scratch)
+}

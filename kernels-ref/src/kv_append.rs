@@ -1,0 +1,35 @@
+//! New K and V rows into the pages of their sequences.
+
+use interleaf_contract::host::Pool;
+use interleaf_contract::{BackendError, Batch, CHUNK_TOKENS, PageAddress, PageHalf};
+
+use crate::page_codec::encode;
+
+/// `k` and `v` are rows × (kv_heads · head_dim). Row i goes to token `position % 16` of chunk
+/// `position / 16` of its sequence.
+///
+/// # Errors
+/// If a page is outside the pool.
+pub fn kv_append(
+    batch: &Batch,
+    layer: u32,
+    k: &[f32],
+    v: &[f32],
+    pool: &mut Pool,
+) -> Result<(), BackendError> {
+    let geometry = *pool.geometry();
+    let cols = geometry.kv_heads * geometry.head_dim;
+    for (i, row) in batch.rows.iter().enumerate() {
+        let position = row.position as usize;
+        let table = &batch.sequences[row.sequence as usize].pages;
+        let Some(entry) = table.entry(layer as usize, position / CHUNK_TOKENS) else { continue };
+        for (half, entry, rows) in [(PageHalf::K, entry.k, k), (PageHalf::V, entry.v, v)] {
+            let page = pool.page_mut(PageAddress { layer, slot: entry.slot, half })?;
+            for (head, values) in rows[i * cols..(i + 1) * cols].chunks_exact(geometry.head_dim).enumerate() {
+                let first = geometry.element_offset(head, position % CHUNK_TOKENS);
+                encode(entry.codec, page, first, values);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `act=q8_0`: how activations become Q8_0 blocks before they meet quantised weights.
+
+use half::f16;
+use interleaf_contract::{BlockQ8_0, QUANT_BLOCK};
+
+/// Quantises one row of activations; `x.len()` is a multiple of 32.
+///
+/// Per block: `d = max|x| / 127`, `q = round(x / d)` with halves away from zero, computed with the
+/// reciprocal of the unrounded d; d is stored as f16 (GGUF's reference quantiser for Q8_0). Every step is
+/// a single f32 operation, so that integer kernels reproduce the codes bit for bit.
+#[must_use]
+pub fn quantise_q8_0(x: &[f32]) -> Vec<BlockQ8_0> {
+    x.chunks_exact(QUANT_BLOCK)
+        .map(|block| {
+            let largest = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let d = largest / 127.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            let mut qs = [0; QUANT_BLOCK];
+            for (q, v) in qs.iter_mut().zip(block) {
+                *q = (v * inverse).round() as i8;
+            }
+            BlockQ8_0 { d: f16::from_f32(d).to_bits(), qs }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_magnitude_becomes_127() {
+        let mut x = [0.0; 32];
+        x[3] = -2.54;
+        x[4] = 1.27;
+        let block = quantise_q8_0(&x)[0];
+        assert_eq!(block.qs[3], -127);
+        assert_eq!(block.qs[4], 64, "63.5 rounds away from zero");
+        assert_eq!(quantise_q8_0(&[0.0; 32])[0], BlockQ8_0 { d: 0, qs: [0; 32] });
+    }
+}
