@@ -1,0 +1,36 @@
+//! The `interleaf` command as a library, so that tests can run its parts without a process.
+//!
+//! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded, 2 for anything refused or failed.
+
+pub mod args;
+mod demo;
+mod error;
+mod generate;
+mod interrupt;
+mod load;
+mod memory;
+mod perplexity;
+mod table;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use error::CliError;
+
+/// Parses the command line, runs it and maps the outcome to an exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = args::Args::parse();
+    let outcome = match args.command {
+        None => demo::run(&args.demo),
+        Some(args::Command::Generate(args)) => generate::run(&args),
+        Some(args::Command::Verify(args)) => verify::run(&args),
+        Some(args::Command::Perplexity(args)) => perplexity::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("interleaf: {error}");
+        ExitCode::from(2)
+    })
+}

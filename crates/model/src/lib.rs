@@ -1,0 +1,37 @@
+//! What a model folder and an adapter folder hold, as the rest of the engine needs it: `config.json`,
+//! safetensors weights (mapped, or converted at load), PEFT adapters, the tokenizer, the chat template
+//! and the generation defaults.
+//!
+//! This crate reads, checks and converts. It never computes a forward pass and knows no device. Every
+//! refusal is a [`ModelError`] that names the file, the tensor or field, and what was expected.
+
+mod chat;
+mod config;
+mod error;
+mod families;
+mod generation;
+mod json;
+mod model;
+mod peft;
+mod quantise;
+mod rope;
+mod source;
+mod tensor_file;
+mod tensor_index;
+mod tokenizer;
+mod weights;
+
+#[cfg(test)]
+mod fixture;
+
+pub use chat::{ChatMessage, ChatTemplate};
+pub use config::{Biases, ModelConfig, Proj};
+pub use error::ModelError;
+pub use families::supported_architectures;
+pub use generation::GenerationDefaults;
+pub use model::{Model, NormWeights, ProjectionWeights};
+pub use peft::{PeftAdapter, PeftSite};
+pub use rope::{RopeConfig, RopeScaling};
+pub use source::Source;
+pub use tokenizer::{TextStream, Tokenizer};
+pub use weights::WeightFormat;

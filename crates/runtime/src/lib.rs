@@ -1,0 +1,31 @@
+//! The library that apps embed: one resident base model, any mix of LoRA adapters over it in one batch,
+//! and a paged KV cache.
+//!
+//! It is thin: kernels are a [`Backend`](interleaf_contract::Backend)'s, placement of pages is
+//! `interleaf-kv`'s, files are `interleaf-model`'s. What is here is the forward pass, written once over
+//! the trait ([`Engine`]), and the loop that mixes prompts and answers of many requests
+//! ([`Engine::generate`]).
+
+mod adapters;
+mod backend;
+mod engine;
+mod error;
+mod feed;
+mod forward;
+mod generate;
+mod inspect;
+mod resident;
+mod sampling;
+mod text;
+
+pub use adapters::AdapterSummary;
+pub use backend::BackendChoice;
+pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
+pub use error::EngineError;
+pub use feed::{Fed, Feed, SequenceHandle, Want};
+pub use generate::{Completion, Event, FinishReason, Request};
+pub use interleaf_contract::{BackendInfo, Numerics, PageCodec, RowKind};
+pub use interleaf_model::{
+    ChatMessage, ChatTemplate, ModelConfig, ModelError, Source, Tokenizer, WeightFormat,
+};
+pub use sampling::SamplingOptions;

@@ -22,20 +22,17 @@ impl Pool {
 
     pub(super) fn resize(&mut self, geometry: PoolGeometry) -> Result<(), BackendError> {
         let words = (2 * geometry.slots).checked_mul(geometry.page_bytes()).map(|b| b.div_ceil(4));
-        let out_of_memory = |reason: String| BackendError::OutOfMemory {
+        let out_of_memory = |reason: &str| BackendError::OutOfMemory {
             backend: self.backend,
             what: format!("a page pool of {} chunks", geometry.slots),
             bytes: (geometry.slots as u64).saturating_mul(geometry.chunk_bytes() as u64),
-            reason,
+            reason: reason.into(),
         };
-        let words = words.ok_or_else(|| out_of_memory("more than can be addressed".into()))?;
-        let mut stripes = Vec::new();
-        for _ in 0..geometry.layers {
-            let mut stripe: Vec<u32> = Vec::new();
-            stripe.try_reserve_exact(words).map_err(|e| out_of_memory(e.to_string()))?;
-            stripe.resize(words, 0);
-            stripes.push(stripe.into_boxed_slice());
-        }
+        let words = words.ok_or_else(|| out_of_memory("more than can be addressed"))?;
+        let stripes = (0..geometry.layers)
+            .map(|_| bytemuck::allocation::try_zeroed_slice_box(words))
+            .collect::<Result<_, ()>>()
+            .map_err(|()| out_of_memory("the allocator refused"))?;
         self.stripes = stripes;
         self.geometry = geometry;
         Ok(())

@@ -1,0 +1,303 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use interleaf_runtime::{BackendChoice, Numerics, PageCodec, WeightFormat};
+
+/// One base model, many LoRA adapters, one mixed batch.
+///
+/// Without a command: the base model and its adapters answer prompts that share a system prefix, in one
+/// batch, on an embedded demo model.
+#[derive(Debug, Parser)]
+#[command(name = "interleaf", version, args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The demo's options.
+    #[command(flatten)]
+    pub demo: DemoArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a prompt, streaming.
+    Generate(GenerateArgs),
+    /// Compare a model and its adapters with golden vectors; exit 1 if a bound is exceeded.
+    Verify(VerifyArgs),
+    /// Measure the perplexity of a text.
+    Perplexity(PerplexityArgs),
+}
+
+/// Options of the demo.
+#[derive(Debug, ClapArgs)]
+pub struct DemoArgs {
+    /// Tokens of each answer.
+    #[arg(long, default_value_t = 64)]
+    pub max_tokens: usize,
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: EngineArgs,
+}
+
+/// Where and how a model runs.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct EngineArgs {
+    /// What the model runs on. `auto` takes the best that can run a whole model here.
+    #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
+    pub backend: BackendArg,
+    /// How base weights are kept: as the files have them, or converted while loading.
+    #[arg(long, value_enum, default_value_t = WeightsArg::Stored)]
+    pub weights: WeightsArg,
+    /// How KV pages are stored.
+    #[arg(long, value_enum, default_value_t = PagesArg::F16)]
+    pub pages: PagesArg,
+    /// How the host backends multiply quantised weights; other weights always meet f32 activations.
+    #[arg(long, value_enum, default_value_t = NumericsArg::ActQ8)]
+    pub numerics: NumericsArg,
+    /// Worker threads of the CPU backend [default: one per core]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+}
+
+/// `--backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// The CPU.
+    Auto,
+    /// Rayon over vectorised loops.
+    Cpu,
+    /// Vulkan or Metal through wgpu.
+    Gpu,
+    /// The plain-Rust reference: slow, the definition of right.
+    Ref,
+}
+
+impl From<BackendArg> for BackendChoice {
+    fn from(arg: BackendArg) -> Self {
+        match arg {
+            BackendArg::Auto => Self::Auto,
+            BackendArg::Cpu => Self::Cpu,
+            BackendArg::Gpu => Self::Gpu,
+            BackendArg::Ref => Self::Ref,
+        }
+    }
+}
+
+/// `--weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightsArg {
+    /// As the files have them.
+    Stored,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// GGUF's Q8_0: 8.5 bits a weight.
+    Q8,
+    /// GGUF's Q4_0: 4.5 bits a weight.
+    Q4,
+}
+
+impl WeightsArg {
+    /// Whether the weights are quantised, so that goldens of the stored weights do not apply.
+    #[must_use]
+    pub fn is_quantised(self) -> bool {
+        matches!(self, Self::Q8 | Self::Q4)
+    }
+}
+
+impl From<WeightsArg> for WeightFormat {
+    fn from(arg: WeightsArg) -> Self {
+        match arg {
+            WeightsArg::Stored => Self::Stored,
+            WeightsArg::F16 => Self::F16,
+            WeightsArg::Bf16 => Self::Bf16,
+            WeightsArg::Q8 => Self::Q8_0,
+            WeightsArg::Q4 => Self::Q4_0,
+        }
+    }
+}
+
+/// `--pages`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PagesArg {
+    /// Half precision.
+    F16,
+    /// Single precision: nothing is rounded.
+    F32,
+}
+
+impl From<PagesArg> for PageCodec {
+    fn from(arg: PagesArg) -> Self {
+        match arg {
+            PagesArg::F16 => Self::F16,
+            PagesArg::F32 => Self::F32,
+        }
+    }
+}
+
+/// `--numerics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NumericsArg {
+    /// Activations stay f32, weights are dequantised.
+    ActF32,
+    /// Activations are quantised to Q8_0 blocks and multiplied as integers.
+    ActQ8,
+}
+
+impl From<NumericsArg> for Numerics {
+    fn from(arg: NumericsArg) -> Self {
+        match arg {
+            NumericsArg::ActF32 => Self::ActF32,
+            NumericsArg::ActQ8 => Self::ActQ8_0,
+        }
+    }
+}
+
+/// `NAME=DIR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFolder {
+    /// The adapter's name.
+    pub name: String,
+    /// Its PEFT folder.
+    pub folder: PathBuf,
+}
+
+fn named_folder(text: &str) -> Result<NamedFolder, String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+            Ok(NamedFolder { name: name.into(), folder: folder.into() })
+        }
+        _ => Err("expected NAME=DIR".into()),
+    }
+}
+
+/// A model and its adapters.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ModelArgs {
+    /// A Hugging Face model folder [default: the embedded demo model and its adapters]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// A PEFT adapter folder and a name for it; may be repeated.
+    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = named_folder)]
+    pub adapters: Vec<NamedFolder>,
+    /// The adapter to run, or `none` for the base model [default: the one `--adapter`, if there is just
+    /// one, else none]
+    #[arg(long = "use", value_name = "NAME")]
+    pub chosen: Option<String>,
+}
+
+/// Options of `generate`.
+#[derive(Debug, ClapArgs)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// What is asked.
+    #[arg(long, default_value = "What does `Vec::push` do?")]
+    pub prompt: String,
+    /// A system message; needs a chat template.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Give the prompt to the model as it is, without the chat template.
+    #[arg(long)]
+    pub raw: bool,
+    /// The longest answer, in tokens.
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// 0 is greedy [default: the model's generation_config.json, else 0]
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Draw from the K most likely tokens; 0 for all [default: likewise, else 0]
+    #[arg(long)]
+    pub top_k: Option<u32>,
+    /// Draw from the most likely tokens that together reach P [default: likewise, else 1]
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Draw from tokens at least P times as likely as the most likely one [default: likewise, else 0]
+    #[arg(long)]
+    pub min_p: Option<f32>,
+    /// Penalty on the last 64 tokens; 1 for none [default: likewise, else 1]
+    #[arg(long)]
+    pub repeat_penalty: Option<f32>,
+    /// Of the random draws: the same seed gives the same answer.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// End the answer before this text; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Print one JSON object instead of streaming.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: EngineArgs,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct VerifyArgs {
+    /// A Hugging Face model folder [default: the embedded demo model and its adapters]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Golden vectors: a folder with index.json and a file per model, or with golden.json and
+    /// golden.safetensors.
+    #[arg(long, value_name = "DIR")]
+    pub golden: PathBuf,
+    /// One adapter folder, or a folder of them [default: the embedded ones for the embedded model, else
+    /// what golden.json names, or `adapters` beside the model or the golden folder]
+    #[arg(long, value_name = "DIR")]
+    pub adapters: Option<PathBuf>,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: EngineArgs,
+}
+
+/// Options of `perplexity`.
+#[derive(Debug, ClapArgs)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// The text, UTF-8.
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens scored in one window; each window starts anew, with the model's first token if it has one.
+    #[arg(long, default_value_t = 500)]
+    pub window: usize,
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: EngineArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn adapters_are_named() {
+        assert_eq!(named_folder("a=b=c").unwrap(), NamedFolder { name: "a".into(), folder: "b=c".into() });
+        assert!(
+            named_folder("folder").is_err() && named_folder("=x").is_err() && named_folder("x=").is_err()
+        );
+    }
+}

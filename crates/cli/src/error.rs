@@ -1,0 +1,44 @@
+//! Why a command could not be carried out.
+
+use std::path::PathBuf;
+
+use interleaf_runtime::EngineError;
+
+/// A command that was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file that could not be read.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// A golden set that is not as described.
+    #[error("{}: {field}: {reason}", path.display())]
+    Golden {
+        /// The file.
+        path: PathBuf,
+        /// The tensor or field.
+        field: String,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// Options that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// Standard output is gone.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl From<interleaf_runtime::ModelError> for CliError {
+    fn from(error: interleaf_runtime::ModelError) -> Self {
+        Self::Engine(error.into())
+    }
+}

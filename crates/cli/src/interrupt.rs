@@ -1,0 +1,24 @@
+//! Ctrl-C: the first ends the answer within one token, the second ends the program.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Starts listening. Where no handler can be installed, Ctrl-C keeps its usual meaning and a line says so.
+pub fn listen() {
+    let installed = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            // The conventional code of a program ended by SIGINT.
+            std::process::exit(130);
+        }
+    });
+    if let Err(reason) = installed {
+        eprintln!("interleaf: Ctrl-C will end the program without a summary: {reason}");
+    }
+}
+
+/// Breaks once Ctrl-C was pressed.
+pub fn check() -> ControlFlow<()> {
+    if INTERRUPTED.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}

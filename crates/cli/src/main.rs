@@ -1,0 +1,5 @@
+//! The `interleaf` binary.
+
+fn main() -> std::process::ExitCode {
+    interleaf_cli::main()
+}

@@ -1,0 +1,68 @@
+//! Tables of text, aligned for a terminal.
+
+/// Which side a column's cells lean to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A header and rows, as lines. Columns are as wide as their widest cell.
+pub fn render(columns: &[(&str, Align)], rows: &[Vec<String>]) -> Vec<String> {
+    let width = |i: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(i)).map(|cell| console::measure_text_width(cell));
+        cells.chain([columns[i].0.len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let padded: Vec<String> = (cells.iter().zip(columns).zip(&widths))
+            .map(|((cell, (_, align)), &width)| {
+                let side = match align {
+                    Align::Left => console::Alignment::Left,
+                    Align::Right => console::Alignment::Right,
+                };
+                console::pad_str(cell, width, side, None).into_owned()
+            })
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let header: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let rule: Vec<String> = widths.iter().map(|&w| "─".repeat(w)).collect();
+    [line(&header), rule.join("  ")].into_iter().chain(rows.iter().map(|row| line(row))).collect()
+}
+
+/// `1.5 MiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let (mut value, mut unit) = (n as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![vec!["base".into(), "9.5".into()], vec!["b".into(), "10.25".into()]];
+        let lines = render(&[("model", Align::Left), ("x", Align::Right)], &rows);
+        assert_eq!(lines, ["model      x", "─────  ─────", "base     9.5", "b      10.25"]);
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 20)],
+            ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]
+        );
+    }
+}

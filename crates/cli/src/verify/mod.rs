@@ -1,0 +1,73 @@
+//! `interleaf verify`: a model and its adapters against golden vectors, prompt by prompt.
+//!
+//! Cases of one prompt over all adapters run as one mixed batch: their prompts in pieces, then the
+//! golden's own greedy tokens one at a time, each step's choice compared with the golden's. Feeding the
+//! golden's token whatever was chosen keeps later steps comparable; if all choices are equal, so are the
+//! sequences.
+
+mod bounds;
+mod compare;
+mod golden;
+mod reference;
+mod report;
+mod select;
+
+use std::process::ExitCode;
+
+use interleaf_runtime::{BackendChoice, Engine, Source};
+
+pub use bounds::Bounds;
+pub use compare::{Case, GreedyDifference, nll};
+pub use report::Report;
+
+use crate::args::VerifyArgs;
+use crate::memory::backend_line;
+use crate::{CliError, load};
+
+/// Runs the comparison and prints it; exit code 1 if a bound is exceeded.
+pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
+    let report = verify(args)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?);
+    } else {
+        report.print();
+    }
+    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+/// If a file is refused, an adapter that was asked for has no golden, or the backend cannot run the
+/// model.
+pub fn verify(args: &VerifyArgs) -> Result<Report, CliError> {
+    let mut golden = golden::read(&args.golden)?;
+    let mut engine = open(args, args.engine.backend.into())?;
+    let selection = select::adapters(args, &mut golden, &mut engine)?;
+
+    let info = engine.backend();
+    // Goldens are of the stored weights. Quantised ones are compared with the reference backend on the
+    // same bits under the same numerics; on that backend itself the golden shows what quantising costs.
+    let against_reference = args.engine.weights.is_quantised() && info.name != "ref";
+    let bounds = Bounds::of(&info, &args.engine);
+    if against_reference {
+        let mut other = load::options(&args.engine);
+        (other.backend, other.numerics) = (BackendChoice::Ref, info.numerics);
+        let mut reference = load::open(source(args), &other)?;
+        select::register(&selection.adapters, &mut reference)?;
+        reference::replace(&mut golden, &mut reference)?;
+    }
+    let model = load::model_name(args.model.as_deref());
+    let cases = compare::run(&mut engine, &golden, &model, bounds)?;
+    Ok(Report::new(cases, selection.skipped, backend_line(&engine), against_reference, bounds))
+}
+
+fn source(args: &VerifyArgs) -> Source {
+    args.model.as_deref().map_or_else(load::demo_base, Source::dir)
+}
+
+fn open(args: &VerifyArgs, backend: BackendChoice) -> Result<Engine, CliError> {
+    let mut options = load::options(&args.engine);
+    options.backend = backend;
+    load::open(source(args), &options)
+}

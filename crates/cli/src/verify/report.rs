@@ -1,0 +1,114 @@
+//! The outcome of `verify` as a table or as JSON.
+
+use serde::Serialize;
+
+use super::{Bounds, Case};
+use crate::table::{self, Align};
+
+/// Every case and the verdict.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// In the golden set's order.
+    pub cases: Vec<Case>,
+    /// Golden targets without an adapter to run them under.
+    pub skipped: Vec<String>,
+    /// What ran.
+    pub backend: String,
+    /// `golden`, or `reference` where the reference backend's own results took its place.
+    pub compared_with: &'static str,
+    /// What decided.
+    pub bounds: Bounds,
+    /// Whether every case is within them.
+    pub passed: bool,
+}
+
+impl Report {
+    pub(super) fn new(
+        cases: Vec<Case>,
+        skipped: Vec<String>,
+        backend: String,
+        against_reference: bool,
+        bounds: Bounds,
+    ) -> Self {
+        let passed = !cases.is_empty() && cases.iter().all(|c| c.passed);
+        let compared_with = if against_reference { "reference" } else { "golden" };
+        Self { cases, skipped, backend, compared_with, bounds, passed }
+    }
+
+    pub(super) fn print(&self) {
+        let columns = [
+            ("adapter", Align::Left),
+            ("prompt", Align::Left),
+            ("tokens", Align::Right),
+            ("max |logit|", Align::Right),
+            ("mean |logit|", Align::Right),
+            ("top-1", Align::Right),
+            ("greedy", Align::Left),
+            ("max |K,V|", Align::Right),
+            ("perplexity", Align::Right),
+            ("golden", Align::Right),
+            ("", Align::Left),
+        ];
+        let rows: Vec<Vec<String>> = self.cases.iter().map(cells).collect();
+        for line in table::render(&columns, &rows) {
+            println!("{line}");
+        }
+        for case in &self.cases {
+            for d in &case.greedy_differences {
+                println!(
+                    "{} {}: greedy step {} is token {}, golden {} with a lead of {:.2e}",
+                    case.adapter, case.prompt, d.step, d.found, d.golden, d.margin
+                );
+            }
+        }
+        if !self.skipped.is_empty() {
+            println!("not run, for --adapters does not have them: {}", self.skipped.join(", "));
+        }
+        let b = self.bounds;
+        println!("\nbackend: {}", self.backend);
+        println!(
+            "compared with: {}",
+            if self.compared_with == "golden" {
+                "the golden vectors"
+            } else {
+                "the reference backend on the same weights under the same numerics"
+            }
+        );
+        if b.binding {
+            let rule =
+                if b.margin_rule { "all but where the lead is under twice the logit error" } else { "all" };
+            println!(
+                "bounds: logits {:.0e}, K and V {:.0e}, perplexity {:.1} %, greedy tokens equal: {rule}",
+                b.logit,
+                b.kv,
+                100.0 * b.perplexity
+            );
+        } else {
+            println!("bounds: none; converted weights are another model, and this is what they cost");
+        }
+        println!("{}", if self.passed { "passed" } else { "FAILED" });
+    }
+}
+
+fn cells(case: &Case) -> Vec<String> {
+    let number = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
+    let small = |v: f64| format!("{v:.2e}");
+    let greedy = match case.greedy_equal {
+        None => "-".into(),
+        Some(true) => "equal".into(),
+        Some(false) => format!("{} differ", case.greedy_differences.len()),
+    };
+    vec![
+        case.adapter.clone(),
+        case.prompt.clone(),
+        case.tokens.to_string(),
+        number(case.max_abs_logit_error, &small),
+        number(case.mean_abs_logit_error, &small),
+        number(case.top1_agreement, &|v| format!("{:.1} %", 100.0 * v)),
+        greedy,
+        number(case.kv_max_abs_error, &small),
+        number(case.perplexity, &|v| format!("{v:.4}")),
+        number(case.perplexity_golden, &|v| format!("{v:.4}")),
+        if case.passed { "ok".into() } else { "FAILED".into() },
+    ]
+}

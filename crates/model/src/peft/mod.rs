@@ -1,0 +1,71 @@
+//! PEFT LoRA adapters: `adapter_config.json` and `adapter_model.safetensors`, checked against the base
+//! model they are for.
+//!
+//! The tensors in the file decide which modules are adapted; `target_modules` and the other fields by
+//! which PEFT chose them for training are not resolved again. What would change the computation beyond
+//! `y += scale · (x·Aᵀ)·Bᵀ` is refused by name, never ignored.
+
+mod config;
+mod pattern;
+mod sites;
+
+use interleaf_contract::Matrix;
+
+use crate::tensor_file::TensorFile;
+use crate::{Model, ModelError, Source};
+use config::LoraConfig;
+
+const TENSORS: &str = "adapter_model.safetensors";
+const PICKLE: &str = "adapter_model.bin";
+
+/// A LoRA adapter that fits its base model.
+#[derive(Debug, Clone)]
+pub struct PeftAdapter {
+    /// What its owner calls it.
+    pub name: String,
+    /// The adapted modules, in the base model's order, each once.
+    pub sites: Vec<PeftSite>,
+    /// `r`: the rank where `rank_pattern` does not say another. A site's own is [`PeftSite::rank`].
+    pub rank: usize,
+    /// `lora_alpha`, where `alpha_pattern` does not say another.
+    pub alpha: f64,
+    /// Whether scales are `α/√r` rather than `α/r`.
+    pub rslora: bool,
+    /// `target_modules` as the config has it, for display: names joined by commas, or a regex.
+    pub targets: String,
+}
+
+/// One adapted module: `y += scale · (x·Aᵀ)·Bᵀ`.
+#[derive(Debug, Clone)]
+pub struct PeftSite {
+    /// The module's path in the base model: a [`crate::ProjectionWeights::name`] or
+    /// [`Model::head_name`].
+    pub module: String,
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// `α/r`, or `α/√r` for rank-stabilised adapters. May be 0.
+    pub scale: f32,
+    /// `rank × in`, f32 or f16 as stored; bf16 is widened to f32, which loses nothing.
+    pub a: Matrix,
+    /// `out × rank`, likewise.
+    pub b: Matrix,
+}
+
+impl PeftAdapter {
+    /// Opens an adapter and checks it against its base model. Every factor is read once, to find
+    /// infinities and NaN.
+    ///
+    /// # Errors
+    /// Names the file and the field or tensor that is missing, damaged, unsupported or does not fit
+    /// the base model.
+    pub fn open(name: &str, source: &Source, model: &Model) -> Result<Self, ModelError> {
+        let config = LoraConfig::read(source)?;
+        if !source.exists(TENSORS) && source.exists(PICKLE) {
+            return Err(ModelError::Pickle { file: source.describe(PICKLE), needed: TENSORS });
+        }
+        let file = TensorFile::open(source, TENSORS)?;
+        let sites = sites::read(&file, &config, model)?;
+        let LoraConfig { rank, alpha, rslora, targets, .. } = config;
+        Ok(Self { name: name.into(), sites, rank, alpha, rslora, targets })
+    }
+}

@@ -1,0 +1,332 @@
+//! The tensors of an adapter, paired into sites of the base model.
+//!
+//! What is not an A or a B of a module that the base has is refused, so nothing in the file is ignored.
+
+use std::collections::BTreeMap;
+
+use super::PeftSite;
+use super::config::{LoraConfig, RankAndScale};
+use crate::families::Module;
+use crate::tensor_file::{Tensor, TensorFile};
+use crate::{Model, ModelError};
+
+const A: &str = ".lora_A.weight";
+const B: &str = ".lora_B.weight";
+
+/// What PEFT puts before a module's path, and what others leave of it. The longest comes first.
+const PREFIXES: [&str; 3] = ["base_model.model.", "base_model.", ""];
+
+/// Tensors of things other than LoRA of linear layers, by a part of their names, and what they are.
+const FOREIGN: [(&str, &str); 4] = [
+    (".lora_embedding_", "LoRA of an embedding is not supported"),
+    (".lora_magnitude_vector", "DoRA is not supported"),
+    (".lora_B.bias", "a bias of B is not supported"),
+    (".modules_to_save", "full weights of a module are not supported"),
+];
+
+/// A module of the base model with the names of the tensors found for it.
+struct Found<'a> {
+    /// The tensors' names up to `.lora_A` or `.lora_B`.
+    stem: &'a str,
+    /// The module's path.
+    path: &'a str,
+    /// Its outputs and inputs.
+    shape: [usize; 2],
+    a: Option<&'a str>,
+    b: Option<&'a str>,
+}
+
+/// Reads every site of an adapter, in the base model's order.
+pub(super) fn read(
+    file: &TensorFile,
+    config: &LoraConfig,
+    model: &Model,
+) -> Result<Vec<PeftSite>, ModelError> {
+    refuse_foreign(file)?;
+    let found = pair(file, model)?;
+    if found.is_empty() {
+        let reason = format!("there is no tensor *{A}: nothing is adapted");
+        return Err(ModelError::Safetensors { file: file.file().into(), reason });
+    }
+    found.into_values().map(|site| site.read(file, config)).collect()
+}
+
+/// Refuses tensors of anything but a plain LoRA before modules are looked at: what kind of adapter it
+/// is says more than that its first module is not there.
+fn refuse_foreign(file: &TensorFile) -> Result<(), ModelError> {
+    for name in file.names() {
+        let foreign = FOREIGN.into_iter().find(|(part, _)| name.contains(part));
+        if let Some((_, reason)) = foreign {
+            return Err(refusal(file, name, reason));
+        }
+        if !name.ends_with(A) && !name.ends_with(B) {
+            return Err(refusal(file, name, format!("a LoRA has only tensors *{A} and *{B}")));
+        }
+    }
+    Ok(())
+}
+
+/// Sorts the tensors by module.
+fn pair<'a>(file: &'a TensorFile, model: &Model) -> Result<BTreeMap<Module, Found<'a>>, ModelError> {
+    let mut found = BTreeMap::new();
+    for name in file.names() {
+        let (stem, is_a) = match name.strip_suffix(A) {
+            Some(stem) => (stem, true),
+            None => (name.strip_suffix(B).unwrap_or(name), false),
+        };
+        let (path, module, shape) = find_module(stem, model).map_err(|reason| refusal(file, name, reason))?;
+        let site = found.entry(module).or_insert(Found { stem, path, shape, a: None, b: None });
+        let factor = if is_a { &mut site.a } else { &mut site.b };
+        if let Some(other) = factor.replace(name) {
+            return Err(refusal(file, name, format!("names the same factor as {other}")));
+        }
+    }
+    Ok(found)
+}
+
+/// The module of the base model that a tensor's stem names, under whichever prefix. The error is that
+/// of PEFT's own prefix.
+fn find_module<'a>(stem: &'a str, model: &Model) -> Result<(&'a str, Module, [usize; 2]), String> {
+    let mut first_error = None;
+    for path in PREFIXES.iter().filter_map(|prefix| stem.strip_prefix(prefix)) {
+        match model.linear(path) {
+            Ok((module, shape)) => return Ok((path, module, shape)),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or_default())
+}
+
+impl Found<'_> {
+    fn read(&self, file: &TensorFile, config: &LoraConfig) -> Result<PeftSite, ModelError> {
+        let [outputs, inputs] = self.shape;
+        let expected = config.rank_and_scale(self.path)?;
+        // A factor that was not found is asked for by the name it should have, for the error.
+        let factor = |name: Option<&str>, suffix: &str| match name {
+            Some(name) => file.get(name),
+            None => file.get(&format!("{}{suffix}", self.stem)),
+        };
+        let (a, b) = (factor(self.a, A)?, factor(self.b, B)?);
+        if let [rank, width] = *a.shape
+            && width == inputs
+        {
+            check_rank(&a, rank, &expected)?;
+        }
+        if let [width, rank] = *b.shape
+            && width == outputs
+        {
+            check_rank(&b, rank, &expected)?;
+        }
+        a.expect(&[expected.rank, inputs])?;
+        b.expect(&[outputs, expected.rank])?;
+        let RankAndScale { rank, scale, .. } = expected;
+        Ok(PeftSite { module: self.path.into(), rank, scale, a: a.factor()?, b: b.factor()? })
+    }
+}
+
+/// Checks the rank of a factor that fits the base's width: if that is wrong, the config is likelier to
+/// be at fault than the tensor.
+fn check_rank(factor: &Tensor<'_>, found: usize, expected: &RankAndScale) -> Result<(), ModelError> {
+    if found == expected.rank {
+        return Ok(());
+    }
+    Err(ModelError::AdapterRank {
+        file: factor.file.into(),
+        tensor: factor.name.into(),
+        found,
+        field: expected.rank_field.clone(),
+        expected: expected.rank,
+    })
+}
+
+fn refusal(file: &TensorFile, tensor: &str, reason: impl Into<String>) -> ModelError {
+    ModelError::Tensor { file: file.file().into(), tensor: tensor.into(), reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{
+        Folder, TestTensor, counting, llama, llama_config, llama_tensors, model_folder, safetensors_bytes,
+        tensor_bf16, tensor_f16, tensor_f32,
+    };
+    use crate::{PeftAdapter, Source};
+    use interleaf_contract::Dtype;
+    use serde_json::{Value, json};
+
+    const Q0: &str = "base_model.model.model.layers.0.self_attn.q_proj";
+    const DOWN1: &str = "base_model.model.model.layers.1.mlp.down_proj";
+
+    /// A pair of factors of rank 2 for a module of `[out, in]`.
+    fn pair(stem: &str, [outputs, inputs]: [usize; 2]) -> Vec<TestTensor> {
+        vec![counting(&format!("{stem}{A}"), &[2, inputs]), counting(&format!("{stem}{B}"), &[outputs, 2])]
+    }
+
+    fn plain() -> Vec<TestTensor> {
+        [pair(DOWN1, [8, 12]), pair(Q0, [16, 8])].concat()
+    }
+
+    fn config() -> Value {
+        json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]})
+    }
+
+    fn adapter(config: &Value, tensors: &[TestTensor]) -> Folder {
+        let folder = Folder::new();
+        folder.write("adapter_config.json", config.to_string());
+        folder.write("adapter_model.safetensors", safetensors_bytes(tensors));
+        folder
+    }
+
+    fn open(config: &Value, tensors: &[TestTensor]) -> Result<PeftAdapter, ModelError> {
+        let (_folder, model) = llama();
+        PeftAdapter::open("test", &adapter(config, tensors).source(), &model)
+    }
+
+    /// The error of the plain adapter with one tensor replaced or, by `None`, taken out.
+    fn refusal_with(name: &str, replacement: Option<TestTensor>) -> String {
+        let mut tensors = plain();
+        tensors.retain(|t| t.name != name);
+        tensors.extend(replacement);
+        let text = open(&config(), &tensors).unwrap_err().to_string();
+        assert!(text.contains("adapter_model.safetensors"), "{text}");
+        text
+    }
+
+    #[test]
+    fn reads_sites_in_the_order_of_the_base() {
+        let adapter = open(&config(), &plain()).unwrap();
+        assert_eq!((adapter.name.as_str(), adapter.rank, adapter.alpha), ("test", 2, 4.0));
+        let modules: Vec<_> = adapter.sites.iter().map(|site| site.module.as_str()).collect();
+        assert_eq!(modules, ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]);
+        let site = &adapter.sites[0];
+        assert_eq!((site.rank, site.scale), (2, 2.0));
+        assert_eq!((site.a.rows(), site.a.cols(), site.b.rows(), site.b.cols()), (2, 8, 16, 2));
+        assert_eq!(site.b.name(), format!("{Q0}{B}"));
+    }
+
+    #[test]
+    fn accepts_shorter_prefixes() {
+        for prefix in PREFIXES {
+            let stem = format!("{prefix}model.layers.0.self_attn.q_proj");
+            let adapter = open(&config(), &pair(&stem, [16, 8])).unwrap();
+            assert_eq!(adapter.sites[0].module, "model.layers.0.self_attn.q_proj");
+        }
+        let twice = [pair(Q0, [16, 8]), pair("model.layers.0.self_attn.q_proj", [16, 8])].concat();
+        let text = open(&config(), &twice).unwrap_err().to_string();
+        assert!(text.contains("names the same factor as base_model.model.model.layers.0"), "{text}");
+    }
+
+    #[test]
+    fn adapts_a_head_of_its_own_only() {
+        let head = pair("base_model.model.lm_head", [16, 8]);
+        let text = open(&config(), &head).unwrap_err().to_string();
+        assert!(text.contains("lm_head of the base model is its embedding"), "{text}");
+        let mut untied = llama_config();
+        untied["tie_word_embeddings"] = json!(false);
+        let folder =
+            model_folder(&untied, &[llama_tensors(), vec![counting("lm_head.weight", &[16, 8])]].concat());
+        let model = Model::open(folder.source()).unwrap();
+        let adapter = PeftAdapter::open("head", &adapter(&config(), &head).source(), &model).unwrap();
+        assert_eq!(adapter.sites[0].module, model.head_name());
+    }
+
+    #[test]
+    fn keeps_f16_and_widens_bf16() {
+        let factors = |make: fn(&str, &[usize], &[f32]) -> TestTensor| {
+            [make(&format!("{Q0}{A}"), &[2, 8], &[0.5; 16]), make(&format!("{Q0}{B}"), &[16, 2], &[0.5; 32])]
+        };
+        for (tensors, dtype) in [
+            (factors(tensor_f32), Dtype::F32),
+            (factors(tensor_f16), Dtype::F16),
+            (factors(tensor_bf16), Dtype::F32),
+        ] {
+            let adapter = open(&config(), &tensors).unwrap();
+            assert_eq!((adapter.sites[0].a.dtype(), adapter.sites[0].b.dtype()), (dtype, dtype));
+        }
+    }
+
+    #[test]
+    fn refuses_modules_that_the_base_does_not_have() {
+        for (stem, reason) in [
+            (
+                "base_model.model.model.layers.0.self_attn.z_proj",
+                "no linear module model.layers.0.self_attn.z_proj",
+            ),
+            (
+                "base_model.model.model.layers.7.self_attn.q_proj",
+                "has 2 layers and no model.layers.7.self_attn.q_proj",
+            ),
+            ("base_model.model.model.embed_tokens", "no linear module model.embed_tokens"),
+        ] {
+            let text = open(&config(), &[plain(), pair(stem, [16, 8])].concat()).unwrap_err().to_string();
+            assert!(text.contains(stem) && text.contains(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_factors_without_a_partner() {
+        for gone in [A, B] {
+            let text = refusal_with(&format!("{Q0}{gone}"), None);
+            assert!(text.ends_with(&format!("tensor {Q0}{gone} is missing")), "{text}");
+        }
+        let text = open(&config(), &[]).unwrap_err().to_string();
+        assert!(text.contains("nothing is adapted"), "{text}");
+    }
+
+    #[test]
+    fn refuses_shapes_and_ranks_that_do_not_fit() {
+        let a = format!("{Q0}{A}");
+        let text = refusal_with(&a, Some(counting(&a, &[2, 6])));
+        assert!(text.ends_with(&format!("tensor {a} is [2, 6], expected [2, 8]")), "{text}");
+        let text = refusal_with(&a, Some(counting(&a, &[16])));
+        assert!(text.ends_with("is [16], expected [2, 8]"), "{text}");
+        let text = refusal_with(&a, Some(counting(&a, &[0, 8])));
+        assert!(text.contains("has rank 0, but r in adapter_config.json is 2"), "{text}");
+        let b = format!("{Q0}{B}");
+        let text = refusal_with(&b, Some(counting(&b, &[16, 3])));
+        assert!(text.contains(&format!("tensor {b} has rank 3, but r")), "{text}");
+        let mut pattern = config();
+        pattern["rank_pattern"] = json!({"q_proj": 4});
+        let text = open(&pattern, &plain()).unwrap_err().to_string();
+        assert!(text.contains(&format!("{a} has rank 2, but rank_pattern.q_proj")), "{text}");
+    }
+
+    #[test]
+    fn refuses_values_that_are_not_finite() {
+        let b = format!("{Q0}{B}");
+        let mut values = [0.0; 32];
+        values[5] = f32::NAN;
+        let text = refusal_with(&b, Some(tensor_f32(&b, &[16, 2], &values)));
+        assert!(text.contains(&format!("tensor {b} has the value NaN at element 5")), "{text}");
+    }
+
+    #[test]
+    fn refuses_tensors_that_are_no_lora_of_a_linear_layer() {
+        for (name, reason) in [
+            ("base_model.model.model.embed_tokens.lora_embedding_A", "LoRA of an embedding"),
+            (&format!("{Q0}.lora_magnitude_vector"), "DoRA"),
+            (&format!("{Q0}.lora_B.bias"), "a bias of B"),
+            (&format!("{Q0}.lora_A.default.weight"), "a LoRA has only tensors"),
+            ("base_model.model.lm_head.weight", "a LoRA has only tensors"),
+        ] {
+            let text =
+                open(&config(), &[plain(), vec![counting(name, &[1])]].concat()).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn says_that_pickles_are_not_read() {
+        let (_folder, model) = llama();
+        let folder = Folder::new();
+        folder.write("adapter_config.json", config().to_string());
+        let refusal = |source: &Source| PeftAdapter::open("test", source, &model).unwrap_err().to_string();
+        assert!(refusal(&folder.source()).contains("adapter_model.safetensors: no such file"));
+        folder.write("adapter_model.bin", b"x");
+        let text = refusal(&folder.source());
+        assert!(
+            text.contains("adapter_model.bin: a pickle") && text.contains("adapter_model.safetensors"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Where a model's or an adapter's files come from: a folder that is mapped, or bytes in the binary.
+//!
+//! Knows nothing of what the files mean.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use interleaf_contract::Bytes;
+use memmap2::Mmap;
+
+use crate::ModelError;
+
+/// The largest text file that is read: the vocabularies of the largest tokenizers are a tenth of it.
+const TEXT_LIMIT: u64 = 256 << 20;
+
+/// A set of files by name.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A folder. Its weights are mapped: they must not be changed while a [`crate::Model`] or a
+    /// matrix read from it is alive. Replacing a file by renaming another over it is safe.
+    Dir(PathBuf),
+    /// Files embedded in the binary.
+    Embedded {
+        /// The set's name, for messages.
+        name: &'static str,
+        /// Names and contents.
+        files: &'static [(&'static str, &'static [u8])],
+    },
+}
+
+impl Source {
+    /// The files of a folder.
+    pub fn dir(path: impl Into<PathBuf>) -> Self {
+        Self::Dir(path.into())
+    }
+
+    /// A file's name in messages: its path, or `embedded:<set>/<file>`.
+    #[must_use]
+    pub fn describe(&self, file: &str) -> String {
+        match self {
+            Self::Dir(dir) => dir.join(file).display().to_string(),
+            Self::Embedded { name, .. } => format!("embedded:{name}/{file}"),
+        }
+    }
+
+    /// Whether there is such a file.
+    #[must_use]
+    pub fn exists(&self, file: &str) -> bool {
+        match self {
+            Self::Dir(dir) => dir.join(file).is_file(),
+            Self::Embedded { .. } => self.embedded(file).is_some(),
+        }
+    }
+
+    /// A file's bytes: a view of the mapped file or of the binary, not a copy.
+    ///
+    /// # Errors
+    /// If the file is not there, is not a plain file, or cannot be mapped.
+    pub fn read(&self, file: &str) -> Result<Bytes, ModelError> {
+        match self {
+            Self::Dir(dir) => {
+                let (handle, len) = self.open_file(dir, file)?;
+                // A mapping of no bytes is an error on some systems.
+                if len == 0 {
+                    return Ok(Bytes::new());
+                }
+                map(&handle).map_err(|source| ModelError::Io { file: self.describe(file), source })
+            }
+            Self::Embedded { .. } => {
+                self.embedded(file).map(Bytes::from_static).ok_or_else(|| self.missing(file))
+            }
+        }
+    }
+
+    /// A text file, copied.
+    ///
+    /// # Errors
+    /// If the file is not there, cannot be read, is larger than 256 MiB or is not UTF-8.
+    pub fn read_text(&self, file: &str) -> Result<String, ModelError> {
+        let io_error = |source| ModelError::Io { file: self.describe(file), source };
+        let too_large = |found| ModelError::TooLarge { file: self.describe(file), found, limit: TEXT_LIMIT };
+        let bytes = match self {
+            Self::Dir(dir) => {
+                let (handle, len) = self.open_file(dir, file)?;
+                if len > TEXT_LIMIT {
+                    return Err(too_large(len));
+                }
+                let mut bytes = Vec::new();
+                handle.take(TEXT_LIMIT).read_to_end(&mut bytes).map_err(io_error)?;
+                bytes
+            }
+            Self::Embedded { .. } => self.read(file)?.to_vec(),
+        };
+        String::from_utf8(bytes).map_err(|e| ModelError::NotUtf8 {
+            file: self.describe(file),
+            valid: e.utf8_error().valid_up_to(),
+        })
+    }
+
+    fn missing(&self, file: &str) -> ModelError {
+        ModelError::MissingFile { file: self.describe(file) }
+    }
+
+    fn embedded(&self, file: &str) -> Option<&'static [u8]> {
+        match self {
+            Self::Dir(_) => None,
+            Self::Embedded { files, .. } => {
+                files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
+            }
+        }
+    }
+
+    /// Opens a file of this source's folder and tells its length in bytes.
+    fn open_file(&self, dir: &Path, file: &str) -> Result<(File, u64), ModelError> {
+        // Asked before opening: opening a pipe would wait for its other end.
+        if !self.exists(file) {
+            return Err(self.missing(file));
+        }
+        let open = || {
+            let handle = File::open(dir.join(file))?;
+            let len = handle.metadata()?.len();
+            Ok((handle, len))
+        };
+        open().map_err(|source| ModelError::Io { file: self.describe(file), source })
+    }
+}
+
+fn map(handle: &File) -> io::Result<Bytes> {
+    // SAFETY: the mapping is private and read-only, and lives as long as the `Bytes` that own it.
+    // That nobody changes the file meanwhile cannot be enforced; `Source::Dir` asks for it.
+    #[allow(unsafe_code)]
+    let map = unsafe { Mmap::map(handle) }?;
+    Ok(Bytes::from_owner(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FILES: &[(&str, &[u8])] = &[("a.txt", b"hello"), ("bad.txt", b"ab\xff")];
+    const EMBEDDED: Source = Source::Embedded { name: "demo", files: FILES };
+
+    #[test]
+    fn reads_embedded_files_without_a_copy() {
+        let bytes = EMBEDDED.read("a.txt").unwrap();
+        assert_eq!(bytes.as_ptr(), FILES[0].1.as_ptr());
+        assert_eq!(EMBEDDED.read_text("a.txt").unwrap(), "hello");
+        assert_eq!(EMBEDDED.describe("a.txt"), "embedded:demo/a.txt");
+        assert!(EMBEDDED.exists("a.txt") && !EMBEDDED.exists("b.txt"));
+    }
+
+    #[test]
+    fn names_what_is_wrong_with_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("empty"), b"").unwrap();
+        std::fs::create_dir(folder.path().join("dir")).unwrap();
+        let source = Source::dir(folder.path());
+        assert!(source.read("empty").unwrap().is_empty());
+        for file in ["absent", "dir"] {
+            let error = source.read(file).unwrap_err();
+            assert!(matches!(&error, ModelError::MissingFile { .. }), "{error}");
+            assert!(error.to_string().contains(file));
+        }
+        let error = EMBEDDED.read_text("bad.txt").unwrap_err();
+        assert!(matches!(error, ModelError::NotUtf8 { valid: 2, .. }), "{error}");
+        assert!(matches!(EMBEDDED.read("absent"), Err(ModelError::MissingFile { .. })));
+    }
+}

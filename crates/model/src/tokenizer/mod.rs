@@ -1,0 +1,166 @@
+//! The tokenizer of a model: text to tokens and back.
+//!
+//! A thin wrapper over the `tokenizers` crate that keeps its types out of the API. Text that arrives a
+//! token at a time is [`TextStream`]'s business.
+
+mod stream;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+pub use stream::TextStream;
+
+use serde::de::IgnoredAny;
+
+use crate::{ModelError, Source};
+
+const FILE: &str = "tokenizer.json";
+
+/// A tokenizer. Clones share it.
+#[derive(Clone)]
+pub struct Tokenizer {
+    file: Arc<str>,
+    inner: Arc<tokenizers::Tokenizer>,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the vocabulary.
+        f.debug_struct("Tokenizer").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    pub(crate) fn open(source: &Source) -> Result<Option<Self>, ModelError> {
+        if !source.exists(FILE) {
+            return Ok(None);
+        }
+        let file: Arc<str> = source.describe(FILE).into();
+        let text = source.read_text(FILE)?;
+        // The crate panics on some texts that are no JSON.
+        if let Err(source) = serde_json::from_str::<IgnoredAny>(&text) {
+            return Err(ModelError::Json { file: file.to_string(), source });
+        }
+        let inner = guard(&file, || {
+            let mut inner: tokenizers::Tokenizer = text.parse()?;
+            // Training leaves these in the file; Hugging Face turns them off unless a call asks for them.
+            inner.with_padding(None);
+            inner.with_truncation(None)?;
+            // Tokens that the post-processor names and does not define are only found in use.
+            inner.encode_fast("", true)?;
+            Ok(inner)
+        })?;
+        Ok(Some(Self { file, inner: Arc::new(inner) }))
+    }
+
+    /// The tokens of a text. `add_special_tokens` adds what the model expects around a text, such as
+    /// a first token; special tokens written out in the text become tokens either way.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot represent the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, ModelError> {
+        guard(&self.file, || Ok(self.inner.encode_fast(text, add_special_tokens)?.get_ids().to_vec()))
+    }
+
+    /// The text of tokens. Bytes that are no UTF-8 become U+FFFD; tokens that the tokenizer does not
+    /// know are left out, and special ones if `skip_special_tokens`.
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, ModelError> {
+        guard(&self.file, || self.inner.decode(ids, skip_special_tokens))
+    }
+
+    /// How many tokens there are, added ones included. Embeddings may have more rows, or fewer.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token written as the vocabulary has it, such as `<|eos|>`.
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// A stream that turns tokens into text as they come.
+    #[must_use]
+    pub fn stream(&self, skip_special_tokens: bool) -> TextStream {
+        TextStream::new(self.clone(), skip_special_tokens)
+    }
+}
+
+/// Calls the `tokenizers` crate, which panics on some files that contradict themselves: here that is an
+/// error like any other.
+fn guard<T>(file: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, ModelError> {
+    let error = |reason| ModelError::Tokenizer { file: file.into(), reason };
+    // Nothing is left half changed: a tokenizer is only read once it is built, but for its caches,
+    // which skip what they cannot lock.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| error(e.to_string())),
+        Err(_) => Err(error("the tokenizer contradicts itself".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Folder, byte_level_tokenizer};
+    use serde_json::json;
+
+    fn open(text: &str) -> Result<Option<Tokenizer>, ModelError> {
+        let folder = Folder::new();
+        folder.write(FILE, text);
+        Tokenizer::open(&folder.source())
+    }
+
+    #[test]
+    fn encodes_and_decodes() {
+        let tokenizer = open(&byte_level_tokenizer().to_string()).unwrap().unwrap();
+        let bos = tokenizer.token_id("<s>").unwrap();
+        let ids = tokenizer.encode("naïve 日", false).unwrap();
+        assert_eq!(ids.len(), "naïve 日".len());
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), "naïve 日");
+        let with_bos = tokenizer.encode("a", true).unwrap();
+        assert_eq!((with_bos[0], with_bos.len()), (bos, 2));
+        assert_eq!(tokenizer.decode(&with_bos, true).unwrap(), "a");
+        assert_eq!(tokenizer.decode(&with_bos, false).unwrap(), "<s>a");
+        assert_eq!(tokenizer.encode("<s>", false).unwrap(), [bos]);
+        assert_eq!(tokenizer.vocab_size(), 257);
+        assert_eq!(tokenizer.token_id("absent"), None);
+        assert_eq!(tokenizer.decode(&[u32::MAX], false).unwrap(), "");
+    }
+
+    #[test]
+    fn truncation_and_padding_of_the_training_are_off() {
+        let mut file = byte_level_tokenizer();
+        file["truncation"] =
+            json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        file["padding"] = json!({"strategy": {"Fixed": 9}, "direction": "Right",
+            "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"});
+        let tokenizer = open(&file.to_string()).unwrap().unwrap();
+        assert_eq!(tokenizer.encode("abcd", false).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn names_the_file_that_is_no_tokenizer() {
+        for text in ["", "{", "{\"decoder\": {\"type\" \"Fuse\"}}"] {
+            let error = open(text).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json: not JSON"), "{error}");
+        }
+        for text in ["{}", "{\"model\": {\"type\": \"BPE\"}}"] {
+            let error = open(text).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json: tokenizer: "), "{error}");
+        }
+        assert!(Tokenizer::open(&Folder::new().source()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_tokenizer_that_contradicts_itself_is_an_error() {
+        let mut file = byte_level_tokenizer();
+        file["post_processor"]["special_tokens"] = json!({});
+        let error = open(&file.to_string()).unwrap_err();
+        assert!(matches!(&error, ModelError::Tokenizer { .. }), "{error}");
+    }
+}

@@ -1,0 +1,51 @@
+//! Which device runs the model. Never a silent substitute: what is asked for runs or is refused.
+
+use interleaf_contract::{Backend, Numerics};
+use interleaf_cpu::{CpuKernels, CpuOptions};
+use interleaf_kernels_ref::RefKernels;
+
+use crate::EngineError;
+
+/// The backend to run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The best backend that can run a whole model here: the CPU.
+    Auto,
+    /// Rayon over vectorised loops.
+    Cpu,
+    /// wgpu.
+    Gpu,
+    /// The plain-Rust reference.
+    Ref,
+}
+
+/// Opens a backend. `numerics` is the host backends' way with quantised weights.
+pub(crate) fn open(
+    choice: BackendChoice,
+    threads: usize,
+    numerics: Numerics,
+) -> Result<Box<dyn Backend>, EngineError> {
+    match choice {
+        BackendChoice::Auto | BackendChoice::Cpu => {
+            Ok(Box::new(CpuKernels::backend(CpuOptions { threads, numerics })?))
+        }
+        BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
+        BackendChoice::Gpu => gpu(),
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn gpu() -> Result<Box<dyn Backend>, EngineError> {
+    let missing: Vec<&'static str> =
+        crate::forward::STEMS.into_iter().filter(|stem| !interleaf_gpu::supports(stem)).collect();
+    if !missing.is_empty() {
+        return Err(EngineError::BackendIncomplete { backend: "gpu", missing });
+    }
+    Ok(Box::new(interleaf_gpu::GpuBackend::new(interleaf_gpu::GpuOptions::default())?))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpu() -> Result<Box<dyn Backend>, EngineError> {
+    let missing = crate::forward::STEMS.to_vec();
+    Err(EngineError::BackendIncomplete { backend: "gpu (not built in)", missing })
+}

@@ -1,0 +1,201 @@
+//! The engine: a base model on a backend, its adapters and its KV cache.
+
+use interleaf_contract::{
+    Backend, BackendInfo, CHUNK_TOKENS, MemoryReport, Numerics, PageCodec, PoolGeometry,
+};
+use interleaf_kv::KvCache;
+use interleaf_model::{ChatTemplate, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat};
+
+use crate::adapters::{AdapterSummary, Adapters};
+use crate::resident::{self, Resident};
+use crate::{BackendChoice, EngineError, backend};
+
+/// How an engine is opened.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Where the model runs.
+    pub backend: BackendChoice,
+    /// How base weights are kept.
+    pub weights: WeightFormat,
+    /// How KV pages are stored.
+    pub pages: PageCodec,
+    /// How host backends multiply quantised weights.
+    pub numerics: Numerics,
+    /// Worker threads of the CPU backend; 0 for one per core.
+    pub threads: usize,
+    /// The longest sequence; 0 for what the model allows.
+    pub context: usize,
+    /// The most prompt rows in one step. Smaller steps answer sooner, larger ones prefill faster; results
+    /// are the same to the bit.
+    pub prefill_rows: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            backend: BackendChoice::Auto,
+            weights: WeightFormat::Stored,
+            pages: PageCodec::F16,
+            numerics: Numerics::ActQ8_0,
+            threads: 0,
+            context: 0,
+            prefill_rows: 128,
+        }
+    }
+}
+
+/// How far loading has come, in layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Layers loaded.
+    pub done: usize,
+    /// Layers of the model.
+    pub total: usize,
+}
+
+/// Bytes held, by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// What the backend holds. `kv` is the whole pool.
+    pub backend: MemoryReport,
+    /// Of the pool, the chunks that sequences own.
+    pub kv_in_use: u64,
+}
+
+/// One base model, ready to answer under any of its adapters.
+pub struct Engine {
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) model: Model,
+    pub(crate) resident: Resident,
+    pub(crate) adapters: Adapters,
+    pub(crate) kv: KvCache,
+    pub(crate) context: usize,
+    pub(crate) prefill_rows: usize,
+    /// Where a tokenizer would be, for messages.
+    tokenizer_file: String,
+    pages: PageCodec,
+    tokenizer: Option<Tokenizer>,
+    template: Option<ChatTemplate>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("backend", &self.backend.info()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens a model and makes it resident. The KV pool starts empty: see [`Engine::reserve_kv`].
+    ///
+    /// # Errors
+    /// If the model's files are refused, or the backend cannot run it.
+    pub fn open(
+        source: Source,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, EngineError> {
+        if options.prefill_rows == 0 {
+            let (option, expected) = ("prefill_rows", "at least 1");
+            return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
+        }
+        let mut backend = backend::open(options.backend, options.threads, options.numerics)?;
+        let tokenizer_file = source.describe("tokenizer.json");
+        let model = Model::open(source)?;
+        let longest = model.config().max_positions;
+        let context = if options.context == 0 { longest } else { options.context.min(longest) };
+        let resident = resident::upload(&model, options.weights, context, &mut *backend, progress)?;
+        let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
+        let geometry = geometry(model.config(), options.pages, 0);
+        tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
+        Ok(Self {
+            backend,
+            model,
+            resident,
+            adapters: Adapters::default(),
+            kv: KvCache::new(&geometry),
+            context,
+            prefill_rows: options.prefill_rows,
+            tokenizer_file,
+            pages: options.pages,
+            tokenizer,
+            template,
+        })
+    }
+
+    /// Loads a PEFT adapter and makes it resident under a name.
+    ///
+    /// # Errors
+    /// If its files are refused, it does not fit the model, or the name is taken.
+    pub fn register_adapter(&mut self, name: &str, source: &Source) -> Result<AdapterSummary, EngineError> {
+        let peft = PeftAdapter::open(name, source, &self.model)?;
+        self.adapters.register(peft, &self.resident.modules, &mut *self.backend)
+    }
+
+    /// The registered adapters, by name.
+    pub fn adapters(&self) -> impl Iterator<Item = &AdapterSummary> {
+        self.adapters.summaries()
+    }
+
+    /// Replaces the KV pool by one with room for `sequences` sequences of `tokens` tokens each. Open
+    /// sequences are closed.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
+        let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
+        let geometry = geometry(self.model.config(), self.pages, slots);
+        self.backend.create_pool(geometry)?;
+        self.kv = KvCache::new(&geometry);
+        Ok(())
+    }
+
+    /// The model's shape.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    /// The opened model's files.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The longest sequence that this engine takes, in tokens.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// What the model runs on.
+    #[must_use]
+    pub fn backend(&self) -> BackendInfo {
+        self.backend.info()
+    }
+
+    /// Bytes held now.
+    #[must_use]
+    pub fn memory(&self) -> MemoryUse {
+        MemoryUse { backend: self.backend.memory(), kv_in_use: self.kv.bytes_held() }
+    }
+
+    /// The tokenizer, for what needs one.
+    ///
+    /// # Errors
+    /// If the model came without.
+    pub fn tokenizer(&self, needed_for: &'static str) -> Result<&Tokenizer, EngineError> {
+        let no_tokenizer = || EngineError::NoTokenizer { file: self.tokenizer_file.clone(), needed_for };
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
+    }
+
+    /// The chat template, if the model has one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+}
+
+fn geometry(config: &ModelConfig, codec: PageCodec, slots: usize) -> PoolGeometry {
+    let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
+    PoolGeometry { layers, kv_heads, head_dim, slots, codec }
+}

@@ -1,0 +1,85 @@
+//! Everything that can go wrong between a request and its answer.
+
+use interleaf_contract::{BackendError, ContractError};
+use interleaf_kv::KvError;
+use interleaf_model::ModelError;
+
+/// Why the engine refused or failed. What was loaded before stays loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A file of a model or adapter.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The page pool.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// A backend that cannot run a whole model.
+    #[error("backend {backend} cannot run a whole model: it has no {}", .missing.join(", "))]
+    BackendIncomplete {
+        /// The backend.
+        backend: &'static str,
+        /// The operations it lacks.
+        missing: Vec<&'static str>,
+    },
+    /// An adapter name that was never registered.
+    #[error("no adapter named {name:?} is registered; there are: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
+    UnknownAdapter {
+        /// The name that was asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// Two adapters of one name.
+    #[error("an adapter named {0:?} is already registered")]
+    DuplicateAdapter(String),
+    /// A prompt without tokens.
+    #[error("request {request}: the prompt has no tokens")]
+    EmptyPrompt {
+        /// The request's index.
+        request: usize,
+    },
+    /// A token that the vocabulary does not have.
+    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Tokens in the vocabulary.
+        vocabulary: usize,
+    },
+    /// A sequence that would be longer than the model or the engine allows.
+    #[error("the context is full: {needed} tokens are needed, {limit} fit")]
+    ContextFull {
+        /// Tokens that the sequence would have.
+        needed: usize,
+        /// The most it may have.
+        limit: usize,
+    },
+    /// An option outside its range.
+    #[error("{option} must be {expected}, found {found}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it was.
+        found: String,
+    },
+    /// A request that needs the tokenizer, of a model that has none.
+    #[error("{file}: not found; {needed_for} needs it")]
+    NoTokenizer {
+        /// The file that is not there.
+        file: String,
+        /// What was asked.
+        needed_for: &'static str,
+    },
+}
+
+impl From<ContractError> for EngineError {
+    fn from(error: ContractError) -> Self {
+        Self::Backend(error.into())
+    }
+}
