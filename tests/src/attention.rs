@@ -1,8 +1,8 @@
 //! Cases of `paged_attention`, run on any backend over pages written through the trait.
 
 use interleaf_contract::{
-    AttentionShape, Backend, BackendError, Batch, CHUNK_TOKENS, Op, PageAddress, PageCodec, PageData, PageHalf,
-    PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence, Step,
+    AttentionShape, Backend, BackendError, Batch, CHUNK_TOKENS, Op, PageAddress, PageCodec, PageData,
+    PageHalf, PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence, Step,
 };
 use interleaf_kernels_ref::page_codec;
 
@@ -104,7 +104,13 @@ impl AttentionCase {
         (batch, pages, geometry)
     }
 
-    fn page(&self, g: &PoolGeometry, spec: SequenceSpec, chunk: usize, values: &[f32]) -> interleaf_contract::Bytes {
+    fn page(
+        &self,
+        g: &PoolGeometry,
+        spec: SequenceSpec,
+        chunk: usize,
+        values: &[f32],
+    ) -> interleaf_contract::Bytes {
         let mut words = vec![0u32; g.page_bytes() / 4];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         let first = chunk * CHUNK_TOKENS;

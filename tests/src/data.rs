@@ -53,8 +53,12 @@ pub fn aligned(bytes: &[u8]) -> Bytes {
 pub fn matrix(name: &str, dtype: Dtype, rows: usize, cols: usize, random: &mut Random) -> Matrix {
     let bytes = match dtype {
         Dtype::F32 => bytemuck::cast_slice(&random.values(rows * cols)).to_vec(),
-        Dtype::F16 => random.values(rows * cols).iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        Dtype::Bf16 => random.values(rows * cols).iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        Dtype::F16 => {
+            random.values(rows * cols).iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
+        }
+        Dtype::Bf16 => {
+            random.values(rows * cols).iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect()
+        }
         Dtype::Q8_0 => (0..rows * cols / QUANT_BLOCK)
             .flat_map(|_| {
                 let d = f16::from_f32(random.value().abs() / 127.0).to_bits();

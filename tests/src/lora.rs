@@ -1,8 +1,8 @@
 //! Cases of `lora_matmul`, run on any backend.
 
 use interleaf_contract::{
-    Adapter, Backend, BackendError, Batch, Dtype, LoraSite, Matrix, Op, Output, PageCodec, PageTable, Projection, Row,
-    RowKind, RowSet, Sequence, Step, VectorId,
+    Adapter, Backend, BackendError, Batch, Dtype, LoraSite, Matrix, Op, Output, PageCodec, PageTable,
+    Projection, Row, RowKind, RowSet, Sequence, Step, VectorId,
 };
 
 use crate::data::{Random, magnitudes, matrix};

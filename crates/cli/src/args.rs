@@ -212,19 +212,19 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 256)]
     pub max_tokens: usize,
     /// 0 is greedy [default: the model's generation_config.json, else 0]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Draw from the K most likely tokens; 0 for all [default: likewise, else 0]
     #[arg(long)]
     pub top_k: Option<u32>,
     /// Draw from the most likely tokens that together reach P [default: likewise, else 1]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Draw from tokens at least P times as likely as the most likely one [default: likewise, else 0]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Penalty on the last 64 tokens; 1 for none [default: likewise, else 1]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Of the random draws: the same seed gives the same answer.
     #[arg(long, default_value_t = 0)]

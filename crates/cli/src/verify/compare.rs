@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use interleaf_runtime::{Engine, Fed, Feed, RowKind, SequenceHandle, Want};
 use serde::Serialize;
 
-use super::Bounds;
+use super::bounds::{Allowance, Bounds, Rounding};
 use super::golden::{Golden, Prompt, Target};
 use crate::{CliError, load};
 
@@ -40,6 +40,8 @@ pub struct Case {
     pub max_abs_logit_error: Option<f64>,
     /// Over the same.
     pub mean_abs_logit_error: Option<f64>,
+    /// The most that the largest may be.
+    pub logit_error_bound: Option<f64>,
     /// Share of positions with the golden's most likely token.
     pub top1_agreement: Option<f64>,
     /// Whether every greedy token is the golden's.
@@ -76,7 +78,13 @@ pub fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// Runs every target's prompts, then its windows. Cases of the same prompt name run as one mixed batch.
-pub fn run(engine: &mut Engine, golden: &Golden, model: &str, bounds: Bounds) -> Result<Vec<Case>, CliError> {
+pub fn run(
+    engine: &mut Engine,
+    golden: &Golden,
+    model: &str,
+    bounds: Bounds,
+    rounding: &Rounding,
+) -> Result<Vec<Case>, CliError> {
     let mut by_prompt: BTreeMap<&str, Vec<(&Target, &Prompt)>> = BTreeMap::new();
     for target in &golden.targets {
         for prompt in &target.prompts {
@@ -87,7 +95,8 @@ pub fn run(engine: &mut Engine, golden: &Golden, model: &str, bounds: Bounds) ->
     let mut cases = Vec::new();
     for group in by_prompt.values() {
         for (measured, (target, prompt)) in run_prompts(engine, group)?.into_iter().zip(group) {
-            cases.push(measured.case(model, &target.name, prompt, bounds));
+            let allowed = rounding.allowance(bounds, &target.name, &prompt.name);
+            cases.push(measured.case(model, &target.name, prompt, bounds, allowed));
         }
         bar.inc(1);
     }
@@ -161,7 +170,7 @@ impl Measured {
         }
     }
 
-    fn case(self, model: &str, adapter: &str, prompt: &Prompt, bounds: Bounds) -> Case {
+    fn case(self, model: &str, adapter: &str, prompt: &Prompt, bounds: Bounds, allowed: Allowance) -> Case {
         let scored = prompt.ids.len() - 1;
         let mean = |sum: f64| (scored > 0).then(|| (sum / scored as f64).exp());
         let golden_nll = prompt.token_nll.as_ref().map(|n| n.iter().map(|&v| f64::from(v)).sum::<f64>());
@@ -170,18 +179,20 @@ impl Measured {
         let within = |value: Option<f64>, bound: f64| value.is_none_or(|v| v <= bound);
         let greedy =
             self.differences.iter().all(|d| bounds.margin_rule && f64::from(d.margin) < 2.0 * self.max);
-        let passed = self.max <= bounds.logit
+        let mean_error = self.sum / self.compared.max(1) as f64;
+        let passed = self.max <= allowed.logit
+            && mean_error <= allowed.mean_logit
             && greedy
-            && within(self.kv, bounds.kv)
-            && (!bounds.prompt_perplexity
-                || within(relative(perplexity, perplexity_golden), bounds.perplexity));
+            && within(self.kv, allowed.kv)
+            && (bounds.logit.is_none() || within(relative(perplexity, perplexity_golden), bounds.perplexity));
         Case {
             model: model.into(),
             adapter: adapter.into(),
             prompt: prompt.name.clone(),
             tokens: prompt.ids.len(),
             max_abs_logit_error: Some(self.max),
-            mean_abs_logit_error: Some(self.sum / self.compared.max(1) as f64),
+            mean_abs_logit_error: Some(mean_error),
+            logit_error_bound: bounds.binding.then_some(allowed.logit),
             top1_agreement: Some(self.agreed as f64 / prompt.ids.len() as f64),
             greedy_equal: Some(self.differences.is_empty()),
             greedy_differences: self.differences,
@@ -327,6 +338,7 @@ fn run_windows(
         tokens: scored,
         max_abs_logit_error: None,
         mean_abs_logit_error: None,
+        logit_error_bound: None,
         top1_agreement: None,
         greedy_equal: None,
         greedy_differences: Vec::new(),

@@ -14,15 +14,17 @@ mod select;
 
 use std::process::ExitCode;
 
-use interleaf_runtime::{BackendChoice, Engine, Source};
+use interleaf_runtime::{BackendChoice, Engine, Numerics, Source};
 
 pub use bounds::Bounds;
+use bounds::Rounding;
 pub use compare::{Case, GreedyDifference, nll};
 pub use report::Report;
 
 use crate::args::VerifyArgs;
 use crate::memory::backend_line;
 use crate::{CliError, load};
+use select::Selection;
 
 /// Runs the comparison and prints it; exit code 1 if a bound is exceeded.
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
@@ -50,20 +52,30 @@ pub fn verify(args: &VerifyArgs) -> Result<Report, CliError> {
     // same bits under the same numerics; on that backend itself the golden shows what quantising costs.
     let against_reference = args.engine.weights.is_quantised() && info.name != "ref";
     let bounds = Bounds::of(&info, &args.engine);
+    let mut rounding = Rounding::default();
     if against_reference {
-        let mut other = load::options(&args.engine);
-        (other.backend, other.numerics) = (BackendChoice::Ref, info.numerics);
-        let mut reference = load::open(source(args), &other)?;
-        select::register(&selection.adapters, &mut reference)?;
+        let mut reference = open_reference(args, info.numerics, &selection)?;
         reference::replace(&mut golden, &mut reference)?;
+        if bounds.logit.is_none() {
+            let mut unrounded = open_reference(args, Numerics::ActF32, &selection)?;
+            rounding = Rounding::new(compare::run(&mut unrounded, &golden, "", bounds, &rounding)?);
+        }
     }
     let model = load::model_name(args.model.as_deref());
-    let cases = compare::run(&mut engine, &golden, &model, bounds)?;
+    let cases = compare::run(&mut engine, &golden, &model, bounds, &rounding)?;
     Ok(Report::new(cases, selection.skipped, backend_line(&engine), against_reference, bounds))
 }
 
 fn source(args: &VerifyArgs) -> Source {
     args.model.as_deref().map_or_else(load::demo_base, Source::dir)
+}
+
+fn open_reference(args: &VerifyArgs, numerics: Numerics, selection: &Selection) -> Result<Engine, CliError> {
+    let mut options = load::options(&args.engine);
+    (options.backend, options.numerics) = (BackendChoice::Ref, numerics);
+    let mut reference = load::open(source(args), &options)?;
+    select::register(&selection.adapters, &mut reference)?;
+    Ok(reference)
 }
 
 fn open(args: &VerifyArgs, backend: BackendChoice) -> Result<Engine, CliError> {

@@ -42,6 +42,7 @@ impl Report {
             ("tokens", Align::Right),
             ("max |logit|", Align::Right),
             ("mean |logit|", Align::Right),
+            ("bound", Align::Right),
             ("top-1", Align::Right),
             ("greedy", Align::Left),
             ("max |K,V|", Align::Right),
@@ -77,12 +78,12 @@ impl Report {
         if b.binding {
             let rule =
                 if b.margin_rule { "all but where the lead is under twice the logit error" } else { "all" };
-            println!(
-                "bounds: logits {:.0e}, K and V {:.0e}, perplexity {:.1} %, greedy tokens equal: {rule}",
-                b.logit,
-                b.kv,
-                100.0 * b.perplexity
+            let logit = b.logit.map_or_else(
+                || "twice what quantising the activations does to the reference itself".into(),
+                |bound| format!("{bound:.0e}"),
             );
+            println!("bounds: logits, K and V {logit}; perplexity {:.1} %", 100.0 * b.perplexity);
+            println!("greedy tokens equal: {rule}");
         } else {
             println!("bounds: none; converted weights are another model, and this is what they cost");
         }
@@ -104,6 +105,7 @@ fn cells(case: &Case) -> Vec<String> {
         case.tokens.to_string(),
         number(case.max_abs_logit_error, &small),
         number(case.mean_abs_logit_error, &small),
+        number(case.logit_error_bound, &|v| format!("{v:.0e}")),
         number(case.top1_agreement, &|v| format!("{:.1} %", 100.0 * v)),
         greedy,
         number(case.kv_max_abs_error, &small),

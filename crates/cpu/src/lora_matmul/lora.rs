@@ -17,8 +17,7 @@ pub struct Group {
 pub type Shrunk = Vec<Vec<f32>>;
 
 /// Shrinks for every job and group in one parallel pass.
-pub fn shrink(x: &[f32], rows: usize, groups: &[Group], jobs: &[Job<'_>]) -> Vec<Shrunk> {
-    let cols = x.len().checked_div(rows).unwrap_or(0);
+pub fn shrink(x: &[f32], groups: &[Group], jobs: &[Job<'_>]) -> Vec<Shrunk> {
     let tasks: Vec<(&Group, &LoraSite, usize)> = jobs
         .iter()
         .flat_map(|job| groups.iter().zip(&job.sites))
@@ -28,6 +27,7 @@ pub fn shrink(x: &[f32], rows: usize, groups: &[Group], jobs: &[Job<'_>]) -> Vec
     let mut products = tasks
         .into_par_iter()
         .map_init(Vec::new, |scratch, (group, site, r)| {
+            let cols = site.a.cols();
             scratch.resize(cols, 0.0);
             let a = row_f32(&site.a, r, scratch);
             group.rows.iter().map(|&row| dot(&x[row * cols..(row + 1) * cols], a)).collect::<Vec<f32>>()

@@ -31,7 +31,7 @@ pub struct Job<'a> {
 
 /// Computes every job's `y` from `x`, rows × in. `groups` are the rows that share an adapter.
 pub fn lora_matmul(x: &[f32], rows: usize, numerics: Numerics, groups: &[Group], jobs: &mut [Job<'_>]) {
-    let shrunk = lora::shrink(x, rows, groups, jobs);
+    let shrunk = lora::shrink(x, groups, jobs);
     let integer = numerics == Numerics::ActQ8_0 && jobs.iter().any(|j| j.w.dtype().is_quantised());
     let activations = Activations::new(x, rows, integer);
     for (job, shrunk) in jobs.iter_mut().zip(&shrunk) {

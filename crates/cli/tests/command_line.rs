@@ -1,0 +1,221 @@
+//! The `interleaf` binary as a user runs it: what it prints, where, and how it exits.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn interleaf(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_interleaf")).args(args).output().expect("the binary starts")
+}
+
+fn json(args: &[&str]) -> Value {
+    let output = interleaf(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+fn refused(args: &[&str], words: &[&str]) {
+    let output = interleaf(args);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{args:?}: {message:?} does not say {word:?}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+fn family(name: &str) -> String {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/families");
+    tests.join(name).display().to_string()
+}
+
+#[test]
+fn the_demo_answers_under_every_adapter() {
+    let report = json(&["--json", "--max-tokens", "8"]);
+    let rows = report["rows"].as_array().expect("rows");
+    let adapters: Vec<&str> = rows.iter().filter_map(|r| r["adapter"].as_str()).collect();
+    assert_eq!(
+        adapters,
+        ["book-prose", "rust-code", "error-codes", "cargo-toml", "api-docs", "release-notes"]
+    );
+    assert_eq!(rows.len(), 7, "and the base");
+    for row in rows {
+        assert!(row["tokens"].as_u64().expect("a count") > 0, "{row}");
+        assert!(!row["text"].as_str().expect("text").is_empty());
+        assert!(row["ttft_ms"].as_f64().expect("a time") > 0.0);
+        assert!(row["tokens_per_second"].as_f64().expect("a rate") > 0.0);
+    }
+    let memory = &report["memory"];
+    // 5,770,496 parameters in f16, besides rope tables and f32 norms.
+    assert!(memory["base"].as_u64().expect("bytes") > 11_000_000);
+    assert!(
+        memory["adapters"].as_u64().expect("bytes") > 2_500_000 && memory["kv"].as_u64().expect("bytes") > 0
+    );
+    assert!(report["backend"].as_str().expect("a backend").starts_with("cpu"));
+}
+
+#[test]
+fn the_demo_prints_plain_lines_where_nobody_watches() {
+    let output = interleaf(&["--max-tokens", "6"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(!text.contains('\u{1b}'), "no escape codes: {text:?}");
+    for word in ["(base)", "release-notes", "tokens/s", "first token", "memory: base"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn generate_runs_the_demo_model_by_default() {
+    let greedy = json(&["generate", "--json", "--max-tokens", "12"]);
+    assert_eq!(greedy["adapter"], Value::Null);
+    assert_eq!(greedy, {
+        let mut again = json(&["generate", "--json", "--max-tokens", "12", "--use", "none"]);
+        for field in ["ttft_ms", "tokens_per_second"] {
+            again[field] = greedy[field].clone();
+        }
+        again
+    });
+    let adapted = json(&["generate", "--json", "--max-tokens", "12", "--use", "api-docs"]);
+    assert_eq!(adapted["adapter"], "api-docs");
+    assert_ne!(adapted["text"], greedy["text"]);
+
+    let output = interleaf(&["generate", "--max-tokens", "12"]);
+    let shown = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(shown.trim_end_matches('\n'), greedy["text"].as_str().expect("text").trim_end_matches('\n'));
+    let summary = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(summary.contains("prompt tokens") && summary.contains("backend: cpu"), "{summary}");
+}
+
+#[test]
+fn sampling_is_reproducible_and_stops_stop() {
+    let drawn = |seed: &str| {
+        let args = [
+            "generate",
+            "--json",
+            "--max-tokens",
+            "24",
+            "--temperature",
+            "1.2",
+            "--top-k",
+            "50",
+            "--seed",
+            seed,
+        ];
+        json(&args)["text"].clone()
+    };
+    assert_eq!(drawn("7"), drawn("7"));
+    assert_ne!(drawn("7"), drawn("8"));
+
+    let whole =
+        json(&["generate", "--json", "--max-tokens", "24"])["text"].as_str().expect("text").to_owned();
+    let stop: String = whole.chars().skip(10).take(4).collect();
+    let cut = json(&["generate", "--json", "--max-tokens", "24", "--stop", &stop]);
+    assert_eq!(cut["finish_reason"], "stop");
+    assert_eq!(cut["text"].as_str().expect("text"), &whole[..whole.find(&stop).expect("it is there")]);
+}
+
+#[test]
+fn adapters_from_disk_are_used_by_name() {
+    let (model, adapter) = (family("llama-bias"), format!("own={}/adapter", family("llama-bias")));
+    // No tokenizer there: the model and the adapter load, and the refusal names what is missing.
+    refused(&["generate", "--model", &model, "--adapter", &adapter], &["tokenizer.json"]);
+    refused(&["generate", "--model", &model, "--adapter", &adapter, "--use", "other"], &["other", "own"]);
+    refused(&["generate", "--use", "nobody"], &["nobody", "api-docs"]);
+    refused(&["generate", "--model", "/nowhere"], &["/nowhere"]);
+    refused(&["generate", "--adapter", "broken=/nowhere"], &["/nowhere"]);
+    let wrong_base = format!("other={}/adapter", family("llama-bias"));
+    refused(&["generate", "--adapter", &wrong_base], &["adapter_model.safetensors"]);
+}
+
+#[test]
+fn options_out_of_range_are_refused_by_name() {
+    refused(&["generate", "--temperature", "-1"], &["temperature"]);
+    refused(&["generate", "--top-p", "0"], &["top-p", "above 0"]);
+    refused(&["generate", "--min-p", "2"], &["min-p"]);
+    refused(&["generate", "--raw", "--system", "x"], &["--system"]);
+    refused(&["generate", "--adapter", "nameless"], &["NAME=DIR"]);
+    refused(&["perplexity", "--text", "/nowhere"], &["/nowhere"]);
+    refused(&["frobnicate"], &["frobnicate"]);
+}
+
+#[test]
+fn the_gpu_is_refused_by_what_it_lacks() {
+    refused(&["--backend", "gpu"], &["gpu", "rms_norm", "rope", "swiglu"]);
+    refused(&["generate", "--backend", "gpu"], &["gpu", "rms_norm"]);
+}
+
+#[test]
+fn verify_reports_cases_and_exits_by_the_verdict() {
+    let folder = family("llama-bias");
+    let golden = format!("{folder}/golden");
+    let args = ["verify", "--model", &folder, "--golden", &golden, "--pages", "f32", "--json"];
+    let report = json(&args);
+    assert_eq!(report["passed"], true);
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!(cases.len(), 6);
+    let fields = [
+        "model",
+        "adapter",
+        "prompt",
+        "max_abs_logit_error",
+        "mean_abs_logit_error",
+        "top1_agreement",
+        "greedy_equal",
+        "kv_max_abs_error",
+        "perplexity",
+        "perplexity_golden",
+    ];
+    for field in fields {
+        assert!(cases[1].as_object().expect("an object").contains_key(field), "{field}");
+    }
+
+    // Another model's golden: the same shapes, other numbers.
+    let other = family("llama-rope3");
+    let adapter = format!("{other}/adapter");
+    let output = interleaf(&["verify", "--model", &other, "--golden", &golden, "--adapters", &adapter]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("FAILED") && text.contains("max |logit|"), "{text}");
+
+    refused(&["verify", "--golden", "/nowhere"], &["/nowhere"]);
+    refused(&["verify", "--model", &folder, "--golden", &folder], &["index.json"]);
+    refused(&["verify", "--model", &folder, "--golden", &golden, "--adapters", "/nowhere"], &["/nowhere"]);
+}
+
+#[test]
+fn perplexity_of_a_text() {
+    let text = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/text/heldout_mixed.txt");
+    let text = text.display().to_string();
+    let base = json(&["perplexity", "--text", &text, "--json"]);
+    let adapted = json(&["perplexity", "--text", &text, "--json", "--use", "api-docs"]);
+    let value = |report: &Value| report["perplexity"].as_f64().expect("a number");
+    // The golden perplexity of about the same text, cut into the same number of windows, is 14.96.
+    assert!((13.0..17.0).contains(&value(&base)), "{base}");
+    assert!(value(&adapted) > 1.3 * value(&base), "{adapted}");
+    assert_eq!(base["tokens"].as_u64().expect("a count"), adapted["tokens"].as_u64().expect("a count"));
+    refused(&["perplexity", "--text", &text, "--window", "0"], &["--window"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_answer_and_still_prints_the_summary() {
+    use std::io::Read;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_interleaf"))
+        .args(["generate", "--backend", "ref", "--max-tokens", "1800", "--raw", "--prompt", "fn main"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut first = [0];
+    stdout.read_exact(&mut first).expect("the answer begins");
+    let killed =
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is there");
+    assert!(killed.success());
+    let output = child.wait_with_output().expect("it ends");
+    let summary = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{summary}");
+    assert!(summary.contains("(cancelled)") && summary.contains("memory:"), "{summary}");
+}

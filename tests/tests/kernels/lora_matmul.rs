@@ -1,0 +1,185 @@
+//! `lora_matmul` against the reference: every weight dtype and numerics, awkward shapes by table and by
+//! property, mixed batches, and the independence of a row from its neighbours.
+
+use interleaf_contract::{Backend, BackendError, Dtype, RowKind};
+use interleaf_tests::backends::{self, label};
+use interleaf_tests::lora::{AdapterSpec, LoraCase};
+use interleaf_tests::tolerance::{assert_bits, assert_within, error, roundings};
+use proptest::prelude::*;
+
+const DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0];
+
+/// Adapters of every kind a batch may hold: none at all, ranks 0, 1, odd and 64, f16 and f32, and sites
+/// on only some of the projections.
+fn adapters(projections: usize) -> Vec<AdapterSpec> {
+    let spec = |ranks: &[Option<usize>], dtype, scale| AdapterSpec {
+        ranks: ranks.iter().cycle().take(projections).copied().collect(),
+        dtype,
+        scale,
+    };
+    vec![
+        spec(&[Some(8)], Dtype::F32, 2.0),
+        spec(&[None, Some(64), Some(1)], Dtype::F16, 0.5),
+        spec(&[Some(3), Some(0), None], Dtype::F16, -1.25),
+        spec(&[None], Dtype::F32, 1.0),
+    ]
+}
+
+/// Prompt and generated rows in turn, each with the next adapter or none.
+fn mixed_rows(rows: usize, adapters: usize) -> Vec<(RowKind, i32)> {
+    let kind = |i: usize| if i % 3 == 0 { RowKind::Generated } else { RowKind::Prompt };
+    let adapter = |i: usize| i32::try_from(i % (adapters + 1)).expect("few adapters") - 1;
+    (0..rows).map(|i| (kind(i), adapter(i))).collect()
+}
+
+fn case(dtype: Dtype, inputs: usize, outputs: &[usize], rows: usize, seed: u64) -> LoraCase {
+    let adapters = adapters(outputs.len());
+    let rows = mixed_rows(rows, adapters.len());
+    LoraCase { inputs, outputs: outputs.to_vec(), dtype, bias: seed % 2 == 1, adapters, rows, seed }
+}
+
+/// Runs a case on a backend and on the reference under its numerics.
+fn check(case: &LoraCase, backend: &mut dyn Backend) {
+    let data = case.data();
+    let numerics = backend.info().numerics;
+    let reference = data.run(&mut *backends::reference(numerics)).expect("the reference runs every case");
+    // Quantised activations differ from the loaded ones by less than their own size, block by block.
+    let slack = if numerics == interleaf_contract::Numerics::ActQ8_0 { 2.0 } else { 1.0 };
+    let magnitude = data.magnitudes().run(&mut *backends::reference(numerics)).expect("likewise");
+    let found = match data.run(backend) {
+        Err(BackendError::Unsupported { what, .. }) if case.dtype == Dtype::Bf16 => {
+            println!("SKIPPED on {}: {what}", label(backend));
+            return;
+        }
+        found => found.unwrap_or_else(|e| panic!("{}: {case:?}: {e}", label(backend))),
+    };
+    for (p, ((reference, found), magnitude)) in reference.iter().zip(&found).zip(&magnitude).enumerate() {
+        let label = format!("{} {} projection {p} of {case:?}", label(backend), case.dtype);
+        let terms = slack * roundings(case.inputs, case.max_rank());
+        assert_within(&label, reference, found, magnitude, terms);
+        let nmse = error(reference, found).nmse;
+        assert!(nmse < 1e-10, "{label}: NMSE {nmse:.2e}");
+    }
+}
+
+#[test]
+fn awkward_shapes() {
+    for backend in &mut backends::all(true) {
+        for dtype in DTYPES {
+            let quantised = dtype.is_quantised();
+            for inputs in if quantised { vec![32, 64, 96, 256] } else { vec![1, 7, 31, 32, 33, 64, 97, 256] }
+            {
+                for rows in [0, 1, 2, 5, 17] {
+                    let outputs = [1, 3, 15, 16, 17, 64, 65];
+                    let seed = (inputs * 31 + rows) as u64;
+                    check(&case(dtype, inputs, &outputs[..3], rows, seed), &mut **backend);
+                    check(&case(dtype, inputs, &outputs[3..], rows, seed + 1), &mut **backend);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn model_sized() {
+    for backend in &mut backends::all(true) {
+        for dtype in [Dtype::F16, Dtype::Q8_0, Dtype::Q4_0] {
+            check(&case(dtype, 2048, &[512, 128], 3, 5), &mut **backend);
+            check(&case(dtype, 256, &[768], 70, 6), &mut **backend);
+        }
+    }
+}
+
+#[test]
+fn without_adapters_and_with_one() {
+    for backend in &mut backends::all(true) {
+        for count in [0, 1] {
+            let mut case = case(Dtype::F16, 64, &[48, 33], 9, 11);
+            case.adapters.truncate(count);
+            case.rows = mixed_rows(9, count);
+            check(&case, &mut **backend);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn any_shape(
+        dtype in prop::sample::select(DTYPES.to_vec()),
+        blocks in 1usize..6,
+        tail in 0usize..32,
+        outputs in prop::collection::vec(1usize..80, 1..4),
+        rows in 1usize..20,
+        ranks in prop::collection::vec(prop::option::of(prop::sample::select(vec![0usize, 1, 2, 5, 16, 33, 64])), 3),
+        half in any::<bool>(),
+        bias in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let inputs = if dtype.is_quantised() { 32 * blocks } else { 32 * blocks - tail };
+        let adapter = |scale| AdapterSpec {
+            ranks: ranks.iter().copied().take(outputs.len()).collect(),
+            dtype: if half { Dtype::F16 } else { Dtype::F32 },
+            scale,
+        };
+        let adapters = vec![adapter(0.75), adapter(-2.0)];
+        let case = LoraCase { inputs, outputs, dtype, bias, rows: mixed_rows(rows, 2), adapters, seed };
+        for backend in &mut backends::all(false) {
+            check(&case, &mut **backend);
+        }
+    }
+}
+
+/// Law: a row's bits depend on its own tokens, shape, dtype and kind alone.
+#[test]
+fn a_row_alone_has_the_bits_it_has_in_a_batch() {
+    for backend in &mut backends::all(true) {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8_0, Dtype::Q4_0] {
+            let data = case(dtype, 96, &[33, 64], 37, 3).data();
+            let batch = data.run(&mut **backend).expect("the batch runs");
+            for row in [0, 1, 2, 3, 8, 35, 36] {
+                let alone = data.select(&[row]).run(&mut **backend).expect("the row runs");
+                for (batch, alone) in batch.iter().zip(&alone) {
+                    let outputs = alone.len();
+                    let label = format!("{} {dtype} row {row}", label(&**backend));
+                    assert_bits(&label, alone, &batch[row * outputs..(row + 1) * outputs]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn repeated_runs_and_any_number_of_threads_give_the_same_bits() {
+    for dtype in [Dtype::F16, Dtype::Q4_0] {
+        let data = case(dtype, 128, &[96, 31], 21, 9).data();
+        for numerics in [interleaf_contract::Numerics::ActF32, interleaf_contract::Numerics::ActQ8_0] {
+            let one = data.run(&mut *backends::cpu(1, numerics)).expect("one thread runs");
+            for threads in [2, 3, 4, 7] {
+                let many = data.run(&mut *backends::cpu(threads, numerics)).expect("many threads run");
+                one.iter().zip(&many).for_each(|(a, b)| assert_bits(&format!("{threads} threads"), a, b));
+            }
+        }
+        if let Some(mut gpu) = backends::gpu() {
+            let first = data.run(&mut *gpu).expect("the GPU runs");
+            for _ in 0..2 {
+                let again = data.run(&mut *gpu).expect("the GPU runs");
+                first.iter().zip(&again).for_each(|(a, b)| assert_bits("gpu again", a, b));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_with_no_adapter_is_the_base_to_the_bit() {
+    for backend in &mut backends::all(true) {
+        let with = case(Dtype::F16, 64, &[40], 8, 21);
+        let mut without = with.clone();
+        without.rows.iter_mut().for_each(|(_, adapter)| *adapter = -1);
+        let base = without.data().run(&mut **backend).expect("base rows run");
+        let mixed = with.data().run(&mut **backend).expect("mixed rows run");
+        for (i, _) in with.rows.iter().enumerate().filter(|(_, (_, adapter))| *adapter == -1) {
+            assert_bits(&label(&**backend), &base[0][i * 40..(i + 1) * 40], &mixed[0][i * 40..(i + 1) * 40]);
+        }
+    }
+}

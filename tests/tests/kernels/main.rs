@@ -1,0 +1,12 @@
+//! Every kernel of every backend against the reference, by stem.
+
+mod attention_mass;
+mod embed;
+mod kv_append;
+mod lora_matmul;
+mod paged_attention;
+mod refusals;
+mod rms_norm;
+mod rope;
+mod sample;
+mod swiglu;

@@ -1,0 +1,137 @@
+//! `paged_attention` against the reference: page borders, split borders, grouped heads, mixed batches.
+
+use interleaf_contract::{PageCodec, RowKind};
+use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive};
+use interleaf_tests::backends::{self, Boxed, label};
+use interleaf_tests::tolerance::{assert_bits, assert_twice_naive};
+use proptest::prelude::*;
+
+fn check(case: &AttentionCase, backend: &mut Boxed) {
+    let data = case.data();
+    let numerics = backend.info().numerics;
+    let reference = case.run(&data, &mut *backends::reference(numerics)).expect("the reference runs");
+    let naive: Vec<f32> = data.iter().flat_map(|s| naive(case, s)).collect();
+    let label = format!("{} {case:?}", label(&**backend));
+    let found = case.run(&data, &mut **backend).unwrap_or_else(|e| panic!("{label}: {e}"));
+    assert_twice_naive(&label, &reference, &naive, &found);
+}
+
+fn case(
+    heads: (usize, usize),
+    head_dim: usize,
+    codec: PageCodec,
+    sequences: Vec<SequenceSpec>,
+) -> AttentionCase {
+    let seed = (head_dim * 7 + sequences.len()) as u64;
+    AttentionCase { heads: heads.0, kv_heads: heads.1, head_dim, codec, sequences, seed }
+}
+
+fn decode(tokens: usize) -> SequenceSpec {
+    SequenceSpec { tokens, queries: 1, kind: RowKind::Generated }
+}
+
+fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
+    SequenceSpec { tokens, queries, kind: RowKind::Prompt }
+}
+
+#[test]
+fn lengths_around_pages_and_splits() {
+    for backend in &mut backends::all(true) {
+        for codec in [PageCodec::F16, PageCodec::F32] {
+            let lengths = [1, 2, 15, 16, 17, 31, 255, 256, 257, 300, 513];
+            let generated = lengths.map(decode).to_vec();
+            check(&case((4, 2), 64, codec, generated), backend);
+            let whole = [1, 5, 16, 17, 40].map(|n| prompt(n, n)).to_vec();
+            check(&case((4, 2), 32, codec, whole), backend);
+            let tails = vec![prompt(257, 3), prompt(256, 17), prompt(300, 60)];
+            check(&case((4, 2), 64, codec, tails), backend);
+        }
+    }
+}
+
+#[test]
+fn head_shapes() {
+    for backend in &mut backends::all(true) {
+        for (heads, dim) in
+            [((1, 1), 16), ((4, 1), 64), ((6, 3), 80), ((5, 1), 64), ((8, 8), 32), ((3, 1), 128)]
+        {
+            let sequences = vec![decode(70), prompt(33, 20), decode(1)];
+            check(&case(heads, dim, PageCodec::F16, sequences.clone()), backend);
+            check(&case(heads, dim, PageCodec::F32, sequences), backend);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #[test]
+    fn any_batch(
+        group in 1usize..5,
+        kv_heads in 1usize..3,
+        head_dim in prop::sample::select(vec![8usize, 16, 24, 64, 96]),
+        half in any::<bool>(),
+        sequences in prop::collection::vec((1usize..300, 1usize..40, any::<bool>()), 1..5),
+        seed in any::<u64>(),
+    ) {
+        let sequences = sequences
+            .into_iter()
+            .map(|(tokens, queries, generated)| {
+                if generated { decode(tokens) } else { prompt(tokens, queries.min(tokens)) }
+            })
+            .collect();
+        let codec = if half { PageCodec::F16 } else { PageCodec::F32 };
+        let case = AttentionCase { heads: group * kv_heads, kv_heads, head_dim, codec, sequences, seed };
+        check(&case, &mut backends::cpu(2, interleaf_contract::Numerics::ActF32));
+    }
+}
+
+/// Law: neither the other sequences nor how a prompt was cut may change a row's bits.
+#[test]
+fn a_row_alone_has_the_bits_it_has_in_a_batch() {
+    for backend in &mut backends::all(true) {
+        let specs = vec![prompt(300, 40), decode(270), prompt(18, 18), decode(17)];
+        let case = case((4, 2), 64, PageCodec::F16, specs);
+        let data = case.data();
+        let cols = case.heads * case.head_dim;
+        let batch = case.run(&data, &mut **backend).expect("the batch runs");
+        let mut first = 0;
+        for sequence in &data {
+            let whole = &batch[first * cols..(first + sequence.spec.queries) * cols];
+            let alone = case.run(std::slice::from_ref(sequence), &mut **backend).expect("it runs alone");
+            assert_bits(&format!("{} alone", label(&**backend)), &alone, whole);
+            if sequence.spec.kind == RowKind::Prompt {
+                // The last rows of the same prompt, as if the rest had been read before.
+                let mut piece = sequence.clone();
+                let cut = piece.spec.queries / 3;
+                piece.spec.queries -= cut;
+                piece.q.drain(..cut * cols);
+                let found = case.run(&[piece], &mut **backend).expect("the piece runs");
+                assert_bits(&format!("{} in pieces", label(&**backend)), &found, &whole[cut * cols..]);
+            }
+            first += sequence.spec.queries;
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let case = case((6, 2), 64, PageCodec::F16, vec![prompt(290, 70), decode(600), decode(5)]);
+    let data = case.data();
+    let numerics = interleaf_contract::Numerics::ActF32;
+    let one = case.run(&data, &mut *backends::cpu(1, numerics)).expect("one thread runs");
+    for threads in [2, 3, 5] {
+        let many = case.run(&data, &mut *backends::cpu(threads, numerics)).expect("many threads run");
+        assert_bits(&format!("{threads} threads"), &one, &many);
+    }
+}
+
+#[test]
+fn repeated_gpu_runs_give_the_same_bits() {
+    let Some(mut gpu) = backends::gpu() else { return };
+    let case = case((4, 2), 64, PageCodec::F16, vec![prompt(290, 30), decode(600), decode(5)]);
+    let data = case.data();
+    let first = case.run(&data, &mut *gpu).expect("the GPU runs");
+    for _ in 0..2 {
+        assert_bits("again", &first, &case.run(&data, &mut *gpu).expect("the GPU runs"));
+    }
+}

@@ -1,0 +1,167 @@
+//! What a backend must refuse: handles it never gave, shapes that do not fit, pages outside the pool. A
+//! refused step does nothing and the backend goes on.
+
+use interleaf_contract::{
+    Adapter, AdapterId, BackendError, Batch, Bytes, ContractError, Dtype, LoraSite, MatrixId, Op,
+    PageAddress, PageCodec, PageData, PageHalf, PageTable, PageTicket, PoolGeometry, Projection, RopeTable,
+    Row, RowKind, RowSet, Sequence, Step, Ticket,
+};
+use interleaf_tests::backends::{self, label};
+use interleaf_tests::data::{Random, matrix};
+use interleaf_tests::lora::{one_page, rows};
+
+fn all() -> Vec<backends::Boxed> {
+    let mut all = backends::all(true);
+    all.push(backends::reference(interleaf_contract::Numerics::ActF32));
+    all
+}
+
+fn batch(n: usize) -> Batch {
+    let sequences = (0..n).map(|_| one_page()).collect();
+    Batch { rows: rows(&vec![(RowKind::Prompt, -1); n]), sequences, ..Batch::default() }
+}
+
+#[test]
+fn tickets_are_redeemed_once() {
+    for mut backend in all() {
+        let ticket = backend.submit(Step::new(batch(1)).expect("a batch")).expect("an empty step");
+        backend.wait(ticket).expect("once");
+        for ticket in [ticket, Ticket(9999)] {
+            let refused = backend.wait(ticket);
+            assert!(
+                matches!(refused, Err(BackendError::UnknownHandle { kind: "ticket", .. })),
+                "{refused:?}"
+            );
+        }
+        let refused = backend.wait_pages(PageTicket(77));
+        assert!(matches!(refused, Err(BackendError::UnknownHandle { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn unknown_handles_are_named() {
+    for mut backend in all() {
+        let missing = Projection { name: "p".into(), matrix: MatrixId(5), bias: None };
+        let refused = backend.create_projection(missing);
+        assert!(matches!(refused, Err(BackendError::UnknownHandle { handle: 5, .. })), "{refused:?}");
+        assert!(backend.drop_adapter(AdapterId(3)).is_err());
+        let mut with_adapter = batch(1);
+        with_adapter.adapters.push(AdapterId(3));
+        let refused = backend.submit(Step::new(with_adapter).expect("a batch"));
+        assert!(
+            matches!(refused, Err(BackendError::UnknownHandle { .. })),
+            "{}: {refused:?}",
+            label(&*backend)
+        );
+    }
+}
+
+#[test]
+fn factors_that_do_not_fit_are_refused_and_nothing_is_kept() {
+    for mut backend in all() {
+        let mut random = Random::new(1);
+        let w = backend.create_matrix(matrix("w", Dtype::F32, 8, 16, &mut random)).expect("a matrix");
+        let p =
+            backend.create_projection(Projection { name: "p".into(), matrix: w, bias: None }).expect("fits");
+        let held = backend.memory().adapters;
+        let mut site = |a: (usize, usize), b: (usize, usize), dtype| LoraSite {
+            projection: p,
+            scale: 1.0,
+            a: matrix("lora_A", dtype, a.0, a.1, &mut random),
+            b: matrix("lora_B", dtype, b.0, b.1, &mut random),
+        };
+        let wrong = [
+            vec![site((4, 15), (8, 4), Dtype::F32)],
+            vec![site((4, 16), (7, 4), Dtype::F32)],
+            vec![site((4, 16), (8, 5), Dtype::F32)],
+            vec![site((4, 16), (8, 4), Dtype::Bf16)],
+            vec![site((4, 16), (8, 4), Dtype::F32), site((2, 16), (8, 2), Dtype::F32)],
+        ];
+        for sites in wrong {
+            let refused = backend.create_adapter(Adapter { name: "a".into(), sites });
+            assert!(matches!(refused, Err(BackendError::Contract(_))), "{}: {refused:?}", label(&*backend));
+            assert_eq!(backend.memory().adapters, held);
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused_before_anything_runs() {
+    for mut backend in all() {
+        let w = matrix("w", Dtype::F32, 8, 16, &mut Random::new(2));
+        let w = backend.create_matrix(w).expect("a matrix");
+        let bias = backend.create_vector("bias", &[0.0; 7]).expect("a vector");
+        let refused = backend.create_projection(Projection { name: "p".into(), matrix: w, bias: Some(bias) });
+        assert!(matches!(refused, Err(BackendError::Contract(ContractError::Shape { .. }))), "{refused:?}");
+        let p =
+            backend.create_projection(Projection { name: "p".into(), matrix: w, bias: None }).expect("fits");
+        for (inputs, outputs) in [(15, 8), (16, 9)] {
+            let mut step = Step::new(batch(2)).expect("a batch");
+            let (x, y) = (step.tensor(RowSet::All, inputs), step.tensor(RowSet::All, outputs));
+            step.push(Op::LoraMatmul { x, projections: vec![(p, y)] });
+            let refused = backend.submit(step);
+            assert!(
+                matches!(refused, Err(BackendError::Contract(ContractError::Shape { .. }))),
+                "{refused:?}"
+            );
+        }
+        let mut step = Step::new(batch(2)).expect("a batch");
+        let out = step.tensor(RowSet::All, 4);
+        step.push(Op::Load { out, data: vec![0.0; 7].into() });
+        assert!(backend.submit(step).is_err());
+    }
+    let table = RopeTable { rotary_dim: 4, positions: 2, cos: vec![1.0; 4], sin: vec![0.0; 3] };
+    assert!(backends::cpu(1, interleaf_contract::Numerics::ActF32).create_rope(table).is_err());
+}
+
+#[test]
+fn pages_outside_the_pool_are_refused() {
+    for mut backend in all() {
+        let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, codec: PageCodec::F16 };
+        backend.create_pool(geometry).expect("a small pool");
+        for (layer, slot) in [(1, 0), (0, 2)] {
+            let address = PageAddress { layer, slot, half: PageHalf::K };
+            assert!(backend.read_pages(&[address]).is_err(), "{}", label(&*backend));
+            let bytes = Bytes::from(vec![0; geometry.page_bytes()]);
+            assert!(backend.write_pages(&[PageData { address, bytes }]).is_err());
+        }
+        let address = PageAddress { layer: 0, slot: 0, half: PageHalf::K };
+        assert!(backend.write_pages(&[PageData { address, bytes: Bytes::from(vec![0; 3]) }]).is_err());
+
+        let mut append = |codec, slot| {
+            let batch = Batch {
+                rows: vec![Row { token: 0, position: 0, sequence: 0, adapter: -1, kind: RowKind::Prompt }],
+                sequences: vec![Sequence { pages: PageTable::uniform(codec, [slot]) }],
+                ..Batch::default()
+            };
+            let mut step = Step::new(batch).expect("a batch");
+            let (k, v) = (step.tensor(RowSet::All, 8), step.tensor(RowSet::All, 8));
+            for out in [k, v] {
+                step.push(Op::Load { out, data: vec![1.0; 8].into() });
+            }
+            step.push(Op::KvAppend { layer: 0, k, v });
+            backend.submit(step)
+        };
+        assert!(append(PageCodec::F16, 2).is_err(), "a slot outside the pool");
+        let refused = append(PageCodec::F32, 0);
+        assert!(matches!(refused, Err(BackendError::PageCodec { .. })), "{refused:?}");
+        append(PageCodec::F16, 1).expect("the backend goes on");
+    }
+}
+
+#[test]
+fn batches_that_contradict_themselves_are_refused() {
+    let row = |position, sequence| Row { token: 0, position, sequence, adapter: -1, kind: RowKind::Prompt };
+    let sequences = vec![one_page(), one_page()];
+    let wrong: [Vec<Row>; 5] = [
+        vec![row(0, 2)],
+        vec![row(16, 0)],
+        vec![row(1, 0), row(1, 0)],
+        vec![row(0, 1), row(0, 0)],
+        vec![Row { adapter: 0, ..row(0, 0) }],
+    ];
+    for rows in wrong {
+        let batch = Batch { rows, sequences: sequences.clone(), ..Batch::default() };
+        assert!(Step::new(batch.clone()).is_err(), "{batch:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `sample` against the reference: the same token for every combination of rules.
+
+use interleaf_contract::{Batch, Numerics, Op, Output, RowKind, RowSet, Sampler};
+use interleaf_tests::backends;
+use interleaf_tests::data::Random;
+use interleaf_tests::lora::{one_page, rows};
+use proptest::prelude::*;
+
+fn choose(backend: &mut backends::Boxed, logits: &[Vec<f32>], samplers: &[Sampler]) -> Vec<u32> {
+    let n = logits.len();
+    let outputs = samplers
+        .iter()
+        .enumerate()
+        .map(|(i, s)| Output { row: i as u32, sampler: Some(s.clone()) })
+        .collect();
+    let batch = Batch {
+        rows: rows(&vec![(RowKind::Generated, -1); n]),
+        sequences: (0..n).map(|_| one_page()).collect(),
+        adapters: Vec::new(),
+        outputs,
+    };
+    let mut step = interleaf_contract::Step::new(batch).expect("a well-formed batch");
+    let out = step.tensor(RowSet::Outputs, logits[0].len() as u32);
+    step.push(Op::Load { out, data: logits.concat().into() });
+    step.push(Op::Sample { logits: out });
+    let ticket = backend.submit(step).expect("sampling runs");
+    let tokens = backend.wait(ticket).expect("and ends").tokens;
+    assert_eq!(tokens.iter().map(|t| t.output).collect::<Vec<_>>(), (0..n as u32).collect::<Vec<_>>());
+    tokens.iter().map(|t| t.token).collect()
+}
+
+proptest! {
+    #[test]
+    fn every_rule_chooses_as_the_reference(
+        temperature in prop::sample::select(vec![0.0f32, 0.2, 0.8, 1.0, 3.0]),
+        top_k in prop::sample::select(vec![0u32, 1, 5, 40, 1000]),
+        top_p in prop::sample::select(vec![0.1f32, 0.5, 0.9, 1.0]),
+        min_p in prop::sample::select(vec![0.0f32, 0.05, 0.5, 1.0]),
+        repeat_penalty in prop::sample::select(vec![1.0f32, 1.1, 2.0, 0.5]),
+        seed in any::<u64>(),
+        vocabulary in prop::sample::select(vec![1usize, 2, 97, 512]),
+    ) {
+        let mut random = Random::new(seed);
+        // Coarse logits, so that there are equal ones.
+        let logits: Vec<Vec<f32>> = (0..4)
+            .map(|_| random.values(vocabulary).iter().map(|v| (v * 40.0).round() / 4.0).collect())
+            .collect();
+        let samplers: Vec<Sampler> = (0..4)
+            .map(|i| Sampler {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                repeat_penalty,
+                history: (0..6).map(|_| random.below(vocabulary) as u32).collect(),
+                seed,
+                sequence: i,
+                step: i * 3,
+            })
+            .collect();
+        let reference = choose(&mut backends::reference(Numerics::ActF32), &logits, &samplers);
+        let found = choose(&mut backends::cpu(2, Numerics::ActF32), &logits, &samplers);
+        prop_assert_eq!(reference, found);
+    }
+}

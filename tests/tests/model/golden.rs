@@ -1,0 +1,131 @@
+//! `verify` on every public golden set: Hugging Face transformers + PEFT in f32.
+
+use std::path::PathBuf;
+
+use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, VerifyArgs, WeightsArg};
+use interleaf_cli::verify::{Report, verify};
+
+use crate::support::data;
+
+fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
+    let engine =
+        EngineArgs { backend, weights: WeightsArg::Stored, pages, numerics: NumericsArg::ActQ8, threads: 0 };
+    VerifyArgs { model, golden, adapters: None, json: false, engine }
+}
+
+fn demo(backend: BackendArg, pages: PagesArg) -> VerifyArgs {
+    args(None, data("tiny-rust-llama-golden"), backend, pages)
+}
+
+fn family(name: &str, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
+    let folder = data("families").join(name);
+    args(Some(folder.clone()), folder.join("golden"), backend, pages)
+}
+
+fn passes(args: &VerifyArgs, cases: usize) -> Report {
+    let report = verify(args).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+    let failed: Vec<_> = report.cases.iter().filter(|c| !c.passed).collect();
+    assert!(report.passed && failed.is_empty(), "{failed:#?}");
+    assert_eq!(report.cases.len(), cases, "{args:?}");
+    assert!(report.skipped.is_empty());
+    report
+}
+
+/// The bounds of the README, checked here again on the report's own numbers.
+fn within(report: &Report, logit: f64) {
+    for case in &report.cases {
+        if case.prompt == "ppl" {
+            let (found, golden) = (case.perplexity.expect("given"), case.perplexity_golden.expect("given"));
+            assert!((found / golden - 1.0).abs() < 1e-3, "{case:?}");
+        } else {
+            assert!(case.max_abs_logit_error.expect("given") <= logit, "{case:?}");
+            assert_eq!(case.greedy_equal, Some(true), "{case:?}");
+            assert_eq!(case.top1_agreement, Some(1.0), "{case:?}");
+        }
+    }
+    let with_kv = report.cases.iter().filter(|c| c.kv_max_abs_error.is_some()).count();
+    assert_eq!(with_kv, report.cases.iter().filter(|c| c.prompt == "len17").count());
+}
+
+/// Seven models, five prompts and the perplexity windows of each.
+const DEMO_CASES: usize = 7 * 6;
+
+#[test]
+fn demo_model_on_the_reference() {
+    within(&passes(&demo(BackendArg::Ref, PagesArg::F32), DEMO_CASES), 1e-4);
+}
+
+#[test]
+fn demo_model_on_the_cpu() {
+    within(&passes(&demo(BackendArg::Cpu, PagesArg::F32), DEMO_CASES), 1e-3);
+}
+
+#[test]
+fn demo_model_on_the_cpu_with_f16_pages() {
+    let report = passes(&demo(BackendArg::Cpu, PagesArg::F16), DEMO_CASES);
+    for case in &report.cases {
+        for d in &case.greedy_differences {
+            assert!(f64::from(d.margin) < 2.0 * case.max_abs_logit_error.expect("given"), "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn families_on_both_backends() {
+    for name in ["llama-rope3", "llama-bias"] {
+        for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
+            within(&passes(&family(name, backend, PagesArg::F32), 6), logit);
+            passes(&family(name, backend, PagesArg::F16), 6);
+        }
+    }
+}
+
+#[test]
+fn quantised_weights_equal_the_reference_under_the_same_numerics() {
+    for name in ["llama-rope3", "llama-bias"] {
+        for weights in [WeightsArg::Q8, WeightsArg::Q4] {
+            for numerics in [NumericsArg::ActF32, NumericsArg::ActQ8] {
+                let mut args = family(name, BackendArg::Cpu, PagesArg::F32);
+                (args.engine.weights, args.engine.numerics) = (weights, numerics);
+                let report = passes(&args, 6);
+                assert_eq!(report.compared_with, "reference");
+            }
+        }
+    }
+}
+
+/// A check that cannot fail checks nothing: a wrong adapter, wrong weights and a wrong golden must be seen.
+#[test]
+fn what_is_wrong_fails() {
+    let mut swapped = family("llama-bias", BackendArg::Cpu, PagesArg::F32);
+    swapped.model = Some(data("families/llama-rope3"));
+    swapped.adapters = Some(data("families/llama-rope3/adapter"));
+    let report = verify(&swapped).expect("it runs");
+    assert!(!report.passed, "another model's weights");
+
+    let mut coarse = demo(BackendArg::Ref, PagesArg::F16);
+    coarse.golden = data("families/llama-rope3/golden");
+    assert!(verify(&coarse).is_err(), "another vocabulary");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["golden.json", "golden.safetensors"] {
+        std::fs::copy(data("families/llama-bias/golden").join(file), folder.path().join(file))
+            .expect("copies");
+    }
+    let path = folder.path().join("golden.safetensors");
+    let mut bytes = std::fs::read(&path).expect("just written");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let index: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    let at =
+        8 + header + index["adapter.p1.last_logits"]["data_offsets"][0].as_u64().expect("an offset") as usize;
+    let logit = f32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    bytes[at..at + 4].copy_from_slice(&(logit + 0.01).to_le_bytes());
+    std::fs::write(&path, bytes).expect("writes");
+    let mut wrong = family("llama-bias", BackendArg::Cpu, PagesArg::F32);
+    wrong.golden = folder.path().to_owned();
+    wrong.adapters = Some(data("families/llama-bias/adapter"));
+    let report = verify(&wrong).expect("it runs");
+    let failed: Vec<_> =
+        report.cases.iter().filter(|c| !c.passed).map(|c| (&*c.adapter, &*c.prompt)).collect();
+    assert_eq!(failed, [("adapter", "p1")], "one logit of one case, by 0.01");
+}

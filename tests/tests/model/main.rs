@@ -1,0 +1,9 @@
+//! The whole model: against PEFT's golden vectors, and against itself in every batch it may meet.
+
+mod adapters;
+mod generation;
+mod golden;
+mod independence;
+mod loading;
+mod support;
+mod text;
