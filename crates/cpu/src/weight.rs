@@ -5,9 +5,13 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use interleaf_contract::{BlockQ4_0, BlockQ8_0, Dtype, Matrix, QUANT_BLOCK};
 
-/// A row as f32: in place where it is stored so, else decoded into `scratch` (`cols` values).
-pub fn row_f32<'a>(matrix: &'a Matrix, row: usize, scratch: &'a mut [f32]) -> &'a [f32] {
-    let bytes = matrix.row(row);
+/// Rows `first ..` as f32, back to back: in place where they are stored so, else decoded into `scratch`,
+/// whose length says how many values are wanted.
+pub fn rows_f32<'a>(matrix: &'a Matrix, first: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+    let start = first * matrix.row_bytes();
+    // Rows fill whole blocks, so that a run of rows is a run of blocks.
+    let blocks = scratch.len() / matrix.dtype().block_len();
+    let bytes = &matrix.data()[start..start + blocks * matrix.dtype().block_bytes()];
     match matrix.dtype() {
         Dtype::F32 => return cast_slice(bytes),
         Dtype::F16 => cast_slice::<u8, f16>(bytes).convert_to_f32_slice(scratch),

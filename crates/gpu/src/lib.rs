@@ -1,0 +1,38 @@
+//! The [`Backend`](interleaf_contract::Backend) on a GPU: WGSL kernels from `shaders/`, through wgpu.
+//!
+//! Base weights, adapters and pages live in device buffers; a step becomes one command buffer, submitted
+//! without waiting. Within the lowest tier of WebGPU limits, with no optional feature: 8 storage buffers,
+//! 16 KiB of workgroup memory, 256 invocations, no subgroups, no f16 arithmetic.
+//!
+//! Numerics are `act=f32`. Kernels here: `lora_matmul`, `paged_attention`, `kv_append`; a step that asks
+//! for another is refused before any of it runs. What a kernel computes is defined in `kernels-ref`, not
+//! here.
+
+mod backend;
+mod buffers;
+mod choose;
+mod command;
+mod decide;
+mod device;
+mod error;
+mod extents;
+mod factors;
+mod kernel;
+mod kv_append;
+mod limits;
+mod lora_matmul;
+mod options;
+mod pack;
+mod paged_attention;
+mod pages;
+mod readback;
+mod rows;
+mod shader;
+mod sources;
+mod step;
+mod tensors;
+mod weights;
+
+pub use backend::GpuBackend;
+pub use options::GpuOptions;
+pub use step::supports;

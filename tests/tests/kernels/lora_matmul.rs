@@ -27,7 +27,7 @@ fn adapters(projections: usize) -> Vec<AdapterSpec> {
 
 /// Prompt and generated rows in turn, each with the next adapter or none.
 fn mixed_rows(rows: usize, adapters: usize) -> Vec<(RowKind, i32)> {
-    let kind = |i: usize| if i % 3 == 0 { RowKind::Generated } else { RowKind::Prompt };
+    let kind = |i: usize| if i.is_multiple_of(3) { RowKind::Generated } else { RowKind::Prompt };
     let adapter = |i: usize| i32::try_from(i % (adapters + 1)).expect("few adapters") - 1;
     (0..rows).map(|i| (kind(i), adapter(i))).collect()
 }

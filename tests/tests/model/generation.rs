@@ -147,7 +147,11 @@ fn what_cannot_be_answered_is_refused() {
     engine.reserve_kv(1, 100).expect("a small pool");
     let request = requests(&engine, 200).remove(0);
     let mut refuse = |request: Request| engine.generate(&[request], &mut |_| ControlFlow::Continue(()));
-    let short = Request { prompt: request.prompt.iter().cycle().take(90).copied().collect(), end_tokens: Vec::new(), ..request.clone() };
+    let short = Request {
+        prompt: request.prompt.iter().cycle().take(90).copied().collect(),
+        end_tokens: Vec::new(),
+        ..request.clone()
+    };
     let full = refuse(short.clone()).expect("it answers what fits").remove(0);
     assert_eq!((full.reason, full.tokens.len()), (FinishReason::ContextFull, 11));
     let empty = refuse(Request { prompt: Vec::new(), ..request.clone() });

@@ -5,7 +5,7 @@ use interleaf_contract::{Matrix, Numerics, QUANT_BLOCK};
 use rayon::prelude::*;
 
 use crate::dot::{dot, dot_rows};
-use crate::weight::{row_codes, row_f32};
+use crate::weight::{row_codes, rows_f32};
 
 /// Outputs that are multiplied with a row at once, so that each load of x serves four products.
 const WIDE: usize = 4;
@@ -52,7 +52,7 @@ fn quantise(x: &[f32], codes: &mut [i8]) -> f32 {
 
 /// A worker's decoded weight rows.
 pub struct Scratch {
-    weights: [Vec<f32>; WIDE],
+    weights: Vec<f32>,
     codes: Vec<i8>,
     scales: Vec<f32>,
 }
@@ -62,7 +62,7 @@ impl Scratch {
     pub fn new(w: &Matrix) -> Self {
         let quantised = if w.dtype().is_quantised() { w.cols() } else { 0 };
         Self {
-            weights: std::array::from_fn(|_| vec![0.0; w.cols()]),
+            weights: vec![0.0; WIDE * w.cols()],
             codes: vec![0; quantised],
             scales: vec![0.0; quantised / QUANT_BLOCK],
         }
@@ -86,24 +86,23 @@ pub fn tile(
 }
 
 fn float(activations: &Activations<'_>, w: &Matrix, first: usize, y: &mut [f32], scratch: &mut Scratch) {
-    let rows = activations.rows;
-    let [s0, s1, s2, s3] = &mut scratch.weights;
+    let (rows, cols) = (activations.rows, w.cols());
     for (group, y) in y.chunks_mut(WIDE * rows).enumerate() {
-        let n = first + group * WIDE;
-        if y.len() == WIDE * rows {
-            let weights =
-                [row_f32(w, n, s0), row_f32(w, n + 1, s1), row_f32(w, n + 2, s2), row_f32(w, n + 3, s3)];
+        let outputs = y.len() / rows;
+        let weights = rows_f32(w, first + group * WIDE, &mut scratch.weights[..outputs * cols]);
+        let weight = |i: usize| &weights[i * cols..(i + 1) * cols];
+        if outputs == WIDE {
+            let weights: [&[f32]; WIDE] = std::array::from_fn(weight);
             for row in 0..rows {
-                let products = dot_rows(activations.row(row, w.cols()), weights);
+                let products = dot_rows(activations.row(row, cols), weights);
                 for (i, product) in products.into_iter().enumerate() {
                     y[i * rows + row] = product;
                 }
             }
         } else {
             for (i, y) in y.chunks_exact_mut(rows).enumerate() {
-                let weights = row_f32(w, n + i, s0);
                 for (row, y) in y.iter_mut().enumerate() {
-                    *y = dot(activations.row(row, w.cols()), weights);
+                    *y = dot(activations.row(row, cols), weight(i));
                 }
             }
         }

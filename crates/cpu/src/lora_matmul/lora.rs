@@ -1,11 +1,11 @@
 //! The low-rank term: shrink once for all projections that share x, expand in the base's epilogue.
 
-use interleaf_contract::{LoraSite, Matrix};
+use interleaf_contract::LoraSite;
 use rayon::prelude::*;
 
 use super::Job;
 use crate::dot::dot;
-use crate::weight::row_f32;
+use crate::weight::rows_f32;
 
 /// Rows of the batch that use the same adapter, by index.
 pub struct Group {
@@ -29,7 +29,7 @@ pub fn shrink(x: &[f32], groups: &[Group], jobs: &[Job<'_>]) -> Vec<Shrunk> {
         .map_init(Vec::new, |scratch, (group, site, r)| {
             let cols = site.a.cols();
             scratch.resize(cols, 0.0);
-            let a = row_f32(&site.a, r, scratch);
+            let a = rows_f32(&site.a, r, scratch);
             group.rows.iter().map(|&row| dot(&x[row * cols..(row + 1) * cols], a)).collect::<Vec<f32>>()
         })
         .collect::<Vec<_>>()
@@ -60,16 +60,12 @@ pub fn expand(
     let mut scratch = Vec::new();
     for ((group, site), z) in groups.iter().zip(sites).zip(shrunk) {
         let Some(site) = site.filter(|s| s.rank() > 0) else { continue };
-        scratch.resize(site.rank(), 0.0);
-        for (i, y) in y.chunks_exact_mut(rows).enumerate() {
-            let b = expand_row(&site.b, first + i, &mut scratch);
+        scratch.resize(y.len() / rows * site.rank(), 0.0);
+        let tile = rows_f32(&site.b, first, &mut scratch);
+        for (y, b) in y.chunks_exact_mut(rows).zip(tile.chunks_exact(site.rank())) {
             for (z, &row) in z.chunks_exact(site.rank()).zip(&group.rows) {
                 y[row] += site.scale * dot(z, b);
             }
         }
     }
-}
-
-fn expand_row<'a>(b: &'a Matrix, output: usize, scratch: &'a mut [f32]) -> &'a [f32] {
-    row_f32(b, output, scratch)
 }

@@ -1,0 +1,288 @@
+//! Recording and encoding. A [`Recorder`] collects dispatches and copies with their parameters, tables and
+//! host data; nothing reaches the device until [`Submitter::submit`] sends all of it at once. So whatever
+//! fails while recording has done nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use interleaf_contract::BackendError;
+use wgpu::BufferUsages;
+
+use crate::buffers::{BufferPool, Growing, STORAGE};
+use crate::decide::grid;
+use crate::device::Gpu;
+use crate::error;
+use crate::kernel::{Compiled, Kernel, Kernels};
+
+/// Offset alignment of a slot of parameters: the lowest tier's for dynamic uniform offsets.
+const PARAMS_SLOT: usize = 256;
+
+/// Bind groups that are kept for steps to come. A model of 32 layers uses a few hundred in each of its
+/// shapes; beyond this, all are forgotten and made again.
+const BIND_GROUPS: usize = 4096;
+
+/// A buffer as recorded; those that exist once per submission are only known when it is encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// A buffer of its own.
+    Buffer(wgpu::Buffer),
+    /// [`Recorder::tables`].
+    Tables,
+    /// What [`Recorder::upload`] collects.
+    Uploads,
+    /// Where the host reads results.
+    ReadBack,
+}
+
+#[derive(Debug)]
+enum Command {
+    Dispatch { kernel: Kernel, compiled: Arc<Compiled>, places: Vec<Place>, params_at: u32, grid: (u32, u32) },
+    Copy { from: (Place, u64), to: (Place, u64), bytes: u64 },
+}
+
+/// What a submission consists of, so far.
+#[derive(Debug)]
+pub(crate) struct Recorder<'a> {
+    pub gpu: &'a Gpu,
+    /// Activations and scratch.
+    pub scratch: &'a mut BufferPool,
+    /// Words that kernels look things up in: row lists, sites, page tables.
+    pub tables: Vec<u32>,
+    kernels: &'a mut Kernels,
+    params: Vec<u8>,
+    uploads: Vec<u8>,
+    read_back: u64,
+    commands: Vec<Command>,
+}
+
+impl<'a> Recorder<'a> {
+    pub(crate) fn new(gpu: &'a Gpu, kernels: &'a mut Kernels, scratch: &'a mut BufferPool) -> Self {
+        Self {
+            gpu,
+            scratch,
+            tables: Vec::new(),
+            kernels,
+            params: Vec::new(),
+            uploads: Vec::new(),
+            read_back: 0,
+            commands: Vec::new(),
+        }
+    }
+
+    /// Records a kernel over a number of workgroups; none of them is nothing to do.
+    pub(crate) fn dispatch<P: Pod>(
+        &mut self,
+        kernel: Kernel,
+        params: &P,
+        places: Vec<Place>,
+        workgroups: u64,
+    ) -> Result<(), BackendError> {
+        if workgroups == 0 {
+            return Ok(());
+        }
+        let Some(grid) = grid(self.gpu.caps, workgroups) else {
+            return Err(error::unsupported(format!("a dispatch of {workgroups} workgroups")));
+        };
+        let compiled = self.kernels.get(self.gpu, kernel)?;
+        let params_at = word(self.params.len());
+        self.params.extend_from_slice(bytemuck::bytes_of(params));
+        self.params.resize(self.params.len().next_multiple_of(PARAMS_SLOT), 0);
+        self.commands.push(Command::Dispatch { kernel, compiled, places, params_at, grid });
+        Ok(())
+    }
+
+    /// Collects host bytes, whole words, and returns where they will be in [`Place::Uploads`].
+    pub(crate) fn upload(&mut self, bytes: impl IntoIterator<Item = u8>) -> u64 {
+        let at = self.uploads.len() as u64;
+        self.uploads.extend(bytes);
+        at
+    }
+
+    /// Records a copy of whole words.
+    pub(crate) fn copy(&mut self, from: (Place, u64), to: (Place, u64), bytes: u64) {
+        if bytes > 0 {
+            self.commands.push(Command::Copy { from, to, bytes });
+        }
+    }
+
+    /// Records a copy to the host and returns where it will be in what is read back.
+    pub(crate) fn read_back(&mut self, from: Place, at: u64, bytes: u64) -> u64 {
+        let to = self.read_back;
+        self.read_back += bytes;
+        self.copy((from, at), (Place::ReadBack, to), bytes);
+        to
+    }
+
+    /// Ends the recording, so that what it borrowed can be used again.
+    pub(crate) fn finish(self) -> Recording {
+        let Self { tables, params, uploads, read_back, commands, .. } = self;
+        Recording { tables, params, uploads, read_back, commands }
+    }
+}
+
+/// A finished recording.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    tables: Vec<u32>,
+    params: Vec<u8>,
+    uploads: Vec<u8>,
+    read_back: u64,
+    commands: Vec<Command>,
+}
+
+impl Recording {
+    /// Bytes that the host will read.
+    pub(crate) const fn read_back_bytes(&self) -> u64 {
+        self.read_back
+    }
+}
+
+/// The buffers that every submission rewrites, and the bind groups made so far. Writes are ordered with
+/// submissions, so one set serves all steps, however many are under way.
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    params: Growing,
+    tables: Growing,
+    uploads: Growing,
+    bind_groups: HashMap<(Kernel, Vec<wgpu::Buffer>), wgpu::BindGroup>,
+}
+
+impl Submitter {
+    pub(crate) fn new() -> Self {
+        Self {
+            params: Growing::new("parameters", BufferUsages::UNIFORM.union(BufferUsages::COPY_DST)),
+            tables: Growing::new("step tables", STORAGE),
+            uploads: Growing::new("uploads", BufferUsages::COPY_SRC.union(BufferUsages::COPY_DST)),
+            bind_groups: HashMap::new(),
+        }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.params.bytes() + self.tables.bytes() + self.uploads.bytes()
+    }
+
+    /// Forgets bind groups, which keep their buffers alive. For when large ones are replaced.
+    pub(crate) fn forget_bind_groups(&mut self) {
+        self.bind_groups.clear();
+    }
+
+    /// Sends a recording as one command buffer: consecutive kernels share a pass. `read_back` is mapped
+    /// once it has run; `mapped` is called then.
+    pub(crate) fn submit(
+        &mut self,
+        gpu: &Gpu,
+        recording: &Recording,
+        read_back: Option<&wgpu::Buffer>,
+        mapped: impl FnOnce(Result<(), wgpu::BufferAsyncError>) + Send + 'static,
+    ) -> Result<wgpu::SubmissionIndex, BackendError> {
+        let held = self.bytes();
+        let params = self.params.fill(gpu, &recording.params)?;
+        let tables = self.tables.fill(gpu, bytemuck::cast_slice(&recording.tables))?;
+        let uploads = self.uploads.fill(gpu, &recording.uploads)?;
+        if self.bytes() != held {
+            // A buffer was replaced, and the bind groups would keep the old one.
+            self.forget_bind_groups();
+        }
+        let find = |place: &Place| match place {
+            Place::Buffer(buffer) => Ok(buffer.clone()),
+            Place::Tables => Ok(tables.clone()),
+            Place::Uploads => Ok(uploads.clone()),
+            Place::ReadBack => read_back.cloned().ok_or_else(|| error::device("nothing to read back to")),
+        };
+        let mut groups = Vec::new();
+        for command in &recording.commands {
+            if let Command::Dispatch { kernel, compiled, places, .. } = command {
+                let buffers = places.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+                groups.push(self.bind_group(gpu, *kernel, compiled, &params, buffers)?);
+            }
+        }
+        let mut groups = groups.iter();
+        gpu.guarded("submission", 0, || {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("step") };
+            let mut encoder = gpu.device.create_command_encoder(&descriptor);
+            let kind = std::mem::discriminant::<Command>;
+            for run in recording.commands.chunk_by(|a, b| kind(a) == kind(b)) {
+                encode_kernels(&mut encoder, run, &mut groups);
+                encode_copies(&mut encoder, run, &find)?;
+            }
+            if let Some(buffer) = read_back {
+                encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Read, .., mapped);
+            }
+            Ok(gpu.queue.submit([encoder.finish()]))
+        })?
+    }
+
+    fn bind_group(
+        &mut self,
+        gpu: &Gpu,
+        kernel: Kernel,
+        compiled: &Compiled,
+        params: &wgpu::Buffer,
+        buffers: Vec<wgpu::Buffer>,
+    ) -> Result<wgpu::BindGroup, BackendError> {
+        let mut key = (kernel, buffers);
+        key.1.push(params.clone());
+        if let Some(group) = self.bind_groups.get(&key) {
+            return Ok(group.clone());
+        }
+        if self.bind_groups.len() >= BIND_GROUPS {
+            self.bind_groups.clear();
+        }
+        let name = kernel.template().name;
+        let group = gpu.guarded(name, 0, || {
+            let window = wgpu::BufferBinding { buffer: params, offset: 0, size: Some(compiled.params) };
+            let uniform =
+                wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(window) };
+            let storage = key.1[..key.1.len() - 1].iter().zip(1..).map(|(buffer, binding)| {
+                wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }
+            });
+            let entries: Vec<_> = std::iter::once(uniform).chain(storage).collect();
+            gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(name),
+                layout: &compiled.layout,
+                entries: &entries,
+            })
+        })?;
+        self.bind_groups.insert(key, group.clone());
+        Ok(group)
+    }
+}
+
+fn encode_kernels<'a>(
+    encoder: &mut wgpu::CommandEncoder,
+    run: &[Command],
+    groups: &mut impl Iterator<Item = &'a wgpu::BindGroup>,
+) {
+    if !matches!(run.first(), Some(Command::Dispatch { .. })) {
+        return;
+    }
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    for command in run {
+        if let Command::Dispatch { compiled, params_at, grid: (x, y), .. } = command {
+            pass.set_pipeline(&compiled.pipeline);
+            pass.set_bind_group(0, groups.next(), &[*params_at]);
+            pass.dispatch_workgroups(*x, *y, 1);
+        }
+    }
+}
+
+fn encode_copies(
+    encoder: &mut wgpu::CommandEncoder,
+    run: &[Command],
+    find: &impl Fn(&Place) -> Result<wgpu::Buffer, BackendError>,
+) -> Result<(), BackendError> {
+    for command in run {
+        if let Command::Copy { from, to, bytes } = command {
+            encoder.copy_buffer_to_buffer(&find(&from.0)?, from.1, &find(&to.0)?, to.1, *bytes);
+        }
+    }
+    Ok(())
+}
+
+/// A count or an index as kernels hold it. What does not fit into a u32 does not fit into a buffer either,
+/// and is refused when that is created.
+pub(crate) fn word(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,123 @@
+//! The open device: how it is found, and how its errors become typed ones. Nothing of kernels or steps.
+//!
+//! wgpu reports most errors through scopes and callbacks and treats what nobody catches as fatal. Here
+//! every call that can fail is inside [`Gpu::guarded`], and the rest is recorded and returned by the next
+//! call that checks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use interleaf_contract::BackendError;
+use wgpu::{ErrorFilter, PollType};
+
+use crate::choose::{Candidate, choose};
+use crate::error;
+use crate::limits::{Caps, required};
+use crate::options::GpuOptions;
+
+/// An open device and its queue.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub caps: Caps,
+    /// Adapter, API and driver, for reports.
+    pub name: String,
+    /// The first error that no scope caught, or why the device was lost.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens a device. The driver is first touched here.
+    pub(crate) fn open(options: &GpuOptions) -> Result<Self, BackendError> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        // OpenGL only where it is asked for by name: its compute support varies most and is checked least.
+        let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+        descriptor.backends = backends;
+        let instance = wgpu::Instance::new(descriptor);
+        let adapters = pollster::block_on(instance.enumerate_adapters(backends));
+        let candidates: Vec<Candidate> = adapters
+            .iter()
+            .map(|a| a.get_info())
+            .map(|info| Candidate { name: info.name, kind: info.device_type })
+            .collect();
+        let name = options.adapter.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
+        let Some(adapter) = choose(&candidates, name.as_deref()).and_then(|i| adapters.get(i)) else {
+            let found: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
+            let wanted = name.map(|n| format!(" named like {n:?}")).unwrap_or_default();
+            return Err(error::device(format!("no adapter{wanted} among {found:?}")));
+        };
+        let required_limits = required(&adapter.limits(), options.lowest_tier);
+        let caps = Caps::of(&required_limits);
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("interleaf"),
+            required_limits,
+            // Weights fill memory: large speculative blocks of the allocator would come on top.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        }))
+        .map_err(error::device)?;
+
+        let fault = Arc::new(Mutex::new(None));
+        let uncaptured = Arc::clone(&fault);
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| record(&uncaptured, e.to_string())));
+        let lost = Arc::clone(&fault);
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device ends here as well, and is nobody's fault.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                record(&lost, format!("the device was lost: {message}"));
+            }
+        });
+        let info = adapter.get_info();
+        let name = format!("{} ({}, {} {})", info.name, info.backend, info.driver, info.driver_info);
+        Ok(Self { device, queue, caps, name, fault })
+    }
+
+    /// Runs calls into wgpu and returns what they made, or the first error that they caused. `bytes` is
+    /// what they allocate, for the message.
+    pub(crate) fn guarded<T>(
+        &self,
+        what: &str,
+        bytes: u64,
+        make: impl FnOnce() -> T,
+    ) -> Result<T, BackendError> {
+        self.check()?;
+        let filters = [ErrorFilter::OutOfMemory, ErrorFilter::Validation, ErrorFilter::Internal];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        // A stack: the last scope is popped first. All are popped, whatever they hold.
+        let errors = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop()));
+        match errors.fold(None, |first, found| first.or(found)) {
+            None => Ok(made),
+            Some(e @ wgpu::Error::OutOfMemory { .. }) => Err(error::no_room(what, bytes, e)),
+            Some(e) => Err(error::device(format!("{what}: {e}"))),
+        }
+    }
+
+    /// Returns what went wrong outside every scope, if anything did. Such a device stays failed.
+    pub(crate) fn check(&self) -> Result<(), BackendError> {
+        match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(reason) => Err(error::device(reason)),
+        }
+    }
+
+    /// Waits until a submission has run and its buffers are mapped.
+    pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), BackendError> {
+        let wait = PollType::Wait { submission_index: Some(submission), timeout: None };
+        // wgpu 30 panics when the device is lost during a wait. No panic leaves this crate.
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(wait))) {
+            Ok(Ok(_)) => self.check(),
+            Ok(Err(e)) => Err(error::device(e)),
+            Err(_) => {
+                record(&self.fault, "the device was lost while waiting for it".to_owned());
+                self.check()
+            }
+        }
+    }
+}
+
+/// Keeps the first reason: later ones are consequences.
+fn record(fault: &Mutex<Option<String>>, reason: String) {
+    fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+}

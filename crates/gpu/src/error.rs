@@ -1,0 +1,37 @@
+//! The few shapes of error that this crate returns. Not a type of its own: callers see `BackendError`.
+
+use std::fmt::Display;
+
+use interleaf_contract::{BackendError, ContractError};
+
+/// What this backend calls itself.
+pub(crate) const BACKEND: &str = "gpu";
+
+pub(crate) fn unsupported(what: impl Into<String>) -> BackendError {
+    BackendError::Unsupported { backend: BACKEND, what: what.into() }
+}
+
+pub(crate) fn device(reason: impl Display) -> BackendError {
+    BackendError::Device { backend: BACKEND, reason: reason.to_string() }
+}
+
+pub(crate) fn no_room(what: impl Into<String>, bytes: u64, reason: impl Display) -> BackendError {
+    BackendError::OutOfMemory { backend: BACKEND, what: what.into(), bytes, reason: reason.to_string() }
+}
+
+pub(crate) fn unknown(kind: &'static str, handle: u64) -> BackendError {
+    BackendError::UnknownHandle { backend: BACKEND, kind, handle }
+}
+
+/// Checks one dimension of an operation.
+pub(crate) fn check_shape(
+    op: &'static str,
+    what: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), BackendError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ContractError::Shape { op, what, expected, found }.into())
+}

@@ -1,0 +1,219 @@
+//! Kernels as values, and the pipelines compiled from them on first use. The key says everything that the
+//! WGSL depends on; what a kernel is for is in the module of its stem.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use interleaf_contract::BackendError;
+
+use crate::device::Gpu;
+use crate::shader::{ComposeError, compose};
+use crate::sources::FILES;
+use crate::{error, kv_append, lora_matmul, paged_attention};
+
+/// One pipeline. Small and hashable: the key of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kernel {
+    LoraMatmul(lora_matmul::Variant),
+    PagedAttention(paged_attention::Variant),
+    KvAppend(kv_append::Variant),
+}
+
+/// How a kernel uses a storage buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// What a kernel is compiled from. Binding 0 is its uniform parameters; `bindings` follow from 1.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// The file in `shaders/`, without its extension, and the entry point in it.
+    pub name: &'static str,
+    pub constants: Vec<(&'static str, String)>,
+    pub bindings: &'static [Access],
+    /// Bytes of the parameters.
+    pub params: usize,
+}
+
+impl Template {
+    /// The WGSL.
+    pub(crate) fn compose(&self) -> Result<String, ComposeError> {
+        compose(FILES, &format!("{}.wgsl", self.name), &self.constants)
+    }
+}
+
+impl Kernel {
+    pub(crate) fn template(self) -> Template {
+        match self {
+            Self::LoraMatmul(variant) => variant.template(),
+            Self::PagedAttention(variant) => variant.template(),
+            Self::KvAppend(variant) => variant.template(),
+        }
+    }
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+    /// Bytes of the parameters.
+    pub params: NonZeroU64,
+}
+
+/// The pipelines compiled so far.
+#[derive(Debug, Default)]
+pub(crate) struct Kernels {
+    compiled: HashMap<Kernel, Arc<Compiled>>,
+}
+
+impl Kernels {
+    /// A kernel's pipeline, compiled now if this is its first use.
+    pub(crate) fn get(&mut self, gpu: &Gpu, kernel: Kernel) -> Result<Arc<Compiled>, BackendError> {
+        if let Some(compiled) = self.compiled.get(&kernel) {
+            return Ok(Arc::clone(compiled));
+        }
+        let compiled = Arc::new(compile(gpu, &kernel.template())?);
+        self.compiled.insert(kernel, Arc::clone(&compiled));
+        Ok(compiled)
+    }
+}
+
+fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
+    let name = template.name;
+    let source = template.compose().map_err(|e| error::device(format!("{name}: {e}")))?;
+    let params = NonZeroU64::new(template.params as u64)
+        .ok_or_else(|| error::device(format!("{name}: a kernel has parameters")))?;
+    let device = &gpu.device;
+    gpu.guarded(name, 0, || {
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(name),
+            entries: &layout_entries(template.bindings, params),
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(name),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(name),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                // Kernels write workgroup memory before they read it; zeroing it costs a barrier and
+                // was once miscompiled.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        Compiled { pipeline, layout, params }
+    })
+}
+
+fn layout_entries(bindings: &[Access], params: NonZeroU64) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let entry = |binding, ty, has_dynamic_offset, min_binding_size| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size },
+        count: None,
+    };
+    let uniform = entry(0, wgpu::BufferBindingType::Uniform, true, Some(params));
+    let storage = bindings.iter().zip(1..).map(|(access, binding)| {
+        let read_only = *access == Access::Read;
+        entry(binding, wgpu::BufferBindingType::Storage { read_only }, false, None)
+    });
+    std::iter::once(uniform).chain(storage).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    //! Every variant of every kernel, composed and translated without a device.
+
+    use naga::back::{msl, spv};
+    use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+    use naga::{AddressSpace, Module, TypeInner};
+
+    use super::*;
+    use crate::limits::Caps;
+
+    fn every_kernel() -> Vec<Kernel> {
+        let matmul = lora_matmul::Variant::all().into_iter().map(Kernel::LoraMatmul);
+        let attention = paged_attention::Variant::all().into_iter().map(Kernel::PagedAttention);
+        let append = kv_append::Variant::all().into_iter().map(Kernel::KvAppend);
+        matmul.chain(attention).chain(append).collect()
+    }
+
+    fn parse(kernel: Kernel) -> (Template, Module, ModuleInfo) {
+        let template = kernel.template();
+        let source = template.compose().unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+        let module = naga::front::wgsl::parse_str(&source)
+            .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
+        // Nothing beyond core WebGPU, of which reading packed halves is a part.
+        let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let info = Validator::new(ValidationFlags::all(), core)
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
+        (template, module, info)
+    }
+
+    #[test]
+    fn every_variant_is_valid_and_within_the_lowest_tier() {
+        let caps = Caps::lowest();
+        for kernel in every_kernel() {
+            let (template, module, _) = parse(kernel);
+            let entry = &module.entry_points[0];
+            assert_eq!(module.entry_points.len(), 1, "{kernel:?}");
+            assert_eq!(entry.name, template.name);
+            let [x, y, z] = entry.workgroup_size;
+            assert!(x <= caps.invocations && y == 1 && z == 1, "{kernel:?}: workgroups have one dimension");
+
+            let size = |global: &naga::GlobalVariable| module.types[global.ty].inner.size(module.to_ctx());
+            let mut workgroup = 0;
+            let mut storage = Vec::new();
+            for (_, global) in module.global_variables.iter() {
+                match global.space {
+                    AddressSpace::WorkGroup => workgroup += size(global),
+                    AddressSpace::Uniform => {
+                        assert_eq!(global.binding.map(|b| b.binding), Some(0), "{kernel:?}");
+                        let TypeInner::Struct { span, .. } = module.types[global.ty].inner else {
+                            panic!("{kernel:?}: parameters are a struct")
+                        };
+                        assert_eq!(span as usize, template.params, "{kernel:?}: size of the parameters");
+                    }
+                    AddressSpace::Storage { access } => {
+                        let written = access.contains(naga::StorageAccess::STORE);
+                        storage.push((global.binding.map(|b| b.binding), written));
+                    }
+                    _ => {}
+                }
+            }
+            assert!(workgroup <= caps.workgroup_bytes, "{kernel:?}: {workgroup} bytes of workgroup memory");
+            storage.sort_unstable();
+            let declared = template.bindings.iter().zip(1..);
+            let declared: Vec<_> = declared.map(|(a, i)| (Some(i), *a == Access::Write)).collect();
+            assert_eq!(storage, declared, "{kernel:?}: bindings");
+            assert!(storage.len() <= 8, "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn every_variant_translates_for_vulkan_and_metal() {
+        for kernel in every_kernel() {
+            let (_, module, info) = parse(kernel);
+            spv::write_vec(&module, &info, &spv::Options::default(), None)
+                .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+            let options = msl::Options { fake_missing_bindings: true, ..msl::Options::default() };
+            msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+                .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Limits of a device: the lowest tier, which every kernel keeps to, and the two that may be raised.
+
+/// What decisions and buffer plans depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caps {
+    /// Bytes that one storage binding may reach.
+    pub binding_bytes: u64,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Invocations of one workgroup.
+    pub invocations: u32,
+    /// Workgroups along one dimension of a dispatch.
+    pub workgroups: u32,
+}
+
+/// What is asked of a device that offers `offered`.
+pub(crate) fn required(offered: &wgpu::Limits, lowest_tier: bool) -> wgpu::Limits {
+    let lowest = wgpu::Limits::defaults();
+    if lowest_tier {
+        return lowest;
+    }
+    // A weight matrix, a layer's pages or the adapters may need more than 128 MiB behind one binding.
+    wgpu::Limits {
+        max_storage_buffer_binding_size: offered
+            .max_storage_buffer_binding_size
+            .max(lowest.max_storage_buffer_binding_size),
+        max_buffer_size: offered.max_buffer_size.max(lowest.max_buffer_size),
+        ..lowest
+    }
+}
+
+impl Caps {
+    /// What a device with these limits can do. Addresses in kernels are u32 words and vec4 counts, so no
+    /// binding is used beyond 2 GiB even where one may be larger.
+    pub(crate) fn of(limits: &wgpu::Limits) -> Self {
+        const ADDRESSABLE: u64 = 1 << 31;
+        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(ADDRESSABLE);
+        Self {
+            // Whole vec4: some drivers offer 2³¹ − 1.
+            binding_bytes: binding / 16 * 16,
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            invocations: limits.max_compute_invocations_per_workgroup,
+            workgroups: limits.max_compute_workgroups_per_dimension,
+        }
+    }
+
+    /// The lowest tier.
+    #[cfg(test)]
+    pub(crate) fn lowest() -> Self {
+        Self::of(&wgpu::Limits::defaults())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_tier_is_what_the_design_counts_on() {
+        let lowest = wgpu::Limits::defaults();
+        assert_eq!(lowest.max_storage_buffers_per_shader_stage, 8);
+        assert_eq!(lowest.min_uniform_buffer_offset_alignment, 256);
+        let caps = Caps::lowest();
+        assert_eq!(caps.binding_bytes, 128 << 20);
+        assert_eq!(caps.workgroup_bytes, 16 << 10);
+        assert_eq!(caps.invocations, 256);
+        assert_eq!(caps.workgroups, 65_535);
+    }
+
+    #[test]
+    fn only_buffer_sizes_are_raised() {
+        let offered = wgpu::Limits {
+            max_storage_buffer_binding_size: 1 << 30,
+            max_buffer_size: 1 << 31,
+            max_compute_workgroup_storage_size: 1 << 16,
+            max_compute_invocations_per_workgroup: 1024,
+            ..wgpu::Limits::defaults()
+        };
+        let raised = required(&offered, false);
+        assert_eq!(raised.max_storage_buffer_binding_size, 1 << 30);
+        assert_eq!(raised.max_buffer_size, 1 << 31);
+        assert_eq!(raised.max_compute_workgroup_storage_size, 16 << 10);
+        assert_eq!(raised.max_compute_invocations_per_workgroup, 256);
+        assert_eq!(required(&offered, true), wgpu::Limits::defaults());
+    }
+}

@@ -1,0 +1,12 @@
+//! What an embedder may choose about the device. Not what kernels choose for themselves: see `decide`.
+
+/// Which device to open, and how much of it to use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GpuOptions {
+    /// Part of an adapter's name, in any case. Without it, wgpu's own `WGPU_ADAPTER_NAME` counts, and
+    /// else the strongest kind of device is taken. `WGPU_BACKEND` restricts the choice either way.
+    pub adapter: Option<String>,
+    /// Keep to the lowest tier for buffer sizes too: 128 MiB a binding, 256 MiB a buffer. Without it these
+    /// two limits are raised to what the device offers; no other limit ever is.
+    pub lowest_tier: bool,
+}

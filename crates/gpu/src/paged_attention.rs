@@ -1,0 +1,246 @@
+//! `paged_attention`: checks an operation, and records the kernels for generated and for prompt rows. What
+//! the kernels do is in `shaders/paged_attention_*.wgsl`.
+
+use bytemuck::{Pod, Zeroable};
+use interleaf_contract::{
+    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, ContractError, PageCodec, Tensor,
+};
+
+use crate::command::{Place, Recorder, word};
+use crate::decide::{self, AttentionTile, WORKGROUP};
+use crate::error::check_shape;
+use crate::kernel::{Access, Kernel, Template};
+use crate::pages::row_words;
+use crate::step::Plan;
+
+const OP: &str = "paged_attention";
+
+/// The kernels of this stem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Variant {
+    /// One block of one generated row.
+    Decode(PageCodec, AttentionTile),
+    /// The blocks of a generated row, joined.
+    Merge(AttentionTile),
+    /// All blocks of a tile of prompt rows.
+    Prefill(PageCodec, AttentionTile),
+}
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DecodeParams {
+    items: u32,
+    items_at: u32,
+    records_at: u32,
+    directory_at: u32,
+    heads: u32,
+    kv_heads: u32,
+    vectors: u32,
+    q_stride: u32,
+    page_words: u32,
+    scale: f32,
+}
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MergeParams {
+    rows: u32,
+    rows_at: u32,
+    heads: u32,
+    out_stride: u32,
+}
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PrefillParams {
+    tiles: u32,
+    tiles_at: u32,
+    records_at: u32,
+    directory_at: u32,
+    heads: u32,
+    kv_heads: u32,
+    q_stride: u32,
+    out_stride: u32,
+    page_words: u32,
+    scale: f32,
+}
+
+impl Variant {
+    pub(crate) fn template(self) -> Template {
+        use Access::{Read, Write};
+        let (name, tile, codec, bindings, params): (_, _, _, &[Access], _) = match self {
+            Self::Decode(codec, tile) => {
+                let bindings = &[Read, Read, Read, Write];
+                ("paged_attention_decode", tile, Some(codec), bindings, size_of::<DecodeParams>())
+            }
+            Self::Merge(tile) => {
+                let bindings = &[Read, Read, Write];
+                ("paged_attention_merge", tile, None, bindings, size_of::<MergeParams>())
+            }
+            Self::Prefill(codec, tile) => {
+                let bindings = &[Read, Read, Read, Write];
+                ("paged_attention_prefill", tile, Some(codec), bindings, size_of::<PrefillParams>())
+            }
+        };
+        let numbers = [
+            ("WORKGROUP", WORKGROUP),
+            ("HEAD_DIM", tile.head_dim),
+            ("LANES", tile.lanes),
+            ("VECTORS", tile.vectors),
+            ("QUERY_ROWS", tile.queries()),
+            ("QUADS", tile.quads()),
+            ("GROUPS", tile.groups()),
+            ("OWNED", tile.owned()),
+            ("SPLIT", ATTENTION_SPLIT as u32),
+            ("CHUNK", CHUNK_TOKENS as u32),
+        ];
+        let mut constants: Vec<(&str, String)> = numbers.map(|(n, v)| (n, v.to_string())).into();
+        if let Some(codec) = codec {
+            let narrow = if tile.head_dim.is_multiple_of(4) { "" } else { "_narrow" };
+            constants.push(("CODEC", format!("{codec}{narrow}")));
+            constants.push(("ROW_WORDS", row_words(codec, tile.head_dim).to_string()));
+        }
+        Template { name, constants, bindings, params }
+    }
+
+    /// Variants of every codec, number of heads and shape of head, for tests.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let caps = crate::limits::Caps::lowest();
+        let mut all = Vec::new();
+        for head_dim in [2, 6, 16, 64, 66, 80, 96, 128, 192, 256] {
+            all.push(Self::Merge(decide::attention_decode(head_dim, 1)));
+            for codec in [PageCodec::F16, PageCodec::F32] {
+                for heads in [1, 2, 4] {
+                    all.push(Self::Decode(codec, decide::attention_decode(head_dim, heads)));
+                }
+                all.push(Self::Prefill(codec, decide::attention_prefill(caps, head_dim)));
+            }
+        }
+        all
+    }
+}
+
+/// Checks an attention operation against the pool's geometry.
+fn check(plan: &Plan<'_>, shape: &AttentionShape, q: Tensor, out: Tensor) -> Result<(), BackendError> {
+    let geometry = plan.pool()?.geometry;
+    check_shape(OP, "kv_heads", geometry.kv_heads, shape.kv_heads as usize)?;
+    check_shape(OP, "head_dim", geometry.head_dim, shape.head_dim as usize)?;
+    if shape.heads == 0 || !shape.heads.is_multiple_of(shape.kv_heads) {
+        return Err(ContractError::Value {
+            op: OP,
+            what: "heads",
+            expected: "a multiple of kv_heads",
+            found: f64::from(shape.heads),
+        }
+        .into());
+    }
+    let width = shape.heads as usize * shape.head_dim as usize;
+    check_shape(OP, "columns of q", width, q.cols as usize)?;
+    check_shape(OP, "columns of out", width, out.cols as usize)?;
+    check_shape(OP, "rows of out", plan.step.row_count(q.rows), plan.step.row_count(out.rows))?;
+    if q.index == out.index {
+        return Err(ContractError::Value {
+            op: OP,
+            what: "tensor of the result",
+            expected: "another than q",
+            found: f64::from(out.index),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// Records one operation.
+pub(crate) fn record(
+    plan: &mut Plan<'_>,
+    recorder: &mut Recorder<'_>,
+    layer: u32,
+    shape: &AttentionShape,
+    q: Tensor,
+    out: Tensor,
+) -> Result<(), BackendError> {
+    check(plan, shape, q, out)?;
+    let placed_q = plan.tensors.place(recorder, q)?;
+    let placed_out = plan.tensors.place(recorder, out)?;
+    let stripe = plan.pool()?.stripe(layer)?.clone();
+    let page_words = plan.pool()?.page_words();
+    let codec = plan.pool()?.geometry.codec;
+    let directory_at = plan.directory(recorder, layer)?;
+    let records_at = plan.rows.records(plan.step, q.rows, &mut recorder.tables);
+    let prefill = decide::attention_prefill(recorder.gpu.caps, shape.head_dim);
+    let rows = plan.rows.attention(plan.step, q.rows, prefill.queries(), &mut recorder.tables).clone();
+    let places = |target: &wgpu::Buffer| {
+        vec![
+            Place::Buffer(placed_q.buffer.clone()),
+            Place::Buffer(stripe.clone()),
+            Place::Tables,
+            Place::Buffer(target.clone()),
+        ]
+    };
+
+    if rows.items.count > 0 {
+        let tile = decide::attention_decode(shape.head_dim, shape.heads / shape.kv_heads);
+        let state = 2 + u64::from(shape.head_dim);
+        let states = u64::from(rows.items.count) * u64::from(shape.heads);
+        let partials = recorder.scratch.take(recorder.gpu, states * state * size_of::<f32>() as u64)?;
+        let params = DecodeParams {
+            items: rows.items.count,
+            items_at: rows.items.at,
+            records_at,
+            directory_at,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            vectors: (shape.heads / shape.kv_heads).div_ceil(tile.lanes),
+            q_stride: word(placed_q.stride),
+            page_words,
+            scale: shape.scale,
+        };
+        let vectors = u64::from(params.kv_heads) * u64::from(params.vectors);
+        let kernel = Kernel::PagedAttention(Variant::Decode(codec, tile));
+        recorder.dispatch(kernel, &params, places(&partials), u64::from(rows.items.count) * vectors)?;
+
+        let params = MergeParams {
+            rows: rows.merges.count,
+            rows_at: rows.merges.at,
+            heads: shape.heads,
+            out_stride: word(placed_out.stride),
+        };
+        let merge = Kernel::PagedAttention(Variant::Merge(decide::attention_decode(shape.head_dim, 1)));
+        let merge_places =
+            vec![Place::Buffer(partials.clone()), Place::Tables, Place::Buffer(placed_out.buffer.clone())];
+        let workgroups = u64::from(rows.merges.count) * u64::from(shape.heads);
+        recorder.dispatch(merge, &params, merge_places, workgroups)?;
+        recorder.scratch.give(&partials);
+    }
+
+    let params = PrefillParams {
+        tiles: rows.tiles.count,
+        tiles_at: rows.tiles.at,
+        records_at,
+        directory_at,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        q_stride: word(placed_q.stride),
+        out_stride: word(placed_out.stride),
+        page_words,
+        scale: shape.scale,
+    };
+    let kernel = Kernel::PagedAttention(Variant::Prefill(codec, prefill));
+    let workgroups = u64::from(rows.tiles.count) * u64::from(shape.heads);
+    recorder.dispatch(kernel, &params, places(&placed_out.buffer), workgroups)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn parameters_are_laid_out_as_wgsl_has_them() {
+        assert_eq!((size_of::<DecodeParams>(), offset_of!(DecodeParams, scale)), (40, 36));
+        assert_eq!((size_of::<MergeParams>(), offset_of!(MergeParams, out_stride)), (16, 12));
+        assert_eq!((size_of::<PrefillParams>(), offset_of!(PrefillParams, scale)), (40, 36));
+    }
+}

@@ -1,0 +1,143 @@
+// Attention over one block of at most ${SPLIT} tokens, for the queries in `queries`, which read the same
+// KV head of the same sequence: ${VECTORS} vectors of lanes. Decode and prefill share it, so a block is
+// computed in one order only: token t by thread t % ${WORKGROUP} for scores, by group t % ${GROUPS} of
+// its chunk for values, then threads and groups in ascending order. What a lane may not see has weight 0
+// and leaves its sums as they are, so a lane's result does not depend on the other lanes, provided that
+// the values they see are finite: 0 · inf would be a NaN.
+//
+// A thread scores whole tokens: no reduction, hence no barrier, within a head. ${QUADS} threads share a
+// token's values, a quad of the head each, and ${GROUPS} such groups take turns over a chunk's tokens.
+var<workgroup> queries: array<lanes, ${VECTORS}u * ${QUADS}u * 4u>;      // (VECTORS, head_dim)
+// First (VECTORS, token) scores and weights, then (VECTORS, 4, thread) sums of values.
+var<workgroup> scores: array<lanes, ${VECTORS}u * ${SPLIT}u>;
+var<workgroup> shares: array<lanes, ${VECTORS}u * ${WORKGROUP}u>;        // (VECTORS, thread)
+
+const_assert ${SPLIT}u == 4u * ${WORKGROUP}u;  // the two uses of `scores` are of one size
+const_assert ${GROUPS}u * ${QUADS}u <= ${WORKGROUP}u && ${GROUPS}u <= ${CHUNK}u;
+
+struct Block {
+#repeat v ${VECTORS}
+    largest_${v}: lanes,
+    sum_${v}: lanes,
+#repeat i ${OWNED}
+    // Element thread + ${i} · ${WORKGROUP} of the head.
+    value_${v}_${i}: lanes,
+#end
+#end
+}
+
+// `count` ≥ 1 tokens from position `first` on; a lane sees the positions below its `length`. Ends with
+// workgroup memory free for the next block.
+fn attend_block(
+    thread: u32,
+    pages_at: u32,
+    kv_head: u32,
+    first: u32,
+    count: u32,
+#repeat v ${VECTORS}
+    length_${v}: lanes_u,
+#end
+) -> Block {
+    var block: Block;
+    let first_chunk = first / ${CHUNK}u;
+
+#repeat v ${VECTORS}
+    var largest_${v} = lanes(MASKED);
+#end
+    for (var token = thread; token < count; token += ${WORKGROUP}u) {
+        let entry = chunk_entry(pages_at, first_chunk + token / ${CHUNK}u, K_PAGE);
+        let row = page_row(entry, K_PAGE, kv_head, token % ${CHUNK}u);
+#repeat v ${VECTORS}
+        var dot_${v} = lanes(0.0);
+#end
+        for (var quad = 0u; quad < ${QUADS}u; quad++) {
+            let key = page_quad(row, quad);
+#repeat v ${VECTORS}
+#repeat e 4
+            dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], lanes(key[${e}]), dot_${v});
+#end
+#end
+        }
+#repeat v ${VECTORS}
+        let seen_${v} = lanes_u(first + token) < length_${v};
+        let score_${v} = select(lanes(MASKED), dot_${v} * params.scale, seen_${v});
+        scores[${v}u * ${SPLIT}u + token] = score_${v};
+        largest_${v} = max(largest_${v}, score_${v});
+#end
+    }
+#repeat v ${VECTORS}
+    shares[${v}u * ${WORKGROUP}u + thread] = largest_${v};
+#end
+    workgroupBarrier();
+
+#repeat v ${VECTORS}
+    block.largest_${v} = shares[${v}u * ${WORKGROUP}u];
+    for (var i = 1u; i < ${WORKGROUP}u; i++) {
+        block.largest_${v} = max(block.largest_${v}, shares[${v}u * ${WORKGROUP}u + i]);
+    }
+    var sum_${v} = lanes(0.0);
+#end
+    workgroupBarrier();
+    for (var token = thread; token < count; token += ${WORKGROUP}u) {
+#repeat v ${VECTORS}
+        let at_${v} = ${v}u * ${SPLIT}u + token;
+        let seen_${v} = lanes_u(first + token) < length_${v};
+        let weight_${v} = select(lanes(0.0), exp(scores[at_${v}] - block.largest_${v}), seen_${v});
+        scores[at_${v}] = weight_${v};
+        sum_${v} += weight_${v};
+#end
+    }
+#repeat v ${VECTORS}
+    shares[${v}u * ${WORKGROUP}u + thread] = sum_${v};
+#end
+    workgroupBarrier();
+
+#repeat v ${VECTORS}
+    block.sum_${v} = lanes(0.0);
+    for (var i = 0u; i < ${WORKGROUP}u; i++) {
+        block.sum_${v} += shares[${v}u * ${WORKGROUP}u + i];
+    }
+#repeat e 4
+    var value_${v}_${e} = lanes(0.0);
+#end
+#end
+    let quad = thread % ${QUADS}u;
+    let group = thread / ${QUADS}u;
+    if (group < ${GROUPS}u) {
+        for (var chunk = 0u; chunk * ${CHUNK}u < count; chunk++) {
+            let entry = chunk_entry(pages_at, first_chunk + chunk, V_PAGE);
+            let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
+            for (var token = group; token < tokens; token += ${GROUPS}u) {
+                let value = page_quad(page_row(entry, V_PAGE, kv_head, token), quad);
+#repeat v ${VECTORS}
+                let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
+#repeat e 4
+                value_${v}_${e} = fma(weight_${v}, lanes(value[${e}]), value_${v}_${e});
+#end
+#end
+            }
+        }
+    }
+    workgroupBarrier();
+#repeat v ${VECTORS}
+#repeat e 4
+    scores[(${v}u * 4u + ${e}u) * ${WORKGROUP}u + thread] = value_${v}_${e};
+#end
+#end
+    workgroupBarrier();
+#repeat i ${OWNED}
+    {
+        let element = min(thread + ${i}u * ${WORKGROUP}u, ${HEAD_DIM}u - 1u);
+#repeat v ${VECTORS}
+        let at_${v} = (${v}u * 4u + element % 4u) * ${WORKGROUP}u + element / 4u;
+        var sum_of_${v} = scores[at_${v}];
+        for (var g = 1u; g < ${GROUPS}u; g++) {
+            sum_of_${v} += scores[at_${v} + g * ${QUADS}u];
+        }
+        block.value_${v}_${i} = sum_of_${v};
+#end
+    }
+#end
+    workgroupBarrier();
+    return block;
+}

@@ -1,0 +1,54 @@
+// paged_attention for generated rows, second half: joins the partial states of a row's blocks, in
+// ascending order, and divides by the sum. A workgroup takes one head of one row.
+struct Params {
+    rows: u32,        // generated rows
+    rows_at: u32,     // (row, first item, items), in tables
+    heads: u32,
+    out_stride: u32,  // f32 in a row of out
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> partials: array<f32>;   // (item, head, 2 + head_dim)
+@group(0) @binding(2) var<storage, read> tables: array<u32>;     // rows
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;  // (rows, out_stride)
+
+#include "lib/grid.wgsl"
+#include "lib/lanes_1.wgsl"
+#include "lib/softmax_state.wgsl"
+#include "lib/attention_store.wgsl"
+
+@compute @workgroup_size(${WORKGROUP})
+fn paged_attention_merge(
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+) {
+    let index = folded_index(id, grid);
+    if (index >= params.rows * params.heads) {
+        return;
+    }
+    let entry = params.rows_at + 3u * (index / params.heads);
+    let head = index % params.heads;
+    let row = tables[entry];
+    let first = tables[entry + 1u];
+    let items = tables[entry + 2u];
+#repeat i ${OWNED}
+    let element_${i} = min(thread + ${i}u * ${WORKGROUP}u, ${HEAD_DIM}u - 1u);
+    var value_${i} = 0.0;
+#end
+    var largest = MASKED;
+    var sum = 0.0;
+    for (var item = first; item < first + items; item++) {
+        let partial = (item * params.heads + head) * (2u + ${HEAD_DIM}u);
+        let by = merge(largest, partials[partial], partials[partial + 1u]);
+        largest = by.largest;
+        sum = fma(sum, by.keep, partials[partial + 1u] * by.take);
+#repeat i ${OWNED}
+        value_${i} = fma(value_${i}, by.keep, partials[partial + 2u + element_${i}] * by.take);
+#end
+    }
+#repeat i ${OWNED}
+    store(row, head, thread + ${i}u * ${WORKGROUP}u, value_${i} / sum);
+#end
+    store_padding(row, head, thread);
+}

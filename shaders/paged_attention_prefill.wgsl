@@ -1,0 +1,110 @@
+// paged_attention for prompt rows: a tile of up to ${QUERY_ROWS} rows of one sequence, one head. Pages are
+// ${CODEC}. The workgroup walks the blocks of ${SPLIT} tokens from position 0 and merges each into a state
+// in registers. A block that a row may not see at all leaves that row's state untouched, so its bits do
+// not depend on the rows it shares a tile with, nor on how the prompt was cut.
+struct Params {
+    tiles: u32,         // tiles of rows
+    tiles_at: u32,      // (first row, rows), in tables
+    records_at: u32,    // (position, sequence) of each row, in tables
+    directory_at: u32,  // of the layer's page tables, in tables
+    heads: u32,
+    kv_heads: u32,
+    q_stride: u32,      // f32 in a row of q
+    out_stride: u32,    // f32 in a row of out
+    page_words: u32,    // u32 in a page
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<f32>;          // (rows, q_stride)
+// Binding 2 is the stripe of the layer, declared with its codec.
+@group(0) @binding(3) var<storage, read> tables: array<u32>;     // tiles, records, pages
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;  // (rows, out_stride)
+
+#include "lib/grid.wgsl"
+#include "lib/lanes_4.wgsl"
+#include "lib/page.wgsl"
+#include "lib/page_${CODEC}.wgsl"
+#include "lib/softmax_state.wgsl"
+#include "lib/attention_block.wgsl"
+#include "lib/attention_store.wgsl"
+
+const_assert ${VECTORS}u * 4u == ${QUERY_ROWS}u;
+
+@compute @workgroup_size(${WORKGROUP})
+fn paged_attention_prefill(
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+) {
+    let index = folded_index(id, grid);
+    if (index >= params.tiles * params.heads) {
+        return;
+    }
+    let first_row = tables[params.tiles_at + 2u * (index / params.heads)];
+    let rows = tables[params.tiles_at + 2u * (index / params.heads) + 1u];
+    let last_record = params.records_at + 2u * (first_row + rows - 1u);
+    // Positions ascend within a tile: the last row sees most.
+    let longest = tables[last_record] + 1u;
+    let pages_at = pages_of(tables[last_record + 1u]);
+    let head = index % params.heads;
+    let kv_head = head / (params.heads / params.kv_heads);
+
+    // Lanes behind the last row repeat it and are not stored.
+#repeat v ${VECTORS}
+#repeat l 4
+    let row_${v}_${l} = first_row + min(${v}u * 4u + ${l}u, rows - 1u);
+#end
+    let length_${v} = lanes_u(1u) + lanes_u(
+#repeat l 4
+        tables[params.records_at + 2u * row_${v}_${l}],
+#end
+    );
+    for (var element = thread; element < ${QUADS}u * 4u; element += ${WORKGROUP}u) {
+        let column = head * ${HEAD_DIM}u + min(element, ${HEAD_DIM}u - 1u);
+        let value = lanes(
+#repeat l 4
+            q[row_${v}_${l} * params.q_stride + column],
+#end
+        );
+        queries[${v}u * ${QUADS}u * 4u + element] = select(lanes(0.0), value, element < ${HEAD_DIM}u);
+    }
+    var largest_${v} = lanes(MASKED);
+    var sum_${v} = lanes(0.0);
+#repeat i ${OWNED}
+    var value_${v}_${i} = lanes(0.0);
+#end
+#end
+    workgroupBarrier();
+
+    for (var first = 0u; first < longest; first += ${SPLIT}u) {
+        let block = attend_block(
+            thread,
+            pages_at,
+            kv_head,
+            first,
+            min(longest - first, ${SPLIT}u),
+#repeat v ${VECTORS}
+            length_${v},
+#end
+        );
+#repeat v ${VECTORS}
+        let by_${v} = merge(largest_${v}, block.largest_${v}, block.sum_${v});
+        largest_${v} = by_${v}.largest;
+        sum_${v} = fma(sum_${v}, by_${v}.keep, block.sum_${v} * by_${v}.take);
+#repeat i ${OWNED}
+        value_${v}_${i} = fma(value_${v}_${i}, by_${v}.keep, block.value_${v}_${i} * by_${v}.take);
+#end
+#end
+    }
+#repeat v ${VECTORS}
+#repeat l 4
+    if (${v}u * 4u + ${l}u < rows) {
+#repeat i ${OWNED}
+        store(row_${v}_${l}, head, thread + ${i}u * ${WORKGROUP}u, value_${v}_${i}[${l}] / sum_${v}[${l}]);
+#end
+        store_padding(row_${v}_${l}, head, thread);
+    }
+#end
+#end
+}
