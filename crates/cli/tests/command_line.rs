@@ -1,5 +1,7 @@
 //! The `interleaf` binary as a user runs it: what it prints, where, and how it exits.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 

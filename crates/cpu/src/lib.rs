@@ -4,7 +4,7 @@
 //! code and no instruction-set dispatch here: these loops are the portable tier that every machine has.
 //!
 //! A row's bits never depend on its neighbours, the number of threads or how a prompt was cut:
-//! K is never split between workers, every dot product adds in one order ([`dot`]), and attention
+//! K is never split between workers, every dot product adds in one order, and attention
 //! merges fixed blocks in ascending order.
 
 mod activations;

@@ -11,8 +11,8 @@ use crate::args::{EngineArgs, PagesArg, WeightsArg};
 /// What the cases of a run may differ by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Bounds {
-    /// Largest absolute error of a logit, and of K and V; `None` where each case has its own
-    /// ([`Rounding`]).
+    /// Largest absolute error of a logit, and of K and V; `None` where each case has its own:
+    /// twice what quantising activations does to the reference.
     pub logit: Option<f64>,
     /// Relative error of the perplexity: of the windows, and where `logit` is given of every prompt. Under
     /// quantised activations a prompt is too short to average single tokens out.
