@@ -35,7 +35,7 @@ pub enum Command {
 #[derive(Debug, ClapArgs)]
 pub struct DemoArgs {
     /// Tokens of each answer.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_tokens: usize,
     /// Print one JSON object instead.
     #[arg(long)]
@@ -61,7 +61,7 @@ pub struct EngineArgs {
     #[arg(long, value_enum, default_value_t = NumericsArg::ActQ8)]
     pub numerics: NumericsArg,
     /// Worker threads of the CPU backend [default: one per core]
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
 }
 
@@ -200,34 +200,34 @@ pub struct GenerateArgs {
     #[allow(missing_docs)]
     pub model: ModelArgs,
     /// What is asked.
-    #[arg(long, default_value = "What does `Vec::push` do?")]
+    #[arg(long, value_name = "TEXT", default_value = "What does `Vec::push` do?")]
     pub prompt: String,
     /// A system message; needs a chat template.
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     /// Give the prompt to the model as it is, without the chat template.
     #[arg(long)]
     pub raw: bool,
     /// The longest answer, in tokens.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_tokens: usize,
     /// 0 is greedy [default: the model's generation_config.json, else 0]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Draw from the K most likely tokens; 0 for all [default: likewise, else 0]
-    #[arg(long)]
+    #[arg(long, value_name = "K")]
     pub top_k: Option<u32>,
     /// Draw from the most likely tokens that together reach P [default: likewise, else 1]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Draw from tokens at least P times as likely as the most likely one [default: likewise, else 0]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Penalty on the last 64 tokens; 1 for none [default: likewise, else 1]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub repeat_penalty: Option<f32>,
     /// Of the random draws: the same seed gives the same answer.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
     /// End the answer before this text; may be repeated.
     #[arg(long, value_name = "TEXT")]
@@ -272,7 +272,7 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
     /// Tokens scored in one window; each window starts anew, with the model's first token if it has one.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500)]
     pub window: usize,
     /// Print one JSON object instead.
     #[arg(long)]

@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use interleaf_demo_model as demo_model;
@@ -14,7 +14,7 @@ use crate::args::DemoArgs;
 use crate::generate::{prompt, ttft_ms};
 use crate::memory::{MemoryRow, backend_line};
 use crate::table::{self, Align};
-use crate::{CliError, interrupt, load};
+use crate::{CliError, interrupt, load, output};
 
 /// What the base's own row is called.
 const BASE: &str = "(base)";
@@ -34,6 +34,10 @@ struct Row {
 #[derive(Serialize)]
 struct Report {
     rows: Vec<Row>,
+    /// Of all answers together.
+    tokens: usize,
+    /// From the first prompt row to the last token, all rows in one batch.
+    seconds: f64,
     memory: MemoryRow,
     backend: String,
 }
@@ -51,19 +55,24 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
 
     let live = !args.json && std::io::stdout().is_terminal();
     if live {
-        println!("{}", console::style("One base model, six adapters, one batch.").bold());
-        println!("Shared system prompt: {}\n", first_line(demo_model::SYSTEM));
+        output::line(console::style("One base model, six adapters, one batch.").bold())?;
+        output::line(format_args!("Shared system prompt: {}\n", first_line(demo_model::SYSTEM)))?;
     }
+    let start = Instant::now();
     let answers = answer(&mut engine, &requests, live)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let tokens: usize = answers.iter().map(|a| a.tokens.len()).sum();
     let report = Report {
+        tokens,
+        seconds,
         rows: demo_model::QUESTIONS.iter().zip(&answers).map(row).collect(),
         memory: MemoryRow::of(&engine),
         backend: backend_line(&engine),
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?);
+        output::json(&report)?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -176,14 +185,14 @@ fn row((&(adapter, prompt), answer): (&(Option<&'static str>, &'static str), &Co
     }
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> Result<(), CliError> {
     for row in &report.rows {
         let name = console::style(row.adapter.unwrap_or(BASE)).bold().cyan();
-        println!("{name}  {}", console::style(row.prompt.replace('\n', " ")).italic());
+        output::line(format_args!("{name}  {}", console::style(row.prompt.replace('\n', " ")).italic()))?;
         for line in row.text.trim_end().lines() {
-            println!("    {line}");
+            output::line(format_args!("    {line}"))?;
         }
-        println!();
+        output::line("")?;
     }
     let columns = [
         ("adapter", Align::Left),
@@ -206,10 +215,13 @@ fn print(report: &Report) {
         })
         .collect();
     for line in table::render(&columns, &rows) {
-        println!("{line}");
+        output::line(line)?;
     }
-    let total: f64 = report.rows.iter().map(|r| r.tokens_per_second).sum();
-    println!("\nall rows together: {total:.1} tokens/s");
-    println!("{}", report.memory.line());
-    println!("backend: {}", report.backend);
+    let (tokens, seconds) = (report.tokens, report.seconds);
+    let rate = tokens as f64 / seconds;
+    output::line(format_args!(
+        "\none batch: {tokens} tokens in {seconds:.2} s, prompts included: {rate:.1} tokens/s"
+    ))?;
+    output::line(report.memory.line())?;
+    output::line(format_args!("backend: {}", report.backend))
 }

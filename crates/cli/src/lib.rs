@@ -9,6 +9,7 @@ mod generate;
 mod interrupt;
 mod load;
 mod memory;
+mod output;
 mod perplexity;
 mod table;
 pub mod verify;
@@ -30,6 +31,9 @@ pub fn main() -> ExitCode {
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
     };
     outcome.unwrap_or_else(|error| {
+        if output::reader_went_away(&error) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("interleaf: {error}");
         ExitCode::from(2)
     })

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::PerplexityArgs;
 use crate::memory::backend_line;
-use crate::{CliError, load, verify};
+use crate::{CliError, load, output, verify};
 
 /// Rows fed at once while scoring: enough to keep every core busy, few enough that their logits are
 /// small beside the weights.
@@ -63,9 +63,9 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, CliError> {
         backend: backend_line(&engine),
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?);
+        output::json(&report)?;
     } else {
-        println!(
+        output::line(format_args!(
             "perplexity {:.4} ({} under {}: {} tokens in {} windows, {:.0} tokens/s)\nbackend: {}",
             report.perplexity,
             report.model,
@@ -74,7 +74,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, CliError> {
             report.windows,
             report.tokens_per_second,
             report.backend
-        );
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

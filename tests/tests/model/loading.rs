@@ -5,7 +5,7 @@ use interleaf_runtime::{
 };
 use interleaf_tests::tolerance::assert_bits;
 
-use crate::support::{data, options};
+use crate::support::{data, embedded, options};
 
 const PROMPT: [u32; 6] = [154, 152, 425, 172, 428, 21];
 
@@ -51,5 +51,30 @@ fn converted_weights_take_the_bytes_of_their_format() {
         assert!(error <= largest_error, "{weights:?}: {error}");
         let bytes = engine.memory().backend.base as f64 / stored.memory().backend.base as f64;
         assert!(bytes <= share, "{weights:?}: {bytes}");
+    }
+}
+
+/// FNV-1a, 64 bits.
+fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let bytes = parts.into_iter().flatten();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The hashes are of what `gguf.quants.quantize` of PyPI's gguf 0.19.0 makes of the same tensors: the demo
+/// model's embedding and the seven projections of its first layer.
+#[test]
+fn quantised_blocks_are_those_of_gguf_bit_for_bit() {
+    let source = embedded(interleaf_demo_model::NAME, interleaf_demo_model::BASE);
+    let model = interleaf_model::Model::open(source).expect("the demo model opens");
+    for (format, bytes, expected) in [
+        (WeightFormat::Q8_0, 1_949_696, 0xf297_a392_46b5_5093),
+        (WeightFormat::Q4_0, 1_032_192, 0xc612_1e59_e88f_6192),
+    ] {
+        let mut matrices = vec![model.embedding(format).expect("it converts")];
+        for proj in interleaf_model::Proj::ALL {
+            matrices.push(model.projection(0, proj, format).expect("it converts").matrix);
+        }
+        assert_eq!(matrices.iter().map(|m| m.data().len()).sum::<usize>(), bytes);
+        assert_eq!(hash(matrices.iter().map(|m| &m.data()[..])), expected, "{format:?}");
     }
 }

@@ -51,6 +51,30 @@ impl Bounds {
     }
 }
 
+impl Bounds {
+    /// What the report says of them.
+    pub(super) fn lines(&self) -> Vec<String> {
+        if !self.binding {
+            return vec![
+                "bounds: none; converted weights are another model, and this is what they cost".into(),
+            ];
+        }
+        let logit = self.logit.map_or_else(
+            || "twice what quantising the activations does to the reference itself".into(),
+            |bound| format!("{bound:.0e}"),
+        );
+        let but = if self.margin_rule {
+            ", but where the golden's lead is under twice the logit error"
+        } else {
+            ""
+        };
+        vec![
+            format!("bounds: logits, K and V {logit}; perplexity {:.1} %", 100.0 * self.perplexity),
+            format!("greedy tokens: all equal{but}"),
+        ]
+    }
+}
+
 /// What quantising activations does to each case: how far the reference under `act=f32` is from the
 /// reference under `act=q8_0`, on the same weights.
 ///

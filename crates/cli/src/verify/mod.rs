@@ -23,16 +23,16 @@ pub use report::Report;
 
 use crate::args::VerifyArgs;
 use crate::memory::backend_line;
-use crate::{CliError, load};
+use crate::{CliError, load, output};
 use select::Selection;
 
 /// Runs the comparison and prints it; exit code 1 if a bound is exceeded.
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
     let report = verify(args)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?);
+        output::json(&report)?;
     } else {
-        report.print();
+        report.print()?;
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

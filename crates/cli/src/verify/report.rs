@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Bounds, Case};
 use crate::table::{self, Align};
+use crate::{CliError, output};
 
 /// Every case and the verdict.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,7 +36,7 @@ impl Report {
         Self { cases, skipped, backend, compared_with, bounds, passed }
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn print(&self) -> Result<(), CliError> {
         let columns = [
             ("adapter", Align::Left),
             ("prompt", Align::Left),
@@ -52,42 +53,27 @@ impl Report {
         ];
         let rows: Vec<Vec<String>> = self.cases.iter().map(cells).collect();
         for line in table::render(&columns, &rows) {
-            println!("{line}");
+            output::line(line)?;
         }
         for case in &self.cases {
             for d in &case.greedy_differences {
-                println!(
+                output::line(format_args!(
                     "{} {}: greedy step {} is token {}, golden {} with a lead of {:.2e}",
                     case.adapter, case.prompt, d.step, d.found, d.golden, d.margin
-                );
+                ))?;
             }
         }
         if !self.skipped.is_empty() {
-            println!("not run, for --adapters does not have them: {}", self.skipped.join(", "));
+            let skipped = self.skipped.join(", ");
+            output::line(format_args!("not run, for --adapters does not have them: {skipped}"))?;
         }
-        let b = self.bounds;
-        println!("\nbackend: {}", self.backend);
-        println!(
-            "compared with: {}",
-            if self.compared_with == "golden" {
-                "the golden vectors"
-            } else {
-                "the reference backend on the same weights under the same numerics"
-            }
-        );
-        if b.binding {
-            let rule =
-                if b.margin_rule { "all but where the lead is under twice the logit error" } else { "all" };
-            let logit = b.logit.map_or_else(
-                || "twice what quantising the activations does to the reference itself".into(),
-                |bound| format!("{bound:.0e}"),
-            );
-            println!("bounds: logits, K and V {logit}; perplexity {:.1} %", 100.0 * b.perplexity);
-            println!("greedy tokens equal: {rule}");
-        } else {
-            println!("bounds: none; converted weights are another model, and this is what they cost");
-        }
-        println!("{}", if self.passed { "passed" } else { "FAILED" });
+        output::line(format_args!("\nbackend: {}", self.backend))?;
+        output::line(match self.compared_with {
+            "golden" => "compared with: the golden vectors",
+            _ => "compared with: the reference backend on the same weights under the same numerics",
+        })?;
+        self.bounds.lines().into_iter().try_for_each(output::line)?;
+        output::line(if self.passed { "passed" } else { "FAILED" })
     }
 }
 
