@@ -34,8 +34,20 @@ impl RefKernels {
 struct Activations(Vec<Vec<f32>>);
 
 impl Activations {
-    fn new(step: &Step) -> Self {
-        Self(step.tensors().iter().map(|t| vec![0.0; step.row_count(t.rows) * t.cols as usize]).collect())
+    fn new(step: &Step) -> Result<Self, BackendError> {
+        let buffer = |t: &Tensor| {
+            let values = step.row_count(t.rows) * t.cols as usize;
+            let mut buffer = Vec::new();
+            buffer.try_reserve_exact(values).map_err(|e| BackendError::OutOfMemory {
+                backend: "ref",
+                what: "activations".into(),
+                bytes: (values * size_of::<f32>()) as u64,
+                reason: e.to_string(),
+            })?;
+            buffer.resize(values, 0.0);
+            Ok(buffer)
+        };
+        step.tensors().iter().map(buffer).collect::<Result<_, _>>().map(Self)
     }
 
     fn get(&self, t: Tensor) -> &[f32] {
@@ -59,7 +71,7 @@ impl HostKernels for RefKernels {
     }
 
     fn run(&mut self, step: &Step, resident: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError> {
-        let mut activations = Activations::new(step);
+        let mut activations = Activations::new(step)?;
         self.scratch_bytes = activations.0.iter().map(|v| size_of_val(&**v) as u64).sum();
         let mut output = StepOutput::default();
         for op in step.ops() {
@@ -140,8 +152,9 @@ impl RefKernels {
             }
             Op::SwiGlu { activation, gate, up, out } => {
                 let gates = activations.get(*gate).to_vec();
-                let ups = activations.get(*up).to_vec();
-                swiglu(*activation, &gates, &ups, &mut activations.0[out.index as usize]);
+                let mut values = activations.take(*out);
+                swiglu(*activation, &gates, activations.get(*up), &mut values);
+                activations.put(*out, values);
             }
             Op::Sample { logits } => {
                 let vocabulary = logits.cols as usize;

@@ -7,7 +7,7 @@ use interleaf_contract::RopeTable;
 /// The pair `(x[i], x[i + rotary_dim/2])` turns by the angle of `(position, i)`; dimensions from
 /// `rotary_dim` on stay.
 pub fn rope(x: &mut [f32], head_dim: usize, positions: &[u32], table: &RopeTable) {
-    if positions.is_empty() {
+    if positions.is_empty() || x.is_empty() {
         return;
     }
     let half = table.rotary_dim / 2;

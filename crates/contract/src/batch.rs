@@ -45,7 +45,8 @@ pub struct Output {
 
 /// The rows of one step and what they refer to.
 ///
-/// Rows of one sequence stand together, in ascending position.
+/// Rows of one sequence stand together, in ascending position. No two sequences may append to the same page:
+/// where they do, which row's K and V the page keeps is not defined.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
     /// The tokens.

@@ -41,7 +41,8 @@ impl Dtype {
         }
     }
 
-    /// Bytes of a row of `cols` elements, or `None` where `cols` does not fill whole blocks.
+    /// Bytes of a row of `cols` elements, or `None` where `cols` does not fill whole blocks or the
+    /// bytes cannot be counted.
     #[must_use]
     pub const fn row_bytes(self, cols: usize) -> Option<usize> {
         if !cols.is_multiple_of(self.block_len()) {

@@ -10,6 +10,7 @@ compile_error!("weights and pages are stored little-endian and are read in place
 
 mod backend;
 mod batch;
+pub mod check;
 mod dtype;
 mod error;
 pub mod host;

@@ -31,7 +31,7 @@ impl LoraSite {
     /// Checks the factors against each other and against the base projection's shape.
     ///
     /// # Errors
-    /// Names the factor, the dimension or dtype, and what was expected.
+    /// Names the factor, the dimension or dtype, and what was expected; or says that the scale is not finite.
     pub fn check(&self, outputs: usize, inputs: usize) -> Result<(), ContractError> {
         for m in [&self.a, &self.b] {
             if !matches!(m.dtype(), Dtype::F16 | Dtype::F32) {
@@ -46,7 +46,12 @@ impl LoraSite {
         };
         shape(&self.a, "in", inputs, self.a.cols())?;
         shape(&self.b, "out", outputs, self.b.rows())?;
-        shape(&self.b, "rank", self.a.rows(), self.b.cols())
+        shape(&self.b, "rank", self.a.rows(), self.b.cols())?;
+        if !self.scale.is_finite() {
+            let (what, expected, found) = ("scale", "finite", f64::from(self.scale));
+            return Err(ContractError::Value { op: "lora_matmul", what, expected, found });
+        }
+        Ok(())
     }
 }
 

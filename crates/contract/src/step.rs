@@ -80,7 +80,7 @@ pub enum Op {
     RmsNorm {
         /// The residual stream, or queries or keys.
         x: Tensor,
-        /// A residual to add first.
+        /// A residual to add first; neither `x` nor `out`.
         add: Option<Tensor>,
         /// One value per column of a group.
         weight: VectorId,
@@ -96,7 +96,7 @@ pub enum Op {
     LoraMatmul {
         /// The input.
         x: Tensor,
-        /// Projections and their results.
+        /// Projections and their results: tensors that differ from `x` and from each other.
         projections: Vec<(ProjectionId, Tensor)>,
     },
     /// Rotates each head by its row's position, in place.
@@ -125,7 +125,7 @@ pub enum Op {
         shape: AttentionShape,
         /// Queries, `heads · head_dim` columns.
         q: Tensor,
-        /// Results, as wide.
+        /// Results, as wide; not `q` itself.
         out: Tensor,
     },
     /// `out = activation(gate) · up`, element by element.
@@ -134,7 +134,7 @@ pub enum Op {
         activation: Activation,
         /// The gate.
         gate: Tensor,
-        /// What is gated.
+        /// What is gated; neither `gate` nor `out`.
         up: Tensor,
         /// May be `gate` itself.
         out: Tensor,
@@ -198,14 +198,14 @@ impl Step {
 
     /// Records an operation.
     pub fn push(&mut self, op: Op) {
+        self.probes += u32::from(matches!(op, Op::Probe { .. }));
         self.ops.push(op);
     }
 
     /// Records a read-back of `x` as it is at this point of the step.
     pub fn probe(&mut self, x: Tensor) -> ProbeId {
         let id = ProbeId(self.probes);
-        self.probes += 1;
-        self.ops.push(Op::Probe { x });
+        self.push(Op::Probe { x });
         id
     }
 

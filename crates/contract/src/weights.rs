@@ -29,9 +29,10 @@ impl Matrix {
         data: Bytes,
     ) -> Result<Self, ContractError> {
         let name = name.into();
-        let Some(row_bytes) = dtype.row_bytes(cols) else {
+        if !cols.is_multiple_of(dtype.block_len()) {
             return Err(ContractError::PartialBlock { name, cols, dtype });
-        };
+        }
+        let row_bytes = dtype.row_bytes(cols).unwrap_or(usize::MAX);
         let expected = row_bytes.saturating_mul(rows);
         if data.len() != expected {
             return Err(ContractError::MatrixBytes { name, rows, cols, dtype, expected, found: data.len() });
@@ -81,8 +82,11 @@ impl Matrix {
     /// The stored bytes of one row; empty if there is no such row.
     #[must_use]
     pub fn row(&self, row: usize) -> &[u8] {
+        if row >= self.rows {
+            return &[];
+        }
         let n = self.row_bytes();
-        self.data.get(row * n..(row + 1) * n).unwrap_or_default()
+        &self.data[row * n..(row + 1) * n]
     }
 }
 

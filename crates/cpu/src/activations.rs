@@ -1,6 +1,6 @@
 //! The activations of a step, in buffers that are kept from step to step.
 
-use interleaf_contract::{Step, Tensor};
+use interleaf_contract::{BackendError, Step, Tensor};
 
 /// One buffer per tensor index.
 #[derive(Debug, Default)]
@@ -8,14 +8,24 @@ pub struct Activations(Vec<Vec<f32>>);
 
 impl Activations {
     /// Makes room for a step's tensors. Contents are whatever the last step left.
-    pub fn fit(&mut self, step: &Step) {
+    pub fn fit(&mut self, step: &Step) -> Result<(), BackendError> {
         let tensors = step.tensors();
         if self.0.len() < tensors.len() {
             self.0.resize_with(tensors.len(), Vec::new);
         }
         for (buffer, t) in self.0.iter_mut().zip(tensors) {
-            buffer.resize(step.row_count(t.rows) * t.cols as usize, 0.0);
+            let values = step.row_count(t.rows) * t.cols as usize;
+            buffer.try_reserve(values.saturating_sub(buffer.len())).map_err(|e| {
+                BackendError::OutOfMemory {
+                    backend: "cpu",
+                    what: "activations".into(),
+                    bytes: (values * size_of::<f32>()) as u64,
+                    reason: e.to_string(),
+                }
+            })?;
+            buffer.resize(values, 0.0);
         }
+        Ok(())
     }
 
     /// A tensor's values, rows × cols.

@@ -69,7 +69,7 @@ impl HostKernels for CpuKernels {
 
     fn run(&mut self, step: &Step, resident: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError> {
         let (numerics, activations) = (self.numerics, &mut self.activations);
-        activations.fit(step);
+        activations.fit(step)?;
         self.workers.install(|| {
             let mut run = Run { step, resident, numerics, activations, output: StepOutput::default() };
             step.ops().iter().try_for_each(|op| run.op(op, pool))?;
@@ -119,23 +119,18 @@ impl Run<'_> {
             }
             Op::PagedAttention { layer, shape, q, out } => {
                 let mut values = self.activations.take(*out);
-                let result = if q.index == out.index {
-                    let queries = values.clone();
-                    paged_attention::paged_attention(batch, *layer, *shape, &queries, pool, &mut values)
-                } else {
-                    let queries = self.activations.get(*q);
-                    paged_attention::paged_attention(batch, *layer, *shape, queries, pool, &mut values)
-                };
+                let queries = self.activations.get(*q);
+                let result =
+                    paged_attention::paged_attention(batch, *layer, *shape, queries, pool, &mut values);
                 self.activations.put(*out, values);
                 result?;
             }
             Op::SwiGlu { activation, gate, up, out } => {
-                let gates = self.activations.take(*gate);
-                let ups = if up.index == gate.index { gates.clone() } else { self.activations.take(*up) };
-                let mut values = vec![0.0; gates.len()];
-                swiglu::swiglu(*activation, &gates, &ups, &mut values);
-                self.activations.put(*gate, gates);
-                self.activations.put(*up, ups);
+                let mut values = self.activations.take(*out);
+                if gate.index != out.index {
+                    values.copy_from_slice(self.activations.get(*gate));
+                }
+                swiglu::swiglu(*activation, &mut values, self.activations.get(*up));
                 self.activations.put(*out, values);
             }
             Op::Sample { logits } => self.sample(*logits, batch),
@@ -151,8 +146,7 @@ impl Run<'_> {
     fn rms_norm(&mut self, x: Tensor, add: Option<Tensor>, weight: &[f32], epsilon: f32, out: Tensor) {
         let mut values = self.activations.take(x);
         if let Some(delta) = add {
-            let delta = if delta.index == x.index { &values.clone() } else { self.activations.get(delta) };
-            rms_norm::add(&mut values, delta);
+            rms_norm::add(&mut values, self.activations.get(delta));
         }
         if (x.rows, out.rows) == (RowSet::All, RowSet::Outputs) {
             let cols = x.cols as usize;

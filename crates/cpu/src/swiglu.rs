@@ -6,14 +6,13 @@ use rayon::prelude::*;
 /// Elements handled by one worker at a time.
 const CHUNK: usize = 4096;
 
-/// `out = activation(gate) · up`, element by element.
-pub fn swiglu(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let chunks = out.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
-    chunks.for_each(|((out, gate), up)| {
-        let elements = out.iter_mut().zip(gate).zip(up);
+/// `gate = activation(gate) · up`, element by element, in place.
+pub fn swiglu(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
+        let elements = gate.iter_mut().zip(up);
         match activation {
-            Activation::Silu => elements.for_each(|((o, g), u)| *o = g / (1.0 + (-g).exp()) * u),
-            Activation::GeluTanh => elements.for_each(|((o, g), u)| *o = gelu_tanh(*g) * u),
+            Activation::Silu => elements.for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u),
+            Activation::GeluTanh => elements.for_each(|(g, u)| *g = gelu_tanh(*g) * u),
         }
     });
 }

@@ -1,7 +1,6 @@
-//! The bookkeeping of a backend whose memory is the host's: resident weights, the page pool, checks of
-//! a step before it runs, and tickets. It computes nothing: the kernels are given by [`HostKernels`].
+//! The bookkeeping of a backend whose memory is the host's: resident weights, the page pool and tickets.
+//! It computes nothing: the kernels are given by [`HostKernels`].
 
-mod check;
 mod pool;
 mod resident;
 
@@ -10,7 +9,7 @@ use std::collections::HashMap;
 use crate::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
     PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
-    Ticket, VectorId,
+    Ticket, VectorId, check,
 };
 
 pub use pool::Pool;
@@ -67,6 +66,32 @@ impl<K: HostKernels> HostBackend<K> {
     }
 }
 
+impl<K> check::Inventory for HostBackend<K> {
+    fn matrix_shape(&self, id: MatrixId) -> Result<(usize, usize), BackendError> {
+        self.resident.matrix(id).map(|m| (m.rows(), m.cols()))
+    }
+
+    fn vector_len(&self, id: VectorId) -> Result<usize, BackendError> {
+        self.resident.vector(id).map(<[f32]>::len)
+    }
+
+    fn projection_shape(&self, id: ProjectionId) -> Result<(usize, usize), BackendError> {
+        self.matrix_shape(self.resident.projection(id)?.matrix)
+    }
+
+    fn rope_shape(&self, id: RopeId) -> Result<(usize, usize), BackendError> {
+        self.resident.rope(id).map(|table| (table.rotary_dim, table.positions))
+    }
+
+    fn has_adapter(&self, id: AdapterId) -> Result<(), BackendError> {
+        self.resident.adapter(id).map(|_| ())
+    }
+
+    fn pool(&self) -> PoolGeometry {
+        *self.pool.geometry()
+    }
+}
+
 impl<K: HostKernels> Backend for HostBackend<K> {
     fn info(&self) -> BackendInfo {
         self.kernels.info()
@@ -81,15 +106,18 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     }
 
     fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
-        self.resident.add_projection(projection)
+        check::projection(&projection, self)?;
+        Ok(self.resident.add_projection(projection))
     }
 
     fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
-        self.resident.add_rope(table)
+        check::rope(&table)?;
+        Ok(self.resident.add_rope(table))
     }
 
     fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
-        self.resident.add_adapter(adapter)
+        check::adapter(&adapter, self)?;
+        Ok(self.resident.add_adapter(adapter))
     }
 
     fn drop_adapter(&mut self, adapter: AdapterId) -> Result<(), BackendError> {
@@ -101,7 +129,7 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     }
 
     fn submit(&mut self, step: Step) -> Result<Ticket, BackendError> {
-        check::step(&step, &self.resident, &self.pool)?;
+        check::step(&step, self)?;
         let output = self.kernels.run(&step, &self.resident, &mut self.pool)?;
         let ticket = self.ticket();
         self.finished.insert(ticket, output);
@@ -124,7 +152,7 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     }
 
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError> {
-        pages.iter().try_for_each(|page| self.pool.check_write(page))?;
+        pages.iter().try_for_each(|page| check::page_data(page, self.pool.geometry()))?;
         pages.iter().try_for_each(|page| self.pool.write(page))
     }
 

@@ -1,8 +1,6 @@
 //! The page pool in host memory, striped by layer, and the placing of bytes in it.
 
-use crate::{
-    BackendError, Bytes, ContractError, PageAddress, PageCodec, PageData, PageEntry, PageHalf, PoolGeometry,
-};
+use crate::{BackendError, Bytes, PageAddress, PageCodec, PageData, PageHalf, PoolGeometry, check};
 
 /// Pages of every layer. Each stripe holds its K pages by slot, then its V pages by slot.
 ///
@@ -21,18 +19,16 @@ impl Pool {
     }
 
     pub(super) fn resize(&mut self, geometry: PoolGeometry) -> Result<(), BackendError> {
-        let words = (2 * geometry.slots).checked_mul(geometry.page_bytes()).map(|b| b.div_ceil(4));
-        let out_of_memory = |reason: &str| BackendError::OutOfMemory {
-            backend: self.backend,
-            what: format!("a page pool of {} chunks", geometry.slots),
-            bytes: (geometry.slots as u64).saturating_mul(geometry.chunk_bytes() as u64),
-            reason: reason.into(),
-        };
-        let words = words.ok_or_else(|| out_of_memory("more than can be addressed"))?;
+        let stripe = check::pool(&geometry, self.backend)?;
         let stripes = (0..geometry.layers)
-            .map(|_| bytemuck::allocation::try_zeroed_slice_box(words))
+            .map(|_| bytemuck::allocation::try_zeroed_slice_box(stripe.div_ceil(4)))
             .collect::<Result<_, ()>>()
-            .map_err(|()| out_of_memory("the allocator refused"))?;
+            .map_err(|()| BackendError::OutOfMemory {
+                backend: self.backend,
+                what: format!("a page pool of {} chunks", geometry.slots),
+                bytes: (stripe * geometry.layers) as u64,
+                reason: "the allocator refused".into(),
+            })?;
         self.stripes = stripes;
         self.geometry = geometry;
         Ok(())
@@ -49,15 +45,7 @@ impl Pool {
     }
 
     fn place(&self, address: PageAddress) -> Result<std::ops::Range<usize>, BackendError> {
-        let layers = self.geometry.layers;
-        let out_of_range =
-            |what, index: u32, len| ContractError::OutOfRange { what, index: index as usize, len };
-        if address.layer as usize >= layers {
-            return Err(out_of_range("layer of a page", address.layer, layers).into());
-        }
-        if address.slot as usize >= self.geometry.slots {
-            return Err(out_of_range("slot of a page", address.slot, self.geometry.slots).into());
-        }
+        check::page(address, &self.geometry)?;
         let bytes = self.geometry.page_bytes();
         let half = match address.half {
             PageHalf::K => 0,
@@ -85,31 +73,8 @@ impl Pool {
         Ok(&mut bytemuck::cast_slice_mut(&mut self.stripes[address.layer as usize])[place])
     }
 
-    pub(super) fn check_entry(
-        &self,
-        layer: u32,
-        half: PageHalf,
-        entry: PageEntry,
-    ) -> Result<(), BackendError> {
-        self.place(PageAddress { layer, slot: entry.slot, half })?;
-        if entry.codec != self.geometry.codec {
-            return Err(BackendError::PageCodec { pool: self.geometry.codec, found: entry.codec });
-        }
-        Ok(())
-    }
-
     pub(super) fn read(&self, address: PageAddress) -> Result<PageData, BackendError> {
         Ok(PageData { address, bytes: Bytes::copy_from_slice(self.page(address)?) })
-    }
-
-    pub(super) fn check_write(&self, page: &PageData) -> Result<(), BackendError> {
-        let expected = self.place(page.address)?.len();
-        if page.bytes.len() != expected {
-            let what = "bytes of a page";
-            let found = page.bytes.len();
-            return Err(ContractError::Shape { op: "page_codec", what, expected, found }.into());
-        }
-        Ok(())
     }
 
     pub(super) fn write(&mut self, page: &PageData) -> Result<(), BackendError> {

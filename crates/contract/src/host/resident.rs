@@ -1,10 +1,10 @@
 //! Handle tables of what is resident: weights are kept by reference to their bytes, never copied.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, BackendError, ContractError, LoraSite, Matrix, MatrixId, Projection, ProjectionId,
-    RopeId, RopeTable, VectorId,
+    Adapter, AdapterId, BackendError, LoraSite, Matrix, MatrixId, Projection, ProjectionId, RopeId,
+    RopeTable, VectorId,
 };
 
 /// What a host backend holds besides pages.
@@ -57,48 +57,23 @@ impl Resident {
         id
     }
 
-    pub(super) fn add_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
-        let outputs = self.matrix(projection.matrix)?.rows();
-        if let Some(bias) = projection.bias {
-            let found = self.vector(bias)?.len();
-            if found != outputs {
-                let what = "length of the bias";
-                return Err(ContractError::Shape { op: "lora_matmul", what, expected: outputs, found }.into());
-            }
-        }
+    pub(super) fn add_projection(&mut self, projection: Projection) -> ProjectionId {
         let id = ProjectionId(next(&self.projections));
         self.projections.push(projection);
-        Ok(id)
+        id
     }
 
-    pub(super) fn add_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
-        let expected = table.positions * table.rotary_dim / 2;
-        for found in [table.cos.len(), table.sin.len()] {
-            if found != expected {
-                let what = "length of the table";
-                return Err(ContractError::Shape { op: "rope", what, expected, found }.into());
-            }
-        }
+    pub(super) fn add_rope(&mut self, table: RopeTable) -> RopeId {
         let id = RopeId(next(&self.ropes));
         self.ropes.push(table);
-        Ok(id)
+        id
     }
 
-    pub(super) fn add_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
-        let mut seen = HashSet::new();
-        for site in &adapter.sites {
-            let matrix = self.projection_matrix(site.projection)?;
-            site.check(matrix.rows(), matrix.cols())?;
-            if !seen.insert(site.projection) {
-                let name = format!("{}: {}", adapter.name, site.a.name());
-                let what = "sites on one projection";
-                return Err(ContractError::LoraShape { name, what, expected: 1, found: 2 }.into());
-            }
-        }
+    pub(super) fn add_adapter(&mut self, adapter: Adapter) -> AdapterId {
         let id = AdapterId(self.next_adapter);
         self.next_adapter += 1;
         self.adapters.insert(id, adapter.sites.into_iter().map(|s| (s.projection, s)).collect());
-        Ok(id)
+        id
     }
 
     pub(super) fn drop_adapter(&mut self, id: AdapterId) -> Result<(), BackendError> {
@@ -129,14 +104,6 @@ impl Resident {
     /// If the handle is unknown.
     pub fn projection(&self, id: ProjectionId) -> Result<&Projection, BackendError> {
         lookup(&self.projections, self.backend, "projection", id.0)
-    }
-
-    /// A projection's weights.
-    ///
-    /// # Errors
-    /// If the handle is unknown.
-    pub fn projection_matrix(&self, id: ProjectionId) -> Result<&Matrix, BackendError> {
-        self.matrix(self.projection(id)?.matrix)
     }
 
     /// The rope table behind a handle.

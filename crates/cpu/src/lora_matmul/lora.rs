@@ -21,6 +21,7 @@ pub fn shrink(x: &[f32], groups: &[Group], jobs: &[Job<'_>]) -> Vec<Shrunk> {
     let tasks: Vec<(&Group, &LoraSite, usize)> = jobs
         .iter()
         .flat_map(|job| groups.iter().zip(&job.sites))
+        .filter(|(group, _)| !group.rows.is_empty())
         .filter_map(|(group, site)| site.map(|site| (group, site)))
         .flat_map(|(group, site)| (0..site.rank()).map(move |r| (group, site, r)))
         .collect();
@@ -36,7 +37,7 @@ pub fn shrink(x: &[f32], groups: &[Group], jobs: &[Job<'_>]) -> Vec<Shrunk> {
         .into_iter();
 
     let mut one_group = |group: &Group, site: Option<&LoraSite>| {
-        let rank = site.map_or(0, LoraSite::rank);
+        let rank = if group.rows.is_empty() { 0 } else { site.map_or(0, LoraSite::rank) };
         let mut shrunk = vec![0.0; group.rows.len() * rank];
         for r in 0..rank {
             for (i, value) in products.next().unwrap_or_default().into_iter().enumerate() {
@@ -59,7 +60,7 @@ pub fn expand(
 ) {
     let mut scratch = Vec::new();
     for ((group, site), z) in groups.iter().zip(sites).zip(shrunk) {
-        let Some(site) = site.filter(|s| s.rank() > 0) else { continue };
+        let Some(site) = site.filter(|s| s.rank() > 0 && !group.rows.is_empty()) else { continue };
         scratch.resize(y.len() / rows * site.rank(), 0.0);
         let tile = rows_f32(&site.b, first, &mut scratch);
         for (y, b) in y.chunks_exact_mut(rows).zip(tile.chunks_exact(site.rank())) {

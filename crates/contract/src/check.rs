@@ -1,0 +1,338 @@
+//! The checks that every backend makes before it does anything: of a step, and of what is made resident.
+//! After them a kernel needs no error path of its own, and all backends refuse the same things alike.
+
+use std::collections::HashSet;
+
+use crate::{
+    Adapter, AdapterId, AttentionShape, BackendError, ContractError, MatrixId, Op, PageAddress, PageData,
+    PageEntry, PageHalf, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step,
+    Tensor, VectorId,
+};
+
+/// What a backend holds, as far as checks need to know it.
+pub trait Inventory {
+    /// Rows and columns of a matrix.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn matrix_shape(&self, id: MatrixId) -> Result<(usize, usize), BackendError>;
+
+    /// Values of a vector.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn vector_len(&self, id: VectorId) -> Result<usize, BackendError>;
+
+    /// Outputs and inputs of a projection.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn projection_shape(&self, id: ProjectionId) -> Result<(usize, usize), BackendError>;
+
+    /// Rotated dimensions and positions of a rope table.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn rope_shape(&self, id: RopeId) -> Result<(usize, usize), BackendError>;
+
+    /// Whether an adapter is resident.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn has_adapter(&self, id: AdapterId) -> Result<(), BackendError>;
+
+    /// The page pool; without one, a pool of no layers.
+    fn pool(&self) -> PoolGeometry;
+}
+
+/// Checks a bias against its matrix.
+///
+/// # Errors
+/// If a handle is unknown or the bias does not have one value per output.
+pub fn projection(projection: &Projection, held: &impl Inventory) -> Result<(), BackendError> {
+    let (outputs, _) = held.matrix_shape(projection.matrix)?;
+    match projection.bias {
+        Some(bias) => equal("lora_matmul", "length of the bias", outputs, held.vector_len(bias)?),
+        None => Ok(()),
+    }
+}
+
+/// Checks a rope table against its own dimensions.
+///
+/// # Errors
+/// If the rotated dimensions are odd, or a plane is not `positions × rotary_dim/2`.
+pub fn rope(table: &RopeTable) -> Result<(), BackendError> {
+    if !table.rotary_dim.is_multiple_of(2) {
+        return Err(value("rope", "rotated dimensions", "even", table.rotary_dim as f64));
+    }
+    let expected = table.positions.saturating_mul(table.rotary_dim / 2);
+    equal("rope", "length of the cosines", expected, table.cos.len())?;
+    equal("rope", "length of the sines", expected, table.sin.len())
+}
+
+/// Checks an adapter's sites against their projections ([`crate::LoraSite::check`]).
+///
+/// # Errors
+/// If a handle is unknown, factors do not fit, a scale is not finite, or a projection has two sites.
+pub fn adapter(adapter: &Adapter, held: &impl Inventory) -> Result<(), BackendError> {
+    let mut seen = HashSet::new();
+    for site in &adapter.sites {
+        let (outputs, inputs) = held.projection_shape(site.projection)?;
+        site.check(outputs, inputs)?;
+        if !seen.insert(site.projection) {
+            let name = format!("{}: {}", adapter.name, site.a.name());
+            let what = "number of sites on one projection";
+            return Err(ContractError::LoraShape { name, what, expected: 1, found: 2 }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a pool's shape has no empty dimension and returns the bytes of one layer's K and V pages.
+///
+/// # Errors
+/// If heads are empty, or the pool has more bytes or slots than can be addressed.
+pub fn pool(geometry: &PoolGeometry, backend: &'static str) -> Result<usize, BackendError> {
+    positive("page_codec", "kv_heads", geometry.kv_heads)?;
+    positive("page_codec", "head_dim", geometry.head_dim)?;
+    let factors = [geometry.kv_heads, geometry.head_dim, crate::CHUNK_TOKENS, 2, geometry.slots];
+    let elements = factors.into_iter().try_fold(1usize, usize::checked_mul);
+    // Four bytes are the most that an element takes; allocations end at `isize::MAX`.
+    let stripe = elements.filter(|&n| n <= isize::MAX as usize / 4).map(|n| geometry.codec.bytes(n));
+    let all = stripe.and_then(|bytes| bytes.checked_mul(geometry.layers));
+    match (stripe, all, u32::try_from(geometry.slots)) {
+        (Some(stripe), Some(_), Ok(_)) => Ok(stripe),
+        _ => Err(BackendError::OutOfMemory {
+            backend,
+            what: format!("a page pool of {} chunks", geometry.slots),
+            bytes: u64::MAX,
+            reason: "more than can be addressed".into(),
+        }),
+    }
+}
+
+/// Checks that a page is in a pool.
+///
+/// # Errors
+/// If its layer or slot is not.
+pub fn page(address: PageAddress, pool: &PoolGeometry) -> Result<(), BackendError> {
+    below("layer of a page", address.layer as usize, pool.layers)?;
+    below("slot of a page", address.slot as usize, pool.slots)
+}
+
+/// Checks a page that is to be written.
+///
+/// # Errors
+/// If it is not in the pool, or its bytes are not one page.
+pub fn page_data(data: &PageData, pool: &PoolGeometry) -> Result<(), BackendError> {
+    page(data.address, pool)?;
+    equal("page_codec", "bytes of a page", pool.page_bytes(), data.bytes.len())
+}
+
+/// Checks a step: every handle names something, every shape fits, no result is also an input where the
+/// operation does not say that it may be, tokens and positions are in range, and every page that is read or
+/// written is in the pool, in its codec.
+///
+/// # Errors
+/// Names the first operation, what of it is wrong, and what was expected.
+pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
+    for adapter in &step.batch().adapters {
+        held.has_adapter(*adapter)?;
+    }
+    for t in step.tensors() {
+        let values = step.row_count(t.rows).checked_mul(t.cols as usize);
+        if values.is_none_or(|n| n > isize::MAX as usize / size_of::<f32>()) {
+            return Err(value("step", "values of a tensor", "addressable", f64::from(t.cols)));
+        }
+    }
+    step.ops().iter().try_for_each(|op| Check { step, held, pool: held.pool(), stem: op.stem() }.op(op))
+}
+
+struct Check<'a, I> {
+    step: &'a Step,
+    held: &'a I,
+    pool: PoolGeometry,
+    stem: &'static str,
+}
+
+impl<I: Inventory> Check<'_, I> {
+    fn op(&self, op: &Op) -> Result<(), BackendError> {
+        match op {
+            Op::Load { out, data } => {
+                self.tensor(*out)?;
+                self.equal("values", self.step.row_count(out.rows) * out.cols as usize, data.len())
+            }
+            Op::Embed { table, out, .. } => {
+                let (tokens, hidden) = self.held.matrix_shape(*table)?;
+                positive(self.stem, "columns", hidden)?;
+                self.shape(*out, RowSet::All, hidden)?;
+                self.step.batch().rows.iter().try_for_each(|r| below("token", r.token as usize, tokens))
+            }
+            Op::RmsNorm { x, add, weight, heads, out, .. } => {
+                self.tensor(*x)?;
+                if let Some(add) = add {
+                    self.shape(*add, x.rows, x.cols as usize)?;
+                    self.distinct("the residual", *add, &[*x, *out])?;
+                }
+                let weight = self.held.vector_len(*weight)?;
+                positive(self.stem, "weights", weight)?;
+                positive(self.stem, "heads", *heads as usize)?;
+                let expected = weight.saturating_mul(*heads as usize);
+                self.equal("columns of x", expected, x.cols as usize)?;
+                let rows = if x.rows == RowSet::Outputs { RowSet::Outputs } else { out.rows };
+                self.shape(*out, rows, x.cols as usize)
+            }
+            Op::LoraMatmul { x, projections } => {
+                self.tensor(*x)?;
+                for (i, (projection, y)) in projections.iter().enumerate() {
+                    let (outputs, inputs) = self.held.projection_shape(*projection)?;
+                    self.equal("columns of x", inputs, x.cols as usize)?;
+                    self.shape(*y, x.rows, outputs)?;
+                    self.distinct("a result", *y, &[*x])?;
+                    projections[..i]
+                        .iter()
+                        .try_for_each(|(_, other)| self.distinct("a result", *y, &[*other]))?;
+                }
+                Ok(())
+            }
+            Op::Rope { x, head_dim, table } => {
+                self.tensor(*x)?;
+                positive(self.stem, "head_dim", *head_dim as usize)?;
+                self.equal("columns past whole heads", 0, (x.cols % head_dim) as usize)?;
+                let (rotary_dim, positions) = self.held.rope_shape(*table)?;
+                if rotary_dim > *head_dim as usize {
+                    return Err(value(
+                        self.stem,
+                        "rotated dimensions",
+                        "at most head_dim",
+                        rotary_dim as f64,
+                    ));
+                }
+                self.step.rows(x.rows).try_for_each(|r| below("position", r.position as usize, positions))
+            }
+            Op::KvAppend { layer, k, v } => {
+                for t in [k, v] {
+                    self.shape(*t, RowSet::All, self.pool.kv_heads * self.pool.head_dim)?;
+                }
+                self.pages(*layer)
+            }
+            Op::PagedAttention { layer, shape, q, out } => {
+                self.attention(*shape)?;
+                let cols = shape.heads as usize * shape.head_dim as usize;
+                self.shape(*q, RowSet::All, cols)?;
+                self.shape(*out, RowSet::All, cols)?;
+                self.distinct("the result", *out, &[*q])?;
+                self.pages(*layer)
+            }
+            Op::SwiGlu { gate, up, out, .. } => {
+                self.tensor(*gate)?;
+                self.shape(*up, gate.rows, gate.cols as usize)?;
+                self.shape(*out, gate.rows, gate.cols as usize)?;
+                self.distinct("up", *up, &[*gate, *out])
+            }
+            Op::Sample { logits } => {
+                self.shape(*logits, RowSet::Outputs, logits.cols as usize)?;
+                positive(self.stem, "vocabulary", logits.cols as usize)?;
+                let samplers = self.step.batch().outputs.iter().filter_map(|o| o.sampler.as_ref());
+                samplers.into_iter().try_for_each(|s| self.sampler(s, logits.cols))
+            }
+            Op::Probe { x } => self.tensor(*x),
+        }
+    }
+
+    fn tensor(&self, t: Tensor) -> Result<(), BackendError> {
+        below("tensor", t.index as usize, self.step.tensors().len())?;
+        let declared = self.step.tensors()[t.index as usize];
+        self.equal("columns of a tensor", declared.cols as usize, t.cols as usize)?;
+        self.row_set(declared.rows, t.rows)
+    }
+
+    fn shape(&self, t: Tensor, rows: RowSet, cols: usize) -> Result<(), BackendError> {
+        self.tensor(t)?;
+        self.row_set(rows, t.rows)?;
+        self.equal("columns", cols, t.cols as usize)
+    }
+
+    fn row_set(&self, expected: RowSet, found: RowSet) -> Result<(), BackendError> {
+        if expected == found {
+            return Ok(());
+        }
+        let expected = if expected == RowSet::All { "over all rows" } else { "over the output rows" };
+        Err(value(self.stem, "a tensor", expected, self.step.row_count(found) as f64))
+    }
+
+    fn distinct(&self, what: &'static str, t: Tensor, others: &[Tensor]) -> Result<(), BackendError> {
+        if others.iter().all(|other| other.index != t.index) {
+            return Ok(());
+        }
+        Err(value(self.stem, what, "a tensor of its own", f64::from(t.index)))
+    }
+
+    fn attention(&self, shape: AttentionShape) -> Result<(), BackendError> {
+        positive(self.stem, "kv_heads", shape.kv_heads as usize)?;
+        positive(self.stem, "heads", shape.heads as usize)?;
+        self.equal("kv_heads", self.pool.kv_heads, shape.kv_heads as usize)?;
+        self.equal("head_dim", self.pool.head_dim, shape.head_dim as usize)?;
+        self.equal("heads past whole groups", 0, (shape.heads % shape.kv_heads) as usize)
+    }
+
+    /// Every chunk up to each sequence's last row must be in the pool, in the pool's codec.
+    fn pages(&self, layer: u32) -> Result<(), BackendError> {
+        let batch = self.step.batch();
+        for (sequence, first, rows) in batch.runs() {
+            let last = batch.rows[first + rows - 1].position as usize;
+            let table = &batch.sequences[sequence].pages;
+            for chunk in 0..=last / crate::CHUNK_TOKENS {
+                let Some(entry) = table.entry(layer as usize, chunk) else {
+                    return below("chunk", chunk, table.chunks());
+                };
+                self.entry(layer, PageHalf::K, entry.k)?;
+                self.entry(layer, PageHalf::V, entry.v)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, layer: u32, half: PageHalf, entry: PageEntry) -> Result<(), BackendError> {
+        page(PageAddress { layer, slot: entry.slot, half }, &self.pool)?;
+        if entry.codec != self.pool.codec {
+            return Err(BackendError::PageCodec { pool: self.pool.codec, found: entry.codec });
+        }
+        Ok(())
+    }
+
+    fn sampler(&self, s: &Sampler, vocabulary: u32) -> Result<(), BackendError> {
+        let rules: [(&'static str, &'static str, f32, bool); 4] = [
+            ("temperature", "finite and at least 0", s.temperature, s.temperature >= 0.0),
+            ("top_p", "above 0 and at most 1", s.top_p, s.top_p > 0.0 && s.top_p <= 1.0),
+            ("min_p", "from 0 to 1", s.min_p, (0.0..=1.0).contains(&s.min_p)),
+            ("repeat_penalty", "finite and above 0", s.repeat_penalty, s.repeat_penalty > 0.0),
+        ];
+        for (what, expected, found, holds) in rules {
+            if !holds || !found.is_finite() {
+                return Err(value(self.stem, what, expected, f64::from(found)));
+            }
+        }
+        s.history.iter().try_for_each(|&t| below("token of the history", t as usize, vocabulary as usize))
+    }
+
+    fn equal(&self, what: &'static str, expected: usize, found: usize) -> Result<(), BackendError> {
+        equal(self.stem, what, expected, found)
+    }
+}
+
+fn below(what: &'static str, index: usize, len: usize) -> Result<(), BackendError> {
+    if index < len { Ok(()) } else { Err(ContractError::OutOfRange { what, index, len }.into()) }
+}
+
+fn equal(op: &'static str, what: &'static str, expected: usize, found: usize) -> Result<(), BackendError> {
+    if expected == found { Ok(()) } else { Err(ContractError::Shape { op, what, expected, found }.into()) }
+}
+
+fn positive(op: &'static str, what: &'static str, found: usize) -> Result<(), BackendError> {
+    if found > 0 { Ok(()) } else { Err(value(op, what, "above 0", 0.0)) }
+}
+
+fn value(op: &'static str, what: &'static str, expected: &'static str, found: f64) -> BackendError {
+    ContractError::Value { op, what, expected, found }.into()
+}
