@@ -12,7 +12,8 @@ use interleaf_contract::{BlockQ8_0, QUANT_BLOCK};
 pub fn quantise_q8_0(x: &[f32]) -> Vec<BlockQ8_0> {
     x.chunks_exact(QUANT_BLOCK)
         .map(|block| {
-            let largest = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            // A NaN stays: a block that has one must not pass for zeros.
+            let largest = block.iter().fold(0.0f32, |m, v| if v.abs() <= m { m } else { v.abs() });
             let d = largest / 127.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
             let mut qs = [0; QUANT_BLOCK];

@@ -4,9 +4,9 @@ use interleaf_contract::Sampler;
 
 /// Chooses a token; the order of the rules is stated at [`Sampler`].
 ///
-/// Logits that are NaN are never chosen; if all are, the token is 0.
+/// Logits that are NaN are never chosen; if all are, there is no token.
 #[must_use]
-pub fn sample(logits: &[f32], sampler: &Sampler) -> u32 {
+pub fn sample(logits: &[f32], sampler: &Sampler) -> Option<u32> {
     let penalised = penalise(logits, sampler);
     if sampler.temperature == 0.0 {
         return argmax(&penalised);
@@ -18,22 +18,22 @@ pub fn sample(logits: &[f32], sampler: &Sampler) -> u32 {
     for (token, p) in &candidates {
         reached += p;
         if target < reached {
-            return *token;
+            return Some(*token);
         }
     }
-    candidates.last().map_or(0, |(token, _)| *token)
+    candidates.last().map(|(token, _)| *token)
 }
 
 /// The largest logit, the lowest id among equals.
 #[must_use]
-pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (token as u32, logit);
+pub fn argmax(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(u32, f32)> = None;
+    for (token, &logit) in logits.iter().enumerate().filter(|(_, logit)| !logit.is_nan()) {
+        if best.is_none_or(|(_, largest)| logit > largest) {
+            best = Some((token as u32, logit));
         }
     }
-    best.0
+    best.map(|(token, _)| token)
 }
 
 fn penalise(logits: &[f32], sampler: &Sampler) -> Vec<f32> {
@@ -107,16 +107,26 @@ mod tests {
     fn shares(logits: &[f32], sampler: &Sampler, draws: u32) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
         for step in 0..draws {
-            counts[sample(logits, &Sampler { step, ..sampler.clone() }) as usize] += 1.0 / f64::from(draws);
+            counts[sample(logits, &Sampler { step, ..sampler.clone() }).unwrap() as usize] +=
+                1.0 / f64::from(draws);
         }
         counts
     }
 
     #[test]
     fn greedy_takes_the_lowest_id_among_equals_and_skips_nan() {
-        assert_eq!(sample(&[1.0, 3.0, 3.0], &Sampler::greedy()), 1);
-        assert_eq!(sample(&[f32::NAN, -5.0], &Sampler::greedy()), 1);
-        assert_eq!(sample(&[f32::NAN, -5.0], &sampler(1.0)), 1);
+        assert_eq!(sample(&[1.0, 3.0, 3.0], &Sampler::greedy()), Some(1));
+        assert_eq!(sample(&[f32::NEG_INFINITY, f32::NAN], &Sampler::greedy()), Some(0));
+        for sampler in [Sampler::greedy(), sampler(1.0)] {
+            assert_eq!(sample(&[f32::NAN, -5.0], &sampler), Some(1));
+            assert_eq!(sample(&[f32::NAN, f32::NAN], &sampler), None);
+        }
+    }
+
+    /// Computed apart, in Python, from the paper's listing.
+    #[test]
+    fn the_generator_is_pcg4d() {
+        assert_eq!(pcg4d([1, 2, 3, 4]), [908_250_390, 4_044_648_920, 3_775_961_919, 45_698_095]);
     }
 
     #[test]
@@ -143,13 +153,13 @@ mod tests {
     fn the_penalty_counts_a_token_once() {
         let s = Sampler { repeat_penalty: 2.0, history: vec![1, 1, 0], ..Sampler::greedy() };
         assert_eq!(penalise(&[-1.0, 3.0, 1.6], &s), [-2.0, 1.5, 1.6]);
-        assert_eq!(sample(&[-1.0, 3.0, 1.6], &s), 2);
+        assert_eq!(sample(&[-1.0, 3.0, 1.6], &s), Some(2));
     }
 
     #[test]
     fn sequences_and_steps_draw_apart() {
         let logits = [0.0; 64];
-        let draw = |sequence, step| sample(&logits, &Sampler { sequence, step, ..sampler(1.0) });
+        let draw = |sequence, step| sample(&logits, &Sampler { sequence, step, ..sampler(1.0) }).unwrap();
         let by_step: Vec<u32> = (0..32).map(|s| draw(0, s)).collect();
         let by_sequence: Vec<u32> = (0..32).map(|s| draw(s, 0)).collect();
         assert_ne!(by_step, by_sequence);

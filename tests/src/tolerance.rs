@@ -22,11 +22,11 @@ pub fn error(reference: &[f32], found: &[f32]) -> Error {
     Error { max_abs, nmse: if power > 0.0 { squared / power } else { squared } }
 }
 
-/// Sequential f32 additions of a product over `k` elements in a kernel with at least four partial sums,
-/// plus the few roundings of products, tree, scale and store. A sum of n rounded terms is off by at most
-/// n·ε times the sum of their magnitudes (Higham, Accuracy and Stability, §4.2).
+/// ε times what a result may be off by, as a share of the magnitudes added: every product, sum, scale and
+/// store of a linear layer rounds by at most ε/2, and the longest chain that a kernel adds one after another
+/// is all of K and then the rank (Higham, Accuracy and Stability of Numerical Algorithms, §4.2).
 pub fn roundings(k: usize, rank: usize) -> f64 {
-    (k / 4 + rank + 16) as f64
+    (k + rank) as f64 / 2.0 + 16.0
 }
 
 /// Checks every element against its own derived bound: `magnitude · ε · roundings`, `magnitude` being the

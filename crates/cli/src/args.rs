@@ -171,6 +171,7 @@ pub struct NamedFolder {
 
 fn named_folder(text: &str) -> Result<NamedFolder, String> {
     match text.split_once('=') {
+        Some(("none", _)) => Err("none is the base model's name".into()),
         Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
             Ok(NamedFolder { name: name.into(), folder: folder.into() })
         }

@@ -50,7 +50,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
         engine.register_adapter(name, &source)?;
     }
     let requests = requests(&engine, args.max_tokens)?;
-    let longest = requests.iter().map(|r| r.prompt.len() + r.max_tokens).max().unwrap_or(0);
+    let longest = requests.iter().map(|r| r.prompt.len().saturating_add(r.max_tokens)).max().unwrap_or(0);
     engine.reserve_kv(requests.len(), longest.min(engine.context()))?;
 
     let live = !args.json && std::io::stdout().is_terminal();

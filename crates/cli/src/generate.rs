@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::GenerateArgs;
 use crate::memory::{MemoryRow, backend_line};
-use crate::{CliError, interrupt, load};
+use crate::{CliError, interrupt, load, output};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -40,7 +40,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     let longest = request.prompt.len().saturating_add(args.max_tokens).min(engine.context());
     engine.reserve_kv(1, longest)?;
 
-    let mut output = std::io::stdout().lock();
+    let mut stdout = std::io::stdout().lock();
     let bar = load::bar(request.prompt.len(), "prefill");
     let mut written = Ok(());
     let answers = engine.generate(std::slice::from_ref(&request), &mut |event| {
@@ -52,7 +52,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
                 }
             }
             Event::Text { text, .. } if !args.json => {
-                written = write!(output, "{text}").and_then(|()| output.flush());
+                written = write!(stdout, "{text}").and_then(|()| stdout.flush());
             }
             Event::Text { .. } | Event::Finished { .. } => {}
         }
@@ -74,10 +74,11 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             memory: MemoryRow::of(&engine),
             backend: backend_line(&engine),
         };
-        writeln!(output, "{}", serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?)?;
+        drop(stdout);
+        output::json(&report)?;
     } else {
-        writeln!(output)?;
-        drop(output);
+        writeln!(stdout)?;
+        drop(stdout);
         summary(&engine, &answer);
     }
     Ok(ExitCode::SUCCESS)
@@ -100,9 +101,9 @@ fn summary(engine: &Engine, answer: &Completion) {
     let dim = std::io::stderr().is_terminal();
     for line in lines {
         if dim {
-            eprintln!("{}", console::style(line).for_stderr().dim());
+            output::note(console::style(line).for_stderr().dim());
         } else {
-            eprintln!("{line}");
+            output::note(line);
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::output;
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening. Where no handler can be installed, Ctrl-C keeps its usual meaning and a line says so.
@@ -14,7 +16,7 @@ pub fn listen() {
         }
     });
     if let Err(reason) = installed {
-        eprintln!("interleaf: Ctrl-C will end the program without a summary: {reason}");
+        output::note(format_args!("interleaf: Ctrl-C will end the program without a summary: {reason}"));
     }
 }
 

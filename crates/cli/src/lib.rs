@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
         if output::reader_went_away(&error) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("interleaf: {error}");
+        output::note(format_args!("interleaf: {error}"));
         ExitCode::from(2)
     })
 }

@@ -1,6 +1,6 @@
 //! Bytes by kind, for reports.
 
-use interleaf_runtime::{Engine, MemoryUse};
+use interleaf_runtime::{Engine, MemoryUse, WeightFormat};
 use serde::Serialize;
 
 use crate::table::bytes;
@@ -42,9 +42,11 @@ impl MemoryRow {
     }
 }
 
-/// `cpu (portable loops, x86_64, 2 threads, act=q8_0)`.
+/// `cpu (portable loops, x86_64, 2 threads)`, with the numerics where weights are quantised.
 pub fn backend_line(engine: &Engine) -> String {
     let info = engine.backend();
     let threads = if info.threads == 1 { "1 thread".into() } else { format!("{} threads", info.threads) };
-    format!("{} ({}, {threads}, {})", info.name, info.device, info.numerics.name())
+    let quantised = matches!(engine.weights(), WeightFormat::Q8_0 | WeightFormat::Q4_0);
+    let numerics = if quantised { format!(", {}", info.numerics.name()) } else { String::new() };
+    format!("{} ({}, {threads}{numerics})", info.name, info.device)
 }

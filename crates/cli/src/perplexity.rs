@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use interleaf_runtime::{Engine, Feed, RowKind, Want};
+use indicatif::ProgressBar;
+use interleaf_runtime::{Engine, EngineError, Feed, RowKind, Want};
 use serde::Serialize;
 
 use crate::args::PerplexityArgs;
@@ -12,7 +13,7 @@ use crate::{CliError, load, output, verify};
 
 /// Rows fed at once while scoring: enough to keep every core busy, few enough that their logits are
 /// small beside the weights.
-pub const PIECE: usize = 64;
+const PIECE: usize = 64;
 
 #[derive(Serialize)]
 struct Report {
@@ -46,11 +47,13 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, CliError> {
     let start = Instant::now();
     let mut sum = 0.0;
     for window in &windows {
-        sum += nll(&mut engine, adapter.as_deref(), window)?.iter().sum::<f64>();
-        bar.inc(window.len() as u64 - 1);
+        sum += nll(&mut engine, adapter.as_deref(), window, &bar)?.iter().sum::<f64>();
     }
     bar.finish_and_clear();
     let mean_nll = sum / tokens as f64;
+    if !mean_nll.is_finite() {
+        return Err(EngineError::NotANumber.into());
+    }
     let report = Report {
         model: load::model_name(args.model.model.as_deref()),
         adapter,
@@ -95,7 +98,12 @@ fn windows(engine: &Engine, text: &str, scored: usize) -> Result<Vec<Vec<u32>>, 
 }
 
 /// The negative log likelihood, in nats, of every token after the first.
-pub fn nll(engine: &mut Engine, adapter: Option<&str>, tokens: &[u32]) -> Result<Vec<f64>, CliError> {
+fn nll(
+    engine: &mut Engine,
+    adapter: Option<&str>,
+    tokens: &[u32],
+    bar: &ProgressBar,
+) -> Result<Vec<f64>, CliError> {
     let vocabulary = engine.config().vocab_size;
     let sequence = engine.open_sequence(adapter)?;
     let mut scored = Vec::with_capacity(tokens.len().saturating_sub(1));
@@ -107,6 +115,7 @@ pub fn nll(engine: &mut Engine, adapter: Option<&str>, tokens: &[u32]) -> Result
         for (logits, &target) in fed.logits.chunks_exact(vocabulary).zip(targets) {
             scored.push(verify::nll(logits, target));
         }
+        bar.inc(inputs.len() as u64);
     }
     engine.close_sequence(sequence)?;
     Ok(scored)

@@ -251,8 +251,8 @@ impl Step {
 pub struct Sampled {
     /// Index into [`Batch::outputs`].
     pub output: u32,
-    /// The token.
-    pub token: u32,
+    /// The token; `None` where no logit is a number.
+    pub token: Option<u32>,
 }
 
 /// What comes back from a step.

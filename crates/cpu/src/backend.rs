@@ -3,8 +3,8 @@
 
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{
-    BackendError, BackendInfo, Batch, LoraSite, Numerics, Op, ProjectionId, RowSet, Sampled, Step,
-    StepOutput, Tensor,
+    BackendError, BackendInfo, Batch, ContractError, LoraSite, Numerics, Op, ProjectionId, RowSet, Sampled,
+    Step, StepOutput, Tensor,
 };
 use rayon::prelude::*;
 
@@ -14,6 +14,9 @@ use crate::{embed, kv_append, paged_attention, rms_norm, rope, sample, swiglu};
 
 /// The CPU backend.
 pub type CpuBackend = HostBackend<CpuKernels>;
+
+/// More threads than any phone or desktop has cores; starting thousands takes minutes.
+const MOST_THREADS: usize = 256;
 
 /// How the CPU backend runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +45,14 @@ impl CpuKernels {
     /// A CPU backend with a rayon pool of its own.
     ///
     /// # Errors
-    /// If the threads cannot be started.
+    /// If more than 256 threads are asked for, or they cannot be started.
     pub fn backend(options: CpuOptions) -> Result<CpuBackend, BackendError> {
+        if options.threads > MOST_THREADS {
+            let found = options.threads as f64;
+            return Err(
+                ContractError::Value { op: "cpu", what: "threads", expected: "at most 256", found }.into()
+            );
+        }
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .thread_name(|i| format!("interleaf-cpu-{i}"))

@@ -4,7 +4,7 @@
 use interleaf_contract::Sampler;
 
 /// Chooses a token; the order of the rules is stated at [`Sampler`].
-pub fn sample(logits: &[f32], sampler: &Sampler) -> u32 {
+pub fn sample(logits: &[f32], sampler: &Sampler) -> Option<u32> {
     let mut logits = std::borrow::Cow::Borrowed(logits);
     if sampler.repeat_penalty != 1.0 {
         penalise(logits.to_mut(), sampler);
@@ -20,17 +20,16 @@ pub fn sample(logits: &[f32], sampler: &Sampler) -> u32 {
         reached += p;
         target < reached
     });
-    drawn.or(candidates.last()).map_or(0, |(token, _)| *token)
+    drawn.or(candidates.last()).map(|(token, _)| *token)
 }
 
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (token as u32, logit);
-        }
-    }
-    best.0
+fn argmax(logits: &[f32]) -> Option<u32> {
+    let numbers = logits.iter().enumerate().filter(|(_, logit)| !logit.is_nan());
+    let largest = numbers.fold(None, |best: Option<(usize, f32)>, (token, &logit)| match best {
+        Some((_, largest)) if logit <= largest => best,
+        _ => Some((token, logit)),
+    });
+    largest.map(|(token, _)| token as u32)
 }
 
 fn penalise(logits: &mut [f32], sampler: &Sampler) {

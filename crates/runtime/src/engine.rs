@@ -1,7 +1,7 @@
 //! The engine: a base model on a backend, its adapters and its KV cache.
 
 use interleaf_contract::{
-    Backend, BackendInfo, CHUNK_TOKENS, MemoryReport, Numerics, PageCodec, PoolGeometry,
+    Backend, BackendInfo, CHUNK_TOKENS, MemoryReport, Numerics, PageCodec, PoolGeometry, RopeId,
 };
 use interleaf_kv::KvCache;
 use interleaf_model::{ChatTemplate, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat};
@@ -67,6 +67,10 @@ pub struct Engine {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) model: Model,
     pub(crate) resident: Resident,
+    /// Rotary factors up to the longest sequence that the pool has had room for.
+    pub(crate) rope: RopeId,
+    rope_positions: usize,
+    weights: WeightFormat,
     pub(crate) adapters: Adapters,
     pub(crate) kv: KvCache,
     pub(crate) context: usize,
@@ -103,7 +107,8 @@ impl Engine {
         let model = Model::open(source)?;
         let longest = model.config().max_positions;
         let context = if options.context == 0 { longest } else { options.context.min(longest) };
-        let resident = resident::upload(&model, options.weights, context, &mut *backend, progress)?;
+        let resident = resident::upload(&model, options.weights, &mut *backend, progress)?;
+        let rope = backend.create_rope(model.config().rope.table(0))?;
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         let geometry = geometry(model.config(), options.pages, 0);
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
@@ -111,6 +116,9 @@ impl Engine {
             backend,
             model,
             resident,
+            rope,
+            rope_positions: 0,
+            weights: options.weights,
             adapters: Adapters::default(),
             kv: KvCache::new(&geometry),
             context,
@@ -143,6 +151,13 @@ impl Engine {
     /// If there is no room for it.
     pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
         let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
+        // One sequence may take the whole pool. Growing by doubling keeps tables few.
+        let longest = slots.saturating_mul(CHUNK_TOKENS).min(self.context);
+        if longest > self.rope_positions {
+            let positions = longest.checked_next_power_of_two().unwrap_or(longest).min(self.context);
+            self.rope = self.backend.create_rope(self.model.config().rope.table(positions))?;
+            self.rope_positions = positions;
+        }
         let geometry = geometry(self.model.config(), self.pages, slots);
         self.backend.create_pool(geometry)?;
         self.kv = KvCache::new(&geometry);
@@ -165,6 +180,12 @@ impl Engine {
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// How base weights are kept.
+    #[must_use]
+    pub fn weights(&self) -> WeightFormat {
+        self.weights
     }
 
     /// What the model runs on.

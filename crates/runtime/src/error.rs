@@ -42,6 +42,15 @@ pub enum EngineError {
         /// The request's index.
         request: usize,
     },
+    /// Logits of which none is a number.
+    #[error("the model's logits are not numbers: weights of the model or of an adapter are damaged")]
+    NotANumber,
+    /// A sequence that was fed twice in one step.
+    #[error("feed {feed}: its sequence is already fed in this step")]
+    DuplicateSequence {
+        /// The second feed's index.
+        feed: usize,
+    },
     /// A token that the vocabulary does not have.
     #[error("token {token} is not in the vocabulary of {vocabulary}")]
     UnknownToken {

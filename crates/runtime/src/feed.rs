@@ -68,9 +68,14 @@ impl Engine {
     /// appear once. Results are in the order of `feeds`.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, a sequence would exceed the context, the KV pool is full or
-    /// the device fails. The sequences then have the tokens they had before.
+    /// If a sequence appears twice, a token is not in the vocabulary, a sequence would exceed the context, the KV pool is
+    /// full, no logit is a number, or the device fails. The sequences then have the tokens they had before.
     pub fn feed(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Fed>, EngineError> {
+        for (i, feed) in feeds.iter().enumerate() {
+            if feeds[..i].iter().any(|other| other.sequence.id == feed.sequence.id) {
+                return Err(EngineError::DuplicateSequence { feed: i });
+            }
+        }
         let before: Vec<usize> =
             feeds.iter().map(|f| self.kv.tokens(f.sequence.id)).collect::<Result<_, _>>()?;
         let result = self.feed_from(feeds, &before);
@@ -115,7 +120,7 @@ impl Engine {
         let probe = feeds.iter().any(|f| f.want == Want::Logits);
         let sample = batch.outputs.iter().any(|o| o.sampler.is_some());
         let mut step = Step::new(batch)?;
-        let logits = forward::record(&mut step, &self.resident, self.model.config());
+        let logits = forward::record(&mut step, &self.resident, self.rope, self.model.config());
         if let Some(logits) = logits {
             if sample {
                 step.push(interleaf_contract::Op::Sample { logits });
@@ -129,7 +134,7 @@ impl Engine {
 
         let mut fed = vec![Fed::default(); feeds.len()];
         for sampled in output.tokens {
-            fed[wanted[sampled.output as usize]].token = Some(sampled.token);
+            fed[wanted[sampled.output as usize]].token = Some(sampled.token.ok_or(EngineError::NotANumber)?);
         }
         if let Some(logits) = output.probes.first() {
             let rows = logits.chunks_exact(self.model.config().vocab_size);

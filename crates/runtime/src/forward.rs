@@ -1,6 +1,6 @@
 //! The forward pass, written once over the `Backend` trait: it records operations and computes nothing.
 
-use interleaf_contract::{AttentionShape, Op, RowSet, Step, Tensor};
+use interleaf_contract::{AttentionShape, Op, RopeId, RowSet, Step, Tensor};
 use interleaf_model::ModelConfig;
 
 use crate::resident::{Layer, Resident};
@@ -24,7 +24,7 @@ struct Buffers {
 
 /// Records a whole forward pass over the step's batch. Returns the logits of its output rows, outputs ×
 /// vocabulary, or `None` where the batch asks for none and the head is left out.
-pub fn record(step: &mut Step, model: &Resident, config: &ModelConfig) -> Option<Tensor> {
+pub fn record(step: &mut Step, model: &Resident, rope: RopeId, config: &ModelConfig) -> Option<Tensor> {
     let cols = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let (hidden, mlp) = (cols(config.hidden_size), cols(config.intermediate_size));
     let q = cols(config.heads * config.head_dim);
@@ -46,7 +46,7 @@ pub fn record(step: &mut Step, model: &Resident, config: &ModelConfig) -> Option
     // What the last block left for the residual stream; the next norm takes it in.
     let mut residual = None;
     for (index, layer) in model.layers.iter().enumerate() {
-        attention(step, cols(index), layer, model, config, &b, residual);
+        attention(step, cols(index), layer, rope, config, &b, residual);
         mlp_block(step, layer, config, &b);
         residual = Some(b.delta);
     }
@@ -71,7 +71,7 @@ fn attention(
     step: &mut Step,
     index: u32,
     layer: &Layer,
-    model: &Resident,
+    rope: RopeId,
     config: &ModelConfig,
     b: &Buffers,
     residual: Option<Tensor>,
@@ -87,8 +87,8 @@ fn attention(
         out: b.normed,
     });
     step.push(Op::LoraMatmul { x: b.normed, projections: vec![(q, b.q), (k, b.k), (v, b.v)] });
-    step.push(Op::Rope { x: b.q, head_dim, table: model.rope });
-    step.push(Op::Rope { x: b.k, head_dim, table: model.rope });
+    step.push(Op::Rope { x: b.q, head_dim, table: rope });
+    step.push(Op::Rope { x: b.k, head_dim, table: rope });
     step.push(Op::KvAppend { layer: index, k: b.k, v: b.v });
     let shape = AttentionShape {
         heads: b.q.cols / head_dim,

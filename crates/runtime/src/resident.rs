@@ -1,6 +1,6 @@
 //! The base model on a backend: every tensor uploaded once, in the format asked for, one at a time.
 
-use interleaf_contract::{Backend, MatrixId, Projection, ProjectionId, RopeId, VectorId};
+use interleaf_contract::{Backend, MatrixId, Projection, ProjectionId, VectorId};
 use interleaf_model::{Model, Proj, ProjectionWeights, WeightFormat};
 
 use crate::{EngineError, LoadProgress};
@@ -33,17 +33,14 @@ pub struct Resident {
     pub final_norm: VectorId,
     /// The head.
     pub head: ProjectionId,
-    /// Rotary factors up to the context's length.
-    pub rope: RopeId,
     /// Every projection by its module path, for adapters to attach to.
     pub modules: Vec<(String, ProjectionId)>,
 }
 
-/// Uploads a model. `context` is how many positions the rope table covers.
+/// Uploads a model's weights.
 pub fn upload(
     model: &Model,
     format: WeightFormat,
-    context: usize,
     backend: &mut dyn Backend,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Resident, EngineError> {
@@ -69,8 +66,7 @@ pub fn upload(
     })?;
     let mut modules = loader.modules;
     modules.push((name, head));
-    let rope = backend.create_rope(model.config().rope.table(context))?;
-    Ok(Resident { embedding, layers: resident_layers, final_norm, head, rope, modules })
+    Ok(Resident { embedding, layers: resident_layers, final_norm, head, modules })
 }
 
 struct Loader<'a> {

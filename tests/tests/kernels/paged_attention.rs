@@ -5,6 +5,7 @@ use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive};
 use interleaf_tests::backends::{self, Boxed, label};
 use interleaf_tests::tolerance::{assert_bits, assert_twice_naive};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 fn check(case: &AttentionCase, backend: &mut Boxed) {
     let data = case.data();
@@ -62,27 +63,36 @@ fn head_shapes() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
-    #[test]
-    fn any_batch(
-        group in 1usize..5,
-        kv_heads in 1usize..3,
-        head_dim in prop::sample::select(vec![8usize, 16, 24, 64, 96]),
-        half in any::<bool>(),
-        sequences in prop::collection::vec((1usize..300, 1usize..40, any::<bool>()), 1..5),
-        seed in any::<u64>(),
-    ) {
+/// Batches of an [`AttentionCase`], by property.
+fn any_case() -> impl Strategy<Value = AttentionCase> {
+    let head_dim = prop::sample::select(vec![2usize, 8, 16, 24, 64, 66, 96, 160]);
+    let sequence = (1usize..300, 1usize..40, any::<bool>());
+    let sequences = prop::collection::vec(sequence, 1..5);
+    let parts = (1usize..6, 1usize..3, head_dim, any::<bool>(), sequences, any::<u64>());
+    parts.prop_map(|(group, kv_heads, head_dim, half, sequences, seed)| {
         let sequences = sequences
             .into_iter()
-            .map(|(tokens, queries, generated)| {
-                if generated { decode(tokens) } else { prompt(tokens, queries.min(tokens)) }
-            })
+            .map(
+                |(tokens, queries, generated)| {
+                    if generated { decode(tokens) } else { prompt(tokens, queries.min(tokens)) }
+                },
+            )
             .collect();
         let codec = if half { PageCodec::F16 } else { PageCodec::F32 };
-        let case = AttentionCase { heads: group * kv_heads, kv_heads, head_dim, codec, sequences, seed };
-        check(&case, &mut backends::cpu(2, interleaf_contract::Numerics::ActF32));
-    }
+        AttentionCase { heads: group * kv_heads, kv_heads, head_dim, codec, sequences, seed }
+    })
+}
+
+#[test]
+fn any_batch() {
+    // One set of backends for all cases: opening a device is slow.
+    let backends = std::cell::RefCell::new(backends::all(true));
+    let mut runner = TestRunner::new(ProptestConfig { cases: 32, ..ProptestConfig::default() });
+    let outcome = runner.run(&any_case(), |case| {
+        backends.borrow_mut().iter_mut().for_each(|backend| check(&case, backend));
+        Ok(())
+    });
+    outcome.unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// Law: neither the other sequences nor how a prompt was cut may change a row's bits.

@@ -165,3 +165,87 @@ fn batches_that_contradict_themselves_are_refused() {
         assert!(Step::new(batch.clone()).is_err(), "{batch:?}");
     }
 }
+
+fn refuses(backend: &mut backends::Boxed, record: impl FnOnce(&mut Step) -> Op) {
+    let mut step = Step::new(batch(2)).expect("a batch");
+    let op = record(&mut step);
+    let message = format!("{}: {op:?}", label(&**backend));
+    step.push(op);
+    assert!(backend.submit(step).is_err(), "{message}");
+}
+
+#[test]
+fn results_that_alias_inputs_are_refused() {
+    for mut backend in all() {
+        let w = backend.create_matrix(matrix("w", Dtype::F32, 8, 8, &mut Random::new(3))).expect("a matrix");
+        let p =
+            backend.create_projection(Projection { name: "p".into(), matrix: w, bias: None }).expect("fits");
+        let weight = backend.create_vector("weight", &[1.0; 8]).expect("a vector");
+        refuses(&mut backend, |step| {
+            let x = step.tensor(RowSet::All, 8);
+            Op::LoraMatmul { x, projections: vec![(p, x)] }
+        });
+        refuses(&mut backend, |step| {
+            let (x, y) = (step.tensor(RowSet::All, 8), step.tensor(RowSet::All, 8));
+            Op::LoraMatmul { x, projections: vec![(p, y), (p, y)] }
+        });
+        refuses(&mut backend, |step| {
+            let x = step.tensor(RowSet::All, 8);
+            Op::RmsNorm { x, add: Some(x), weight, epsilon: 0.0, heads: 1, out: x }
+        });
+        refuses(&mut backend, |step| {
+            let (gate, out) = (step.tensor(RowSet::All, 8), step.tensor(RowSet::All, 8));
+            Op::SwiGlu { activation: interleaf_contract::Activation::Silu, gate, up: gate, out }
+        });
+    }
+}
+
+/// Dimensions of nothing, and of more than can be counted, have made backends panic.
+#[test]
+fn empty_and_absurd_sizes_are_refused() {
+    let empty = |name| matrix(name, Dtype::F32, 4, 0, &mut Random::new(4));
+    for mut backend in all() {
+        let table = backend.create_matrix(empty("embedding")).expect("an empty matrix is lawful");
+        refuses(&mut backend, |step| Op::Embed { table, scale: 1.0, out: step.tensor(RowSet::All, 0) });
+        let weight = backend.create_vector("weight", &[]).expect("an empty vector is lawful");
+        refuses(&mut backend, |step| {
+            let x = step.tensor(RowSet::All, 0);
+            Op::RmsNorm { x, add: None, weight, epsilon: 0.0, heads: 3, out: x }
+        });
+        let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, codec: PageCodec::F16 };
+        backend.create_pool(geometry).expect("a small pool");
+        for wrong in [
+            PoolGeometry { head_dim: 0, ..geometry },
+            PoolGeometry { kv_heads: 0, ..geometry },
+            PoolGeometry { slots: 1 << 63, ..geometry },
+            PoolGeometry { head_dim: 1 << 40, kv_heads: 1 << 40, ..geometry },
+            PoolGeometry { layers: usize::MAX, ..geometry },
+        ] {
+            assert!(backend.create_pool(wrong).is_err(), "{}: {wrong:?}", label(&*backend));
+        }
+        let address = PageAddress { layer: 0, slot: 1, half: PageHalf::V };
+        backend.read_pages(&[address]).expect("the pool is still there");
+        let shape =
+            interleaf_contract::AttentionShape { heads: 1 << 31, kv_heads: 1, head_dim: 8, scale: 1.0 };
+        refuses(&mut backend, |step| {
+            let (q, out) = (step.tensor(RowSet::All, 0), step.tensor(RowSet::All, 0));
+            Op::PagedAttention { layer: 0, shape, q, out }
+        });
+        let table = RopeTable { rotary_dim: 2, positions: 1 << 63, cos: Vec::new(), sin: Vec::new() };
+        assert!(backend.create_rope(table).is_err());
+    }
+}
+
+#[test]
+fn probes_are_numbered_however_they_are_recorded() {
+    for mut backend in all() {
+        let mut step = Step::new(batch(1)).expect("a batch");
+        let (a, b) = (step.tensor(RowSet::All, 1), step.tensor(RowSet::All, 1));
+        step.push(Op::Load { out: a, data: vec![1.0].into() });
+        step.push(Op::Load { out: b, data: vec![2.0].into() });
+        step.push(Op::Probe { x: a });
+        let second = step.probe(b);
+        let ticket = backend.submit(step).expect("it runs");
+        assert_eq!(backend.wait(ticket).expect("it ends").probes[second.0 as usize], [2.0]);
+    }
+}

@@ -6,7 +6,7 @@ use interleaf_tests::data::Random;
 use interleaf_tests::lora::{one_page, rows};
 use proptest::prelude::*;
 
-fn choose(backend: &mut backends::Boxed, logits: &[Vec<f32>], samplers: &[Sampler]) -> Vec<u32> {
+fn choose(backend: &mut backends::Boxed, logits: &[Vec<f32>], samplers: &[Sampler]) -> Vec<Option<u32>> {
     let n = logits.len();
     let outputs = samplers
         .iter()

@@ -1,11 +1,13 @@
 //! `verify` on every public golden set: Hugging Face transformers + PEFT in f32.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, VerifyArgs, WeightsArg};
 use interleaf_cli::verify::{Report, verify};
+use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
 
-use crate::support::data;
+use crate::support::{data, options};
 
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let engine =
@@ -94,6 +96,110 @@ fn quantised_weights_equal_the_reference_under_the_same_numerics() {
     }
 }
 
+/// A copy of llama-bias's golden set, its safetensors altered.
+fn altered(alter: impl FnOnce(&mut Vec<u8>)) -> (tempfile::TempDir, VerifyArgs) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["golden.json", "golden.safetensors"] {
+        std::fs::copy(data("families/llama-bias/golden").join(file), folder.path().join(file))
+            .expect("copies");
+    }
+    let path = folder.path().join("golden.safetensors");
+    let mut bytes = std::fs::read(&path).expect("just written");
+    alter(&mut bytes);
+    std::fs::write(&path, bytes).expect("writes");
+    let mut args = family("llama-bias", BackendArg::Cpu, PagesArg::F32);
+    args.golden = folder.path().to_owned();
+    args.adapters = Some(data("families/llama-bias/adapter"));
+    (folder, args)
+}
+
+/// Where a tensor's values begin.
+fn offset(bytes: &[u8], tensor: &str) -> usize {
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let index: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    8 + header + index[tensor]["data_offsets"][0].as_u64().expect("an offset") as usize
+}
+
+/// What a golden set lacks must not pass for a case that is right.
+#[test]
+fn a_golden_set_that_lacks_something_is_refused_by_name() {
+    for tensor in [
+        "adapter.p0.last_logits",
+        "base.p1.greedy_ids",
+        "base.p2.top5_ids",
+        "adapter.p2.greedy_lead",
+        "p1.ids",
+    ] {
+        // The same length, so that the header stays well-formed.
+        let renamed: String = tensor.chars().map(|c| if c == 'p' { 'q' } else { c }).collect();
+        let quoted = format!("\"{tensor}\"");
+        let (_folder, args) = altered(|bytes| {
+            let at = bytes.windows(quoted.len()).position(|w| w == quoted.as_bytes()).expect("it is there");
+            bytes[at + 1..at + 1 + tensor.len()].copy_from_slice(renamed.as_bytes());
+        });
+        let refused = verify(&args).expect_err(tensor).to_string();
+        assert!(refused.contains(tensor), "{refused}");
+    }
+    let (_folder, args) = altered(|bytes| {
+        let at = offset(bytes, "base.p0.last_logits");
+        bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let refused = verify(&args).expect_err("NaN").to_string();
+    assert!(refused.contains("base.p0.last_logits") && refused.contains("finite"), "{refused}");
+    let (_folder, args) = altered(|bytes| {
+        let at = offset(bytes, "adapter.p1.greedy_ids");
+        bytes[at..at + 4].copy_from_slice(&4000i32.to_le_bytes());
+    });
+    let refused = verify(&args).expect_err("out of the vocabulary").to_string();
+    assert!(refused.contains("adapter p1") && refused.contains("4000"), "{refused}");
+}
+
+/// A weight that is no number makes every answer wrong, whatever else is or is not judged.
+#[test]
+fn damaged_weights_never_pass() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "generation_config.json", "model.safetensors"] {
+        std::fs::copy(data("families/llama-bias").join(file), folder.path().join(file)).expect("copies");
+    }
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("just written");
+    let at = offset(&bytes, "model.layers.1.mlp.down_proj.weight");
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).expect("writes");
+    let mut args = family("llama-bias", BackendArg::Ref, PagesArg::F32);
+    args.model = Some(folder.path().to_owned());
+    args.adapters = Some(data("families/llama-bias/adapter"));
+    let report = verify(&args).expect("it loads: mapped weights are not read to be checked");
+    assert!(report.cases.iter().all(|case| !case.passed));
+
+    let options = options(BackendChoice::Cpu);
+    let mut engine = Engine::open(Source::dir(folder.path()), &options, &mut |_| ()).expect("it loads");
+    engine.reserve_kv(1, 32).expect("a small pool");
+    for temperature in [0.0, 1.0] {
+        let request = Request {
+            prompt: vec![3, 4],
+            adapter: None,
+            max_tokens: 4,
+            sampling: SamplingOptions { temperature, ..SamplingOptions::default() },
+            stop: Vec::new(),
+            end_tokens: Vec::new(),
+        };
+        let refused = engine.generate(&[request], &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(refused, Err(EngineError::NotANumber)), "{refused:?}");
+    }
+}
+
+/// Converted weights are compared with the reference on the same bits.
+#[test]
+fn half_precision_weights_equal_the_reference() {
+    for weights in [WeightsArg::F16, WeightsArg::Bf16] {
+        let mut args = family("llama-rope3", BackendArg::Cpu, PagesArg::F32);
+        args.engine.weights = weights;
+        let report = passes(&args, 6);
+        assert_eq!(report.compared_with, "reference");
+    }
+}
+
 /// A check that cannot fail checks nothing: a wrong adapter, wrong weights and a wrong golden must be seen.
 #[test]
 fn what_is_wrong_fails() {
@@ -107,23 +213,11 @@ fn what_is_wrong_fails() {
     coarse.golden = data("families/llama-rope3/golden");
     assert!(verify(&coarse).is_err(), "another vocabulary");
 
-    let folder = tempfile::tempdir().expect("a folder");
-    for file in ["golden.json", "golden.safetensors"] {
-        std::fs::copy(data("families/llama-bias/golden").join(file), folder.path().join(file))
-            .expect("copies");
-    }
-    let path = folder.path().join("golden.safetensors");
-    let mut bytes = std::fs::read(&path).expect("just written");
-    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-    let index: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
-    let at =
-        8 + header + index["adapter.p1.last_logits"]["data_offsets"][0].as_u64().expect("an offset") as usize;
-    let logit = f32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    bytes[at..at + 4].copy_from_slice(&(logit + 0.01).to_le_bytes());
-    std::fs::write(&path, bytes).expect("writes");
-    let mut wrong = family("llama-bias", BackendArg::Cpu, PagesArg::F32);
-    wrong.golden = folder.path().to_owned();
-    wrong.adapters = Some(data("families/llama-bias/adapter"));
+    let (_folder, wrong) = altered(|bytes| {
+        let at = offset(bytes, "adapter.p1.last_logits");
+        let logit = f32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        bytes[at..at + 4].copy_from_slice(&(logit + 0.01).to_le_bytes());
+    });
     let report = verify(&wrong).expect("it runs");
     let failed: Vec<_> =
         report.cases.iter().filter(|c| !c.passed).map(|c| (&*c.adapter, &*c.prompt)).collect();

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use interleaf_runtime::ModelConfig;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -11,6 +12,8 @@ use crate::CliError;
 /// A golden set.
 #[derive(Debug)]
 pub struct Golden {
+    /// Its index, for messages.
+    pub path: PathBuf,
     /// The base and its adapters.
     pub targets: Vec<Target>,
     /// Where `golden.json` says its adapter is.
@@ -37,6 +40,9 @@ impl Target {
 
 /// The name of the target without an adapter.
 pub const BASE: &str = "base";
+
+/// The name of the other target of a set with one adapter.
+pub const ADAPTER: &str = "adapter";
 
 /// One prompt and what followed.
 #[derive(Debug, Clone)]
@@ -87,6 +93,53 @@ pub struct Window {
     pub nll: Vec<f32>,
 }
 
+impl Golden {
+    /// Checks every token, layer and length against the model that will run them.
+    pub fn check(&self, config: &ModelConfig, context: usize) -> Result<(), CliError> {
+        let vocabulary = config.vocab_size;
+        for target in &self.targets {
+            for prompt in &target.prompts {
+                let field = format!("{} {}", target.name, prompt.name);
+                let refuse = |reason: String| Err(wrong(&self.path, &field, &reason));
+                if prompt.last_logits.len() != vocabulary {
+                    let found = prompt.last_logits.len();
+                    return refuse(format!("{found} logits, the model has a vocabulary of {vocabulary}"));
+                }
+                let tokens = prompt.ids.iter().chain(&prompt.greedy).chain(&prompt.top_ids);
+                if let Some(token) = tokens.into_iter().find(|t| **t as usize >= vocabulary) {
+                    return refuse(format!("token {token} is not in the model's vocabulary of {vocabulary}"));
+                }
+                if prompt.ids.len() + prompt.greedy.len() > context {
+                    let length = prompt.ids.len() + prompt.greedy.len();
+                    return refuse(format!(
+                        "{length} tokens with its answer, the model's context is {context}"
+                    ));
+                }
+                for kv in &prompt.kv {
+                    let values = config.kv_heads * prompt.ids.len() * config.head_dim;
+                    if kv.layer >= config.layers || kv.k.len() != values || kv.v.len() != values {
+                        return refuse(format!(
+                            "K or V of layer {} does not fit the model's shape",
+                            kv.layer
+                        ));
+                    }
+                }
+            }
+            for window in &target.windows {
+                let reason = match window.ids.iter().find(|t| **t as usize >= vocabulary) {
+                    Some(token) => format!("token {token} is not in the model's vocabulary of {vocabulary}"),
+                    None if window.ids.len() > context => {
+                        format!("longer than the model's context of {context}")
+                    }
+                    None => continue,
+                };
+                return Err(wrong(&self.path, &format!("{} ppl/input_ids", target.name), &reason));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads a folder of golden vectors.
 pub fn read(folder: &Path) -> Result<Golden, CliError> {
     let (index, single) = (folder.join("index.json"), folder.join("golden.json"));
@@ -106,15 +159,21 @@ fn read_index(folder: &Path, path: &Path) -> Result<Golden, CliError> {
         return Err(wrong(path, "targets", "expected an object of models"));
     };
     let mut read = Vec::new();
+    if targets.is_empty() {
+        return Err(wrong(path, "targets", "expected at least one model"));
+    }
     for (name, entry) in targets {
         let field = format!("targets.{name}");
-        let file = entry["file"]
-            .as_str()
-            .ok_or_else(|| wrong(path, &format!("{field}.file"), "expected a string"))?;
+        let file = entry["file"].as_str().filter(|file| is_file_name(file));
+        let file =
+            file.ok_or_else(|| wrong(path, &format!("{field}.file"), "expected the name of a file here"))?;
         let tensors = Tensors::open(folder.join(file))?;
         let parsed = tensors.parse()?;
         let prompts = entry["prompts"].as_array();
         let prompts = prompts.ok_or_else(|| wrong(path, &format!("{field}.prompts"), "expected a list"))?;
+        if prompts.is_empty() {
+            return Err(wrong(path, &format!("{field}.prompts"), "expected at least one prompt"));
+        }
         let kv_prompt = entry["kv_prompt"].as_str();
         let mut target = Target { name: name.clone(), prompts: Vec::new(), windows: Vec::new() };
         for prompt in prompts {
@@ -129,10 +188,21 @@ fn read_index(folder: &Path, path: &Path) -> Result<Golden, CliError> {
             };
             target.prompts.push(parsed.prompt(name, &names)?);
         }
+        if let Some(name) = kv_prompt
+            && target.prompts.iter().all(|p| p.name != name || p.kv.is_empty())
+        {
+            let reason = format!("no prompt {name:?} with tensors kv/layer…");
+            return Err(wrong(path, &format!("{field}.kv_prompt"), &reason));
+        }
         target.windows = parsed.windows()?;
         read.push(target);
     }
-    Ok(Golden { targets: read, adapter_folder: None })
+    Ok(Golden { path: path.to_owned(), targets: read, adapter_folder: None })
+}
+
+/// Whether a name stays in its folder.
+fn is_file_name(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|n| n == name)
 }
 
 fn read_single(folder: &Path, path: &Path) -> Result<Golden, CliError> {
@@ -140,16 +210,22 @@ fn read_single(folder: &Path, path: &Path) -> Result<Golden, CliError> {
     let tensors = Tensors::open(folder.join("golden.safetensors"))?;
     let parsed = tensors.parse()?;
     let prompts = index["prompts"].as_array().ok_or_else(|| wrong(path, "prompts", "expected a list"))?;
+    if prompts.is_empty() {
+        return Err(wrong(path, "prompts", "expected at least one prompt"));
+    }
     let mut targets = Vec::new();
-    for target in [BASE, "adapter"] {
+    for target in [BASE, ADAPTER] {
+        // The base is always asked for, an adapter where the index or the tensors speak of one. Then every
+        // prompt must be there: a case that is quietly missing would quietly pass.
+        let named = target == BASE || index["adapter"].is_string() || parsed.mentions(&format!("{target}."));
+        if !named {
+            continue;
+        }
         let mut read = Vec::new();
         for prompt in prompts {
             let name =
                 prompt["name"].as_str().ok_or_else(|| wrong(path, "prompts.name", "expected a string"))?;
             let prefix = format!("{target}.{name}.");
-            if !parsed.has(&format!("{prefix}last_logits")) {
-                continue;
-            }
             let names = Names {
                 ids: format!("{name}.ids"),
                 kv: Some((format!("{prefix}layer"), '.')),
@@ -158,14 +234,10 @@ fn read_single(folder: &Path, path: &Path) -> Result<Golden, CliError> {
             };
             read.push(parsed.prompt(name, &names)?);
         }
-        if !read.is_empty() {
-            targets.push(Target { name: target.into(), prompts: read, windows: Vec::new() });
-        }
+        targets.push(Target { name: target.into(), prompts: read, windows: Vec::new() });
     }
-    if targets.is_empty() {
-        return Err(wrong(path, "prompts", "none of them has tensors in golden.safetensors"));
-    }
-    Ok(Golden { targets, adapter_folder: index["adapter"].as_str().map(|a| folder.join(a)) })
+    let adapter_folder = index["adapter"].as_str().map(|a| folder.join(a));
+    Ok(Golden { path: path.to_owned(), targets, adapter_folder })
 }
 
 fn json(path: &Path) -> Result<Value, CliError> {
@@ -194,6 +266,9 @@ struct Tensors {
 
 impl Tensors {
     fn open(path: PathBuf) -> Result<Self, CliError> {
+        if !path.is_file() {
+            return Err(CliError::File { path, reason: "expected a file".into() });
+        }
         let bytes =
             std::fs::read(&path).map_err(|e| CliError::File { path: path.clone(), reason: e.to_string() })?;
         Ok(Self { path, bytes })
@@ -212,6 +287,10 @@ struct Parsed<'a> {
 }
 
 impl Parsed<'_> {
+    fn mentions(&self, prefix: &str) -> bool {
+        self.tensors.names().into_iter().any(|name| name.starts_with(prefix))
+    }
+
     fn has(&self, name: &str) -> bool {
         self.tensors.tensor(name).is_ok()
     }
@@ -225,7 +304,11 @@ impl Parsed<'_> {
     }
 
     fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), CliError> {
-        self.words(name, Dtype::F32)
+        let (shape, values) = self.words::<f32>(name, Dtype::F32)?;
+        if values.iter().any(|v| !v.is_finite()) {
+            return Err(wrong(self.path, name, "a value is not finite"));
+        }
+        Ok((shape, values))
     }
 
     fn ids(&self, name: &str) -> Result<(Vec<usize>, Vec<u32>), CliError> {
@@ -266,7 +349,7 @@ impl Parsed<'_> {
             ),
         ];
         for (what, found, expected) in lengths {
-            if found != expected || prompt.ids.is_empty() {
+            if found != expected || prompt.ids.is_empty() || prompt.best == 0 || prompt.greedy.is_empty() {
                 let reason = format!("{found} values do not fit a prompt of {} tokens", prompt.ids.len());
                 return Err(wrong(self.path, &tensor(what), &reason));
             }

@@ -21,7 +21,7 @@ use bounds::Rounding;
 pub use compare::{Case, GreedyDifference, nll};
 pub use report::Report;
 
-use crate::args::VerifyArgs;
+use crate::args::{VerifyArgs, WeightsArg};
 use crate::memory::backend_line;
 use crate::{CliError, load, output};
 use select::Selection;
@@ -29,11 +29,9 @@ use select::Selection;
 /// Runs the comparison and prints it; exit code 1 if a bound is exceeded.
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
     let report = verify(args)?;
-    if args.json {
-        output::json(&report)?;
-    } else {
-        report.print()?;
-    }
+    let printed = if args.json { output::json(&report) } else { report.print() };
+    // The verdict stands even if nobody reads it.
+    printed.or_else(|e| if output::reader_went_away(&e) { Ok(()) } else { Err(e) })?;
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -46,11 +44,12 @@ pub fn verify(args: &VerifyArgs) -> Result<Report, CliError> {
     let mut golden = golden::read(&args.golden)?;
     let mut engine = open(args, args.engine.backend.into())?;
     let selection = select::adapters(args, &mut golden, &mut engine)?;
+    golden.check(engine.config(), engine.context())?;
 
     let info = engine.backend();
-    // Goldens are of the stored weights. Quantised ones are compared with the reference backend on the
-    // same bits under the same numerics; on that backend itself the golden shows what quantising costs.
-    let against_reference = args.engine.weights.is_quantised() && info.name != "ref";
+    // Goldens are of the stored weights. Converted ones are compared with the reference backend on the
+    // same bits under the same numerics; on that backend itself the golden shows what converting costs.
+    let against_reference = args.engine.weights != WeightsArg::Stored && info.name != "ref";
     let bounds = Bounds::of(&info, &args.engine);
     let mut rounding = Rounding::default();
     if against_reference {
@@ -63,7 +62,7 @@ pub fn verify(args: &VerifyArgs) -> Result<Report, CliError> {
     }
     let model = load::model_name(args.model.as_deref());
     let cases = compare::run(&mut engine, &golden, &model, bounds, &rounding)?;
-    Ok(Report::new(cases, selection.skipped, backend_line(&engine), against_reference, bounds))
+    Ok(Report::new(cases, selection, backend_line(&engine), against_reference, bounds))
 }
 
 fn source(args: &VerifyArgs) -> Source {

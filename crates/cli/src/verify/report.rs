@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::select::Selection;
 use super::{Bounds, Case};
 use crate::table::{self, Align};
 use crate::{CliError, output};
@@ -13,6 +14,8 @@ pub struct Report {
     pub cases: Vec<Case>,
     /// Golden targets without an adapter to run them under.
     pub skipped: Vec<String>,
+    /// Adapters that were given and that the golden set does not have.
+    pub unused: Vec<String>,
     /// What ran.
     pub backend: String,
     /// `golden`, or `reference` where the reference backend's own results took its place.
@@ -26,14 +29,15 @@ pub struct Report {
 impl Report {
     pub(super) fn new(
         cases: Vec<Case>,
-        skipped: Vec<String>,
+        selection: Selection,
         backend: String,
         against_reference: bool,
         bounds: Bounds,
     ) -> Self {
         let passed = !cases.is_empty() && cases.iter().all(|c| c.passed);
         let compared_with = if against_reference { "reference" } else { "golden" };
-        Self { cases, skipped, backend, compared_with, bounds, passed }
+        let Selection { skipped, unused, .. } = selection;
+        Self { cases, skipped, unused, backend, compared_with, bounds, passed }
     }
 
     pub(super) fn print(&self) -> Result<(), CliError> {
@@ -66,6 +70,10 @@ impl Report {
         if !self.skipped.is_empty() {
             let skipped = self.skipped.join(", ");
             output::line(format_args!("not run, for --adapters does not have them: {skipped}"))?;
+        }
+        if !self.unused.is_empty() {
+            let unused = self.unused.join(", ");
+            output::line(format_args!("given, but not in the golden set: {unused}"))?;
         }
         output::line(format_args!("\nbackend: {}", self.backend))?;
         output::line(match self.compared_with {

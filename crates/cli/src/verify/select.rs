@@ -24,22 +24,31 @@ pub struct Selection {
     pub adapters: Vec<Located>,
     /// Golden targets that do not, because `--adapters` does not have them.
     pub skipped: Vec<String>,
+    /// Adapters of `--adapters` that the golden set does not have.
+    pub unused: Vec<String>,
 }
 
 /// Registers the adapters of the golden's targets and drops the targets that `--adapters` leaves out.
 pub fn adapters(args: &VerifyArgs, golden: &mut Golden, engine: &mut Engine) -> Result<Selection, CliError> {
-    let mut selection = Selection { adapters: Vec::new(), skipped: Vec::new() };
+    let mut selection = Selection { adapters: Vec::new(), skipped: Vec::new(), unused: Vec::new() };
+    let given = args.adapters.as_deref().map(given).transpose()?.unwrap_or_default();
     let names: Vec<String> = golden.targets.iter().map(|t| t.name.clone()).filter(|n| n != BASE).collect();
     for name in names {
-        match locate(args, golden, &name)? {
+        match locate(args, golden, &given, &name)? {
             Some(source) => selection.adapters.push(Located { name, source }),
             None => selection.skipped.push(name),
         }
     }
     golden.targets.retain(|t| !selection.skipped.contains(&t.name));
-    if let (Some(folder), true) = (&args.adapters, selection.adapters.is_empty()) {
-        let reason =
-            format!("holds no adapter that the golden set has; it has: {}", selection.skipped.join(", "));
+    let runs = |folder: &Path| {
+        let taken = |a: &Located| matches!(&a.source, Source::Dir(used) if used == folder);
+        selection.adapters.iter().any(taken)
+    };
+    selection.unused =
+        given.iter().filter(|(_, folder)| !runs(folder)).map(|(name, _)| name.clone()).collect();
+    if let (Some(folder), false) = (&args.adapters, given.iter().any(|(_, folder)| runs(folder))) {
+        let had = if selection.skipped.is_empty() { "none".into() } else { selection.skipped.join(", ") };
+        let reason = format!("holds no adapter that the golden set has; the golden set's adapters: {had}");
         return Err(CliError::File { path: folder.clone(), reason });
     }
     register(&selection.adapters, engine)?;
@@ -54,19 +63,32 @@ pub fn register(adapters: &[Located], engine: &mut Engine) -> Result<(), CliErro
     Ok(())
 }
 
-fn locate(args: &VerifyArgs, golden: &Golden, name: &str) -> Result<Option<Source>, CliError> {
+/// The adapters in a folder: itself if it is one, else those in it, by name.
+fn given(folder: &Path) -> Result<Vec<(String, PathBuf)>, CliError> {
+    if is_adapter(folder) {
+        return Ok(vec![(load::model_name(Some(folder)), folder.to_owned())]);
+    }
+    let entries = std::fs::read_dir(folder)
+        .map_err(|e| CliError::File { path: folder.to_owned(), reason: e.to_string() })?;
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| is_adapter(path));
+    let mut named: Vec<(String, PathBuf)> =
+        folders.map(|path| (load::model_name(Some(&path)), path)).collect();
+    named.sort();
+    Ok(named)
+}
+
+fn locate(
+    args: &VerifyArgs,
+    golden: &Golden,
+    given: &[(String, PathBuf)],
+    name: &str,
+) -> Result<Option<Source>, CliError> {
     let only = golden.targets.iter().filter(|t| t.name != BASE).count() == 1;
-    if let Some(folder) = &args.adapters {
-        if is_adapter(folder) {
-            // A single adapter is the target of its name, or the only one there is.
-            return Ok((only || load::model_name(Some(folder)) == name).then(|| Source::dir(folder)));
-        }
-        if !folder.is_dir() {
-            let reason = "expected an adapter folder or a folder of them".to_owned();
-            return Err(CliError::File { path: folder.clone(), reason });
-        }
-        let named = folder.join(name);
-        return Ok(is_adapter(&named).then(|| Source::dir(&named)));
+    if args.adapters.is_some() {
+        // An adapter is the target of its name; where there is one of each, they are each other's.
+        let named = given.iter().find(|(n, _)| n == name);
+        let sole = given.first().filter(|_| only && given.len() == 1);
+        return Ok(named.or(sole).map(|(_, folder)| Source::dir(folder)));
     }
     let embedded = load::demo_adapters().find(|(n, _)| args.model.is_none() && *n == name);
     if let Some((_, source)) = embedded {

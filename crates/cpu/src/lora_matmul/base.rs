@@ -41,7 +41,8 @@ impl<'a> Activations<'a> {
 
 /// One block of 32; returns the scale as it is after its rounding to f16.
 fn quantise(x: &[f32], codes: &mut [i8]) -> f32 {
-    let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    // A NaN stays: a block that has one must not pass for zeros.
+    let largest = x.iter().fold(0.0f32, |m, v| if v.abs() <= m { m } else { v.abs() });
     let d = largest / 127.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     for (code, v) in codes.iter_mut().zip(x) {
