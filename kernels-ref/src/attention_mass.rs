@@ -30,22 +30,23 @@ pub fn attention_mass(
     pool: &Pool,
 ) -> Result<ColumnMass, BackendError> {
     let (heads, kv_heads, dim) = (shape.heads as usize, shape.kv_heads as usize, shape.head_dim as usize);
-    let seen: Vec<(usize, usize)> = (batch.rows.iter().enumerate())
+    let seen: Vec<(usize, std::ops::Range<usize>)> = (batch.rows.iter().enumerate())
         .filter(|(_, row)| row.sequence as usize == sequence)
-        .map(|(i, row)| (i, row.position as usize + 1))
+        .map(|(i, row)| (i, shape.first_visible(row.position) as usize..row.position as usize + 1))
         .collect();
-    let tokens = seen.iter().map(|&(_, visible)| visible).max().unwrap_or(0);
+    let tokens = seen.iter().map(|(_, visible)| visible.end).max().unwrap_or(0);
     let mut mass = ColumnMass { sum: vec![0.0; tokens], rows: vec![0; tokens] };
-    for &(_, visible) in &seen {
-        mass.rows[..visible].iter_mut().for_each(|n| *n += 1);
+    for (_, visible) in &seen {
+        mass.rows[visible.clone()].iter_mut().for_each(|n| *n += 1);
     }
     for kv_head in 0..kv_heads {
         let keys = gather(&batch.sequences[sequence].pages, layer, PageHalf::K, kv_head, tokens, pool)?;
-        for &(i, visible) in &seen {
+        for (i, visible) in &seen {
             for head in kv_head * (heads / kv_heads)..(kv_head + 1) * (heads / kv_heads) {
                 let q = &q[(i * heads + head) * dim..(i * heads + head + 1) * dim];
                 let log_sum = log_sums[i * heads + head];
-                for (sum, score) in mass.sum.iter_mut().zip(scores(q, &keys[..visible * dim], shape.scale)) {
+                let keys = &keys[visible.start * dim..visible.end * dim];
+                for (sum, score) in mass.sum[visible.clone()].iter_mut().zip(scores(q, keys, shape)) {
                     *sum += (score - log_sum).exp() / heads as f64;
                 }
             }

@@ -10,7 +10,7 @@ use interleaf_contract::{
 use crate::kv_append::kv_append;
 use crate::lora_matmul::lora_matmul;
 use crate::paged_attention::paged_attention;
-use crate::{embed::embed, rms_norm, rope::rope, sample::sample, swiglu::swiglu};
+use crate::{embed::embed, rms_norm, rope::rope, sample::sample, softcap::softcap, swiglu::swiglu};
 
 /// The reference backend.
 pub type RefBackend = HostBackend<RefKernels>;
@@ -156,6 +156,7 @@ impl RefKernels {
                 swiglu(*activation, &gates, activations.get(*up), &mut values);
                 activations.put(*out, values);
             }
+            Op::Softcap { x, cap } => softcap(&mut activations.0[x.index as usize], *cap),
             Op::Sample { logits } => {
                 let vocabulary = logits.cols as usize;
                 let rows = activations.get(*logits).chunks_exact(vocabulary).zip(&batch.outputs);

@@ -19,6 +19,7 @@ pub mod paged_attention;
 pub mod rms_norm;
 pub mod rope;
 pub mod sample;
+pub mod softcap;
 pub mod swiglu;
 pub mod weight;
 

@@ -6,9 +6,11 @@ use interleaf_contract::{
 };
 
 use crate::page_codec::decode;
+use crate::softcap::capped;
 
 /// `q` and `out` are rows × (heads · head_dim). Row i, at position p, attends to positions `0 ..= p` of
-/// its sequence: `out = Σ softmax(scale · q·Kᵀ)·V`, the softmax over all of them at once, in f64.
+/// its sequence, or to the last of them that its window holds: `out = Σ softmax(scale · q·Kᵀ)·V`, scores
+/// capped where the shape says so, the softmax over all of them at once, in f64.
 /// Returns each row's and head's log-sum-exp of the scaled scores, rows × heads, from which
 /// [`attention_mass`](crate::attention_mass) recovers the weights.
 ///
@@ -32,11 +34,12 @@ pub fn paged_attention(
             let keys = gather(pages, layer, PageHalf::K, kv_head, tokens, pool)?;
             let values = gather(pages, layer, PageHalf::V, kv_head, tokens, pool)?;
             for i in first..first + rows {
-                let visible = batch.rows[i].position as usize + 1;
+                let position = batch.rows[i].position;
+                let seen = shape.first_visible(position) as usize * dim..(position as usize + 1) * dim;
                 for head in kv_head * (heads / kv_heads)..(kv_head + 1) * (heads / kv_heads) {
                     let place = i * cols + head * dim..i * cols + (head + 1) * dim;
-                    let scores = scores(&q[place.clone()], &keys[..visible * dim], shape.scale);
-                    log_sums[i * heads + head] = attend(&scores, &values, &mut out[place]);
+                    let scores = scores(&q[place.clone()], &keys[seen.clone()], shape);
+                    log_sums[i * heads + head] = attend(&scores, &values[seen.clone()], &mut out[place]);
                 }
             }
         }
@@ -65,9 +68,11 @@ pub(crate) fn gather(
     Ok(all)
 }
 
-/// `scale · q·kᵀ` for every key.
-pub(crate) fn scores(q: &[f32], keys: &[f32], scale: f32) -> Vec<f64> {
-    keys.chunks_exact(q.len()).map(|k| crate::lora_matmul::dot(q, k) * f64::from(scale)).collect()
+/// `scale · q·kᵀ`, capped where the shape says so, for every key.
+pub(crate) fn scores(q: &[f32], keys: &[f32], shape: AttentionShape) -> Vec<f64> {
+    let score = |k| crate::lora_matmul::dot(q, k) * f64::from(shape.scale);
+    let cap = |score: f64| shape.softcap.map_or(score, |cap| capped(score, f64::from(cap)));
+    keys.chunks_exact(q.len()).map(|k| cap(score(k))).collect()
 }
 
 /// Softmax of the scores times the values; returns the log-sum-exp.

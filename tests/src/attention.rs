@@ -64,7 +64,8 @@ impl AttentionCase {
     pub fn shape(&self) -> AttentionShape {
         let n = |n: usize| u32::try_from(n).expect("a small shape");
         let (heads, kv_heads, head_dim) = (n(self.heads), n(self.kv_heads), n(self.head_dim));
-        AttentionShape { heads, kv_heads, head_dim, scale: self.scale() }
+        let (scale, softcap, window) = (self.scale(), None, None);
+        AttentionShape { heads, kv_heads, head_dim, scale, softcap, window }
     }
 
     fn geometry(&self, slots: usize) -> PoolGeometry {
@@ -128,6 +129,19 @@ impl AttentionCase {
     /// # Errors
     /// If the backend refuses it.
     pub fn run(&self, data: &[SequenceData], backend: &mut dyn Backend) -> Result<Vec<f32>, BackendError> {
+        self.run_shaped(self.shape(), data, backend)
+    }
+
+    /// The same with a window or a softcap in the shape.
+    ///
+    /// # Errors
+    /// If the backend refuses it.
+    pub fn run_shaped(
+        &self,
+        shape: AttentionShape,
+        data: &[SequenceData],
+        backend: &mut dyn Backend,
+    ) -> Result<Vec<f32>, BackendError> {
         let (batch, pages, geometry) = self.batch(data);
         backend.create_pool(geometry)?;
         backend.write_pages(&pages)?;
@@ -136,7 +150,7 @@ impl AttentionCase {
         let (q, out) = (step.tensor(RowSet::All, cols), step.tensor(RowSet::All, cols));
         let queries: Vec<f32> = data.iter().flat_map(|s| s.q.iter().copied()).collect();
         step.push(Op::Load { out: q, data: queries.into() });
-        step.push(Op::PagedAttention { layer: 1, shape: self.shape(), q, out });
+        step.push(Op::PagedAttention { layer: 1, shape, q, out });
         step.probe(out);
         let ticket = backend.submit(step)?;
         Ok(backend.wait(ticket)?.probes.remove(0))
@@ -146,20 +160,28 @@ impl AttentionCase {
 /// Softmax attention of one sequence as anyone would write it in f32: what a kernel's error is measured
 /// in.
 pub fn naive(case: &AttentionCase, s: &SequenceData) -> Vec<f32> {
+    naive_shaped(case, case.shape(), s)
+}
+
+/// The same with a window or a softcap in the shape.
+pub fn naive_shaped(case: &AttentionCase, shape: AttentionShape, s: &SequenceData) -> Vec<f32> {
     let (dim, group) = (case.head_dim, case.heads / case.kv_heads);
     let mut out = Vec::new();
     for i in 0..s.spec.queries {
         let visible = s.spec.tokens - s.spec.queries + i + 1;
+        let first = visible.saturating_sub(shape.window.map_or(visible, |w| w as usize));
         for head in 0..case.heads {
             let q = &s.q[(i * case.heads + head) * dim..][..dim];
             let start = head / group * s.spec.tokens * dim;
-            let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() * case.scale();
-            let scores: Vec<f32> = s.k[start..start + visible * dim].chunks_exact(dim).map(dot).collect();
+            let seen = start + first * dim..start + visible * dim;
+            let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() * shape.scale;
+            let cap = |score: f32| shape.softcap.map_or(score, |cap| cap * (score / cap).tanh());
+            let scores: Vec<f32> = s.k[seen.clone()].chunks_exact(dim).map(|k| cap(dot(k))).collect();
             let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let weights: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
             let sum: f32 = weights.iter().sum();
             let mut mixed = vec![0.0f32; dim];
-            for (w, v) in weights.iter().zip(s.v[start..start + visible * dim].chunks_exact(dim)) {
+            for (w, v) in weights.iter().zip(s.v[seen].chunks_exact(dim)) {
                 mixed.iter_mut().zip(v).for_each(|(m, v)| *m += w / sum * v);
             }
             out.extend(mixed);

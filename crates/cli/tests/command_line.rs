@@ -144,7 +144,7 @@ fn options_out_of_range_are_refused_by_name() {
 
 #[test]
 fn the_gpu_is_refused_by_what_it_lacks() {
-    refused(&["--backend", "gpu"], &["gpu", "rms_norm", "rope", "swiglu"]);
+    refused(&["--backend", "gpu"], &["gpu", "rms_norm", "rope", "swiglu", "softcap"]);
     refused(&["generate", "--backend", "gpu"], &["gpu", "rms_norm"]);
 }
 

@@ -230,6 +230,10 @@ impl<I: Inventory> Check<'_, I> {
                 self.shape(*out, gate.rows, gate.cols as usize)?;
                 self.distinct("up", *up, &[*gate, *out])
             }
+            Op::Softcap { x, cap } => {
+                self.cap(Some(*cap))?;
+                self.tensor(*x)
+            }
             Op::Sample { logits } => {
                 self.shape(*logits, RowSet::Outputs, logits.cols as usize)?;
                 positive(self.stem, "vocabulary", logits.cols as usize)?;
@@ -273,7 +277,18 @@ impl<I: Inventory> Check<'_, I> {
         positive(self.stem, "heads", shape.heads as usize)?;
         self.equal("kv_heads", self.pool.kv_heads, shape.kv_heads as usize)?;
         self.equal("head_dim", self.pool.head_dim, shape.head_dim as usize)?;
-        self.equal("heads past whole groups", 0, (shape.heads % shape.kv_heads) as usize)
+        self.equal("heads past whole groups", 0, (shape.heads % shape.kv_heads) as usize)?;
+        positive(self.stem, "window", shape.window.map_or(1, |w| w as usize))?;
+        self.cap(shape.softcap)
+    }
+
+    fn cap(&self, cap: Option<f32>) -> Result<(), BackendError> {
+        match cap {
+            Some(cap) if !cap.is_finite() || cap <= 0.0 => {
+                Err(value(self.stem, "cap", "finite and above 0", f64::from(cap)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every chunk up to each sequence's last row must be in the pool, in the pool's codec.

@@ -48,6 +48,21 @@ pub struct AttentionShape {
     pub head_dim: u32,
     /// Scores are multiplied by it, usually `1/√head_dim`.
     pub scale: f32,
+    /// If given, scaled scores become `cap · tanh(score / cap)` before the softmax (Gemma 2).
+    pub softcap: Option<f32>,
+    /// If given, a row sees itself and the `window − 1` positions before it, and no earlier ones.
+    pub window: Option<u32>,
+}
+
+impl AttentionShape {
+    /// The first position that a row sees.
+    #[must_use]
+    pub const fn first_visible(&self, position: u32) -> u32 {
+        match self.window {
+            Some(window) => (position + 1).saturating_sub(window),
+            None => 0,
+        }
+    }
 }
 
 /// Names what [`Op::Probe`] read back: an index into [`StepOutput::probes`].
@@ -117,7 +132,8 @@ pub enum Op {
         /// Values.
         v: Tensor,
     },
-    /// Causal grouped-query attention over the pages of each row's sequence: positions `0 ..=` its own.
+    /// Causal grouped-query attention over the pages of each row's sequence: positions `0 ..=` its own, or
+    /// the last of them where the shape has a window.
     PagedAttention {
         /// The layer.
         layer: u32,
@@ -138,6 +154,13 @@ pub enum Op {
         up: Tensor,
         /// May be `gate` itself.
         out: Tensor,
+    },
+    /// `x = cap · tanh(x / cap)`, element by element, in place (the logits of Gemma 2).
+    Softcap {
+        /// What is capped.
+        x: Tensor,
+        /// The largest magnitude.
+        cap: f32,
     },
     /// Chooses a token for every output that has a sampler.
     Sample {
@@ -164,6 +187,7 @@ impl Op {
             Self::KvAppend { .. } => "kv_append",
             Self::PagedAttention { .. } => "paged_attention",
             Self::SwiGlu { .. } => "swiglu",
+            Self::Softcap { .. } => "softcap",
             Self::Sample { .. } => "sample",
             Self::Probe { .. } => "probe",
         }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::activations::Activations;
 use crate::lora_matmul::{Group, Job, lora_matmul};
-use crate::{embed, kv_append, paged_attention, rms_norm, rope, sample, swiglu};
+use crate::{embed, kv_append, paged_attention, rms_norm, rope, sample, softcap, swiglu};
 
 /// The CPU backend.
 pub type CpuBackend = HostBackend<CpuKernels>;
@@ -142,6 +142,7 @@ impl Run<'_> {
                 swiglu::swiglu(*activation, &mut values, self.activations.get(*up));
                 self.activations.put(*out, values);
             }
+            Op::Softcap { x, cap } => softcap::softcap(self.activations.get_mut(*x), *cap),
             Op::Sample { logits } => self.sample(*logits, batch),
             Op::Probe { x } => self.output.probes.push(self.activations.get(*x).to_vec()),
             other => {

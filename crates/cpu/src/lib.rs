@@ -18,6 +18,7 @@ mod paged_attention;
 mod rms_norm;
 mod rope;
 mod sample;
+mod softcap;
 mod swiglu;
 mod weight;
 

@@ -67,7 +67,7 @@ pub fn paged_attention(
 ) -> Result<(), BackendError> {
     let (heads, dim) = (shape.heads as usize, shape.head_dim as usize);
     let group = heads / shape.kv_heads as usize;
-    let tasks = tasks(batch, shape.kv_heads as usize);
+    let tasks = tasks(batch, shape);
     let partials: Vec<Vec<Partial>> = tasks
         .par_iter()
         .map_init(Scratch::default, |scratch, task| run(task, layer, shape, q, pool, scratch))
@@ -91,11 +91,11 @@ pub fn paged_attention(
     Ok(())
 }
 
-fn tasks(batch: &Batch, kv_heads: usize) -> Vec<Task<'_>> {
+fn tasks(batch: &Batch, shape: AttentionShape) -> Vec<Task<'_>> {
     let mut tasks = Vec::new();
     for (sequence, first, count) in batch.runs() {
         let pages = &batch.sequences[sequence].pages;
-        for kv_head in 0..kv_heads {
+        for kv_head in 0..shape.kv_heads as usize {
             let mut first_row = first;
             while first_row < first + count {
                 let kind = batch.rows[first_row].kind;
@@ -103,11 +103,13 @@ fn tasks(batch: &Batch, kv_heads: usize) -> Vec<Task<'_>> {
                 let last = (first_row + tile).min(first + count);
                 let alike = batch.rows[first_row..last].iter().take_while(|r| r.kind == kind).count();
                 let rows = &batch.rows[first_row..first_row + alike];
-                let blocks = rows[alike - 1].position as usize / ATTENTION_SPLIT + 1;
-                let pieces = if kind == RowKind::Prompt { 1 } else { blocks };
-                for piece in 0..pieces {
-                    let blocks = if pieces == 1 { 0..blocks } else { piece..piece + 1 };
-                    tasks.push(Task { pages, first_row, rows, kv_head, blocks });
+                let first = shape.first_visible(rows[0].position) as usize / ATTENTION_SPLIT;
+                let blocks = first..rows[alike - 1].position as usize / ATTENTION_SPLIT + 1;
+                let task = |blocks| Task { pages, first_row, rows, kv_head, blocks };
+                if kind == RowKind::Prompt {
+                    tasks.push(task(blocks));
+                } else {
+                    tasks.extend(blocks.map(|block| task(block..block + 1)));
                 }
                 first_row += alike;
             }
@@ -145,18 +147,24 @@ fn run(
             gather(task.pages, layer, half, task.kv_head, start, pool, block)?;
         }
         for (i, row) in task.rows.iter().enumerate() {
-            let Some(visible) = (row.position as usize + 1).checked_sub(start).filter(|v| *v > 0) else {
+            // What of this block the row sees: up to its own position, from its window's first on.
+            let end = (row.position as usize + 1).saturating_sub(start).min(tokens);
+            let first = (shape.first_visible(row.position) as usize).saturating_sub(start);
+            if first >= end {
                 continue;
-            };
-            let visible = visible.min(tokens);
+            }
+            let seen = first * dim..end * dim;
             for g in 0..group {
                 let head = task.kv_head * group + g;
                 let place = ((task.first_row + i) * heads + head) * dim;
                 let q = &q[place..place + dim];
-                let keys = scratch.keys[..visible * dim].chunks_exact(dim);
+                let keys = scratch.keys[seen.clone()].chunks_exact(dim);
                 scratch.scores.clear();
                 scratch.scores.extend(keys.map(|k| dot(q, k) * shape.scale));
-                let next = attend(&mut scratch.scores, &scratch.values, dim);
+                if let Some(cap) = shape.softcap {
+                    scratch.scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
+                }
+                let next = attend(&mut scratch.scores, &scratch.values[seen.clone()], dim);
                 partials[i * group + g].merge(next);
             }
         }

@@ -21,7 +21,7 @@ pub(crate) mod limits {
 /// A model's sizes and options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// The family: `llama`.
+    /// The family: `llama`, `qwen2`, `qwen3`, `smollm3`, `gemma2`, `gemma3` or `phi3`.
     pub family: &'static str,
     /// Rows of the embedding and of the output head.
     pub vocab_size: usize,
@@ -41,16 +41,28 @@ pub struct ModelConfig {
     pub norm_epsilon: f32,
     /// On the MLP's gate.
     pub activation: Activation,
-    /// Attention scores are multiplied by it.
+    /// Attention scores are multiplied by it: `1/√head_dim` in most families.
     pub attention_scale: f32,
-    /// Embeddings are multiplied by it.
+    /// Then each becomes `cap · tanh(score / cap)`, before the softmax.
+    pub attention_softcap: Option<f32>,
+    /// Each logit becomes `cap · tanh(logit / cap)`.
+    pub logit_softcap: Option<f32>,
+    /// Embeddings are multiplied by it: 1, or `√hidden_size` rounded to f32.
     pub embedding_scale: f32,
     /// Whether the embedding is the output head as well.
     pub tied_head: bool,
     /// Positions that the model is made for.
     pub max_positions: usize,
-    /// Rotary position embedding.
-    pub rope: RopeConfig,
+    /// The rotary position embeddings that layers choose from.
+    pub ropes: Vec<RopeConfig>,
+    /// What each layer's attention is like, by layer.
+    pub layer_kinds: Vec<LayerKind>,
+    /// Whether every head of the queries and of the keys is normed before it is rotated
+    /// ([`Model::q_norm`](crate::Model::q_norm)).
+    pub head_norms: bool,
+    /// Whether the outputs of attention and MLP are normed before they are added to the residual stream
+    /// ([`Model::attention_out_norm`](crate::Model::attention_out_norm)).
+    pub post_norms: bool,
     /// Which projections have biases.
     pub biases: Biases,
     /// The token a prompt starts with.
@@ -58,6 +70,15 @@ pub struct ModelConfig {
     /// The tokens that end an answer, by `config.json` alone; what generation should stop at is in
     /// [`GenerationDefaults`](crate::GenerationDefaults).
     pub eos: Vec<u32>,
+}
+
+/// The attention of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LayerKind {
+    /// Index into [`ModelConfig::ropes`]; `None` where queries and keys are not rotated.
+    pub rope: Option<usize>,
+    /// A token sees itself and the `window - 1` before it; `None` where it sees all before it.
+    pub window: Option<usize>,
 }
 
 /// Which projections have biases.

@@ -198,6 +198,18 @@ pub enum ModelError {
         /// What the tokenizer said.
         reason: String,
     },
+    /// A tokenizer makes tokens that the embedding has no row for.
+    #[error("{file}: token {token:?} is number {id}, but the embedding has {rows} rows")]
+    Vocabulary {
+        /// The file.
+        file: String,
+        /// The token with the largest number.
+        token: String,
+        /// That number.
+        id: u32,
+        /// Rows of the embedding: numbers below it can be embedded.
+        rows: usize,
+    },
     /// The chat template cannot be parsed, or refused the conversation.
     #[error("{file}: chat template: {reason}")]
     Template {

@@ -25,6 +25,10 @@ impl Folder {
     pub fn write(&self, file: &str, contents: impl AsRef<[u8]>) {
         std::fs::write(self.0.path().join(file), contents).unwrap();
     }
+
+    pub fn remove(&self, file: &str) {
+        std::fs::remove_file(self.0.path().join(file)).unwrap();
+    }
 }
 
 /// A tensor to be written.
@@ -87,7 +91,46 @@ pub(crate) fn llama_config() -> Value {
     })
 }
 
-/// The shapes of that model's projections, by their names in a layer.
+/// A JSON object with some fields changed; null removes a field.
+pub(crate) fn changed(mut object: Value, changes: Value) -> Value {
+    for (field, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            object.as_object_mut().unwrap().remove(field);
+        } else {
+            object[field] = value.clone();
+        }
+    }
+    object
+}
+
+/// `config.json` of a Phi-3 of the same sizes but 16 wide, since its heads are an equal share, that rotates
+/// half of each head.
+pub(crate) fn phi3_config() -> Value {
+    let phi3 = json!({"architectures": ["Phi3ForCausalLM"], "hidden_size": 16, "head_dim": null,
+        "partial_rotary_factor": 0.5});
+    changed(llama_config(), phi3)
+}
+
+/// That Phi-3's tensors.
+pub(crate) fn phi3_tensors() -> Vec<TestTensor> {
+    let mut tensors =
+        vec![counting("model.embed_tokens.weight", &[16, 16]), counting("model.norm.weight", &[16])];
+    for layer in 0..2 {
+        for (name, shape) in [
+            ("input_layernorm", &[16][..]),
+            ("post_attention_layernorm", &[16]),
+            ("self_attn.qkv_proj", &[16 + 8 + 8, 16]),
+            ("self_attn.o_proj", &[16, 16]),
+            ("mlp.gate_up_proj", &[12 + 12, 16]),
+            ("mlp.down_proj", &[16, 12]),
+        ] {
+            tensors.push(counting(&format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    tensors
+}
+
+/// The shapes of the Llama's projections, by their names in a layer.
 pub(crate) const LLAMA_SHAPES: [(&str, [usize; 2]); 7] = [
     ("self_attn.q_proj", [16, 8]),
     ("self_attn.k_proj", [8, 8]),
@@ -98,7 +141,7 @@ pub(crate) const LLAMA_SHAPES: [(&str, [usize; 2]); 7] = [
     ("mlp.down_proj", [8, 12]),
 ];
 
-/// That model's tensors, without an output head.
+/// The Llama's tensors, without an output head.
 pub(crate) fn llama_tensors() -> Vec<TestTensor> {
     let mut tensors =
         vec![counting("model.embed_tokens.weight", &[16, 8]), counting("model.norm.weight", &[8])];

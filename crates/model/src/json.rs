@@ -42,6 +42,11 @@ impl Object {
         self.map.iter().map(|(key, value)| (key.as_str(), value))
     }
 
+    /// Whether a field is there, if only as null.
+    pub fn has(&self, field: &str) -> bool {
+        self.map.contains_key(field)
+    }
+
     /// A field that is there and not null.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.map.get(field).filter(|value| !value.is_null())
@@ -92,8 +97,15 @@ impl Object {
 
     /// A finite number that must be there and above zero.
     pub fn positive(&self, field: &str) -> Result<f64, ModelError> {
-        let expected = "a number above 0";
-        self.number(field)?.filter(|n| *n > 0.0).ok_or_else(|| self.error(field, expected))
+        self.optional_positive(field)?.ok_or_else(|| self.error(field, "a number above 0"))
+    }
+
+    /// A finite number above zero, if the field is there.
+    pub fn optional_positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
+        match self.number(field)? {
+            Some(n) if n <= 0.0 => Err(self.error(field, "a number above 0")),
+            n => Ok(n),
+        }
     }
 
     /// A size from 1 to `limit`, if the field is there.
@@ -116,6 +128,11 @@ impl Object {
     /// A non-negative integer below 2³², if the field is there.
     pub fn integer(&self, field: &str) -> Result<Option<u32>, ModelError> {
         self.optional(field, "an integer from 0", as_u32)
+    }
+
+    /// A list, if the field is there.
+    pub fn list(&self, field: &str) -> Result<Option<&[Value]>, ModelError> {
+        self.optional(field, "a list", |value| value.as_array().map(Vec::as_slice))
     }
 
     /// Token ids, if the field is there: one id or a list.

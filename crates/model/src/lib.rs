@@ -2,11 +2,12 @@
 //! safetensors weights (mapped, or converted at load), PEFT adapters, the tokenizer, the chat template
 //! and the generation defaults.
 //!
-//! This crate reads, checks and converts. It never computes a forward pass and knows no device. Every
+//! This crate reads, checks, converts and takes digests. It never computes a forward pass and knows no device. Every
 //! refusal is a [`ModelError`] that names the file, the tensor or field, and what was expected.
 
 mod chat;
 mod config;
+mod digest;
 mod error;
 mod families;
 mod generation;
@@ -22,10 +23,13 @@ mod tokenizer;
 mod weights;
 
 #[cfg(test)]
+mod bad_folders;
+#[cfg(test)]
 mod fixture;
 
 pub use chat::{ChatMessage, ChatTemplate};
-pub use config::{Biases, ModelConfig, Proj};
+pub use config::{Biases, LayerKind, ModelConfig, Proj};
+pub use digest::Digest;
 pub use error::ModelError;
 pub use families::supported_architectures;
 pub use generation::GenerationDefaults;

@@ -9,8 +9,24 @@ use interleaf_contract::RopeTable;
 use crate::ModelError;
 use crate::json::Object;
 
-/// The base that configs older than `rope_theta` imply.
-const DEFAULT_THETA: f64 = 10_000.0;
+/// What a family says of its rotary embeddings where a config is silent, and what a config may say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RopeRules {
+    /// One for all layers.
+    Uniform {
+        /// The base of the frequencies.
+        theta: f64,
+        /// Whether a config may rotate part of each head only.
+        partial: bool,
+    },
+    /// One for layers of full attention and one for layers with a window.
+    ByLayerType {
+        /// The base for full attention.
+        full_theta: f64,
+        /// The base for windows.
+        sliding_theta: f64,
+    },
+}
 
 /// How positions become rotations.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,28 +64,40 @@ pub enum RopeScaling {
 
 impl RopeConfig {
     /// Reads `rope_theta` and `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
-    /// A config may use both spellings if they agree.
-    pub(crate) fn read(config: &Object, rotary_dim: usize) -> Result<Self, ModelError> {
-        let (mut theta, mut scaling) = (config.number("rope_theta")?, None);
-        for field in ["rope_parameters", "rope_scaling"] {
-            let Some(object) = config.object(field)? else { continue };
-            let (found, inner_theta) = (RopeScaling::read(&object)?, object.number("rope_theta")?);
-            if scaling.is_some_and(|s| s != found) {
-                return Err(config.error(field, "what rope_parameters says"));
+    /// A config may use both spellings if they agree. By layer type, the first is that of full attention
+    /// and the second that of windows, whose base transformers 4 calls `rope_local_base_freq`.
+    pub(crate) fn read(config: &Object, head_dim: usize, rules: RopeRules) -> Result<Vec<Self>, ModelError> {
+        let (parameters, scaling) = (config.object("rope_parameters")?, config.object("rope_scaling")?);
+        let read = |theta_field, default_theta, partial, objects: [Option<Object>; 2]| {
+            let theta = theta(config, theta_field)?;
+            Spelled { theta, factor: rotated_share(config, partial)?, scaling: None }
+                .join(config, objects, partial)?
+                .finish(config, head_dim, default_theta)
+        };
+        match rules {
+            RopeRules::Uniform { theta, partial } => {
+                // By layer type, the values are objects themselves.
+                if let Some(object) = &parameters
+                    && let Some((layer_type, _)) = object.entries().find(|(_, value)| value.is_object())
+                {
+                    return Err(object.unsupported(layer_type, "one rope for all layers"));
+                }
+                Ok(vec![read("rope_theta", theta, partial, [parameters, scaling])?])
             }
-            scaling = Some(found);
-            if let (Some(outer), Some(inner)) = (theta, inner_theta)
-                && outer != inner
-            {
-                return Err(object.error("rope_theta", format!("{outer}, as elsewhere in the file")));
+            RopeRules::ByLayerType { full_theta, sliding_theta } => {
+                let of = |layer_type| match &parameters {
+                    None => Ok(None),
+                    Some(o) => {
+                        o.object(layer_type)?.map(Some).ok_or_else(|| o.error(layer_type, "an object"))
+                    }
+                };
+                let (full, sliding) = (of("full_attention")?, of("sliding_attention")?);
+                Ok(vec![
+                    read("rope_theta", full_theta, false, [full, scaling])?,
+                    read("rope_local_base_freq", sliding_theta, false, [sliding, None])?,
+                ])
             }
-            theta = theta.or(inner_theta);
         }
-        let theta = theta.unwrap_or(DEFAULT_THETA);
-        if theta < 1.0 {
-            return Err(config.error("rope_theta", "a number from 1"));
-        }
-        Ok(Self { theta, rotary_dim, scaling: scaling.unwrap_or(RopeScaling::None) })
     }
 
     /// The factors of positions `0 .. positions`: `cos` and `sin` of `position · frequency`, each
@@ -145,6 +173,70 @@ impl RopeScaling {
     }
 }
 
+/// What a config has said so far about one rotary embedding.
+struct Spelled {
+    theta: Option<f64>,
+    factor: Option<f64>,
+    scaling: Option<RopeScaling>,
+}
+
+impl Spelled {
+    /// Takes in what the objects of either spelling say, which must not be something else.
+    fn join(
+        mut self,
+        config: &Object,
+        objects: [Option<Object>; 2],
+        partial: bool,
+    ) -> Result<Self, ModelError> {
+        for object in objects.into_iter().flatten() {
+            let scaling = RopeScaling::read(&object)?;
+            if self.scaling.is_some_and(|s| s != scaling) {
+                return Err(config.error("rope_scaling", "what rope_parameters says"));
+            }
+            self.scaling = Some(scaling);
+            let agreed = |field, outer: Option<f64>, inner: Option<f64>| match (outer, inner) {
+                (Some(outer), Some(inner)) if outer != inner => {
+                    Err(object.error(field, format!("{outer}, as elsewhere in the file")))
+                }
+                _ => Ok(outer.or(inner)),
+            };
+            self.theta = agreed("rope_theta", self.theta, theta(&object, "rope_theta")?)?;
+            self.factor = agreed("partial_rotary_factor", self.factor, rotated_share(&object, partial)?)?;
+        }
+        Ok(self)
+    }
+
+    fn finish(self, config: &Object, head_dim: usize, theta: f64) -> Result<RopeConfig, ModelError> {
+        let factor = self.factor.unwrap_or(1.0);
+        let rotary_dim = (head_dim as f64 * factor) as usize;
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
+            let field = if factor == 1.0 { "head_dim" } else { "partial_rotary_factor" };
+            return Err(config.error(field, format!("even for rotary embedding (here {rotary_dim})")));
+        }
+        let (theta, scaling) = (self.theta.unwrap_or(theta), self.scaling.unwrap_or(RopeScaling::None));
+        Ok(RopeConfig { theta, rotary_dim, scaling })
+    }
+}
+
+/// The base of the frequencies, if the field is there.
+fn theta(object: &Object, field: &str) -> Result<Option<f64>, ModelError> {
+    match object.number(field)? {
+        Some(theta) if theta < 1.0 => Err(object.error(field, "a number from 1")),
+        theta => Ok(theta),
+    }
+}
+
+/// The share of each head that is rotated, if the field is there.
+fn rotated_share(object: &Object, partial: bool) -> Result<Option<f64>, ModelError> {
+    let field = "partial_rotary_factor";
+    match object.optional_positive(field)? {
+        // Rotating whole heads instead would be a different model.
+        Some(factor) if factor != 1.0 && !partial => Err(object.unsupported(field, "1")),
+        Some(factor) if factor > 1.0 => Err(object.error(field, "above 0 and at most 1")),
+        factor => Ok(factor),
+    }
+}
+
 /// How many times longer the context is to become; Hugging Face warns of less than 1.
 fn factor(object: &Object) -> Result<f64, ModelError> {
     let expected = "a number from 1";
@@ -155,8 +247,14 @@ fn factor(object: &Object) -> Result<f64, ModelError> {
 mod tests {
     use super::*;
 
+    fn read_by(rules: RopeRules, text: &str) -> Result<Vec<RopeConfig>, ModelError> {
+        RopeConfig::read(&Object::parse("config.json".into(), text).unwrap(), 4, rules)
+    }
+
     fn read(text: &str) -> Result<RopeConfig, ModelError> {
-        RopeConfig::read(&Object::parse("config.json".into(), text).unwrap(), 4)
+        let mut ropes = read_by(RopeRules::Uniform { theta: 1e4, partial: false }, text)?;
+        assert_eq!(ropes.len(), 1);
+        Ok(ropes.remove(0))
     }
 
     fn refusal(text: &str) -> String {
@@ -185,16 +283,75 @@ mod tests {
     }
 
     #[test]
+    fn layer_types_have_ropes_of_their_own() {
+        let rules = RopeRules::ByLayerType { full_theta: 1e6, sliding_theta: 1e4 };
+        let global = RopeConfig { theta: 1e6, rotary_dim: 4, scaling: RopeScaling::Linear { factor: 8.0 } };
+        let local = RopeConfig { theta: 2e4, rotary_dim: 4, scaling: RopeScaling::None };
+        let nested = r#""rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0}}"#;
+        for text in [
+            format!("{{{nested}}}"),
+            format!(r#"{{"rope_theta": 1e6, "rope_local_base_freq": 2e4, {nested}}}"#),
+            r#"{"rope_local_base_freq": 20000, "rope_scaling": {"type": "linear", "factor": 8}}"#.into(),
+        ] {
+            assert_eq!(read_by(rules, &text).unwrap(), [global, local], "{text}");
+        }
+        let refusal = |text: &str| read_by(rules, text).unwrap_err().to_string();
+        assert!(
+            refusal(&format!(r#"{{"rope_local_base_freq": 1e4, {nested}}}"#))
+                .contains("rope_parameters.sliding_attention.rope_theta must be 10000")
+        );
+        assert!(
+            refusal(r#"{"rope_parameters": {"rope_theta": 1e6}}"#)
+                .contains("rope_parameters.full_attention must be an object")
+        );
+        // A family with one rope does not take the first of two.
+        assert!(
+            read(&format!("{{{nested}}}"))
+                .unwrap_err()
+                .to_string()
+                .contains("supported: one rope for all layers")
+        );
+    }
+
+    #[test]
+    fn parts_of_heads_are_rotated_where_a_family_does_that() {
+        let rules = RopeRules::Uniform { theta: 1e4, partial: true };
+        for text in [
+            r#"{"partial_rotary_factor": 0.5}"#,
+            r#"{"rope_parameters": {"partial_rotary_factor": 0.5}}"#,
+            r#"{"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.5}}"#,
+        ] {
+            assert_eq!(read_by(rules, text).unwrap()[0].rotary_dim, 2, "{text}");
+            assert!(refusal(text).contains("partial_rotary_factor is 0.5, which is not supported"), "{text}");
+        }
+        for (text, expected) in [
+            (r#"{"partial_rotary_factor": 0.25}"#, "even for rotary embedding (here 1)"),
+            (r#"{"partial_rotary_factor": 0.1}"#, "even for rotary embedding (here 0)"),
+            (r#"{"partial_rotary_factor": 1.5}"#, "above 0 and at most 1"),
+            (r#"{"partial_rotary_factor": -1}"#, "a number above 0"),
+            (
+                r#"{"partial_rotary_factor": 1, "rope_scaling": {"partial_rotary_factor": 0.5}}"#,
+                "1, as elsewhere",
+            ),
+        ] {
+            let message = read_by(rules, text).unwrap_err().to_string();
+            assert!(message.contains(&format!("partial_rotary_factor must be {expected}")), "{message}");
+        }
+    }
+
+    #[test]
     fn refuses_what_it_does_not_scale() {
         assert_eq!(
             refusal(r#"{"rope_scaling": {"type": "yarn", "factor": 2}}"#),
             "config.json: rope_scaling.type is \"yarn\", which is not supported; \
              supported: default, linear, llama3"
         );
-        assert!(
-            refusal(r#"{"rope_parameters": {"rope_type": "longrope"}}"#)
-                .contains("rope_parameters.rope_type")
-        );
+        for kind in ["longrope", "su", "yarn", "dynamic", "mrope", "proportional"] {
+            let message = refusal(&format!(r#"{{"rope_parameters": {{"rope_type": "{kind}"}}}}"#));
+            assert!(message.contains(&format!("rope_parameters.rope_type is \"{kind}\"")), "{message}");
+        }
     }
 
     #[test]

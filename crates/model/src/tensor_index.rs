@@ -2,7 +2,7 @@
 //!
 //! Knows which file a tensor is in, and nothing of what it is for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use crate::json::Object;
@@ -18,7 +18,8 @@ const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
 pub(crate) struct TensorIndex {
     file: String,
     shards: Vec<TensorFile>,
-    shard_of: HashMap<String, usize>,
+    // Ordered, so that the first error found does not depend on a hash.
+    shard_of: BTreeMap<String, usize>,
 }
 
 impl TensorIndex {
@@ -64,7 +65,7 @@ impl TensorIndex {
     }
 
     fn new(file: String, shards: Vec<TensorFile>) -> Result<Self, ModelError> {
-        let mut shard_of = HashMap::new();
+        let mut shard_of = BTreeMap::new();
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.names() {
                 if let Some(first) = shard_of.insert(name.to_owned(), i) {
@@ -77,6 +78,17 @@ impl TensorIndex {
             }
         }
         Ok(Self { file, shards, shard_of })
+    }
+
+    /// The names of all tensors of all shards, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.shard_of.keys().map(String::as_str)
+    }
+
+    /// Every tensor of every shard, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = Tensor<'_>> {
+        // Every name is from its shard, so nothing is left out.
+        self.names().filter_map(|name| self.get(name).ok())
     }
 
     /// A tensor by its name.

@@ -41,6 +41,9 @@ impl WeightFormat {
     }
 }
 
+/// Elements that are searched for infinities and NaN by one task.
+const CHECKED_TOGETHER: usize = 1 << 16;
+
 /// Values of their own type, so that their bytes are aligned for it.
 struct Aligned<T>(Vec<T>);
 
@@ -130,6 +133,7 @@ impl Tensor<'_> {
                 }
                 let magnitude = values.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
                 let (file, tensor) = (self.file.into(), self.name.into());
+                let row = self.first.checked_div(cols).unwrap_or(0) + row;
                 Err(ModelError::Overflow { file, tensor, row, magnitude, format })
             },
         )?;
@@ -139,23 +143,25 @@ impl Tensor<'_> {
     fn rows_and_cols(&self) -> Result<(usize, usize), ModelError> {
         match *self.shape {
             [rows, cols] => Ok((rows, cols)),
-            _ => Err(ModelError::Tensor {
-                file: self.file.into(),
-                tensor: self.name.into(),
-                reason: format!("a matrix has two dimensions, not {}", self.shape.len()),
-            }),
+            _ => Err(self.refusal(format!("a matrix has two dimensions, not {}", self.shape.len()))),
         }
     }
 
-    fn check_finite(&self) -> Result<(), ModelError> {
-        match floats(self.float()?, &self.data).enumerate().find(|(_, v)| !v.is_finite()) {
-            None => Ok(()),
-            Some((index, value)) => Err(self.non_finite(index, value)),
-        }
+    /// Checks every element for infinities and NaN.
+    pub fn check_finite(&self) -> Result<(), ModelError> {
+        let stored = self.float()?;
+        let bytes = CHECKED_TOGETHER * stored.dtype().block_bytes();
+        let found = self.data.par_chunks(bytes).enumerate().find_map_first(|(chunk, bytes)| {
+            let (index, value) = floats(stored, bytes).enumerate().find(|(_, v)| !v.is_finite())?;
+            Some(self.non_finite(chunk * CHECKED_TOGETHER + index, value))
+        });
+        found.map_or(Ok(()), Err)
     }
 
+    /// The error for the element at an index here.
     fn non_finite(&self, index: usize, value: f32) -> ModelError {
-        ModelError::NonFinite { file: self.file.into(), tensor: self.name.into(), index, value }
+        let (file, tensor) = (self.file.into(), self.name.into());
+        ModelError::NonFinite { file, tensor, index: self.first + index, value }
     }
 }
 
@@ -293,6 +299,41 @@ mod tests {
         let error =
             convert(tensor_f32("w", &[2, 2], &[0.0, 0.0, f32::NAN, 1.0]), WeightFormat::Bf16).unwrap_err();
         assert!(matches!(error, ModelError::NonFinite { index: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn parts_of_a_matrix_are_views_and_name_the_place_in_the_whole() {
+        let values: Vec<f32> = (0..8u8).map(f32::from).collect();
+        let (_folder, file) = open(tensor_f32("w", &[4, 2], &values), 0);
+        let (whole, part) = (file.get("w").unwrap(), file.get("w").unwrap().rows(1..3));
+        let stored = part.matrix(WeightFormat::Stored).unwrap();
+        assert_eq!(stored.data().as_ptr(), whole.data[8..].as_ptr());
+        assert_eq!((stored.rows(), stored.name()), (2, "w"));
+        let (converted, all) =
+            (part.matrix(WeightFormat::F16).unwrap(), whole.matrix(WeightFormat::F16).unwrap());
+        assert_eq!((converted.row(0), converted.row(1)), (all.row(1), all.row(2)));
+        let bad = |value| {
+            let mut values = values.clone();
+            values[5] = value;
+            let (_folder, file) = open(tensor_f32("w", &[4, 2], &values), 0);
+            file.get("w").unwrap().rows(1..3).matrix(WeightFormat::F16).unwrap_err()
+        };
+        assert!(matches!(bad(f32::NAN), ModelError::NonFinite { index: 5, .. }));
+        assert!(matches!(bad(1e9), ModelError::Overflow { row: 2, .. }));
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found_in_a_large_tensor() {
+        let mut values = vec![0.0; 3 * CHECKED_TOGETHER + 7];
+        let (_folder, file) = open(tensor_bf16("w", &[values.len()], &values), 0);
+        assert!(file.get("w").unwrap().check_finite().is_ok());
+        let first = CHECKED_TOGETHER + 3;
+        for index in [first, first + 1, values.len() - 1] {
+            values[index] = f32::NEG_INFINITY;
+        }
+        let (_folder, file) = open(tensor_bf16("w", &[values.len()], &values), 0);
+        let error = file.get("w").unwrap().check_finite().unwrap_err();
+        assert!(matches!(error, ModelError::NonFinite { index, .. } if index == first), "{error}");
     }
 
     #[test]

@@ -38,6 +38,12 @@ impl Adapters {
         if self.by_name.contains_key(&name) {
             return Err(EngineError::DuplicateAdapter(name));
         }
+        if peft.invocation.is_some() {
+            return Err(EngineError::UnsupportedAdapter {
+                name,
+                what: "activated LoRA (alora_invocation_tokens)",
+            });
+        }
         let mut sites = Vec::new();
         for site in peft.sites {
             let projection = modules.iter().find(|(module, _)| *module == site.module).map(|(_, id)| *id);

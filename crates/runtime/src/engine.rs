@@ -68,7 +68,7 @@ pub struct Engine {
     pub(crate) model: Model,
     pub(crate) resident: Resident,
     /// Rotary factors up to the longest sequence that the pool has had room for.
-    pub(crate) rope: RopeId,
+    pub(crate) ropes: Vec<RopeId>,
     rope_positions: usize,
     weights: WeightFormat,
     pub(crate) adapters: Adapters,
@@ -108,7 +108,7 @@ impl Engine {
         let longest = model.config().max_positions;
         let context = if options.context == 0 { longest } else { options.context.min(longest) };
         let resident = resident::upload(&model, options.weights, &mut *backend, progress)?;
-        let rope = backend.create_rope(model.config().rope.table(0))?;
+        let ropes = ropes(model.config(), 0, &mut *backend)?;
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         let geometry = geometry(model.config(), options.pages, 0);
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
@@ -116,7 +116,7 @@ impl Engine {
             backend,
             model,
             resident,
-            rope,
+            ropes,
             rope_positions: 0,
             weights: options.weights,
             adapters: Adapters::default(),
@@ -155,7 +155,7 @@ impl Engine {
         let longest = slots.saturating_mul(CHUNK_TOKENS).min(self.context);
         if longest > self.rope_positions {
             let positions = longest.checked_next_power_of_two().unwrap_or(longest).min(self.context);
-            self.rope = self.backend.create_rope(self.model.config().rope.table(positions))?;
+            self.ropes = ropes(self.model.config(), positions, &mut *self.backend)?;
             self.rope_positions = positions;
         }
         let geometry = geometry(self.model.config(), self.pages, slots);
@@ -214,6 +214,15 @@ impl Engine {
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
+}
+
+/// The tables of every rope that layers of the model turn by.
+fn ropes(
+    config: &ModelConfig,
+    positions: usize,
+    backend: &mut dyn Backend,
+) -> Result<Vec<RopeId>, EngineError> {
+    config.ropes.iter().map(|rope| Ok(backend.create_rope(rope.table(positions))?)).collect()
 }
 
 fn geometry(config: &ModelConfig, codec: PageCodec, slots: usize) -> PoolGeometry {

@@ -120,7 +120,7 @@ impl Engine {
         let probe = feeds.iter().any(|f| f.want == Want::Logits);
         let sample = batch.outputs.iter().any(|o| o.sampler.is_some());
         let mut step = Step::new(batch)?;
-        let logits = forward::record(&mut step, &self.resident, self.rope, self.model.config());
+        let logits = forward::record(&mut step, &self.resident, &self.ropes, self.model.config());
         if let Some(logits) = logits {
             if sample {
                 step.push(interleaf_contract::Op::Sample { logits });

@@ -1,13 +1,23 @@
 //! The forward pass, written once over the `Backend` trait: it records operations and computes nothing.
+//! Families differ by what their layers have: see `Layer` and `ModelConfig`.
 
-use interleaf_contract::{AttentionShape, Op, RopeId, RowSet, Step, Tensor};
+use interleaf_contract::{AttentionShape, Op, RopeId, RowSet, Step, Tensor, VectorId};
 use interleaf_model::ModelConfig;
 
 use crate::resident::{Layer, Resident};
 
-/// The kernels that a forward pass and a choice of token need.
-pub const STEMS: [&str; 8] =
-    ["embed", "rms_norm", "lora_matmul", "rope", "kv_append", "paged_attention", "swiglu", "sample"];
+/// The kernels that a forward pass of every family and a choice of token need.
+pub const STEMS: [&str; 9] = [
+    "embed",
+    "rms_norm",
+    "lora_matmul",
+    "rope",
+    "kv_append",
+    "paged_attention",
+    "swiglu",
+    "softcap",
+    "sample",
+];
 
 /// Activations that every layer writes anew, so that a step's memory does not grow with depth.
 struct Buffers {
@@ -22,10 +32,18 @@ struct Buffers {
     up: Tensor,
 }
 
-/// Records a whole forward pass over the step's batch. Returns the logits of its output rows, outputs ×
-/// vocabulary, or `None` where the batch asks for none and the head is left out.
-pub fn record(step: &mut Step, model: &Resident, rope: RopeId, config: &ModelConfig) -> Option<Tensor> {
-    let cols = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+/// What a pass is over.
+struct Pass<'a> {
+    step: &'a mut Step,
+    config: &'a ModelConfig,
+    ropes: &'a [RopeId],
+    b: Buffers,
+}
+
+/// Records a whole forward pass over the step's batch. `ropes` are the tables of `config.ropes`. Returns the
+/// logits of its output rows, outputs × vocabulary, or `None` where the batch asks for none and the head is
+/// left out.
+pub fn record(step: &mut Step, model: &Resident, ropes: &[RopeId], config: &ModelConfig) -> Option<Tensor> {
     let (hidden, mlp) = (cols(config.hidden_size), cols(config.intermediate_size));
     let q = cols(config.heads * config.head_dim);
     let kv = cols(config.kv_heads * config.head_dim);
@@ -41,76 +59,80 @@ pub fn record(step: &mut Step, model: &Resident, rope: RopeId, config: &ModelCon
         gate: all(mlp),
         up: all(mlp),
     };
+    let mut pass = Pass { step, config, ropes, b };
 
-    step.push(Op::Embed { table: model.embedding, scale: config.embedding_scale, out: b.x });
+    let out = pass.b.x;
+    pass.step.push(Op::Embed { table: model.embedding, scale: config.embedding_scale, out });
     // What the last block left for the residual stream; the next norm takes it in.
     let mut residual = None;
     for (index, layer) in model.layers.iter().enumerate() {
-        attention(step, cols(index), layer, rope, config, &b, residual);
-        mlp_block(step, layer, config, &b);
-        residual = Some(b.delta);
+        pass.attention(cols(index), layer, residual);
+        pass.mlp(layer);
+        residual = Some(pass.b.delta);
     }
-    if step.row_count(RowSet::Outputs) == 0 {
+    if pass.step.row_count(RowSet::Outputs) == 0 {
         return None;
     }
-    let normed = step.tensor(RowSet::Outputs, hidden);
-    let logits = step.tensor(RowSet::Outputs, cols(config.vocab_size));
-    step.push(Op::RmsNorm {
-        x: b.x,
-        add: residual,
-        weight: model.final_norm,
-        epsilon: config.norm_epsilon,
-        heads: 1,
-        out: normed,
-    });
-    step.push(Op::LoraMatmul { x: normed, projections: vec![(model.head, logits)] });
+    let normed = pass.step.tensor(RowSet::Outputs, hidden);
+    let logits = pass.step.tensor(RowSet::Outputs, cols(config.vocab_size));
+    pass.norm(pass.b.x, residual, model.final_norm, 1, normed);
+    pass.step.push(Op::LoraMatmul { x: normed, projections: vec![(model.head, logits)] });
+    if let Some(cap) = config.logit_softcap {
+        pass.step.push(Op::Softcap { x: logits, cap });
+    }
     Some(logits)
 }
 
-fn attention(
-    step: &mut Step,
-    index: u32,
-    layer: &Layer,
-    rope: RopeId,
-    config: &ModelConfig,
-    b: &Buffers,
-    residual: Option<Tensor>,
-) {
-    let head_dim = u32::try_from(config.head_dim).unwrap_or(u32::MAX);
-    let [q, k, v] = layer.qkv;
-    step.push(Op::RmsNorm {
-        x: b.x,
-        add: residual,
-        weight: layer.input_norm,
-        epsilon: config.norm_epsilon,
-        heads: 1,
-        out: b.normed,
-    });
-    step.push(Op::LoraMatmul { x: b.normed, projections: vec![(q, b.q), (k, b.k), (v, b.v)] });
-    step.push(Op::Rope { x: b.q, head_dim, table: rope });
-    step.push(Op::Rope { x: b.k, head_dim, table: rope });
-    step.push(Op::KvAppend { layer: index, k: b.k, v: b.v });
-    let shape = AttentionShape {
-        heads: b.q.cols / head_dim,
-        kv_heads: b.k.cols / head_dim,
-        head_dim,
-        scale: config.attention_scale,
-    };
-    step.push(Op::PagedAttention { layer: index, shape, q: b.q, out: b.mixed });
-    step.push(Op::LoraMatmul { x: b.mixed, projections: vec![(layer.o, b.delta)] });
+fn cols(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn mlp_block(step: &mut Step, layer: &Layer, config: &ModelConfig, b: &Buffers) {
-    let [gate, up] = layer.gate_up;
-    step.push(Op::RmsNorm {
-        x: b.x,
-        add: Some(b.delta),
-        weight: layer.post_attention_norm,
-        epsilon: config.norm_epsilon,
-        heads: 1,
-        out: b.normed,
-    });
-    step.push(Op::LoraMatmul { x: b.normed, projections: vec![(gate, b.gate), (up, b.up)] });
-    step.push(Op::SwiGlu { activation: config.activation, gate: b.gate, up: b.up, out: b.gate });
-    step.push(Op::LoraMatmul { x: b.gate, projections: vec![(layer.down, b.delta)] });
+impl Pass<'_> {
+    fn norm(&mut self, x: Tensor, add: Option<Tensor>, weight: VectorId, heads: u32, out: Tensor) {
+        self.step.push(Op::RmsNorm { x, add, weight, epsilon: self.config.norm_epsilon, heads, out });
+    }
+
+    fn attention(&mut self, index: u32, layer: &Layer, residual: Option<Tensor>) {
+        let head_dim = cols(self.config.head_dim);
+        let (heads, kv_heads) = (cols(self.config.heads), cols(self.config.kv_heads));
+        let Buffers { x, normed, q, k, v, mixed, delta, .. } = self.b;
+        self.norm(x, residual, layer.input_norm, 1, normed);
+        let [wq, wk, wv] = layer.qkv;
+        self.step.push(Op::LoraMatmul { x: normed, projections: vec![(wq, q), (wk, k), (wv, v)] });
+        if let Some([on_q, on_k]) = layer.head_norms {
+            self.norm(q, None, on_q, heads, q);
+            self.norm(k, None, on_k, kv_heads, k);
+        }
+        if let Some(&table) = layer.kind.rope.and_then(|rope| self.ropes.get(rope)) {
+            for x in [q, k] {
+                self.step.push(Op::Rope { x, head_dim, table });
+            }
+        }
+        self.step.push(Op::KvAppend { layer: index, k, v });
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: self.config.attention_scale,
+            softcap: self.config.attention_softcap,
+            window: layer.kind.window.map(cols),
+        };
+        self.step.push(Op::PagedAttention { layer: index, shape, q, out: mixed });
+        self.step.push(Op::LoraMatmul { x: mixed, projections: vec![(layer.o, delta)] });
+        if let Some(weight) = layer.attention_out_norm {
+            self.norm(delta, None, weight, 1, delta);
+        }
+    }
+
+    fn mlp(&mut self, layer: &Layer) {
+        let Buffers { x, normed, delta, gate, up, .. } = self.b;
+        self.norm(x, Some(delta), layer.mlp_norm, 1, normed);
+        let [wgate, wup] = layer.gate_up;
+        self.step.push(Op::LoraMatmul { x: normed, projections: vec![(wgate, gate), (wup, up)] });
+        self.step.push(Op::SwiGlu { activation: self.config.activation, gate, up, out: gate });
+        self.step.push(Op::LoraMatmul { x: gate, projections: vec![(layer.down, delta)] });
+        if let Some(weight) = layer.mlp_out_norm {
+            self.norm(delta, None, weight, 1, delta);
+        }
+    }
 }

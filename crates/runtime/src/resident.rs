@@ -1,25 +1,33 @@
 //! The base model on a backend: every tensor uploaded once, in the format asked for, one at a time.
 
 use interleaf_contract::{Backend, MatrixId, Projection, ProjectionId, VectorId};
-use interleaf_model::{Model, Proj, ProjectionWeights, WeightFormat};
+use interleaf_model::{LayerKind, Model, NormWeights, Proj, ProjectionWeights, WeightFormat};
 
 use crate::{EngineError, LoadProgress};
 
-/// Handles of one layer.
+/// Handles of one layer. Norms that a family does not have are `None`.
 #[derive(Debug)]
 pub struct Layer {
+    /// Rope and window.
+    pub kind: LayerKind,
     /// Before attention.
     pub input_norm: VectorId,
     /// Queries, keys, values.
     pub qkv: [ProjectionId; 3],
+    /// On each head of the queries and of the keys, before the rotary embedding.
+    pub head_norms: Option<[VectorId; 2]>,
     /// The attention's output projection.
     pub o: ProjectionId,
+    /// On the attention's result, before it joins the residual stream.
+    pub attention_out_norm: Option<VectorId>,
     /// Before the MLP.
-    pub post_attention_norm: VectorId,
+    pub mlp_norm: VectorId,
     /// Gate and up.
     pub gate_up: [ProjectionId; 2],
     /// Down.
     pub down: ProjectionId,
+    /// On the MLP's result, before it joins the residual stream.
+    pub mlp_out_norm: Option<VectorId>,
 }
 
 /// Handles of a whole model.
@@ -44,29 +52,25 @@ pub fn upload(
     backend: &mut dyn Backend,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Resident, EngineError> {
-    let layers = model.config().layers;
+    let total = model.config().layers;
     let embedding = backend.create_matrix(model.embedding(format)?)?;
     let mut loader = Loader { model, format, backend, modules: Vec::new() };
-    let mut resident_layers = Vec::with_capacity(layers);
-    for layer in 0..layers {
-        progress(LoadProgress { done: layer, total: layers });
-        resident_layers.push(loader.layer(layer)?);
+    let mut layers = Vec::with_capacity(total);
+    for (done, kind) in model.config().layer_kinds.iter().enumerate() {
+        progress(LoadProgress { done, total });
+        layers.push(loader.layer(done, *kind)?);
     }
-    progress(LoadProgress { done: layers, total: layers });
+    progress(LoadProgress { done: total, total });
     let final_norm = loader.vector(model.final_norm()?)?;
-    let head_matrix = match model.head(format)? {
+    let matrix = match model.head(format)? {
         Some(matrix) => loader.backend.create_matrix(matrix)?,
         None => embedding,
     };
     let name = model.head_name().to_owned();
-    let head = loader.backend.create_projection(Projection {
-        name: name.clone(),
-        matrix: head_matrix,
-        bias: None,
-    })?;
+    let head = loader.backend.create_projection(Projection { name: name.clone(), matrix, bias: None })?;
     let mut modules = loader.modules;
     modules.push((name, head));
-    Ok(Resident { embedding, layers: resident_layers, final_norm, head, modules })
+    Ok(Resident { embedding, layers, final_norm, head, modules })
 }
 
 struct Loader<'a> {
@@ -77,19 +81,37 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn layer(&mut self, layer: usize) -> Result<Layer, EngineError> {
-        let input_norm = self.vector(self.model.input_norm(layer)?)?;
+    fn layer(&mut self, layer: usize, kind: LayerKind) -> Result<Layer, EngineError> {
+        let model = self.model;
         let mut projection = |proj| self.projection(layer, proj);
         let qkv = [projection(Proj::Q)?, projection(Proj::K)?, projection(Proj::V)?];
         let o = projection(Proj::O)?;
         let gate_up = [projection(Proj::Gate)?, projection(Proj::Up)?];
         let down = projection(Proj::Down)?;
-        let post_attention_norm = self.vector(self.model.post_attention_norm(layer)?)?;
-        Ok(Layer { input_norm, qkv, o, post_attention_norm, gate_up, down })
+        let head_norms = match (model.q_norm(layer)?, model.k_norm(layer)?) {
+            (Some(q), Some(k)) => Some([self.vector(q)?, self.vector(k)?]),
+            _ => None,
+        };
+        Ok(Layer {
+            kind,
+            input_norm: self.vector(model.input_norm(layer)?)?,
+            qkv,
+            head_norms,
+            o,
+            attention_out_norm: self.optional(model.attention_out_norm(layer)?)?,
+            mlp_norm: self.vector(model.mlp_norm(layer)?)?,
+            gate_up,
+            down,
+            mlp_out_norm: self.optional(model.mlp_out_norm(layer)?)?,
+        })
     }
 
-    fn vector(&mut self, weights: interleaf_model::NormWeights) -> Result<VectorId, EngineError> {
+    fn vector(&mut self, weights: NormWeights) -> Result<VectorId, EngineError> {
         Ok(self.backend.create_vector(&weights.name, &weights.values)?)
+    }
+
+    fn optional(&mut self, weights: Option<NormWeights>) -> Result<Option<VectorId>, EngineError> {
+        weights.map(|weights| self.vector(weights)).transpose()
     }
 
     fn projection(&mut self, layer: usize, proj: Proj) -> Result<ProjectionId, EngineError> {

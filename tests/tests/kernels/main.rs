@@ -9,4 +9,5 @@ mod refusals;
 mod rms_norm;
 mod rope;
 mod sample;
+mod softcap;
 mod swiglu;

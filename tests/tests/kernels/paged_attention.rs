@@ -1,7 +1,7 @@
 //! `paged_attention` against the reference: page borders, split borders, grouped heads, mixed batches.
 
-use interleaf_contract::{PageCodec, RowKind};
-use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive};
+use interleaf_contract::{AttentionShape, BackendError, PageCodec, RowKind};
+use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive, naive_shaped};
 use interleaf_tests::backends::{self, Boxed, label};
 use interleaf_tests::tolerance::{assert_bits, assert_twice_naive};
 use proptest::prelude::*;
@@ -143,5 +143,31 @@ fn repeated_gpu_runs_give_the_same_bits() {
     let first = case.run(&data, &mut *gpu).expect("the GPU runs");
     for _ in 0..2 {
         assert_bits("again", &first, &case.run(&data, &mut *gpu).expect("the GPU runs"));
+    }
+}
+
+/// Windows around pages and splits, with and without a softcap, on the backends that have them.
+#[test]
+fn windows_and_softcaps() {
+    let sequences = vec![decode(300), decode(16), prompt(290, 40), prompt(20, 20), decode(513)];
+    let case = case((4, 2), 32, PageCodec::F16, sequences);
+    let data = case.data();
+    for mut backend in backends::all(true) {
+        for window in [None, Some(1), Some(16), Some(17), Some(250), Some(257), Some(1000)] {
+            for softcap in [None, Some(2.0)] {
+                let shape = AttentionShape { window, softcap, ..case.shape() };
+                let label = format!("{} {shape:?}", label(&*backend));
+                let found = case.run_shaped(shape, &data, &mut *backend);
+                if backend.info().name == "gpu" && (window.is_some() || softcap.is_some()) {
+                    assert!(matches!(found, Err(BackendError::Unsupported { .. })), "{label}: {found:?}");
+                    continue;
+                }
+                let found = found.unwrap_or_else(|e| panic!("{label}: {e}"));
+                let mut reference = backends::reference(backend.info().numerics);
+                let reference = case.run_shaped(shape, &data, &mut *reference).expect("the reference runs");
+                let naive: Vec<f32> = data.iter().flat_map(|s| naive_shaped(&case, shape, s)).collect();
+                assert_twice_naive(&label, &reference, &naive, &found);
+            }
+        }
     }
 }

@@ -225,8 +225,14 @@ fn empty_and_absurd_sizes_are_refused() {
         }
         let address = PageAddress { layer: 0, slot: 1, half: PageHalf::V };
         backend.read_pages(&[address]).expect("the pool is still there");
-        let shape =
-            interleaf_contract::AttentionShape { heads: 1 << 31, kv_heads: 1, head_dim: 8, scale: 1.0 };
+        let shape = interleaf_contract::AttentionShape {
+            heads: 1 << 31,
+            kv_heads: 1,
+            head_dim: 8,
+            scale: 1.0,
+            softcap: None,
+            window: None,
+        };
         refuses(&mut backend, |step| {
             let (q, out) = (step.tensor(RowSet::All, 0), step.tensor(RowSet::All, 0));
             Op::PagedAttention { layer: 0, shape, q, out }

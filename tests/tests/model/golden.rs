@@ -72,9 +72,12 @@ fn demo_model_on_the_cpu_with_f16_pages() {
     }
 }
 
+const FAMILIES: [&str; 8] =
+    ["llama-rope3", "llama-bias", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3-text", "phi3"];
+
 #[test]
 fn families_on_both_backends() {
-    for name in ["llama-rope3", "llama-bias"] {
+    for name in FAMILIES {
         for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
             within(&passes(&family(name, backend, PagesArg::F32), 6), logit);
             passes(&family(name, backend, PagesArg::F16), 6);

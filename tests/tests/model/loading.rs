@@ -21,19 +21,21 @@ fn logits(source: Source, options: &EngineOptions) -> (Engine, Vec<f32>) {
 
 #[test]
 fn both_spellings_of_config_json_give_the_same_bits() {
-    let family = data("families/llama-rope3");
-    let folder = tempfile::tempdir().expect("a folder");
-    for entry in std::fs::read_dir(&family).expect("the family is here") {
-        let entry = entry.expect("readable");
-        if entry.path().is_file() {
-            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copies");
+    for name in ["llama-rope3", "gemma3-text"] {
+        let family = data("families").join(name);
+        let folder = tempfile::tempdir().expect("a folder");
+        for entry in std::fs::read_dir(&family).expect("the family is here") {
+            let entry = entry.expect("readable");
+            if entry.path().is_file() {
+                std::fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("copies");
+            }
         }
+        std::fs::copy(family.join("config.v4.json"), folder.path().join("config.json")).expect("copies");
+        let options = options(BackendChoice::Cpu);
+        let (_, new) = logits(Source::dir(&family), &options);
+        let (_, old) = logits(Source::dir(folder.path()), &options);
+        assert_bits(&format!("{name}: old and new spelling"), &new, &old);
     }
-    std::fs::copy(family.join("config.v4.json"), folder.path().join("config.json")).expect("copies");
-    let options = options(BackendChoice::Cpu);
-    let (_, new) = logits(Source::dir(&family), &options);
-    let (_, old) = logits(Source::dir(folder.path()), &options);
-    assert_bits("old and new spelling", &new, &old);
 }
 
 #[test]

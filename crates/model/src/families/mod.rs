@@ -4,7 +4,15 @@
 //! A family is data. What a config means once it is read is in [`crate::ModelConfig`], and nothing
 //! else in this crate knows a family's names.
 
+mod fields;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod llama;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod smollm3;
 
 use serde_json::Value;
 
@@ -12,7 +20,43 @@ use crate::json::Object;
 use crate::{ModelConfig, ModelError, Proj};
 
 /// Every family that can be opened.
-const FAMILIES: [&Family; 1] = [&llama::LLAMA];
+const FAMILIES: [&Family; 7] = [
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &smollm3::SMOLLM3,
+    &gemma2::GEMMA2,
+    &gemma3::GEMMA3,
+    &phi3::PHI3,
+];
+
+/// The names of Llama, which most families keep.
+const NAMES: Names = Names {
+    embedding: "model.embed_tokens",
+    final_norm: "model.norm",
+    head: "lm_head",
+    layers: "model.layers",
+    input_norm: "input_layernorm",
+    attention_out_norm: None,
+    mlp_norm: "post_attention_layernorm",
+    mlp_out_norm: None,
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    projection,
+};
+
+fn projection(proj: Proj) -> Place {
+    let module = match proj {
+        Proj::Q => "self_attn.q_proj",
+        Proj::K => "self_attn.k_proj",
+        Proj::V => "self_attn.v_proj",
+        Proj::O => "self_attn.o_proj",
+        Proj::Gate => "mlp.gate_proj",
+        Proj::Up => "mlp.up_proj",
+        Proj::Down => "mlp.down_proj",
+    };
+    Place { module, part: None }
+}
 
 /// A family of models.
 #[derive(Debug)]
@@ -23,6 +67,8 @@ pub(crate) struct Family {
     read: fn(&Object) -> Result<ModelConfig, ModelError>,
     /// What its modules are called.
     pub names: Names,
+    /// What every norm's stored weights lack: they multiply by `offset + weight`.
+    pub norm_offset: f32,
 }
 
 /// Module paths. A weight is `<module>.weight`, a bias `<module>.bias`.
@@ -37,36 +83,59 @@ pub(crate) struct Names {
     /// What a layer's number follows, with a dot between and another one after it.
     layers: &'static str,
     /// In a layer: the norm before attention.
-    input_norm: &'static str,
+    pub input_norm: &'static str,
+    /// In a layer: the norm of attention's output, where there is one.
+    pub attention_out_norm: Option<&'static str>,
     /// In a layer: the norm before the MLP.
-    post_attention_norm: &'static str,
-    /// In a layer: the path of a projection.
-    projection: fn(Proj) -> &'static str,
+    pub mlp_norm: &'static str,
+    /// In a layer: the norm of the MLP's output, where there is one.
+    pub mlp_out_norm: Option<&'static str>,
+    /// In a layer: the norm of each query head, where heads are normed.
+    pub q_norm: &'static str,
+    /// In a layer: the norm of each key head, likewise.
+    pub k_norm: &'static str,
+    /// In a layer: where a projection is.
+    projection: fn(Proj) -> Place,
 }
 
-/// A linear module of a model.
+/// Where a projection's rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// The module's path in its layer.
+    module: &'static str,
+    /// What these rows are called where the module has others too. Those before them are the module's
+    /// other parts in the order of [`Proj::ALL`].
+    part: Option<&'static str>,
+}
+
+/// A linear module of a model, which may be out of range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Module {
-    /// A projection of a layer, which may be out of range.
+    /// The module of a layer whose first rows, or all, are those of a projection.
     Projection(usize, Proj),
     /// The output head.
     Head,
 }
 
 impl Names {
-    /// The module path of a projection.
+    /// The path of a projection: its module's, with `#` and the part's name where it is not all of it.
     pub fn projection(&self, layer: usize, proj: Proj) -> String {
-        self.in_layer(layer, (self.projection)(proj))
+        let Place { module, part } = (self.projection)(proj);
+        match part {
+            Some(part) => format!("{}#{part}", self.in_layer(layer, module)),
+            None => self.in_layer(layer, module),
+        }
     }
 
-    /// The module path of the norm before attention.
-    pub fn input_norm(&self, layer: usize) -> String {
-        self.in_layer(layer, self.input_norm)
+    /// The path of the module that a projection is, or is part of.
+    pub fn projection_module(&self, layer: usize, proj: Proj) -> String {
+        self.in_layer(layer, (self.projection)(proj).module)
     }
 
-    /// The module path of the norm before the MLP.
-    pub fn post_attention_norm(&self, layer: usize) -> String {
-        self.in_layer(layer, self.post_attention_norm)
+    /// The projections of the module that a projection is, or is part of, in the order of their rows.
+    pub fn parts(&self, proj: Proj) -> impl Iterator<Item = Proj> + use<> {
+        let place = self.projection;
+        Proj::ALL.into_iter().filter(move |other| place(*other).module == place(proj).module)
     }
 
     /// The linear module that a path names, if there is one by that name in any layer.
@@ -74,15 +143,21 @@ impl Names {
         if path == self.head {
             return Some(Module::Head);
         }
-        let (layer, rest) = path.strip_prefix(self.layers)?.strip_prefix('.')?.split_once('.')?;
+        let (layer, rest) = self.split(path)?;
         let layer = layer.parse().ok()?;
-        let proj = Proj::ALL.into_iter().find(|proj| (self.projection)(*proj) == rest)?;
+        let proj = Proj::ALL.into_iter().find(|proj| (self.projection)(*proj).module == rest)?;
         // `+1` and `01` are numbers too, but no names of layers.
-        (self.projection(layer, proj) == path).then_some(Module::Projection(layer, proj))
+        (self.projection_module(layer, proj) == path).then_some(Module::Projection(layer, proj))
     }
 
-    fn in_layer(&self, layer: usize, module: &str) -> String {
+    /// The path of a module in a layer.
+    pub fn in_layer(&self, layer: usize, module: &str) -> String {
         format!("{}.{layer}.{module}", self.layers)
+    }
+
+    /// Splits what is in a layer into the layer's name and the path from there.
+    pub fn split<'a>(&self, path: &'a str) -> Option<(&'a str, &'a str)> {
+        path.strip_prefix(self.layers)?.strip_prefix('.')?.split_once('.')
     }
 }
 
@@ -102,5 +177,54 @@ pub(crate) fn read(config: &Object) -> Result<(&'static Family, ModelConfig), Mo
     match names.iter().find_map(known) {
         Some(family) => Ok((family, (family.read)(config)?)),
         None => Err(config.unsupported("architectures", supported)),
+    }
+}
+
+/// Reads a config by whichever family it names.
+#[cfg(test)]
+fn read_config(config: &Value) -> Result<ModelConfig, ModelError> {
+    let object = Object::parse("config.json".into(), &config.to_string())?;
+    read(&object).map(|(_, config)| config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_resolve_to_modules_and_back() {
+        for family in FAMILIES {
+            let names = &family.names;
+            for proj in Proj::ALL {
+                let first = names.parts(proj).next().unwrap();
+                let path = names.projection_module(11, proj);
+                assert_eq!(names.resolve(&path), Some(Module::Projection(11, first)), "{path}");
+            }
+            assert_eq!(names.resolve("lm_head"), Some(Module::Head));
+            for path in [
+                "model.layers.0.self_attn.z_proj",
+                "model.layers.01.self_attn.o_proj",
+                "model.layers.+1.self_attn.o_proj",
+                "model.layers.self_attn.o_proj",
+                "model.layers0.self_attn.o_proj",
+                "model.layers.0.self_attn.qkv_proj#q",
+                "model.embed_tokens",
+                "",
+            ] {
+                assert_eq!(names.resolve(path), None, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_module_have_names_of_their_own() {
+        let names = &phi3::PHI3.names;
+        assert_eq!(names.projection(2, Proj::Q), "model.layers.2.self_attn.qkv_proj#q");
+        assert_eq!(names.projection(2, Proj::Up), "model.layers.2.mlp.gate_up_proj#up");
+        assert_eq!(names.projection(2, Proj::Down), "model.layers.2.mlp.down_proj");
+        assert_eq!(names.parts(Proj::V).collect::<Vec<_>>(), [Proj::Q, Proj::K, Proj::V]);
+        assert_eq!(names.parts(Proj::Gate).collect::<Vec<_>>(), [Proj::Gate, Proj::Up]);
+        assert_eq!(names.parts(Proj::O).collect::<Vec<_>>(), [Proj::O]);
+        assert_eq!(names.resolve("model.layers.2.self_attn.q_proj"), None);
     }
 }

@@ -36,7 +36,7 @@ const PLAIN: [(&str, &str); 15] = [
 /// (PiSSA, OLoRA, LoftQ, CorDA, EVA, …) come with a changed base, or are not known not to.
 const PLAIN_INITS: [&str; 2] = ["gaussian", "orthogonal"];
 
-/// The facts of a plain LoRA.
+/// The facts of a LoRA.
 #[derive(Debug)]
 pub(super) struct LoraConfig {
     /// `r`.
@@ -47,6 +47,8 @@ pub(super) struct LoraConfig {
     pub rslora: bool,
     /// `target_modules`, for display.
     pub targets: String,
+    /// `alora_invocation_tokens`; never empty.
+    pub invocation: Option<Vec<u32>>,
     file: String,
     ranks: Patterns<usize>,
     alphas: Patterns<f64>,
@@ -61,8 +63,9 @@ pub(super) struct RankAndScale {
 }
 
 impl LoraConfig {
-    /// Reads the file and refuses what is not a plain LoRA.
-    pub fn read(source: &Source) -> Result<Self, ModelError> {
+    /// Reads the file and refuses what is neither a plain LoRA nor an activated one, for a base model of
+    /// so many tokens.
+    pub fn read(source: &Source, vocab_size: usize) -> Result<Self, ModelError> {
         let config = Object::read(source, FILE)?;
         if config.string("peft_type")? != Some("LORA") {
             return Err(config.unsupported("peft_type", "LORA"));
@@ -75,6 +78,7 @@ impl LoraConfig {
             alpha: alpha(&config, "lora_alpha")?,
             rslora: config.boolean("use_rslora")?.unwrap_or(false),
             targets: describe(config.get("target_modules")),
+            invocation: invocation(&config, vocab_size)?,
             ranks: Patterns::read(&config, "rank_pattern", rank)?,
             alphas: Patterns::read(&config, "alpha_pattern", alpha)?,
             file: config.file().into(),
@@ -104,10 +108,6 @@ impl LoraConfig {
 }
 
 fn refuse_variants(config: &Object) -> Result<(), ModelError> {
-    // Even an empty list of tokens makes it an activated LoRA, which must not act on every token.
-    if config.get("alora_invocation_tokens").is_some() {
-        return Err(config.unsupported("alora_invocation_tokens", "null"));
-    }
     for (field, supported) in PLAIN {
         let plain = match config.get(field) {
             None => true,
@@ -129,6 +129,19 @@ fn refuse_variants(config: &Object) -> Result<(), ModelError> {
         return Err(config.unsupported("init_lora_weights", supported));
     }
     Ok(())
+}
+
+/// The tokens that turn an activated LoRA on. An empty list, which occurs everywhere, and tokens that
+/// occur nowhere are mistakes.
+fn invocation(config: &Object, vocab_size: usize) -> Result<Option<Vec<u32>>, ModelError> {
+    let field = "alora_invocation_tokens";
+    let Some(list) = config.list(field)? else { return Ok(None) };
+    let known = |id: &u64| usize::try_from(*id).is_ok_and(|id| id < vocab_size);
+    let token = |value: &Value| u32::try_from(value.as_u64().filter(known)?).ok();
+    match list.iter().map(token).collect::<Option<Vec<u32>>>() {
+        Some(tokens) if !tokens.is_empty() => Ok(Some(tokens)),
+        _ => Err(config.error(field, format!("null or a list of at least one token below {vocab_size}"))),
+    }
 }
 
 /// `target_modules` as a person would write it.
@@ -156,7 +169,7 @@ mod tests {
         }
         let folder = Folder::new();
         folder.write(FILE, config.to_string());
-        LoraConfig::read(&folder.source())
+        LoraConfig::read(&folder.source(), 16)
     }
 
     const Q: &str = "model.layers.0.self_attn.q_proj";
@@ -184,6 +197,13 @@ mod tests {
     }
 
     #[test]
+    fn invocations_are_read_and_absent_ones_are_none() {
+        let invocation = |value: Value| read(json!({"alora_invocation_tokens": value})).unwrap().invocation;
+        assert_eq!(invocation(json!([7, 15, 7])), Some(vec![7, 15, 7]));
+        assert_eq!((invocation(Value::Null), read(json!({})).unwrap().invocation), (None, None));
+    }
+
+    #[test]
     fn names_targets_as_the_config_does() {
         assert_eq!(read(json!({})).unwrap().targets, "q_proj, v_proj");
         assert_eq!(read(json!({"target_modules": ".*proj"})).unwrap().targets, ".*proj");
@@ -202,8 +222,6 @@ mod tests {
             ("modules_to_save", json!(["lm_head"])),
             ("trainable_token_indices", json!([5, 9])),
             ("trainable_token_indices", json!({"embed_tokens": [1]})),
-            ("alora_invocation_tokens", json!([7, 8])),
-            ("alora_invocation_tokens", json!([])),
             ("layer_replication", json!([[0, 2]])),
             ("target_parameters", json!(["experts.down"])),
             ("use_qalora", json!(true)),
@@ -240,6 +258,11 @@ mod tests {
             (json!({"alpha_pattern": {"q_proj": null}}), "alpha_pattern.q_proj"),
             (json!({"alpha_pattern": []}), "alpha_pattern"),
             (json!({"rank_pattern": {"q_(": 4}}), "rank_pattern.q_("),
+            (json!({"alora_invocation_tokens": []}), "alora_invocation_tokens"),
+            (json!({"alora_invocation_tokens": [7, 16]}), "alora_invocation_tokens"),
+            (json!({"alora_invocation_tokens": [7, -1]}), "alora_invocation_tokens"),
+            (json!({"alora_invocation_tokens": ["7"]}), "alora_invocation_tokens"),
+            (json!({"alora_invocation_tokens": 7}), "alora_invocation_tokens"),
         ] {
             let text = read(changes).unwrap_err().to_string();
             assert!(text.contains(&format!("{FILE}: {field} must be")), "{text}");
@@ -248,6 +271,6 @@ mod tests {
         assert!(error.to_string().contains("lora_alpha must be small enough"), "{error}");
         let folder = Folder::new();
         folder.write(FILE, "");
-        assert!(matches!(LoraConfig::read(&folder.source()), Err(ModelError::Json { .. })));
+        assert!(matches!(LoraConfig::read(&folder.source(), 16), Err(ModelError::Json { .. })));
     }
 }

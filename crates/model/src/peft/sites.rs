@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::PeftSite;
 use super::config::{LoraConfig, RankAndScale};
 use crate::families::Module;
+use crate::model::LinearModule;
 use crate::tensor_file::{Tensor, TensorFile};
 use crate::{Model, ModelError};
 
@@ -30,8 +31,8 @@ struct Found<'a> {
     stem: &'a str,
     /// The module's path.
     path: &'a str,
-    /// Its outputs and inputs.
-    shape: [usize; 2],
+    /// Its shape, and the projections it is made of.
+    linear: LinearModule,
     a: Option<&'a str>,
     b: Option<&'a str>,
 }
@@ -48,7 +49,11 @@ pub(super) fn read(
         let reason = format!("there is no tensor *{A}: nothing is adapted");
         return Err(ModelError::Safetensors { file: file.file().into(), reason });
     }
-    found.into_values().map(|site| site.read(file, config)).collect()
+    let mut sites = Vec::with_capacity(found.len());
+    for module in found.into_values() {
+        module.read(file, config, &mut sites)?;
+    }
+    Ok(sites)
 }
 
 /// Refuses tensors of anything but a plain LoRA before modules are looked at: what kind of adapter it
@@ -74,8 +79,8 @@ fn pair<'a>(file: &'a TensorFile, model: &Model) -> Result<BTreeMap<Module, Foun
             Some(stem) => (stem, true),
             None => (name.strip_suffix(B).unwrap_or(name), false),
         };
-        let (path, module, shape) = find_module(stem, model).map_err(|reason| refusal(file, name, reason))?;
-        let site = found.entry(module).or_insert(Found { stem, path, shape, a: None, b: None });
+        let (path, linear) = find_module(stem, model).map_err(|reason| refusal(file, name, reason))?;
+        let site = found.entry(linear.module).or_insert(Found { stem, path, linear, a: None, b: None });
         let factor = if is_a { &mut site.a } else { &mut site.b };
         if let Some(other) = factor.replace(name) {
             return Err(refusal(file, name, format!("names the same factor as {other}")));
@@ -86,11 +91,11 @@ fn pair<'a>(file: &'a TensorFile, model: &Model) -> Result<BTreeMap<Module, Foun
 
 /// The module of the base model that a tensor's stem names, under whichever prefix. The error is that
 /// of PEFT's own prefix.
-fn find_module<'a>(stem: &'a str, model: &Model) -> Result<(&'a str, Module, [usize; 2]), String> {
+fn find_module<'a>(stem: &'a str, model: &Model) -> Result<(&'a str, LinearModule), String> {
     let mut first_error = None;
     for path in PREFIXES.iter().filter_map(|prefix| stem.strip_prefix(prefix)) {
         match model.linear(path) {
-            Ok((module, shape)) => return Ok((path, module, shape)),
+            Ok(linear) => return Ok((path, linear)),
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
@@ -98,8 +103,14 @@ fn find_module<'a>(stem: &'a str, model: &Model) -> Result<(&'a str, Module, [us
 }
 
 impl Found<'_> {
-    fn read(&self, file: &TensorFile, config: &LoraConfig) -> Result<PeftSite, ModelError> {
-        let [outputs, inputs] = self.shape;
+    /// Reads the pair into a site for each projection of its module.
+    fn read(
+        self,
+        file: &TensorFile,
+        config: &LoraConfig,
+        sites: &mut Vec<PeftSite>,
+    ) -> Result<(), ModelError> {
+        let [outputs, inputs] = self.linear.shape;
         let expected = config.rank_and_scale(self.path)?;
         // A factor that was not found is asked for by the name it should have, for the error.
         let factor = |name: Option<&str>, suffix: &str| match name {
@@ -120,7 +131,13 @@ impl Found<'_> {
         a.expect(&[expected.rank, inputs])?;
         b.expect(&[outputs, expected.rank])?;
         let RankAndScale { rank, scale, .. } = expected;
-        Ok(PeftSite { module: self.path.into(), rank, scale, a: a.factor()?, b: b.factor()? })
+        let dtypes = [a.float()?.dtype(), b.float()?.dtype()];
+        let shrink = a.factor()?;
+        for (module, rows) in self.linear.parts {
+            let (a, b) = (shrink.clone(), b.clone().rows(rows).factor()?);
+            sites.push(PeftSite { module, rank, scale, a, b, dtypes });
+        }
+        Ok(())
     }
 }
 
@@ -147,10 +164,10 @@ fn refusal(file: &TensorFile, tensor: &str, reason: impl Into<String>) -> ModelE
 mod tests {
     use super::*;
     use crate::fixture::{
-        Folder, TestTensor, counting, llama, llama_config, llama_tensors, model_folder, safetensors_bytes,
-        tensor_bf16, tensor_f16, tensor_f32,
+        Folder, TestTensor, counting, llama, llama_config, llama_tensors, model_folder, phi3_config,
+        phi3_tensors, safetensors_bytes, tensor_bf16, tensor_f16, tensor_f32,
     };
-    use crate::{PeftAdapter, Source};
+    use crate::{PeftAdapter, Proj, Source, WeightFormat};
     use interleaf_contract::Dtype;
     use serde_json::{Value, json};
 
@@ -243,6 +260,52 @@ mod tests {
             let adapter = open(&config(), &tensors).unwrap();
             assert_eq!((adapter.sites[0].a.dtype(), adapter.sites[0].b.dtype()), (dtype, dtype));
         }
+        let adapter = open(&config(), &factors(tensor_bf16)).unwrap();
+        assert_eq!(adapter.sites[0].dtypes, [Dtype::Bf16; 2]);
+    }
+
+    #[test]
+    fn an_adapter_of_a_fused_module_has_a_site_for_each_projection() {
+        let folder = model_folder(&phi3_config(), &phi3_tensors());
+        let model = Model::open(folder.source()).unwrap();
+        let stem = |module: &str| format!("base_model.model.model.layers.1.{module}");
+        let open =
+            |tensors: &[TestTensor]| PeftAdapter::open("test", &adapter(&config(), tensors).source(), &model);
+        let qkv = pair(&stem("self_attn.qkv_proj"), [32, 16]);
+        let tensors = [pair(&stem("mlp.gate_up_proj"), [24, 16]), qkv.clone()].concat();
+        let sites = open(&tensors).unwrap().sites;
+        let expected = [(Proj::Q, 0), (Proj::K, 16), (Proj::V, 24), (Proj::Gate, 0), (Proj::Up, 12)];
+        assert_eq!(sites.len(), expected.len());
+        for (site, (proj, first)) in sites.iter().zip(expected) {
+            let base = model.projection(1, proj, WeightFormat::Stored).unwrap();
+            assert_eq!(site.module, base.name);
+            assert_eq!((site.b.rows(), site.b.cols()), (base.matrix.rows(), 2));
+            // The fixture counts: an element is its index over 64.
+            assert_eq!(site.b.row(0)[..4], (first as f32 * 2.0 / 64.0).to_le_bytes());
+        }
+        assert!(sites[..3].iter().all(|site| site.a.data().as_ptr() == sites[0].a.data().as_ptr()));
+        assert_eq!(sites[2].b.name(), format!("{}{B}", stem("self_attn.qkv_proj")));
+
+        let text = open(&pair(&stem("self_attn.q_proj"), [16, 16])).unwrap_err().to_string();
+        assert!(text.contains("no linear module model.layers.1.self_attn.q_proj"), "{text}");
+        let text = open(&pair(&stem("self_attn.qkv_proj#q"), [16, 16])).unwrap_err().to_string();
+        assert!(text.contains("no linear module"), "{text}");
+        let b = format!("{}{B}", stem("self_attn.qkv_proj"));
+        let mut values = [0.5; 64];
+        values[50] = f32::INFINITY;
+        let text = open(&[qkv[0].clone(), tensor_f32(&b, &[32, 2], &values)]).unwrap_err().to_string();
+        assert!(text.contains(&format!("tensor {b} has the value inf at element 50")), "{text}");
+    }
+
+    #[test]
+    fn an_activated_lora_carries_its_invocation() {
+        let mut activated = config();
+        activated["alora_invocation_tokens"] = json!([3, 1, 4]);
+        assert_eq!(open(&activated, &plain()).unwrap().invocation, Some(vec![3, 1, 4]));
+        assert_eq!(open(&config(), &plain()).unwrap().invocation, None);
+        activated["alora_invocation_tokens"] = json!([3, 99]);
+        let text = open(&activated, &plain()).unwrap_err().to_string();
+        assert!(text.contains("alora_invocation_tokens must be null or a list of"), "{text}");
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    pub(crate) fn open(source: &Source) -> Result<Option<Self>, ModelError> {
+    /// Opens the tokenizer of a model whose embedding has so many rows.
+    pub(crate) fn open(source: &Source, rows: usize) -> Result<Option<Self>, ModelError> {
         if !source.exists(FILE) {
             return Ok(None);
         }
@@ -51,6 +52,12 @@ impl Tokenizer {
             inner.encode_fast("", true)?;
             Ok(inner)
         })?;
+        let largest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+        if let Some((token, id)) = largest
+            && usize::try_from(id).is_ok_and(|id| id >= rows)
+        {
+            return Err(ModelError::Vocabulary { file: file.to_string(), token, id, rows });
+        }
         Ok(Some(Self { file, inner: Arc::new(inner) }))
     }
 
@@ -72,7 +79,8 @@ impl Tokenizer {
         guard(&self.file, || self.inner.decode(ids, skip_special_tokens))
     }
 
-    /// How many tokens there are, added ones included. Embeddings may have more rows, or fewer.
+    /// How many tokens there are, added ones included. The embedding may have more rows; every token
+    /// has one.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -112,7 +120,7 @@ mod tests {
     fn open(text: &str) -> Result<Option<Tokenizer>, ModelError> {
         let folder = Folder::new();
         folder.write(FILE, text);
-        Tokenizer::open(&folder.source())
+        Tokenizer::open(&folder.source(), 257)
     }
 
     #[test]
@@ -153,7 +161,18 @@ mod tests {
             let error = open(text).unwrap_err().to_string();
             assert!(error.contains("tokenizer.json: tokenizer: "), "{error}");
         }
-        assert!(Tokenizer::open(&Folder::new().source()).unwrap().is_none());
+        assert!(Tokenizer::open(&Folder::new().source(), 257).unwrap().is_none());
+    }
+
+    #[test]
+    fn tokens_without_a_row_in_the_embedding_are_refused() {
+        let mut file = byte_level_tokenizer();
+        assert!(open(&file.to_string()).is_ok());
+        // The largest number decides, not how many there are.
+        file["model"]["vocab"]["!"] = json!(300);
+        let error = open(&file.to_string()).unwrap_err().to_string();
+        let expected = "tokenizer.json: token \"!\" is number 300, but the embedding has 257 rows";
+        assert!(error.ends_with(expected), "{error}");
     }
 
     #[test]

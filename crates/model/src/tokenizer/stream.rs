@@ -96,7 +96,7 @@ mod tests {
     fn tokenizer(file: &Value) -> Tokenizer {
         let folder = Folder::new();
         folder.write("tokenizer.json", file.to_string());
-        Tokenizer::open(&folder.source()).unwrap().unwrap()
+        Tokenizer::open(&folder.source(), usize::MAX).unwrap().unwrap()
     }
 
     /// What each token adds, and what the end does.
