@@ -17,6 +17,8 @@ struct Report<'a> {
     text: &'a str,
     tokens: usize,
     prompt_tokens: usize,
+    /// The first position that the adapter acted on.
+    adapter_from: Option<usize>,
     finish_reason: &'static str,
     ttft_ms: Option<f64>,
     tokens_per_second: f64,
@@ -68,6 +70,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             text: &answer.text,
             tokens: answer.tokens.len(),
             prompt_tokens: answer.prompt_tokens,
+            adapter_from: answer.adapter_from,
             finish_reason: answer.reason.name(),
             ttft_ms: ttft_ms(&answer),
             tokens_per_second: answer.tokens_per_second(),
@@ -79,6 +82,11 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     } else {
         writeln!(stdout)?;
         drop(stdout);
+        if let (Some(name), None) = (&request.adapter, answer.adapter_from) {
+            output::note(format_args!(
+                "{name} did not act: it changes nothing here, or its invocation is not in the prompt"
+            ));
+        }
         summary(&engine, &answer);
     }
     Ok(ExitCode::SUCCESS)

@@ -81,7 +81,7 @@ pub fn open_chosen(args: &ModelArgs, engine: &EngineArgs) -> Result<(Engine, Opt
         (None, _) => None,
     };
     if let Some(name) = &chosen {
-        let sequence = opened.open_sequence(Some(name))?;
+        let sequence = opened.open_sequence(Some(name), &[])?;
         opened.close_sequence(sequence)?;
     }
     Ok((opened, chosen))

@@ -105,7 +105,7 @@ fn nll(
     bar: &ProgressBar,
 ) -> Result<Vec<f64>, CliError> {
     let vocabulary = engine.config().vocab_size;
-    let sequence = engine.open_sequence(adapter)?;
+    let sequence = engine.open_sequence(adapter, tokens)?;
     let mut scored = Vec::with_capacity(tokens.len().saturating_sub(1));
     let inputs = &tokens[..tokens.len() - 1];
     for (piece, inputs) in inputs.chunks(PIECE).enumerate() {

@@ -18,12 +18,33 @@ pub struct AdapterSummary {
     pub max_rank: usize,
     /// Bytes of its factors.
     pub bytes: u64,
+    /// Whether it is an activated LoRA, which acts only from its invocation on.
+    pub activated: bool,
+}
+
+/// A registered adapter.
+#[derive(Debug)]
+struct Registered {
+    /// `None` for one that changes nothing.
+    id: Option<AdapterId>,
+    /// The sequence that turns an activated LoRA on.
+    invocation: Option<Vec<u32>>,
+    summary: AdapterSummary,
+}
+
+/// Where an adapter acts in a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activation {
+    /// The resident adapter.
+    pub adapter: AdapterId,
+    /// The first position that it acts on; positions before it are the base's.
+    pub from: usize,
 }
 
 /// The adapters of an engine.
 #[derive(Debug, Default)]
 pub struct Adapters {
-    by_name: BTreeMap<String, (Option<AdapterId>, AdapterSummary)>,
+    by_name: BTreeMap<String, Registered>,
 }
 
 impl Adapters {
@@ -37,12 +58,6 @@ impl Adapters {
         let name = peft.name;
         if self.by_name.contains_key(&name) {
             return Err(EngineError::DuplicateAdapter(name));
-        }
-        if peft.invocation.is_some() {
-            return Err(EngineError::UnsupportedAdapter {
-                name,
-                what: "activated LoRA (alora_invocation_tokens)",
-            });
         }
         let mut sites = Vec::new();
         for site in peft.sites {
@@ -61,29 +76,37 @@ impl Adapters {
             sites: sites.len(),
             max_rank: sites.iter().map(LoraSite::rank).max().unwrap_or(0),
             bytes: sites.iter().map(|s| (s.a.data().len() + s.b.data().len()) as u64).sum(),
+            activated: peft.invocation.is_some(),
         };
         let id = if sites.is_empty() {
             None
         } else {
             Some(backend.create_adapter(Adapter { name: name.clone(), sites })?)
         };
-        self.by_name.insert(name, (id, summary.clone()));
+        let registered = Registered { id, invocation: peft.invocation, summary: summary.clone() };
+        self.by_name.insert(name, registered);
         Ok(summary)
     }
 
-    /// The resident adapter of a name; `None` inside for one that changes nothing.
-    pub fn resolve(&self, name: &str) -> Result<Option<AdapterId>, EngineError> {
-        match self.by_name.get(name) {
-            Some((id, _)) => Ok(*id),
-            None => Err(EngineError::UnknownAdapter {
-                name: name.into(),
-                known: self.by_name.keys().cloned().collect(),
-            }),
-        }
+    /// Where an adapter acts on a prompt and its answer; `None` if nowhere.
+    ///
+    /// An activated LoRA acts from the first token of the last occurrence of its invocation on (Greenewald et
+    /// al., Activated LoRA, 2025; PEFT's `calculate_alora_offsets`). The prompt decides: tokens generated
+    /// later neither start nor move it.
+    pub fn activation(&self, name: &str, prompt: &[u32]) -> Result<Option<Activation>, EngineError> {
+        let registered = self.by_name.get(name).ok_or_else(|| EngineError::UnknownAdapter {
+            name: name.into(),
+            known: self.by_name.keys().cloned().collect(),
+        })?;
+        let from = match &registered.invocation {
+            None => Some(0),
+            Some(invocation) => prompt.windows(invocation.len().max(1)).rposition(|w| w == invocation),
+        };
+        Ok(registered.id.zip(from).map(|(adapter, from)| Activation { adapter, from }))
     }
 
     /// All of them, by name.
     pub fn summaries(&self) -> impl Iterator<Item = &AdapterSummary> {
-        self.by_name.values().map(|(_, summary)| summary)
+        self.by_name.values().map(|registered| &registered.summary)
     }
 }

@@ -33,14 +33,6 @@ pub enum EngineError {
         /// The names there are.
         known: Vec<String>,
     },
-    /// An adapter of a kind that the engine does not run.
-    #[error("adapter {name:?}: {what} is not supported")]
-    UnsupportedAdapter {
-        /// The adapter.
-        name: String,
-        /// What it asks for.
-        what: &'static str,
-    },
     /// Two adapters of one name.
     #[error("an adapter named {0:?} is already registered")]
     DuplicateAdapter(String),

@@ -3,6 +3,7 @@
 use interleaf_contract::{AdapterId, Batch, Output, Row, RowKind, Sampler, Sequence, Step};
 use interleaf_kv::SequenceId;
 
+use crate::adapters::Activation;
 use crate::engine::Engine;
 use crate::{EngineError, forward};
 
@@ -10,7 +11,15 @@ use crate::{EngineError, forward};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SequenceHandle {
     pub(crate) id: SequenceId,
-    pub(crate) adapter: Option<AdapterId>,
+    pub(crate) activation: Option<Activation>,
+}
+
+impl SequenceHandle {
+    /// The first position that its adapter acts on; `None` where the base answers.
+    #[must_use]
+    pub fn adapter_from(&self) -> Option<usize> {
+        self.activation.map(|a| a.from)
+    }
 }
 
 /// What is wanted of the rows of a [`Feed`].
@@ -47,13 +56,19 @@ pub struct Fed {
 }
 
 impl Engine {
-    /// Opens an empty sequence under an adapter, or under the base model.
+    /// Opens an empty sequence under an adapter, or under the base model. `prompt` is what it will begin
+    /// with: an activated LoRA acts from its invocation in it on, and nowhere if it has none; other adapters
+    /// act on every token whatever it is.
     ///
     /// # Errors
     /// If no adapter of that name is registered.
-    pub fn open_sequence(&mut self, adapter: Option<&str>) -> Result<SequenceHandle, EngineError> {
-        let adapter = adapter.map(|name| self.adapters.resolve(name)).transpose()?.flatten();
-        Ok(SequenceHandle { id: self.kv.open(), adapter })
+    pub fn open_sequence(
+        &mut self,
+        adapter: Option<&str>,
+        prompt: &[u32],
+    ) -> Result<SequenceHandle, EngineError> {
+        let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
+        Ok(SequenceHandle { id: self.kv.open(), activation })
     }
 
     /// Closes a sequence and frees its pages.
@@ -95,10 +110,15 @@ impl Engine {
             self.check(feed, start)?;
             self.kv.append(feed.sequence.id, feed.tokens.len())?;
             let sequence = u32::try_from(index).unwrap_or(u32::MAX);
-            let adapter = feed.sequence.adapter.map_or(-1, |id| slot(&mut batch.adapters, id));
+            let activation = feed.sequence.activation;
+            let end = start + feed.tokens.len();
+            // An adapter that acts on none of these rows is not in the batch.
+            let acting = activation.filter(|a| a.from < end);
+            let slot = acting.map_or(-1, |a| slot(&mut batch.adapters, a.adapter));
             for (i, &token) in feed.tokens.iter().enumerate() {
                 let row = u32::try_from(batch.rows.len()).unwrap_or(u32::MAX);
                 let position = u32::try_from(start + i).unwrap_or(u32::MAX);
+                let adapter = if activation.is_some_and(|a| a.from <= start + i) { slot } else { -1 };
                 batch.rows.push(Row { token, position, sequence, adapter, kind: feed.kind });
                 let last = i + 1 == feed.tokens.len();
                 let sampler = match &feed.want {

@@ -97,6 +97,9 @@ pub struct Completion {
     pub prompt_tokens: usize,
     /// Why it ended.
     pub reason: FinishReason,
+    /// The first position that the adapter acted on; `None` where the base answered, as it does where a
+    /// prompt does not have the invocation of an activated LoRA.
+    pub adapter_from: Option<usize>,
     /// From the call to the first token.
     pub first_token: Option<Duration>,
     /// From the first token to the last.
@@ -184,7 +187,7 @@ impl Engine {
         for request in requests {
             active.push(Active {
                 request,
-                sequence: self.open_sequence(request.adapter.as_deref())?,
+                sequence: self.open_sequence(request.adapter.as_deref(), &request.prompt)?,
                 open: true,
                 tokens: request.prompt.clone(),
                 cached: 0,
@@ -360,6 +363,7 @@ fn completion(a: Active<'_>, start: Instant) -> Completion {
         tokens: a.tokens[a.prompt()..].to_vec(),
         text: a.text,
         reason: a.reason.unwrap_or(FinishReason::Cancelled),
+        adapter_from: a.sequence.adapter_from(),
         first_token: a.first_token.map(|at| at - start),
         decode,
     }

@@ -9,7 +9,7 @@ use interleaf_tests::tolerance::assert_bits;
 use crate::support::{demo, embedded, models, options, prompts};
 
 fn logits(engine: &mut Engine, adapter: Option<&str>, prompt: &[u32]) -> Vec<f32> {
-    let sequence = engine.open_sequence(adapter).expect("registered");
+    let sequence = engine.open_sequence(adapter, prompt).expect("registered");
     let feed = Feed { sequence, tokens: prompt, kind: RowKind::Prompt, want: Want::Logits };
     let fed = engine.feed(&[feed]).expect("it runs").remove(0);
     engine.close_sequence(sequence).expect("open");
@@ -47,8 +47,8 @@ fn scale_zero_and_none_are_the_base_to_the_bit() {
         assert_ne!(base, logits(&mut engine, Some("book-prose"), &prompt), "and with its scale it is not");
 
         // In one batch with an adapter that does something.
-        let sequences =
-            [Some("zero"), Some("book-prose"), None].map(|a| engine.open_sequence(a).expect("registered"));
+        let sequences = [Some("zero"), Some("book-prose"), None]
+            .map(|a| engine.open_sequence(a, &prompt).expect("registered"));
         let feeds = sequences.map(|sequence| Feed {
             sequence,
             tokens: &prompt,
@@ -103,7 +103,7 @@ fn unknown_and_duplicate_names_are_refused_and_harm_nothing() {
     engine.reserve_kv(1, 160).expect("a small pool");
     let prompt = prompts(&engine).remove(0);
     let before = logits(&mut engine, Some("api-docs"), &prompt);
-    match engine.open_sequence(Some("nonsense")) {
+    match engine.open_sequence(Some("nonsense"), &[]) {
         Err(EngineError::UnknownAdapter { name, known }) => {
             assert_eq!(name, "nonsense");
             assert_eq!(known.len(), 6);

@@ -85,6 +85,22 @@ fn families_on_both_backends() {
     }
 }
 
+/// An activated LoRA: the invocation in the middle, twice, at the end, at the start, and absent.
+#[test]
+fn activated_lora_on_both_backends() {
+    for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
+        let mut args = family("llama-rope3", backend, PagesArg::F32);
+        args.golden = data("families/llama-rope3-alora/golden");
+        args.adapters = Some(data("families/llama-rope3-alora/adapter"));
+        let report = passes(&args, 10);
+        for case in &report.cases {
+            assert!(case.max_abs_logit_error.expect("given") <= logit, "{case:?}");
+            assert_eq!(case.greedy_equal, Some(true), "{case:?}");
+            assert_eq!(case.kv_max_abs_error.is_some(), case.prompt == "p0", "{case:?}");
+        }
+    }
+}
+
 #[test]
 fn quantised_weights_equal_the_reference_under_the_same_numerics() {
     for name in ["llama-rope3", "llama-bias"] {

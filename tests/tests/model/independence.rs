@@ -10,7 +10,7 @@ use crate::support::{demo, models, options, prompts};
 
 /// Logits of every position of a prompt and of four more tokens, read in pieces of the given length.
 fn alone(engine: &mut Engine, adapter: Option<&str>, prompt: &[u32], piece: usize) -> Vec<f32> {
-    let sequence = engine.open_sequence(adapter).expect("registered");
+    let sequence = engine.open_sequence(adapter, prompt).expect("registered");
     let mut logits = Vec::new();
     for tokens in prompt.chunks(piece) {
         logits.extend(feed(engine, &[(sequence, tokens, RowKind::Prompt)]).remove(0));
@@ -50,7 +50,7 @@ fn a_mixed_batch_equals_single_sequences_to_the_bit() {
             .collect();
 
         let sequences: Vec<SequenceHandle> =
-            models().iter().map(|adapter| engine.open_sequence(*adapter).expect("registered")).collect();
+            models().iter().map(|adapter| engine.open_sequence(*adapter, &[]).expect("registered")).collect();
         let mut found: Vec<Vec<f32>> = vec![Vec::new(); sequences.len()];
         let mut at = vec![0; sequences.len()];
         while at.iter().zip(&texts).any(|(at, text)| *at < text.len() + 4) {
@@ -114,9 +114,9 @@ fn pages_in_other_slots_give_the_same_bits() {
     let prompt = prompts(&engine).remove(2);
     let first = alone(&mut engine, Some("error-codes"), &prompt, 40);
     // Leave holes behind: the next sequence gets slots that are neither in order nor clean.
-    let keep = engine.open_sequence(None).expect("the base");
+    let keep = engine.open_sequence(None, &[]).expect("the base");
     feed(&mut engine, &[(keep, &prompt[..30], RowKind::Prompt)]);
-    let hole = engine.open_sequence(Some("rust-code")).expect("registered");
+    let hole = engine.open_sequence(Some("rust-code"), &[]).expect("registered");
     feed(&mut engine, &[(hole, &prompt, RowKind::Prompt)]);
     engine.close_sequence(hole).expect("open");
     let again = alone(&mut engine, Some("error-codes"), &prompt, 40);

@@ -13,7 +13,7 @@ const PROMPT: [u32; 6] = [154, 152, 425, 172, 428, 21];
 fn logits(source: Source, options: &EngineOptions) -> (Engine, Vec<f32>) {
     let mut engine = Engine::open(source, options, &mut |_| ()).expect("it loads");
     engine.reserve_kv(1, 32).expect("a small pool");
-    let sequence: SequenceHandle = engine.open_sequence(None).expect("the base");
+    let sequence: SequenceHandle = engine.open_sequence(None, &[]).expect("the base");
     let feed = Feed { sequence, tokens: &PROMPT, kind: RowKind::Prompt, want: Want::Logits };
     let logits = engine.feed(&[feed]).expect("it runs").remove(0).logits;
     (engine, logits)
@@ -136,7 +136,7 @@ fn the_smollm2_layout_loads_and_runs_alike_on_both_backends() {
         let mut engine = Engine::open(source, &options(backend), &mut |_| ()).expect("it loads");
         assert!(engine.config().tied_head);
         engine.reserve_kv(1, 64).expect("a small pool");
-        let sequence = engine.open_sequence(None).expect("the base");
+        let sequence = engine.open_sequence(None, &[]).expect("the base");
         let feed = Feed { sequence, tokens: &prompt, kind: RowKind::Prompt, want: Want::Logits };
         engine.feed(&[feed]).expect("it runs").remove(0).logits
     };

@@ -1,5 +1,6 @@
 //! The whole model: against PEFT's golden vectors, and against itself in every batch it may meet.
 
+mod activated;
 mod adapters;
 mod generation;
 mod golden;

@@ -28,7 +28,7 @@ impl Bounds {
     /// The bounds for a backend and its options.
     ///
     /// Where nothing is rounded on the way, only the order of f32 additions is left. F16 pages round K and
-    /// V by up to 2⁻¹¹ of their size, so those runs are held to the margin rule with a cap, three times the
+    /// V by up to 2⁻¹¹ of their size, so those runs are held to the margin rule with a cap, twice the
     /// largest error that any golden set has shown. Converted weights are compared with the reference on the
     /// same bits under the same numerics.
     pub fn of(info: &BackendInfo, args: &EngineArgs) -> Self {

@@ -215,7 +215,7 @@ fn run_prompts(engine: &mut Engine, group: &[(&Target, &Prompt)]) -> Result<Vec<
     engine.reserve_kv(group.len(), longest)?;
     let mut measured: Vec<Measured> = group.iter().map(|_| Measured::default()).collect();
     let sequences: Vec<SequenceHandle> =
-        group.iter().map(|(target, _)| engine.open_sequence(target.adapter())).collect::<Result<_, _>>()?;
+        group.iter().map(|(t, p)| engine.open_sequence(t.adapter(), &p.ids)).collect::<Result<_, _>>()?;
 
     let prompts: Vec<&[u32]> = group.iter().map(|(_, p)| &*p.ids).collect();
     feed_prompts(engine, &sequences, &prompts, &mut |case, position, logits| {
@@ -303,8 +303,11 @@ fn run_windows(
 ) -> Result<Case, CliError> {
     let longest = target.windows.iter().map(|w| w.ids.len()).max().unwrap_or(0);
     engine.reserve_kv(target.windows.len(), longest)?;
-    let sequences: Vec<SequenceHandle> =
-        target.windows.iter().map(|_| engine.open_sequence(target.adapter())).collect::<Result<_, _>>()?;
+    let sequences: Vec<SequenceHandle> = target
+        .windows
+        .iter()
+        .map(|w| engine.open_sequence(target.adapter(), &w.ids))
+        .collect::<Result<_, _>>()?;
     // The last token is only ever predicted.
     let inputs: Vec<&[u32]> = target.windows.iter().map(|w| &w.ids[..w.ids.len() - 1]).collect();
     let mut sum = 0.0;

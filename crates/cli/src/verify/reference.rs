@@ -33,7 +33,7 @@ fn replace_prompt(
     reference: &mut Engine,
 ) -> Result<(), CliError> {
     reference.reserve_kv(1, prompt.ids.len() + prompt.greedy.len())?;
-    let sequence = reference.open_sequence(adapter)?;
+    let sequence = reference.open_sequence(adapter, &prompt.ids)?;
     let best = prompt.best;
     let (mut top_ids, mut top_logits, mut scored, mut logits) = (vec![], vec![], vec![], vec![]);
     let ids = prompt.ids.clone();
@@ -85,7 +85,7 @@ fn replace_window(
     reference: &mut Engine,
 ) -> Result<(), CliError> {
     reference.reserve_kv(1, window.ids.len())?;
-    let sequence = reference.open_sequence(adapter)?;
+    let sequence = reference.open_sequence(adapter, &window.ids)?;
     let inputs = &window.ids[..window.ids.len() - 1];
     let mut scored = Vec::with_capacity(inputs.len());
     feed_prompts(reference, &[sequence], &[inputs], &mut |_, position, logits| {
