@@ -3,7 +3,9 @@
 // A workgroup computes ${OUT_TILE} outputs of ${ROW_TILE} rows. ${LANES} lanes share the K of an output,
 // each lane ${OUTS} outputs, so that a value of x that was loaded serves ${OUTS} of them. Lanes read
 // neighbouring 16-byte units. One barrier, then a thread per result adds the lanes, the bias and the
-// expand. A lone row takes the one-row body: the same terms in the same order with fewer registers.
+// expand. A lone row takes the one-row body: the same terms in the same order with fewer registers. Rows of
+// a tile are unrolled into expressions of their own in any case, so that one body for all would not tie a
+// row's bits closer together (see fma_quad).
 #include "lib/lora_matmul.wgsl"
 
 var<workgroup> partials: array<f32, ${OUTS}u * ${ROW_TILE}u * ${WORKGROUP}u>;  // (OUTS, ROW_TILE, thread)

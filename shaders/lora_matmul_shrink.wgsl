@@ -26,6 +26,7 @@ const GROUP_WORDS: u32 = 2u + ${ROW_TILE}u;
 
 #include "lib/grid.wgsl"
 #include "lib/fma_quad.wgsl"
+#include "lib/f16_pair.wgsl"
 #include "lib/lora_site.wgsl"
 #include "lib/weight_${DTYPE}.wgsl"
 #include "lib/rows_dot.wgsl" ROWS=1

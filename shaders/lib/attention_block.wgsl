@@ -1,9 +1,9 @@
 // Attention over one block of at most ${SPLIT} tokens, for the queries in `queries`, which read the same
 // KV head of the same sequence: ${VECTORS} vectors of lanes. Decode and prefill share it, so a block is
 // computed in one order only: token t by thread t % ${WORKGROUP} for scores, by group t % ${GROUPS} of
-// its chunk for values, then threads and groups in ascending order. What a lane may not see has weight 0
-// and leaves its sums as they are, so a lane's result does not depend on the other lanes, provided that
-// the values they see are finite: 0 · inf would be a NaN.
+// its chunk for values, then threads and groups in ascending order. What a lane may not see is never added
+// to its sums, not even with weight 0, which an inf would turn into a NaN: a lane's result does not depend
+// on the tokens that only other lanes see.
 //
 // A thread scores whole tokens: no reduction, hence no barrier, within a head. ${QUADS} threads share a
 // token's values, a quad of the head each, and ${GROUPS} such groups take turns over a chunk's tokens.
@@ -111,8 +111,10 @@ fn attend_block(
                 let value = page_quad(page_row(entry, V_PAGE, kv_head, token), quad);
 #repeat v ${VECTORS}
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
+                let seen_${v} = lanes_u(first + chunk * ${CHUNK}u + token) < length_${v};
 #repeat e 4
-                value_${v}_${e} = fma(weight_${v}, lanes(value[${e}]), value_${v}_${e});
+                let next_${v}_${e} = fma(weight_${v}, lanes(value[${e}]), value_${v}_${e});
+                value_${v}_${e} = select(value_${v}_${e}, next_${v}_${e}, seen_${v});
 #end
 #end
             }

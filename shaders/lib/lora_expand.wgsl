@@ -17,12 +17,12 @@ fn lora_expand(value: f32, row: u32, out: u32) -> f32 {
         // Rows of B start at a word, so an odd rank leaves half a word unused.
         let b_at = b + out * ((rank + 1u) / 2u);
         for (var pair = 0u; pair < rank / 2u; pair++) {
-            let factors_of = unpack2x16float(factors[b_at + pair]);
+            let factors_of = f16_pair(factors[b_at + pair]);
             sum = fma(z[z_at + 2u * pair], factors_of.x, sum);
             sum = fma(z[z_at + 2u * pair + 1u], factors_of.y, sum);
         }
         if (rank % 2u == 1u) {
-            sum = fma(z[z_at + rank - 1u], unpack2x16float(factors[b_at + rank / 2u]).x, sum);
+            sum = fma(z[z_at + rank - 1u], f16_pair(factors[b_at + rank / 2u]).x, sum);
         }
     } else {
         let b_at = b + out * rank;

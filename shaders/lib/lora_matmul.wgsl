@@ -29,6 +29,7 @@ struct Params {
 
 #include "lib/grid.wgsl"
 #include "lib/fma_quad.wgsl"
+#include "lib/f16_pair.wgsl"
 #include "lib/weight_${DTYPE}.wgsl"
 #include "lib/lora_site.wgsl"
 #include "lib/lora_expand.wgsl"

@@ -2,5 +2,5 @@
 #include "lib/weight_float.wgsl"
 
 fn unit_quad(unit: vec4<u32>, quad: u32) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(unit[2u * quad]), unpack2x16float(unit[2u * quad + 1u]));
+    return vec4<f32>(f16_pair(unit[2u * quad]), f16_pair(unit[2u * quad + 1u]));
 }

@@ -3,7 +3,7 @@
 fn unit_scale(row: u32, unit: u32) -> f32 {
     let block = unit * ${UNIT_QUADS}u / 8u;
     let word = params.scales_at + row * params.scale_words + (block >> 1u);
-    return unpack2x16float(weights[word >> 2u][word & 3u] >> ((block & 1u) * 16u)).x;
+    return f16_pair(weights[word >> 2u][word & 3u] >> ((block & 1u) * 16u)).x;
 }
 
 fn unit_start(sum: f32) -> f32 {

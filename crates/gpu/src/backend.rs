@@ -4,19 +4,20 @@
 use std::collections::HashMap;
 
 use interleaf_contract::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Bytes, Matrix, MatrixId, MemoryReport, Numerics,
-    PageAddress, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
-    StepOutput, Ticket, VectorId,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, Numerics,
+    PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
+    Step, StepOutput, Ticket, VectorId, check,
 };
 
 use crate::buffers::{BufferPool, READ_BACK, STORAGE};
-use crate::command::{Place, Recorder, Submitter};
+use crate::command::{Recorder, Submitter};
 use crate::device::Gpu;
 use crate::error::{self, BACKEND};
 use crate::factors::Factors;
 use crate::kernel::Kernels;
 use crate::options::GpuOptions;
-use crate::pages::PagePool;
+use crate::page_transfer::{self, PageRead};
+use crate::pages::{PagePool, PoolPlan};
 use crate::readback::Pending;
 use crate::step::{Plan, Probe};
 use crate::weights::Weights;
@@ -33,7 +34,7 @@ pub struct GpuBackend {
     read_backs: BufferPool,
     submitter: Submitter,
     steps: HashMap<Ticket, (Pending, Vec<Probe>)>,
-    reads: HashMap<PageTicket, (Pending, Vec<PageAddress>)>,
+    reads: HashMap<PageTicket, PageRead>,
     tickets: u64,
 }
 
@@ -62,9 +63,32 @@ impl GpuBackend {
         self.tickets += 1;
         self.tickets
     }
+}
 
-    fn pool(&self) -> Result<&PagePool, BackendError> {
-        self.pool.as_ref().ok_or_else(|| error::unknown("page pool", 0))
+impl check::Inventory for GpuBackend {
+    fn matrix_shape(&self, id: MatrixId) -> Result<(usize, usize), BackendError> {
+        self.weights.matrix(id).map(|matrix| (matrix.rows, matrix.cols))
+    }
+
+    fn vector_len(&self, id: VectorId) -> Result<usize, BackendError> {
+        self.weights.vector_len(id)
+    }
+
+    fn projection_shape(&self, id: ProjectionId) -> Result<(usize, usize), BackendError> {
+        self.weights.projection(id).map(|(matrix, _)| (matrix.rows, matrix.cols))
+    }
+
+    fn rope_shape(&self, id: RopeId) -> Result<(usize, usize), BackendError> {
+        Err(error::unknown("rope table", id.0.into()))
+    }
+
+    fn has_adapter(&self, id: AdapterId) -> Result<(), BackendError> {
+        self.factors.contains(id)
+    }
+
+    fn pool(&self) -> PoolGeometry {
+        let none = PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, codec: PageCodec::F16 };
+        self.pool.as_ref().map_or(none, |pool| pool.geometry)
     }
 }
 
@@ -82,16 +106,19 @@ impl Backend for GpuBackend {
     }
 
     fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
+        check::projection(&projection, self)?;
         self.weights.create_projection(projection)
     }
 
-    fn create_rope(&mut self, _table: RopeTable) -> Result<RopeId, BackendError> {
+    fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
+        check::rope(&table)?;
         Err(error::unsupported("rope"))
     }
 
     fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
+        check::adapter(&adapter, self)?;
         let before = self.factors.bytes();
-        let created = self.factors.create(&self.gpu, &self.weights, &adapter);
+        let created = self.factors.create(&self.gpu, &adapter);
         if self.factors.bytes() != before {
             self.submitter.forget_bind_groups();
         }
@@ -103,19 +130,26 @@ impl Backend for GpuBackend {
     }
 
     fn create_pool(&mut self, geometry: PoolGeometry) -> Result<(), BackendError> {
-        // The earlier pool goes first: there may not be room for two.
+        let plan = PoolPlan::new(self.gpu.caps, geometry)?;
+        // There may not be room for two: the earlier pool goes first, and steps under way keep it alive.
         self.pool = None;
         self.submitter.forget_bind_groups();
-        self.pool = Some(PagePool::create(&self.gpu, geometry)?);
+        self.gpu.wait_for_all()?;
+        self.pool = Some(PagePool::create(&self.gpu, plan)?);
         Ok(())
     }
 
     fn submit(&mut self, step: Step) -> Result<Ticket, BackendError> {
+        check::step(&step, self)?;
         self.scratch.give_all();
+        let freed = [self.scratch.next_step(), self.read_backs.next_step(), self.submitter.next_step()];
+        if freed.contains(&true) {
+            self.submitter.forget_bind_groups();
+        }
         let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
-        let plan = Plan::new(&step, &self.weights, &self.factors, self.pool.as_ref())?;
+        let plan = Plan::new(&step, &self.weights, &self.factors, self.pool.as_ref());
         let probes = plan.record(&mut recorder)?;
-        let recording = recorder.finish();
+        let recording = recorder.recording;
         let pending = Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording)?;
         let ticket = Ticket(self.next_ticket());
         self.steps.insert(ticket, (pending, probes));
@@ -130,48 +164,29 @@ impl Backend for GpuBackend {
     }
 
     fn read_pages(&mut self, pages: &[PageAddress]) -> Result<PageTicket, BackendError> {
-        let pool = self.pool.as_ref().ok_or_else(|| error::unknown("page pool", 0))?;
-        let page_bytes = pool.geometry.page_bytes() as u64;
-        let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
-        for page in pages {
-            let (stripe, at) = pool.locate(*page)?;
-            recorder.read_back(Place::Buffer(stripe.clone()), at, page_bytes);
-        }
-        let recording = recorder.finish();
-        let pending = Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording)?;
+        let geometry = check::Inventory::pool(self);
+        pages.iter().try_for_each(|page| check::page(*page, &geometry))?;
+        let read = match &self.pool {
+            Some(pool) => PageRead::start(&self.gpu, &mut self.submitter, pool, pages)?,
+            None => PageRead::none(),
+        };
         let ticket = PageTicket(self.next_ticket());
-        self.reads.insert(ticket, (pending, pages.to_vec()));
+        self.reads.insert(ticket, read);
         Ok(ticket)
     }
 
     fn wait_pages(&mut self, ticket: PageTicket) -> Result<Vec<PageData>, BackendError> {
-        let found = self.reads.remove(&ticket);
-        let (pending, pages) = found.ok_or_else(|| error::unknown("page ticket", ticket.0))?;
-        let bytes = Bytes::from(pending.wait(&self.gpu, &mut self.read_backs)?);
-        let page_bytes = bytes.len() / pages.len().max(1);
-        let slice = |i: usize| bytes.slice(i * page_bytes..(i + 1) * page_bytes);
-        let data = |(i, address): (usize, &PageAddress)| PageData { address: *address, bytes: slice(i) };
-        Ok(pages.iter().enumerate().map(data).collect())
+        let read = self.reads.remove(&ticket);
+        read.ok_or_else(|| error::unknown("page ticket", ticket.0))?.wait(&self.gpu)
     }
 
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError> {
-        let pool = self.pool()?;
-        let page_bytes = pool.geometry.page_bytes();
-        let mut targets = Vec::with_capacity(pages.len());
-        for page in pages {
-            let (stripe, at) = pool.locate(page.address)?;
-            error::check_shape("write_pages", "bytes of a page", page_bytes, page.bytes.len())?;
-            targets.push((Place::Buffer(stripe.clone()), at));
+        let geometry = check::Inventory::pool(self);
+        pages.iter().try_for_each(|page| check::page_data(page, &geometry))?;
+        match &self.pool {
+            Some(pool) => page_transfer::write(&self.gpu, pool, pages),
+            None => Ok(()),
         }
-        let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
-        for (page, target) in pages.iter().zip(targets) {
-            let from = recorder.upload(page.bytes.iter().copied());
-            recorder.copy((Place::Uploads, from), target, page_bytes as u64);
-        }
-        let recording = recorder.finish();
-        // Nothing is read back, so nothing is waited for: later steps are ordered behind it.
-        Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording)?;
-        Ok(())
     }
 
     fn memory(&self) -> MemoryReport {
@@ -179,7 +194,10 @@ impl Backend for GpuBackend {
             base: self.weights.bytes(),
             adapters: self.factors.bytes(),
             kv: self.pool.as_ref().map_or(0, PagePool::bytes),
-            activations: self.scratch.bytes() + self.read_backs.bytes() + self.submitter.bytes(),
+            activations: self.scratch.bytes()
+                + self.read_backs.bytes()
+                + self.reads.values().map(PageRead::bytes).sum::<u64>()
+                + self.submitter.bytes(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Device buffers: one by one, from a reuse pool, or growing. What is in them is others' business.
+//! Device buffers: one by one, or from a reuse pool. What is in them is others' business.
 
 use interleaf_contract::BackendError;
 use wgpu::BufferUsages;
@@ -9,6 +9,10 @@ use crate::error;
 /// Staging that uploads may hold before they wait for the device: bounds the second copy of weights that
 /// is on its way.
 const STAGING_BYTES: u64 = 32 << 20;
+
+/// A pooled buffer that so many steps in a row did not take is freed: one long prompt does not keep its
+/// activations for ever, and generating between two prompts keeps them.
+const IDLE_STEPS: u64 = 64;
 
 /// Usages of what kernels read and write.
 pub(crate) const STORAGE: BufferUsages =
@@ -30,15 +34,24 @@ pub(crate) const fn size_class(bytes: u64) -> u64 {
     }
 }
 
-/// Creates a buffer of zeros. Never an empty one: those cannot be bound.
+/// What a buffer of `bytes` takes: never nothing, which cannot be bound, and a multiple of the largest
+/// element that a kernel reads, a vec4.
+const fn whole(bytes: u64) -> u64 {
+    match bytes.checked_next_multiple_of(16) {
+        Some(0) => 16,
+        Some(size) => size,
+        None => u64::MAX,
+    }
+}
+
+/// Creates a buffer of zeros.
 pub(crate) fn create(
     gpu: &Gpu,
     what: &str,
     bytes: u64,
     usage: BufferUsages,
 ) -> Result<wgpu::Buffer, BackendError> {
-    // A multiple of the largest element that a kernel reads, a vec4.
-    let size = bytes.max(1).checked_next_multiple_of(16).unwrap_or(u64::MAX);
+    let size = whole(bytes);
     let most = if usage.contains(BufferUsages::STORAGE) {
         gpu.caps.binding_bytes
     } else {
@@ -51,7 +64,7 @@ pub(crate) fn create(
     gpu.guarded(what, size, || gpu.device.create_buffer(&descriptor))
 }
 
-/// Writes host bytes to buffers, in pieces, with bounded staging.
+/// Writes host bytes to buffers, in pieces, with bounded staging. Ordered with submissions.
 #[derive(Debug)]
 pub(crate) struct Uploader<'a> {
     gpu: &'a Gpu,
@@ -89,37 +102,52 @@ impl<'a> Uploader<'a> {
     }
 }
 
-/// Buffers that steps take and give back, by size class. They are never freed: the next step of the same
-/// shape allocates nothing. A device runs submissions in order, so that a buffer may be taken again while
-/// an earlier step still uses it.
+/// Buffers that steps take and give back, by size class: the next step of the same shape allocates
+/// nothing. A device runs submissions in order, so that a buffer may be taken again while an earlier step
+/// still uses it.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
     what: &'static str,
     usage: BufferUsages,
     buffers: Vec<Pooled>,
+    step: u64,
 }
 
 #[derive(Debug)]
 struct Pooled {
     buffer: wgpu::Buffer,
     taken: bool,
+    /// The step that took it last.
+    step: u64,
 }
 
 impl BufferPool {
     pub(crate) const fn new(what: &'static str, usage: BufferUsages) -> Self {
-        Self { what, usage, buffers: Vec::new() }
+        Self { what, usage, buffers: Vec::new(), step: 0 }
     }
 
     /// A buffer of at least `bytes`, with undefined contents.
     pub(crate) fn take(&mut self, gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
         // Near the limit the class may be beyond it while the bytes are not.
-        let class = size_class(bytes).min(gpu.caps.binding_bytes).max(bytes);
+        let class = size_class(bytes).min(gpu.caps.binding_bytes).max(whole(bytes));
+        let step = self.step;
         if let Some(free) = self.buffers.iter_mut().find(|p| !p.taken && p.buffer.size() == class) {
-            free.taken = true;
+            (free.taken, free.step) = (true, step);
             return Ok(free.buffer.clone());
         }
         let buffer = create(gpu, self.what, class, self.usage)?;
-        self.buffers.push(Pooled { buffer: buffer.clone(), taken: true });
+        self.buffers.push(Pooled { buffer: buffer.clone(), taken: true, step });
+        Ok(buffer)
+    }
+
+    /// A buffer with these bytes at its start, as the next submission sees it; given back already, because
+    /// writes are ordered with submissions.
+    pub(crate) fn fill(&mut self, gpu: &Gpu, bytes: &[u8]) -> Result<wgpu::Buffer, BackendError> {
+        let buffer = self.take(gpu, bytes.len() as u64)?;
+        self.give(&buffer);
+        if !bytes.is_empty() {
+            gpu.guarded(self.what, buffer.size(), || gpu.queue.write_buffer(&buffer, 0, bytes))?;
+        }
         Ok(buffer)
     }
 
@@ -137,44 +165,18 @@ impl BufferPool {
         }
     }
 
+    /// Begins another step, and returns whether that freed buffers that have been idle for long. Whoever
+    /// keeps them alive elsewhere then lets go of them too.
+    pub(crate) fn next_step(&mut self) -> bool {
+        self.step += 1;
+        let held = self.buffers.len();
+        self.buffers.retain(|p| p.taken || p.step + IDLE_STEPS >= self.step);
+        self.buffers.len() < held
+    }
+
     /// Bytes held, taken or not.
     pub(crate) fn bytes(&self) -> u64 {
         self.buffers.iter().map(|p| p.buffer.size()).sum()
-    }
-}
-
-/// One buffer that is replaced by a larger one when it must hold more; contents are rewritten every time.
-#[derive(Debug)]
-pub(crate) struct Growing {
-    what: &'static str,
-    usage: BufferUsages,
-    buffer: Option<wgpu::Buffer>,
-}
-
-impl Growing {
-    pub(crate) const fn new(what: &'static str, usage: BufferUsages) -> Self {
-        Self { what, usage, buffer: None }
-    }
-
-    /// The buffer with these bytes at its start, as every later submission sees it.
-    pub(crate) fn fill(&mut self, gpu: &Gpu, bytes: &[u8]) -> Result<wgpu::Buffer, BackendError> {
-        let size = bytes.len() as u64;
-        let buffer = match self.buffer.take().filter(|b| b.size() >= size) {
-            Some(buffer) => buffer,
-            None => {
-                create(gpu, self.what, size_class(size).min(gpu.caps.binding_bytes).max(size), self.usage)?
-            }
-        };
-        self.buffer = Some(buffer.clone());
-        if !bytes.is_empty() {
-            gpu.guarded(self.what, size, || gpu.queue.write_buffer(&buffer, 0, bytes))?;
-        }
-        Ok(buffer)
-    }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.buffer.as_ref().map_or(0, wgpu::Buffer::size)
     }
 }
 
@@ -190,5 +192,10 @@ mod tests {
             assert!(bytes <= 256 || class - bytes <= bytes / 4, "{bytes}: {class}");
             assert_eq!(size_class(class), class, "{bytes}");
         }
+    }
+
+    #[test]
+    fn buffers_are_whole_vectors_and_never_empty() {
+        assert_eq!([0, 1, 16, 17, u64::MAX].map(whole), [16, 16, 16, 32, u64::MAX]);
     }
 }

@@ -1,4 +1,4 @@
-//! Recording and encoding. A [`Recorder`] collects dispatches and copies with their parameters, tables and
+//! Recording and encoding. A [`Recording`] collects dispatches and copies with their parameters, tables and
 //! host data; nothing reaches the device until [`Submitter::submit`] sends all of it at once. So whatever
 //! fails while recording has done nothing.
 
@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use interleaf_contract::BackendError;
 use wgpu::BufferUsages;
 
-use crate::buffers::{BufferPool, Growing, STORAGE};
+use crate::buffers::{BufferPool, STORAGE};
 use crate::decide::grid;
 use crate::device::Gpu;
 use crate::error;
@@ -27,9 +27,9 @@ const BIND_GROUPS: usize = 4096;
 pub(crate) enum Place {
     /// A buffer of its own.
     Buffer(wgpu::Buffer),
-    /// [`Recorder::tables`].
+    /// [`Recording::tables`].
     Tables,
-    /// What [`Recorder::upload`] collects.
+    /// What [`Recording::upload`] collects.
     Uploads,
     /// Where the host reads results.
     ReadBack,
@@ -41,61 +41,22 @@ enum Command {
     Copy { from: (Place, u64), to: (Place, u64), bytes: u64 },
 }
 
-/// What a submission consists of, so far.
-#[derive(Debug)]
-pub(crate) struct Recorder<'a> {
-    pub gpu: &'a Gpu,
-    /// Activations and scratch.
-    pub scratch: &'a mut BufferPool,
+/// What a submission consists of.
+#[derive(Debug, Default)]
+pub(crate) struct Recording {
     /// Words that kernels look things up in: row lists, sites, page tables.
     pub tables: Vec<u32>,
-    kernels: &'a mut Kernels,
     params: Vec<u8>,
     uploads: Vec<u8>,
     read_back: u64,
     commands: Vec<Command>,
 }
 
-impl<'a> Recorder<'a> {
-    pub(crate) fn new(gpu: &'a Gpu, kernels: &'a mut Kernels, scratch: &'a mut BufferPool) -> Self {
-        Self {
-            gpu,
-            scratch,
-            tables: Vec::new(),
-            kernels,
-            params: Vec::new(),
-            uploads: Vec::new(),
-            read_back: 0,
-            commands: Vec::new(),
-        }
-    }
-
-    /// Records a kernel over a number of workgroups; none of them is nothing to do.
-    pub(crate) fn dispatch<P: Pod>(
-        &mut self,
-        kernel: Kernel,
-        params: &P,
-        places: Vec<Place>,
-        workgroups: u64,
-    ) -> Result<(), BackendError> {
-        if workgroups == 0 {
-            return Ok(());
-        }
-        let Some(grid) = grid(self.gpu.caps, workgroups) else {
-            return Err(error::unsupported(format!("a dispatch of {workgroups} workgroups")));
-        };
-        let compiled = self.kernels.get(self.gpu, kernel)?;
-        let params_at = word(self.params.len());
-        self.params.extend_from_slice(bytemuck::bytes_of(params));
-        self.params.resize(self.params.len().next_multiple_of(PARAMS_SLOT), 0);
-        self.commands.push(Command::Dispatch { kernel, compiled, places, params_at, grid });
-        Ok(())
-    }
-
+impl Recording {
     /// Collects host bytes, whole words, and returns where they will be in [`Place::Uploads`].
-    pub(crate) fn upload(&mut self, bytes: impl IntoIterator<Item = u8>) -> u64 {
+    pub(crate) fn upload(&mut self, bytes: &[u8]) -> u64 {
         let at = self.uploads.len() as u64;
-        self.uploads.extend(bytes);
+        self.uploads.extend_from_slice(bytes);
         at
     }
 
@@ -114,46 +75,67 @@ impl<'a> Recorder<'a> {
         to
     }
 
-    /// Ends the recording, so that what it borrowed can be used again.
-    pub(crate) fn finish(self) -> Recording {
-        let Self { tables, params, uploads, read_back, commands, .. } = self;
-        Recording { tables, params, uploads, read_back, commands }
-    }
-}
-
-/// A finished recording.
-#[derive(Debug)]
-pub(crate) struct Recording {
-    tables: Vec<u32>,
-    params: Vec<u8>,
-    uploads: Vec<u8>,
-    read_back: u64,
-    commands: Vec<Command>,
-}
-
-impl Recording {
     /// Bytes that the host will read.
     pub(crate) const fn read_back_bytes(&self) -> u64 {
         self.read_back
     }
 }
 
+/// Records kernels, with what their pipelines and their memory come from.
+#[derive(Debug)]
+pub(crate) struct Recorder<'a> {
+    pub gpu: &'a Gpu,
+    /// Activations and scratch.
+    pub scratch: &'a mut BufferPool,
+    pub recording: Recording,
+    kernels: &'a mut Kernels,
+}
+
+impl<'a> Recorder<'a> {
+    pub(crate) fn new(gpu: &'a Gpu, kernels: &'a mut Kernels, scratch: &'a mut BufferPool) -> Self {
+        Self { gpu, scratch, recording: Recording::default(), kernels }
+    }
+
+    /// Records a kernel over a number of workgroups; none of them is nothing to do.
+    pub(crate) fn dispatch<P: Pod>(
+        &mut self,
+        kernel: Kernel,
+        params: &P,
+        places: Vec<Place>,
+        workgroups: u64,
+    ) -> Result<(), BackendError> {
+        if workgroups == 0 {
+            return Ok(());
+        }
+        let Some(grid) = grid(self.gpu.caps, workgroups) else {
+            return Err(error::unsupported(format!("a dispatch of {workgroups} workgroups")));
+        };
+        let compiled = self.kernels.get(self.gpu, kernel)?;
+        let Recording { params: slots, commands, .. } = &mut self.recording;
+        let params_at = word(slots.len());
+        slots.extend_from_slice(bytemuck::bytes_of(params));
+        slots.resize(slots.len().next_multiple_of(PARAMS_SLOT), 0);
+        commands.push(Command::Dispatch { kernel, compiled, places, params_at, grid });
+        Ok(())
+    }
+}
+
 /// The buffers that every submission rewrites, and the bind groups made so far. Writes are ordered with
-/// submissions, so one set serves all steps, however many are under way.
+/// submissions, so one set serves all steps of a size, however many are under way.
 #[derive(Debug)]
 pub(crate) struct Submitter {
-    params: Growing,
-    tables: Growing,
-    uploads: Growing,
+    params: BufferPool,
+    tables: BufferPool,
+    uploads: BufferPool,
     bind_groups: HashMap<(Kernel, Vec<wgpu::Buffer>), wgpu::BindGroup>,
 }
 
 impl Submitter {
     pub(crate) fn new() -> Self {
         Self {
-            params: Growing::new("parameters", BufferUsages::UNIFORM.union(BufferUsages::COPY_DST)),
-            tables: Growing::new("step tables", STORAGE),
-            uploads: Growing::new("uploads", BufferUsages::COPY_SRC.union(BufferUsages::COPY_DST)),
+            params: BufferPool::new("parameters", BufferUsages::UNIFORM.union(BufferUsages::COPY_DST)),
+            tables: BufferPool::new("step tables", STORAGE),
+            uploads: BufferPool::new("uploads", BufferUsages::COPY_SRC.union(BufferUsages::COPY_DST)),
             bind_groups: HashMap::new(),
         }
     }
@@ -163,7 +145,13 @@ impl Submitter {
         self.params.bytes() + self.tables.bytes() + self.uploads.bytes()
     }
 
-    /// Forgets bind groups, which keep their buffers alive. For when large ones are replaced.
+    /// Begins another step, and returns whether that freed buffers ([`BufferPool::next_step`]).
+    pub(crate) fn next_step(&mut self) -> bool {
+        let freed = [&mut self.params, &mut self.tables, &mut self.uploads].map(BufferPool::next_step);
+        freed.contains(&true)
+    }
+
+    /// Forgets bind groups, which keep their buffers alive. For when buffers are freed or replaced.
     pub(crate) fn forget_bind_groups(&mut self) {
         self.bind_groups.clear();
     }
@@ -177,14 +165,9 @@ impl Submitter {
         read_back: Option<&wgpu::Buffer>,
         mapped: impl FnOnce(Result<(), wgpu::BufferAsyncError>) + Send + 'static,
     ) -> Result<wgpu::SubmissionIndex, BackendError> {
-        let held = self.bytes();
         let params = self.params.fill(gpu, &recording.params)?;
         let tables = self.tables.fill(gpu, bytemuck::cast_slice(&recording.tables))?;
         let uploads = self.uploads.fill(gpu, &recording.uploads)?;
-        if self.bytes() != held {
-            // A buffer was replaced, and the bind groups would keep the old one.
-            self.forget_bind_groups();
-        }
         let find = |place: &Place| match place {
             Place::Buffer(buffer) => Ok(buffer.clone()),
             Place::Tables => Ok(tables.clone()),
@@ -283,6 +266,6 @@ fn encode_copies(
 
 /// A count or an index as kernels hold it. What does not fit into a u32 does not fit into a buffer either,
 /// and is refused when that is created.
-pub(crate) fn word(value: usize) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
+pub(crate) fn word(value: impl TryInto<u32>) -> u32 {
+    value.try_into().unwrap_or(u32::MAX)
 }

@@ -48,7 +48,7 @@ impl Gpu {
             return Err(error::device(format!("no adapter{wanted} among {found:?}")));
         };
         let required_limits = required(&adapter.limits(), options.lowest_tier);
-        let caps = Caps::of(&required_limits);
+        let caps = Caps::of(&required_limits, options.binding_bytes);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("interleaf"),
             required_limits,
@@ -100,6 +100,12 @@ impl Gpu {
             None => Ok(()),
             Some(reason) => Err(error::device(reason)),
         }
+    }
+
+    /// Waits until everything submitted has run, so that what was dropped since is free.
+    pub(crate) fn wait_for_all(&self) -> Result<(), BackendError> {
+        let last = self.guarded("submission", 0, || self.queue.submit([]))?;
+        self.wait(last)
     }
 
     /// Waits until a submission has run and its buffers are mapped.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use interleaf_contract::{BackendError, ContractError};
+use interleaf_contract::BackendError;
 
 /// What this backend calls itself.
 pub(crate) const BACKEND: &str = "gpu";
@@ -21,17 +21,4 @@ pub(crate) fn no_room(what: impl Into<String>, bytes: u64, reason: impl Display)
 
 pub(crate) fn unknown(kind: &'static str, handle: u64) -> BackendError {
     BackendError::UnknownHandle { backend: BACKEND, kind, handle }
-}
-
-/// Checks one dimension of an operation.
-pub(crate) fn check_shape(
-    op: &'static str,
-    what: &'static str,
-    expected: usize,
-    found: usize,
-) -> Result<(), BackendError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ContractError::Shape { op, what, expected, found }.into())
 }

@@ -38,8 +38,11 @@ impl Extents {
         }
     }
 
-    /// Takes the first range that is long enough.
+    /// Takes the first range that is long enough. Nothing can always be taken.
     pub(crate) fn take(&mut self, length: u64) -> Option<Extent> {
+        if length == 0 {
+            return Some(Extent { start: 0, length });
+        }
         let at = self.free.iter().position(|f| f.length >= length)?;
         let found = &mut self.free[at];
         let taken = Extent { start: found.start, length };
@@ -95,6 +98,10 @@ mod tests {
     #[test]
     fn nothing_is_a_range_too() {
         let mut extents = Extents::default();
+        assert_eq!(extents.end_for(0), 0);
+        let nothing = extents.take(0).unwrap();
+        extents.give(nothing);
+        assert_eq!(extents.take(1), None);
         extents.grow(4);
         let nothing = extents.take(0).unwrap();
         extents.give(nothing);

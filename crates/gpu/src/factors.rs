@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use interleaf_contract::{Adapter, AdapterId, BackendError, ContractError, Dtype, LoraSite, ProjectionId};
+use interleaf_contract::{Adapter, AdapterId, BackendError, Dtype, LoraSite, ProjectionId};
 
 use crate::buffers::{STORAGE, Uploader, create};
+use crate::command::word;
 use crate::device::Gpu;
 use crate::error;
 use crate::extents::{Extent, Extents};
 use crate::pack::{RowLayout, UNIT_BYTES, codes, widen_rows};
-use crate::weights::Weights;
 
 /// The buffer's first size. It doubles from there: growing copies it once on the device.
 const FIRST_BYTES: u64 = 1 << 20;
@@ -62,35 +62,23 @@ impl Factors {
         adapter: AdapterId,
         projection: ProjectionId,
     ) -> Result<Option<Site>, BackendError> {
-        let found = self.adapters.get(&adapter);
-        let resident = found.ok_or_else(|| error::unknown("adapter", adapter.0.into()))?;
-        Ok(resident.sites.get(&projection).copied())
+        Ok(self.resident(adapter)?.sites.get(&projection).copied())
     }
 
-    pub(crate) fn contains(&self, adapter: AdapterId) -> bool {
-        self.adapters.contains_key(&adapter)
+    /// Whether an adapter is resident.
+    pub(crate) fn contains(&self, adapter: AdapterId) -> Result<(), BackendError> {
+        self.resident(adapter).map(|_| ())
     }
 
-    pub(crate) fn create(
-        &mut self,
-        gpu: &Gpu,
-        weights: &Weights,
-        adapter: &Adapter,
-    ) -> Result<AdapterId, BackendError> {
+    fn resident(&self, adapter: AdapterId) -> Result<&ResidentAdapter, BackendError> {
+        self.adapters.get(&adapter).ok_or_else(|| error::unknown("adapter", adapter.0.into()))
+    }
+
+    /// Makes an adapter resident whose sites have been checked.
+    pub(crate) fn create(&mut self, gpu: &Gpu, adapter: &Adapter) -> Result<AdapterId, BackendError> {
         let mut units = 0;
         let mut placed: Vec<(&LoraSite, [u64; 2])> = Vec::new();
-        for (i, site) in adapter.sites.iter().enumerate() {
-            let (matrix, _) = weights.projection(site.projection)?;
-            site.check(matrix.rows, matrix.cols)?;
-            if adapter.sites[..i].iter().any(|other| other.projection == site.projection) {
-                return Err(ContractError::Value {
-                    op: "lora_matmul",
-                    what: "sites of a projection",
-                    expected: "one at most",
-                    found: 2.0,
-                }
-                .into());
-            }
+        for site in &adapter.sites {
             let [a, b] = factor_units(site);
             placed.push((site, [units, units + a]));
             units += a + b;
@@ -156,16 +144,15 @@ impl Factors {
         let mut uploader = Uploader::new(gpu);
         for (site, units) in placed {
             let [a_unit, b_unit] = units.map(|at| extent.start + at);
-            if let Some(buffer) = self.buffer.as_ref().filter(|_| site.rank() > 0) {
+            if let Some(buffer) = self.buffer.as_ref().filter(|_| rank(site) > 0) {
                 let a = codes(&site.a, site.a.data());
                 uploader.write(site.a.name(), buffer, a_unit * UNIT, &a)?;
                 let b = widen_rows(site.b.data(), site.b.row_bytes(), b_row_bytes(site));
                 uploader.write(site.b.name(), buffer, b_unit * UNIT, &b)?;
             }
             // Units are below 2²⁷ and words below 2²⁹: a binding is at most 2 GiB.
-            let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
             let resident = Site {
-                rank: word(site.rank() as u64),
+                rank: word(rank(site)),
                 scale: site.scale,
                 a_dtype: site.a.dtype(),
                 a_at: word(a_unit),
@@ -179,6 +166,11 @@ impl Factors {
     }
 }
 
+/// The rank that kernels see: factors without elements add nothing, whatever their rank.
+fn rank(site: &LoraSite) -> usize {
+    if site.a.cols() == 0 || site.b.rows() == 0 { 0 } else { site.rank() }
+}
+
 /// Bytes of a row of B: whole u32, so that an odd rank in f16 takes half a word more.
 fn b_row_bytes(site: &LoraSite) -> usize {
     site.b.row_bytes().next_multiple_of(size_of::<u32>())
@@ -186,6 +178,9 @@ fn b_row_bytes(site: &LoraSite) -> usize {
 
 /// Units of A and of B.
 fn factor_units(site: &LoraSite) -> [u64; 2] {
+    if rank(site) == 0 {
+        return [0, 0];
+    }
     let a = RowLayout::of(site.a.dtype(), site.a.cols()).units * site.rank();
     let b = (site.b.rows() * b_row_bytes(site)).div_ceil(UNIT_BYTES);
     [a as u64, b as u64]
@@ -207,5 +202,7 @@ mod tests {
         assert_eq!(factor_units(&site), [3 * 8, 5]);
         let none = LoraSite { projection: ProjectionId(0), scale: 1.0, a: f16(0, 64), b: f16(10, 0) };
         assert_eq!(factor_units(&none), [0, 0]);
+        let empty = LoraSite { projection: ProjectionId(0), scale: 1.0, a: f16(9, 0), b: f16(10, 9) };
+        assert_eq!((rank(&empty), factor_units(&empty)), (0, [0, 0]));
     }
 }

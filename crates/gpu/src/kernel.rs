@@ -64,21 +64,26 @@ pub(crate) struct Compiled {
     pub params: NonZeroU64,
 }
 
-/// The pipelines compiled so far.
+/// The pipelines compiled so far, and those that a driver refused.
 #[derive(Debug, Default)]
 pub(crate) struct Kernels {
-    compiled: HashMap<Kernel, Arc<Compiled>>,
+    compiled: HashMap<Kernel, Result<Arc<Compiled>, BackendError>>,
 }
 
 impl Kernels {
-    /// A kernel's pipeline, compiled now if this is its first use.
+    /// A kernel's pipeline, compiled now if this is its first use. What a driver refuses to compile is not
+    /// tried again: every step that needs it gets the same typed error. There is no second variant of a
+    /// kernel to fall back to yet.
     pub(crate) fn get(&mut self, gpu: &Gpu, kernel: Kernel) -> Result<Arc<Compiled>, BackendError> {
         if let Some(compiled) = self.compiled.get(&kernel) {
-            return Ok(Arc::clone(compiled));
+            return compiled.clone();
         }
-        let compiled = Arc::new(compile(gpu, &kernel.template())?);
-        self.compiled.insert(kernel, Arc::clone(&compiled));
-        Ok(compiled)
+        let compiled = compile(gpu, &kernel.template()).map(Arc::new);
+        // Memory may be there the next time.
+        if !matches!(compiled, Err(BackendError::OutOfMemory { .. })) {
+            self.compiled.insert(kernel, compiled.clone());
+        }
+        compiled
     }
 }
 
@@ -157,9 +162,8 @@ mod tests {
         let source = template.compose().unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
         let module = naga::front::wgsl::parse_str(&source)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
-        // Nothing beyond core WebGPU, of which reading packed halves is a part.
-        let core = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        let info = Validator::new(ValidationFlags::all(), core)
+        // Nothing beyond core WebGPU.
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
         (template, module, info)
@@ -174,7 +178,7 @@ mod tests {
             assert_eq!(module.entry_points.len(), 1, "{kernel:?}");
             assert_eq!(entry.name, template.name);
             let [x, y, z] = entry.workgroup_size;
-            assert!(x <= caps.invocations && y == 1 && z == 1, "{kernel:?}: workgroups have one dimension");
+            assert!(x <= 256 && y == 1 && z == 1, "{kernel:?}: workgroups have one dimension");
 
             let size = |global: &naga::GlobalVariable| module.types[global.ty].inner.size(module.to_ctx());
             let mut workgroup = 0;

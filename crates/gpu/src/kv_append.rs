@@ -1,16 +1,13 @@
-//! `kv_append`: checks an operation and records it. What the kernel does is in `shaders/kv_append.wgsl`.
+//! `kv_append`: records an operation. What the kernel does is in `shaders/kv_append.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{BackendError, CHUNK_TOKENS, PageCodec, RowSet, Tensor};
+use interleaf_contract::{BackendError, CHUNK_TOKENS, PageCodec, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::decide::WORKGROUP;
-use crate::error::check_shape;
 use crate::kernel::{Access, Kernel, Template};
 use crate::pages::row_words;
 use crate::step::Plan;
-
-const OP: &str = "kv_append";
 
 /// The one kernel of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,19 +55,15 @@ pub(crate) fn record(
     k: Tensor,
     v: Tensor,
 ) -> Result<(), BackendError> {
-    let geometry = plan.pool()?.geometry;
-    let width = geometry.kv_heads * geometry.head_dim;
-    for (what_rows, what_cols, tensor) in [("rows of k", "columns of k", k), ("rows of v", "columns of v", v)]
-    {
-        check_shape(OP, what_rows, plan.step.row_count(RowSet::All), plan.step.row_count(tensor.rows))?;
-        check_shape(OP, what_cols, width, tensor.cols as usize)?;
-    }
     let placed_k = plan.tensors.place(recorder, k)?;
     let placed_v = plan.tensors.place(recorder, v)?;
-    let stripe = plan.pool()?.stripe(layer)?.clone();
-    let page_words = plan.pool()?.page_words();
-    let directory_at = plan.directory(recorder, layer)?;
-    let records_at = plan.rows.records(plan.step, RowSet::All, &mut recorder.tables);
+    if placed_k.rows == 0 {
+        return Ok(());
+    }
+    let pool = plan.pool()?;
+    let geometry = pool.geometry;
+    let directory_at = plan.directory(recorder, pool, layer);
+    let records_at = plan.rows.records(plan.step, &mut recorder.recording.tables);
     let head_dim = word(geometry.head_dim);
     let token_words = word(geometry.kv_heads) * row_words(geometry.codec, head_dim);
     let params = Params {
@@ -80,13 +73,13 @@ pub(crate) fn record(
         stride: word(placed_k.stride),
         token_words,
         token_groups: token_words.div_ceil(WORKGROUP),
-        page_words,
+        page_words: pool.page_words(),
     };
     let places = vec![
         Place::Buffer(placed_k.buffer),
         Place::Buffer(placed_v.buffer),
         Place::Tables,
-        Place::Buffer(stripe),
+        Place::Buffer(pool.stripe(layer)?.clone()),
     ];
     let kernel = Kernel::KvAppend(Variant { codec: geometry.codec, head_dim });
     let workgroups = u64::from(params.rows) * u64::from(params.token_groups);

@@ -23,6 +23,7 @@ mod limits;
 mod lora_matmul;
 mod options;
 mod pack;
+mod page_transfer;
 mod paged_attention;
 mod pages;
 mod readback;

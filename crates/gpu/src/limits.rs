@@ -7,8 +7,6 @@ pub(crate) struct Caps {
     pub binding_bytes: u64,
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
-    /// Invocations of one workgroup.
-    pub invocations: u32,
     /// Workgroups along one dimension of a dispatch.
     pub workgroups: u32,
 }
@@ -31,15 +29,15 @@ pub(crate) fn required(offered: &wgpu::Limits, lowest_tier: bool) -> wgpu::Limit
 
 impl Caps {
     /// What a device with these limits can do. Addresses in kernels are u32 words and vec4 counts, so no
-    /// binding is used beyond 2 GiB even where one may be larger.
-    pub(crate) fn of(limits: &wgpu::Limits) -> Self {
+    /// binding is used beyond 2 GiB even where one may be larger, nor beyond `binding_bytes` where given.
+    pub(crate) fn of(limits: &wgpu::Limits, binding_bytes: Option<u64>) -> Self {
         const ADDRESSABLE: u64 = 1 << 31;
-        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(ADDRESSABLE);
+        let most = binding_bytes.unwrap_or(ADDRESSABLE).min(ADDRESSABLE);
+        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(most);
         Self {
             // Whole vec4: some drivers offer 2³¹ − 1.
             binding_bytes: binding / 16 * 16,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
-            invocations: limits.max_compute_invocations_per_workgroup,
             workgroups: limits.max_compute_workgroups_per_dimension,
         }
     }
@@ -47,7 +45,7 @@ impl Caps {
     /// The lowest tier.
     #[cfg(test)]
     pub(crate) fn lowest() -> Self {
-        Self::of(&wgpu::Limits::defaults())
+        Self::of(&wgpu::Limits::defaults(), None)
     }
 }
 
@@ -62,8 +60,9 @@ mod tests {
         assert_eq!(lowest.min_uniform_buffer_offset_alignment, 256);
         let caps = Caps::lowest();
         assert_eq!(caps.binding_bytes, 128 << 20);
+        assert_eq!(Caps::of(&lowest, Some(100)).binding_bytes, 96);
         assert_eq!(caps.workgroup_bytes, 16 << 10);
-        assert_eq!(caps.invocations, 256);
+        assert_eq!(lowest.max_compute_invocations_per_workgroup, 256);
         assert_eq!(caps.workgroups, 65_535);
     }
 

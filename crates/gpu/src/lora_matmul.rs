@@ -1,19 +1,15 @@
-//! `lora_matmul`: checks an operation, and records its shrink and the matmuls of its projections. What the
-//! kernels do is in `shaders/lora_matmul_*.wgsl`.
+//! `lora_matmul`: records an operation's shrink and the matmuls of its projections. What the kernels do is in `shaders/lora_matmul_*.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{BackendError, ContractError, Dtype, ProjectionId, Tensor};
+use interleaf_contract::{BackendError, Dtype, ProjectionId, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::decide::{self, LanesTile, ROW_TILE, RegisterTile, Strategy, WORKGROUP};
-use crate::error::check_shape;
 use crate::factors::Site;
 use crate::kernel::{Access, Kernel, Template};
 use crate::rows::MatmulRows;
 use crate::step::Plan;
 use crate::tensors::Placed;
-
-const OP: &str = "lora_matmul";
 
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,38 +62,34 @@ impl Variant {
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
         let lanes = |tile: LanesTile| {
-            [
+            vec![
                 ("LANES", tile.lanes),
                 ("OUTS", tile.outs),
                 ("OUT_TILE", tile.out_tile()),
                 ("ROW_TILE", ROW_TILE),
             ]
         };
-        let (name, dtype, tile, bindings, params): (_, _, _, &[Access], _) = match self {
+        let (name, dtype, mut numbers, bindings, params): (_, _, Vec<_>, &[Access], _) = match self {
             Self::Shrink(dtype, tile) => {
                 let bindings = &[Read, Read, Read, Write];
-                ("lora_matmul_shrink", dtype, lanes(tile), bindings, size_of::<ShrinkParams>())
+                let mut numbers = lanes(tile);
+                numbers.push(("A_F16", flag(dtype == Dtype::F16)));
+                ("lora_matmul_shrink", dtype, numbers, bindings, size_of::<ShrinkParams>())
             }
             Self::Decode(dtype, tile) => {
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
                 ("lora_matmul_decode", dtype, lanes(tile), bindings, size_of::<MatmulParams>())
             }
             Self::Prefill(dtype, tile) => {
-                let tile = [
-                    ("ROW_TILE", tile.rows),
-                    ("OUT_TILE", tile.outs),
-                    ("K_QUADS", tile.k_quads),
-                    ("UNIT_QUADS", decide::unit_quads(dtype)),
-                ];
+                let numbers =
+                    vec![("ROW_TILE", tile.rows), ("OUT_TILE", tile.outs), ("K_QUADS", tile.k_quads)];
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
-                ("lora_matmul_prefill", dtype, tile, bindings, size_of::<MatmulParams>())
+                ("lora_matmul_prefill", dtype, numbers, bindings, size_of::<MatmulParams>())
             }
         };
-        let mut constants: Vec<(&str, String)> = tile.map(|(n, v)| (n, v.to_string())).into();
+        numbers.extend([("UNIT_QUADS", decide::unit_quads(dtype)), ("WORKGROUP", WORKGROUP)]);
+        let mut constants: Vec<(&str, String)> = numbers.iter().map(|(n, v)| (*n, v.to_string())).collect();
         constants.push(("DTYPE", dtype.name().to_owned()));
-        constants.push(("UNIT_QUADS", decide::unit_quads(dtype).to_string()));
-        constants.push(("WORKGROUP", WORKGROUP.to_string()));
-        constants.push(("A_F16", flag(dtype == Dtype::F16).to_string()));
         Template { name, constants, bindings, params }
     }
 
@@ -137,26 +129,13 @@ pub(crate) fn record(
 ) -> Result<(), BackendError> {
     let placed_x = plan.tensors.place(recorder, x)?;
     let mut outputs = Vec::with_capacity(projections.len());
-    for (i, (id, y)) in projections.iter().enumerate() {
-        let (matrix, _) = plan.weights.projection(*id)?;
-        check_shape(OP, "columns of x", matrix.cols, x.cols as usize)?;
-        check_shape(OP, "columns of a result", matrix.rows, y.cols as usize)?;
-        check_shape(OP, "rows of a result", placed_x.rows, plan.step.row_count(y.rows))?;
-        if y.index == x.index || projections[..i].iter().any(|(_, other)| other.index == y.index) {
-            return Err(ContractError::Value {
-                op: OP,
-                what: "tensor of a result",
-                expected: "neither x nor another result",
-                found: f64::from(y.index),
-            }
-            .into());
-        }
+    for (_, y) in projections {
         outputs.push(plan.tensors.place(recorder, *y)?);
     }
     if placed_x.rows == 0 || projections.is_empty() {
         return Ok(());
     }
-    let rows = plan.rows.matmul(plan.step, x.rows, &mut recorder.tables).clone();
+    let rows = plan.rows.matmul(plan.step, x.rows, &mut recorder.recording.tables).clone();
     let sites = sites(plan, recorder, &rows, projections)?;
     let z = shrink(plan, recorder, &rows, &sites, &placed_x, word(projections.len()))?;
     for (i, ((id, _), y)) in projections.iter().zip(&outputs).enumerate() {
@@ -238,14 +217,14 @@ fn sites(
     rows: &MatmulRows,
     projections: &[(ProjectionId, Tensor)],
 ) -> Result<Sites, BackendError> {
-    let at = word(recorder.tables.len());
+    let at = word(recorder.recording.tables.len());
     let mut found = Sites { at, z_stride: 0, tiles: 0, a_dtypes: Vec::new() };
     for (slot, adapter) in plan.step.batch().adapters.iter().enumerate() {
         let mut z_at = 0;
         let mut tiles = 0;
         for (id, _) in projections {
             let site = plan.factors.site(*adapter, *id)?.filter(|site| site.rank > 0);
-            recorder.tables.extend(site.map_or([0; SITE_WORDS], |site| site_words(&site, z_at)));
+            recorder.recording.tables.extend(site.map_or([0; SITE_WORDS], |site| site_words(&site, z_at)));
             let Some(site) = site else { continue };
             z_at += site.rank;
             tiles += site.rank.div_ceil(decide::shrink().out_tile());

@@ -9,4 +9,7 @@ pub struct GpuOptions {
     /// Keep to the lowest tier for buffer sizes too: 128 MiB a binding, 256 MiB a buffer. Without it these
     /// two limits are raised to what the device offers; no other limit ever is.
     pub lowest_tier: bool,
+    /// Use at most so many bytes behind one binding, where the device offers more. Larger matrices are
+    /// split; larger tensors, pages of a layer or adapters together are refused.
+    pub binding_bytes: Option<u64>,
 }

@@ -55,8 +55,11 @@ pub(crate) fn codes<'a>(matrix: &Matrix, rows: &'a [u8]) -> Cow<'a, [u8]> {
         return widen_rows(rows, matrix.row_bytes(), layout.code_bytes());
     }
     // Rows are whole blocks and blocks are whole units, so that no row needs padding.
-    let blocks = rows.chunks_exact(matrix.dtype().block_bytes());
-    Cow::Owned(blocks.flat_map(|block| &block[SCALE_BYTES..]).copied().collect())
+    let mut out = Vec::with_capacity(rows.len());
+    for block in rows.chunks_exact(matrix.dtype().block_bytes()) {
+        out.extend_from_slice(&block[SCALE_BYTES..]);
+    }
+    Cow::Owned(out)
 }
 
 /// The scales of `rows` stored rows of a quantised matrix, each row from a word on.

@@ -1,19 +1,15 @@
-//! `paged_attention`: checks an operation, and records the kernels for generated and for prompt rows. What
+//! `paged_attention`: records the kernels of an operation, for generated and for prompt rows. What
 //! the kernels do is in `shaders/paged_attention_*.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, ContractError, PageCodec, Tensor,
-};
+use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, PageCodec, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::decide::{self, AttentionTile, WORKGROUP};
-use crate::error::check_shape;
+use crate::error;
 use crate::kernel::{Access, Kernel, Template};
 use crate::pages::row_words;
 use crate::step::Plan;
-
-const OP: &str = "paged_attention";
 
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,36 +117,6 @@ impl Variant {
     }
 }
 
-/// Checks an attention operation against the pool's geometry.
-fn check(plan: &Plan<'_>, shape: &AttentionShape, q: Tensor, out: Tensor) -> Result<(), BackendError> {
-    let geometry = plan.pool()?.geometry;
-    check_shape(OP, "kv_heads", geometry.kv_heads, shape.kv_heads as usize)?;
-    check_shape(OP, "head_dim", geometry.head_dim, shape.head_dim as usize)?;
-    if shape.heads == 0 || !shape.heads.is_multiple_of(shape.kv_heads) {
-        return Err(ContractError::Value {
-            op: OP,
-            what: "heads",
-            expected: "a multiple of kv_heads",
-            found: f64::from(shape.heads),
-        }
-        .into());
-    }
-    let width = shape.heads as usize * shape.head_dim as usize;
-    check_shape(OP, "columns of q", width, q.cols as usize)?;
-    check_shape(OP, "columns of out", width, out.cols as usize)?;
-    check_shape(OP, "rows of out", plan.step.row_count(q.rows), plan.step.row_count(out.rows))?;
-    if q.index == out.index {
-        return Err(ContractError::Value {
-            op: OP,
-            what: "tensor of the result",
-            expected: "another than q",
-            found: f64::from(out.index),
-        }
-        .into());
-    }
-    Ok(())
-}
-
 /// Records one operation.
 pub(crate) fn record(
     plan: &mut Plan<'_>,
@@ -160,16 +126,22 @@ pub(crate) fn record(
     q: Tensor,
     out: Tensor,
 ) -> Result<(), BackendError> {
-    check(plan, shape, q, out)?;
+    if shape.window.is_some() || shape.softcap.is_some() {
+        return Err(error::unsupported("paged_attention with a window or a softcap"));
+    }
     let placed_q = plan.tensors.place(recorder, q)?;
     let placed_out = plan.tensors.place(recorder, out)?;
-    let stripe = plan.pool()?.stripe(layer)?.clone();
-    let page_words = plan.pool()?.page_words();
-    let codec = plan.pool()?.geometry.codec;
-    let directory_at = plan.directory(recorder, layer)?;
-    let records_at = plan.rows.records(plan.step, q.rows, &mut recorder.tables);
+    if placed_q.rows == 0 {
+        return Ok(());
+    }
+    let pool = plan.pool()?;
+    let stripe = pool.stripe(layer)?;
+    let page_words = pool.page_words();
+    let codec = pool.geometry.codec;
+    let directory_at = plan.directory(recorder, pool, layer);
+    let records_at = plan.rows.records(plan.step, &mut recorder.recording.tables);
     let prefill = decide::attention_prefill(recorder.gpu.caps, shape.head_dim);
-    let rows = plan.rows.attention(plan.step, q.rows, prefill.queries(), &mut recorder.tables).clone();
+    let rows = plan.rows.attention(plan.step, prefill.queries(), &mut recorder.recording.tables).clone();
     let places = |target: &wgpu::Buffer| {
         vec![
             Place::Buffer(placed_q.buffer.clone()),

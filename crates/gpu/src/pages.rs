@@ -1,16 +1,17 @@
 //! The page pool: one buffer per layer, which holds slot by slot a page of K and a page of V. Where pages
-//! are and which entries are lawful; attention itself is in `paged_attention`.
+//! are; attention itself is in `paged_attention`, moving pages in `page_transfer`.
 
 use interleaf_contract::{
     BackendError, CHUNK_TOKENS, ContractError, PageAddress, PageCodec, PageEntry, PageHalf, PoolGeometry,
-    Step,
+    Step, check,
 };
 
 use crate::buffers::{STORAGE, create};
 use crate::command::word;
 use crate::decide::LARGEST_HEAD;
 use crate::device::Gpu;
-use crate::error;
+use crate::error::{self, BACKEND};
+use crate::limits::Caps;
 
 /// Where the codec's tag is in an entry of a page table: above the slot, as `shaders/lib/page.wgsl` reads.
 const CODEC_SHIFT: u32 = 28;
@@ -22,25 +23,39 @@ pub(crate) struct PagePool {
     stripes: Vec<wgpu::Buffer>,
 }
 
-impl PagePool {
-    pub(crate) fn create(gpu: &Gpu, geometry: PoolGeometry) -> Result<Self, BackendError> {
+/// A pool that this device can have, if there is room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PoolPlan {
+    geometry: PoolGeometry,
+    /// Bytes of a layer.
+    stripe: u64,
+}
+
+impl PoolPlan {
+    /// Checks a geometry; nothing is allocated.
+    pub(crate) fn new(caps: Caps, geometry: PoolGeometry) -> Result<Self, BackendError> {
+        let stripe = check::pool(&geometry, BACKEND)? as u64;
         let head_dim = geometry.head_dim;
-        if head_dim == 0 || !head_dim.is_multiple_of(2) || head_dim > LARGEST_HEAD {
+        if !head_dim.is_multiple_of(2) || head_dim > LARGEST_HEAD {
             let what = format!("head_dim {head_dim} (even and up to {LARGEST_HEAD} is)");
             return Err(error::unsupported(what));
         }
-        let bytes = (CHUNK_TOKENS as u64 * head_dim as u64)
-            .checked_mul(geometry.kv_heads as u64)
-            .and_then(|elements| elements.checked_mul(geometry.codec.bytes(1) as u64))
-            .and_then(|page| page.checked_mul(2))
-            .and_then(|pages| pages.checked_mul(geometry.slots as u64));
-        let too_many = geometry.slots >= 1 << CODEC_SHIFT || geometry.kv_heads == 0;
-        let Some(bytes) = bytes.filter(|_| !too_many) else {
-            let what = format!("a pool of {} slots of {} kv heads", geometry.slots, geometry.kv_heads);
-            return Err(error::unsupported(what));
-        };
-        let stripe = |layer| create(gpu, &format!("pages of layer {layer}"), bytes, STORAGE);
-        let stripes = (0..geometry.layers).map(stripe).collect::<Result<_, _>>()?;
+        if geometry.slots >= 1 << CODEC_SHIFT {
+            return Err(error::unsupported(format!("a page pool of {} chunks", geometry.slots)));
+        }
+        if stripe > caps.binding_bytes {
+            let reason = format!("the pages of a layer may take {} bytes here", caps.binding_bytes);
+            return Err(error::no_room("the pages of a layer", stripe, reason));
+        }
+        Ok(Self { geometry, stripe })
+    }
+}
+
+impl PagePool {
+    pub(crate) fn create(gpu: &Gpu, plan: PoolPlan) -> Result<Self, BackendError> {
+        let PoolPlan { geometry, stripe } = plan;
+        let layer = |layer| create(gpu, &format!("pages of layer {layer}"), stripe, STORAGE);
+        let stripes = (0..geometry.layers).map(layer).collect::<Result<_, _>>()?;
         Ok(Self { geometry, stripes })
     }
 
@@ -51,9 +66,8 @@ impl PagePool {
 
     /// The pages of a layer.
     pub(crate) fn stripe(&self, layer: u32) -> Result<&wgpu::Buffer, BackendError> {
-        let len = self.stripes.len();
-        let missing = || ContractError::OutOfRange { what: "layer", index: layer as usize, len }.into();
-        self.stripes.get(layer as usize).ok_or_else(missing)
+        let (what, index, len) = ("layer", layer as usize, self.stripes.len());
+        self.stripes.get(index).ok_or_else(|| ContractError::OutOfRange { what, index, len }.into())
     }
 
     /// u32 in a page.
@@ -61,34 +75,20 @@ impl PagePool {
         word(self.geometry.page_bytes() / size_of::<u32>())
     }
 
-    /// The stripe and the byte where a page starts.
+    /// The stripe and the byte where a page starts. The address has been checked.
     pub(crate) fn locate(&self, page: PageAddress) -> Result<(&wgpu::Buffer, u64), BackendError> {
-        let stripe = self.stripe(page.layer)?;
-        self.check_slot(page.slot)?;
         let half = match page.half {
             PageHalf::K => 0,
             PageHalf::V => 1,
         };
-        Ok((stripe, (2 * u64::from(page.slot) + half) * self.geometry.page_bytes() as u64))
+        let at = (2 * u64::from(page.slot) + half) * self.geometry.page_bytes() as u64;
+        Ok((self.stripe(page.layer)?, at))
     }
 
-    fn check_slot(&self, slot: u32) -> Result<(), BackendError> {
-        let (index, len) = (slot as usize, self.geometry.slots);
-        if index < len { Ok(()) } else { Err(ContractError::OutOfRange { what: "slot", index, len }.into()) }
-    }
-
-    /// An entry as kernels read it.
-    fn entry_word(&self, entry: PageEntry) -> Result<u32, BackendError> {
-        if entry.codec != self.geometry.codec {
-            return Err(BackendError::PageCodec { pool: self.geometry.codec, found: entry.codec });
-        }
-        self.check_slot(entry.slot)?;
-        Ok((entry.codec as u32) << CODEC_SHIFT | entry.slot)
-    }
-
-    /// A layer's directory: for each sequence where, from the start of the directory, its entries are;
-    /// then for each chunk up to its last row's position the entries of K and of V.
-    pub(crate) fn directory(&self, step: &Step, layer: u32) -> Result<Vec<u32>, BackendError> {
+    /// A layer's directory, for a step whose entries have been checked: for each sequence where, from the
+    /// start of the directory, its entries are; then for each chunk up to its last row's position the
+    /// entries of K and of V.
+    pub(crate) fn directory(&self, step: &Step, layer: u32) -> Vec<u32> {
         let batch = step.batch();
         let mut chunks = vec![0; batch.sequences.len()];
         for row in &batch.rows {
@@ -100,15 +100,16 @@ impl PagePool {
         let mut words = vec![0; chunks.len()];
         for (i, (sequence, chunks)) in batch.sequences.iter().zip(chunks).enumerate() {
             words[i] = word(words.len());
-            for chunk in 0..chunks {
-                let len = sequence.pages.chunks();
-                let missing = ContractError::OutOfRange { what: "chunk of a sequence", index: chunk, len };
-                let entry = sequence.pages.entry(layer as usize, chunk).ok_or(missing)?;
-                words.extend([self.entry_word(entry.k)?, self.entry_word(entry.v)?]);
-            }
+            let entries = (0..chunks).filter_map(|chunk| sequence.pages.entry(layer as usize, chunk));
+            words.extend(entries.flat_map(|entry| [entry_word(entry.k), entry_word(entry.v)]));
         }
-        Ok(words)
+        words
     }
+}
+
+/// An entry as kernels read it.
+const fn entry_word(entry: PageEntry) -> u32 {
+    (entry.codec as u32) << CODEC_SHIFT | entry.slot
 }
 
 /// u32 of one head of one token.
@@ -116,5 +117,25 @@ pub(crate) const fn row_words(codec: PageCodec, head_dim: u32) -> u32 {
     match codec {
         PageCodec::F16 => head_dim / 2,
         PageCodec::F32 => head_dim,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_cannot_have_is_refused_before_anything_is_allocated() {
+        let plan = |head_dim, slots| {
+            let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim, slots, codec: PageCodec::F16 };
+            PoolPlan::new(Caps::lowest(), geometry)
+        };
+        assert_eq!(plan(64, 10).unwrap().stripe, 10 * 2 * 16 * 64 * 2);
+        assert!(matches!(plan(0, 1), Err(BackendError::Contract(_))));
+        assert!(matches!(plan(63, 1), Err(BackendError::Unsupported { .. })));
+        assert!(matches!(plan(258, 1), Err(BackendError::Unsupported { .. })));
+        assert!(matches!(plan(2, 1 << 28), Err(BackendError::Unsupported { .. })));
+        assert!(plan(64, (128 << 20) / (2 * 16 * 64 * 2)).is_ok());
+        assert!(matches!(plan(64, (128 << 20) / 4096 + 1), Err(BackendError::OutOfMemory { .. })));
     }
 }

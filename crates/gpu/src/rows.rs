@@ -43,12 +43,12 @@ pub(crate) struct AttentionRows {
     pub tiles: List,
 }
 
-/// What was built so far for one step.
+/// What was built so far for one step. Pages are read and written by all rows, matmuls also by outputs.
 #[derive(Debug, Default)]
 pub(crate) struct RowTables {
     matmul: Vec<(RowSet, MatmulRows)>,
-    records: Vec<(RowSet, u32)>,
-    attention: Vec<((RowSet, u32), AttentionRows)>,
+    records: Option<u32>,
+    attention: Vec<(u32, AttentionRows)>,
 }
 
 impl RowTables {
@@ -60,26 +60,17 @@ impl RowTables {
     }
 
     /// Where `(position, sequence)` of each row is.
-    pub(crate) fn records(&mut self, step: &Step, rows: RowSet, tables: &mut Vec<u32>) -> u32 {
-        *once(&mut self.records, rows, || {
+    pub(crate) fn records(&mut self, step: &Step, tables: &mut Vec<u32>) -> u32 {
+        *self.records.get_or_insert_with(|| {
             let at = word(tables.len());
-            tables.extend(step.rows(rows).flat_map(|row| [row.position, row.sequence]));
+            tables.extend(step.batch().rows.iter().flat_map(|row| [row.position, row.sequence]));
             at
         })
     }
 
     /// For tiles of up to `tile` prompt rows.
-    pub(crate) fn attention(
-        &mut self,
-        step: &Step,
-        rows: RowSet,
-        tile: u32,
-        tables: &mut Vec<u32>,
-    ) -> &AttentionRows {
-        once(&mut self.attention, (rows, tile), || {
-            let rows: Vec<&Row> = step.rows(rows).collect();
-            attention_rows(&rows, tile, tables)
-        })
+    pub(crate) fn attention(&mut self, step: &Step, tile: u32, tables: &mut Vec<u32>) -> &AttentionRows {
+        once(&mut self.attention, tile, || attention_rows(&step.batch().rows, tile, tables))
     }
 }
 
@@ -127,7 +118,7 @@ fn matmul_rows(rows: &[&Row], adapters: usize, tables: &mut Vec<u32>) -> MatmulR
     MatmulRows { adapters_at, decode, prefill, groups, used }
 }
 
-fn attention_rows(rows: &[&Row], tile: u32, tables: &mut Vec<u32>) -> AttentionRows {
+fn attention_rows(rows: &[Row], tile: u32, tables: &mut Vec<u32>) -> AttentionRows {
     let mut items = Vec::new();
     let mut merges = Vec::new();
     let mut tiles = Vec::new();
@@ -198,7 +189,7 @@ mod tests {
             .map(|(s, p, kind)| row(s, p, -1, kind))
             .collect();
         let mut tables = Vec::new();
-        let found = attention_rows(&rows.iter().collect::<Vec<_>>(), 2, &mut tables);
+        let found = attention_rows(&rows, 2, &mut tables);
         assert_eq!(words(&tables, found.items, 2), [0, 0, 5, 0, 5, 256]);
         assert_eq!(words(&tables, found.merges, 3), [0, 0, 1, 5, 1, 2]);
         assert_eq!(words(&tables, found.tiles, 2), [1, 2, 3, 1, 4, 1]);

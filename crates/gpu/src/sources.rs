@@ -18,6 +18,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/attention_block.wgsl",
     "lib/attention_store.wgsl",
     "lib/f16_bits.wgsl",
+    "lib/f16_pair.wgsl",
     "lib/fma_quad.wgsl",
     "lib/grid.wgsl",
     "lib/lanes_1.wgsl",

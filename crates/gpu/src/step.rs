@@ -1,4 +1,4 @@
-//! Turns a step into a recording: every operation is checked and recorded in order, before any runs.
+//! Turns a checked step into a recording: every operation is recorded in order, before any runs.
 
 use interleaf_contract::{BackendError, Op, Step, Tensor};
 
@@ -7,6 +7,7 @@ use crate::error;
 use crate::factors::Factors;
 use crate::kv_append;
 use crate::lora_matmul;
+use crate::pack::widen_rows;
 use crate::paged_attention;
 use crate::pages::PagePool;
 use crate::rows::RowTables;
@@ -45,20 +46,15 @@ pub(crate) struct Probe {
 }
 
 impl<'a> Plan<'a> {
-    /// Checks that every adapter is resident.
+    /// A plan for a step that has been checked ([`interleaf_contract::check::step`]).
     pub(crate) fn new(
         step: &'a Step,
         weights: &'a Weights,
         factors: &'a Factors,
         pool: Option<&'a PagePool>,
-    ) -> Result<Self, BackendError> {
-        for adapter in &step.batch().adapters {
-            if !factors.contains(*adapter) {
-                return Err(error::unknown("adapter", adapter.0.into()));
-            }
-        }
+    ) -> Self {
         let (tensors, rows) = (Tensors::new(step), RowTables::default());
-        Ok(Self { step, weights, factors, tensors, rows, pool, directory: None })
+        Self { step, weights, factors, tensors, rows, pool, directory: None }
     }
 
     /// Records all operations and returns where the probes will be.
@@ -88,35 +84,34 @@ impl<'a> Plan<'a> {
     }
 
     /// Where a layer's page tables are. Layers with the same pages share them.
-    pub(crate) fn directory(&mut self, recorder: &mut Recorder<'_>, layer: u32) -> Result<u32, BackendError> {
-        let words = self.pool()?.directory(self.step, layer)?;
+    pub(crate) fn directory(&mut self, recorder: &mut Recorder<'_>, pool: &PagePool, layer: u32) -> u32 {
+        let words = pool.directory(self.step, layer);
         if let Some((last, at)) = &self.directory
             && *last == words
         {
-            return Ok(*at);
+            return *at;
         }
-        let at = word(recorder.tables.len());
-        recorder.tables.extend_from_slice(&words);
+        let at = word(recorder.recording.tables.len());
+        recorder.recording.tables.extend_from_slice(&words);
         self.directory = Some((words, at));
-        Ok(at)
+        at
     }
 
     fn load(&mut self, recorder: &mut Recorder<'_>, out: Tensor, data: &[f32]) -> Result<(), BackendError> {
         let Placed { buffer, rows, stride, .. } = self.tensors.place(recorder, out)?;
-        let cols = out.cols as usize;
-        error::check_shape("load", "values", rows.saturating_mul(cols), data.len())?;
-        let padding = [0_u8; size_of::<f32>()].repeat(stride - cols);
-        let padded = data.chunks(cols.max(1)).flat_map(|row| [bytemuck::cast_slice(row), &padding]);
-        let at = recorder.upload(padded.flatten().copied());
-        let bytes = (rows * stride * size_of::<f32>()) as u64;
-        recorder.copy((Place::Uploads, at), (Place::Buffer(buffer), 0), bytes);
+        let row_bytes = stride * size_of::<f32>();
+        let values = bytemuck::cast_slice(data);
+        let at =
+            recorder.recording.upload(&widen_rows(values, out.cols as usize * size_of::<f32>(), row_bytes));
+        let bytes = (rows * row_bytes) as u64;
+        recorder.recording.copy((Place::Uploads, at), (Place::Buffer(buffer), 0), bytes);
         Ok(())
     }
 
     fn probe(&mut self, recorder: &mut Recorder<'_>, x: Tensor) -> Result<Probe, BackendError> {
         let Placed { buffer, rows, stride, .. } = self.tensors.place(recorder, x)?;
         let bytes = (rows * stride * size_of::<f32>()) as u64;
-        let at = recorder.read_back(Place::Buffer(buffer), 0, bytes) as usize;
+        let at = recorder.recording.read_back(Place::Buffer(buffer), 0, bytes) as usize;
         Ok(Probe { at, rows, cols: x.cols as usize, stride })
     }
 }

@@ -55,8 +55,9 @@ impl Weights {
         let layout = RowLayout::of(dtype, cols);
         let name = matrix.name();
         let id = next_id(name, self.matrices.len())?;
-        let rows_per_part =
-            usize::try_from(gpu.caps.binding_bytes).unwrap_or(usize::MAX) / layout.bytes().max(1);
+        let binding = usize::try_from(gpu.caps.binding_bytes).unwrap_or(usize::MAX);
+        // Rows without columns take nothing, however many there are.
+        let rows_per_part = binding.checked_div(layout.bytes()).unwrap_or(usize::MAX);
         if rows_per_part == 0 {
             return Err(error::no_room(name, layout.bytes() as u64, "one row exceeds a binding"));
         }
@@ -91,20 +92,21 @@ impl Weights {
         Ok(VectorId(id))
     }
 
+    /// Keeps a projection that has been checked.
     pub(crate) fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
         let id = next_id(&projection.name, self.projections.len())?;
-        let matrix = self.matrix(projection.matrix)?;
-        if let Some(bias) = projection.bias {
-            let vector = self.vectors.get(bias.0 as usize);
-            let length = vector.ok_or_else(|| error::unknown("vector", bias.0.into()))?.length;
-            error::check_shape("lora_matmul", "length of the bias", matrix.rows, length)?;
-        }
         self.projections.push(projection);
         Ok(ProjectionId(id))
     }
 
     pub(crate) fn matrix(&self, id: MatrixId) -> Result<&ResidentMatrix, BackendError> {
         self.matrices.get(id.0 as usize).ok_or_else(|| error::unknown("matrix", id.0.into()))
+    }
+
+    /// Values of a vector.
+    pub(crate) fn vector_len(&self, id: VectorId) -> Result<usize, BackendError> {
+        let vector = self.vectors.get(id.0 as usize);
+        Ok(vector.ok_or_else(|| error::unknown("vector", id.0.into()))?.length)
     }
 
     /// A projection's matrix and bias.
