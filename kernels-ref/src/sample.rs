@@ -4,14 +4,14 @@ use interleaf_contract::Sampler;
 
 /// Chooses a token; the order of the rules is stated at [`Sampler`].
 ///
-/// Logits that are NaN are never chosen; if all are, there is no token.
+/// Logits that are NaN or −∞ are never chosen; if all are, there is no token.
 #[must_use]
 pub fn sample(logits: &[f32], sampler: &Sampler) -> Option<u32> {
-    let penalised = penalise(logits, sampler);
+    let logits = penalise(bias(logits, sampler), sampler);
     if sampler.temperature == 0.0 {
-        return argmax(&penalised);
+        return argmax(&logits);
     }
-    let candidates = candidates(&penalised, sampler);
+    let candidates = candidates(&logits, sampler);
     let total: f64 = candidates.iter().map(|(_, p)| p).sum();
     let target = uniform(sampler) * total;
     let mut reached = 0.0;
@@ -28,7 +28,7 @@ pub fn sample(logits: &[f32], sampler: &Sampler) -> Option<u32> {
 #[must_use]
 pub fn argmax(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
-    for (token, &logit) in logits.iter().enumerate().filter(|(_, logit)| !logit.is_nan()) {
+    for (token, &logit) in logits.iter().enumerate().filter(|(_, logit)| can_be_chosen(**logit)) {
         if best.is_none_or(|(_, largest)| logit > largest) {
             best = Some((token as u32, logit));
         }
@@ -36,8 +36,19 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
     best.map(|(token, _)| token)
 }
 
-fn penalise(logits: &[f32], sampler: &Sampler) -> Vec<f32> {
+fn can_be_chosen(logit: f32) -> bool {
+    logit > f32::NEG_INFINITY
+}
+
+fn bias(logits: &[f32], sampler: &Sampler) -> Vec<f32> {
     let mut logits = logits.to_vec();
+    for &(token, bias) in &sampler.bias {
+        logits[token as usize] += bias;
+    }
+    logits
+}
+
+fn penalise(mut logits: Vec<f32>, sampler: &Sampler) -> Vec<f32> {
     let mut history = sampler.history.clone();
     history.sort_unstable();
     history.dedup();
@@ -51,7 +62,7 @@ fn penalise(logits: &[f32], sampler: &Sampler) -> Vec<f32> {
 /// Tokens that may be drawn with their unnormalised probabilities, most likely first.
 fn candidates(logits: &[f32], sampler: &Sampler) -> Vec<(u32, f64)> {
     let mut order: Vec<(u32, f32)> =
-        logits.iter().enumerate().filter(|(_, l)| !l.is_nan()).map(|(t, &l)| (t as u32, l)).collect();
+        logits.iter().enumerate().filter(|(_, l)| can_be_chosen(**l)).map(|(t, &l)| (t as u32, l)).collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let Some(&(_, largest)) = order.first() else { return Vec::new() };
     if sampler.top_k > 0 {
@@ -116,10 +127,10 @@ mod tests {
     #[test]
     fn greedy_takes_the_lowest_id_among_equals_and_skips_nan() {
         assert_eq!(sample(&[1.0, 3.0, 3.0], &Sampler::greedy()), Some(1));
-        assert_eq!(sample(&[f32::NEG_INFINITY, f32::NAN], &Sampler::greedy()), Some(0));
+        assert_eq!(sample(&[f32::NEG_INFINITY, -9.0], &Sampler::greedy()), Some(1));
         for sampler in [Sampler::greedy(), sampler(1.0)] {
             assert_eq!(sample(&[f32::NAN, -5.0], &sampler), Some(1));
-            assert_eq!(sample(&[f32::NAN, f32::NAN], &sampler), None);
+            assert_eq!(sample(&[f32::NAN, f32::NEG_INFINITY], &sampler), None);
         }
     }
 
@@ -152,8 +163,23 @@ mod tests {
     #[test]
     fn the_penalty_counts_a_token_once() {
         let s = Sampler { repeat_penalty: 2.0, history: vec![1, 1, 0], ..Sampler::greedy() };
-        assert_eq!(penalise(&[-1.0, 3.0, 1.6], &s), [-2.0, 1.5, 1.6]);
+        assert_eq!(penalise(vec![-1.0, 3.0, 1.6], &s), [-2.0, 1.5, 1.6]);
         assert_eq!(sample(&[-1.0, 3.0, 1.6], &s), Some(2));
+    }
+
+    #[test]
+    fn a_bias_adds_before_the_penalty_and_infinity_bans() {
+        let biased = |bias: &[(u32, f32)]| Sampler { bias: bias.to_vec(), ..Sampler::greedy() };
+        let logits = [1.0, 3.0, 2.0];
+        assert_eq!(sample(&logits, &biased(&[(0, 1.0), (0, 1.5)])), Some(0));
+        assert_eq!(sample(&logits, &biased(&[(1, f32::NEG_INFINITY)])), Some(2));
+        let first = Sampler { repeat_penalty: 2.0, history: vec![2], ..biased(&[(2, 3.0)]) };
+        assert_eq!(sample(&logits, &first), Some(1), "(2 + 3) / 2 is below 3");
+        let drawn = Sampler { bias: vec![(0, f32::NEG_INFINITY)], ..sampler(5.0) };
+        let shares = shares(&logits, &drawn, 2_000);
+        assert!(shares[0] == 0.0 && shares[1] > shares[2] && shares[2] > 0.0);
+        let all: Vec<(u32, f32)> = (0..3).map(|t| (t, f32::NEG_INFINITY)).collect();
+        assert_eq!(sample(&logits, &biased(&all)), None);
     }
 
     #[test]

@@ -328,6 +328,12 @@ impl<I: Inventory> Check<'_, I> {
                 return Err(value(self.stem, what, expected, f64::from(found)));
             }
         }
+        for &(token, bias) in &s.bias {
+            below("token of a bias", token as usize, vocabulary as usize)?;
+            if bias.is_nan() || bias == f32::INFINITY {
+                return Err(value(self.stem, "bias", "finite or −∞", f64::from(bias)));
+            }
+        }
         s.history.iter().try_for_each(|&t| below("token of the history", t as usize, vocabulary as usize))
     }
 

@@ -2,12 +2,15 @@
 
 /// The choice of a token, reproducible from `(seed, sequence, step)` and the row's logits alone.
 ///
-/// Applied in this order: repeat penalty, temperature, top-k, top-p, min-p, then one draw. The draw is
+/// Applied in this order: bias, repeat penalty, temperature, top-k, top-p, min-p, then one draw. The draw is
 /// the first word of PCG4D (Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020)
 /// over `(seed low, seed high, sequence, step)`, its upper 24 bits as a fraction of 2²⁴: counter-based,
 /// so that the rows of a batch draw independently of each other on any device.
+/// A logit that is NaN or −∞ is never chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampler {
+    /// Added to the logits of these tokens; −∞ bans a token. Biases of one token add up.
+    pub bias: Vec<(u32, f32)>,
     /// Logits are divided by it; 0 is greedy: the largest logit, the lowest id among equals.
     pub temperature: f32,
     /// Keep the k most likely tokens; 0 keeps all.
@@ -30,10 +33,11 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// The largest logit, with no penalty.
+    /// The largest logit, with no bias or penalty.
     #[must_use]
     pub fn greedy() -> Self {
         Self {
+            bias: Vec::new(),
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,

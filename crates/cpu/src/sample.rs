@@ -6,6 +6,9 @@ use interleaf_contract::Sampler;
 /// Chooses a token; the order of the rules is stated at [`Sampler`].
 pub fn sample(logits: &[f32], sampler: &Sampler) -> Option<u32> {
     let mut logits = std::borrow::Cow::Borrowed(logits);
+    for &(token, bias) in &sampler.bias {
+        logits.to_mut()[token as usize] += bias;
+    }
     if sampler.repeat_penalty != 1.0 {
         penalise(logits.to_mut(), sampler);
     }
@@ -24,12 +27,16 @@ pub fn sample(logits: &[f32], sampler: &Sampler) -> Option<u32> {
 }
 
 fn argmax(logits: &[f32]) -> Option<u32> {
-    let numbers = logits.iter().enumerate().filter(|(_, logit)| !logit.is_nan());
-    let largest = numbers.fold(None, |best: Option<(usize, f32)>, (token, &logit)| match best {
+    let choices = logits.iter().enumerate().filter(|(_, logit)| can_be_chosen(**logit));
+    let largest = choices.fold(None, |best: Option<(usize, f32)>, (token, &logit)| match best {
         Some((_, largest)) if logit <= largest => best,
         _ => Some((token, logit)),
     });
     largest.map(|(token, _)| token as u32)
+}
+
+fn can_be_chosen(logit: f32) -> bool {
+    logit > f32::NEG_INFINITY
 }
 
 fn penalise(logits: &mut [f32], sampler: &Sampler) {
@@ -44,7 +51,7 @@ fn penalise(logits: &mut [f32], sampler: &Sampler) {
 
 fn candidates(logits: &[f32], sampler: &Sampler) -> Vec<(u32, f64)> {
     let mut order: Vec<(u32, f32)> =
-        logits.iter().enumerate().filter(|(_, l)| !l.is_nan()).map(|(t, &l)| (t as u32, l)).collect();
+        logits.iter().enumerate().filter(|(_, l)| can_be_chosen(**l)).map(|(t, &l)| (t as u32, l)).collect();
     let descending = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let k = sampler.top_k as usize;
     if k > 0 && k < order.len() {

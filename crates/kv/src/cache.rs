@@ -60,6 +60,13 @@ impl KvCache {
         }
     }
 
+    /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an
+    /// old name never means a new sequence.
+    #[must_use]
+    pub fn replaced(&self, geometry: &PoolGeometry) -> Self {
+        Self { opened: self.opened, ..Self::new(geometry) }
+    }
+
     /// Opens an empty sequence.
     pub fn open(&mut self) -> SequenceId {
         self.opened += 1;

@@ -160,7 +160,7 @@ impl Engine {
         }
         let geometry = geometry(self.model.config(), self.pages, slots);
         self.backend.create_pool(geometry)?;
-        self.kv = KvCache::new(&geometry);
+        self.kv = self.kv.replaced(&geometry);
         Ok(())
     }
 

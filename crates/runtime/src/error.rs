@@ -42,8 +42,11 @@ pub enum EngineError {
         /// The request's index.
         request: usize,
     },
-    /// Logits of which none is a number.
-    #[error("the model's logits are not numbers: weights of the model or of an adapter are damaged")]
+    /// Logits of which none can be chosen.
+    #[error(
+        "no token can be chosen: the logits are not numbers, which damaged weights of the model or of an \
+         adapter cause, or the request's biases ban every token"
+    )]
     NotANumber,
     /// A sequence that was fed twice in one step.
     #[error("feed {feed}: its sequence is already fed in this step")]

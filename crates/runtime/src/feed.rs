@@ -20,6 +20,13 @@ impl SequenceHandle {
     pub fn adapter_from(&self) -> Option<usize> {
         self.activation.map(|a| a.from)
     }
+
+    /// How many of this sequence's first tokens have the K and V that they would have under another
+    /// activation: all if it is the same one, else those on which neither acts.
+    pub(crate) fn shared_until(self, other: Option<Activation>) -> usize {
+        let from = |a: Option<Activation>| a.map_or(usize::MAX, |a| a.from);
+        if self.activation == other { usize::MAX } else { from(self.activation).min(from(other)) }
+    }
 }
 
 /// What is wanted of the rows of a [`Feed`].

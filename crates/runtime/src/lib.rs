@@ -6,26 +6,30 @@
 //! the trait ([`Engine`]), and the loop that mixes prompts and answers of many requests
 //! ([`Engine::generate`]).
 
+mod active;
 mod adapters;
 mod backend;
+mod conversation;
 mod engine;
 mod error;
 mod feed;
 mod forward;
 mod generate;
 mod inspect;
+mod request;
 mod resident;
 mod sampling;
 mod text;
 
 pub use adapters::AdapterSummary;
 pub use backend::BackendChoice;
+pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
-pub use generate::{Completion, Event, FinishReason, Request};
 pub use interleaf_contract::{BackendInfo, Numerics, PageCodec, RowKind};
 pub use interleaf_model::{
     ChatMessage, ChatTemplate, ModelConfig, ModelError, Source, Tokenizer, WeightFormat,
 };
+pub use request::{Completion, Event, FinishReason, Request};
 pub use sampling::SamplingOptions;

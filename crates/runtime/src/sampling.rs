@@ -7,6 +7,8 @@ use crate::EngineError;
 /// Sampling of one request. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingOptions {
+    /// Added to the logits of these tokens before all else; −∞ bans a token. Biases of one token add up.
+    pub logit_bias: Vec<(u32, f32)>,
     /// 0 is greedy.
     pub temperature: f32,
     /// 0 keeps all tokens.
@@ -26,6 +28,7 @@ pub struct SamplingOptions {
 impl Default for SamplingOptions {
     fn default() -> Self {
         Self {
+            logit_bias: Vec::new(),
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,
@@ -54,13 +57,21 @@ impl SamplingOptions {
                 return Err(EngineError::InvalidOption { option, expected, found: found.to_string() });
             }
         }
-        Ok(())
+        let unfit = |bias: &f32| bias.is_nan() || *bias == f32::INFINITY;
+        match self.logit_bias.iter().find(|(_, bias)| unfit(bias)) {
+            Some((_, found)) => {
+                let (option, expected) = ("logit-bias", "finite or −∞");
+                Err(EngineError::InvalidOption { option, expected, found: found.to_string() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// The draw number `step` of a sequence whose tokens so far are `history`.
     pub(crate) fn sampler(&self, step: u32, history: &[u32]) -> Sampler {
         let window = if self.repeat_penalty == 1.0 { 0 } else { self.repeat_window };
         Sampler {
+            bias: self.logit_bias.clone(),
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,

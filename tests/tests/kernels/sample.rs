@@ -37,6 +37,7 @@ proptest! {
         top_p in prop::sample::select(vec![0.1f32, 0.5, 0.9, 1.0]),
         min_p in prop::sample::select(vec![0.0f32, 0.05, 0.5, 1.0]),
         repeat_penalty in prop::sample::select(vec![1.0f32, 1.1, 2.0, 0.5]),
+        bias in 0usize..4,
         seed in any::<u64>(),
         vocabulary in prop::sample::select(vec![1usize, 2, 97, 512]),
     ) {
@@ -47,6 +48,7 @@ proptest! {
             .collect();
         let samplers: Vec<Sampler> = (0..4)
             .map(|i| Sampler {
+                bias: (0..bias).map(|i| (random.below(vocabulary) as u32, [3.5, f32::NEG_INFINITY][i % 2])).collect(),
                 temperature,
                 top_k,
                 top_p,

@@ -169,6 +169,29 @@ fn what_cannot_be_answered_is_refused() {
 }
 
 #[test]
+fn a_bias_bans_and_favours_tokens() {
+    let mut engine = demo(&options(BackendChoice::Cpu));
+    engine.reserve_kv(1, 200).expect("a small pool");
+    let mut request = requests(&engine, 12).remove(0);
+    let free = answer(&mut engine, std::slice::from_ref(&request)).remove(0).tokens;
+    request.sampling.logit_bias = vec![(free[2], f32::NEG_INFINITY)];
+    let without = answer(&mut engine, std::slice::from_ref(&request)).remove(0).tokens;
+    assert!(!without.contains(&free[2]));
+    assert_eq!(without[..2], free[..2], "what came before it did not need it");
+    request.sampling.logit_bias = vec![(77, 50.0), (77, 50.0)];
+    assert_eq!(answer(&mut engine, std::slice::from_ref(&request)).remove(0).tokens, [77; 12]);
+
+    let mut refuse = |bias: (u32, f32)| {
+        request.sampling.logit_bias = vec![bias];
+        engine.generate(std::slice::from_ref(&request), &mut |_| ControlFlow::Continue(()))
+    };
+    assert!(matches!(refuse((4096, 1.0)), Err(EngineError::UnknownToken { token: 4096, .. })));
+    for bias in [f32::NAN, f32::INFINITY] {
+        assert!(matches!(refuse((1, bias)), Err(EngineError::InvalidOption { option: "logit-bias", .. })));
+    }
+}
+
+#[test]
 fn seeds_reproduce_and_differ() {
     let mut engine = demo(&options(BackendChoice::Cpu));
     engine.reserve_kv(1, 200).expect("a small pool");

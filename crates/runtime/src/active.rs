@@ -1,0 +1,186 @@
+//! One request under way: what it has been given, what it has said, and why it ended.
+//!
+//! It knows nothing of batches: see `generate` for who takes part in a step.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use interleaf_contract::RowKind;
+use interleaf_model::TextStream;
+
+use crate::request::{Completion, Event, FinishReason, Request};
+use crate::text::StopFilter;
+use crate::{EngineError, Feed, SequenceHandle, Want};
+
+/// Who hears of progress, and may break off.
+pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// A request under way.
+pub struct Active<'a> {
+    request: &'a Request,
+    /// Its place among the requests, for events.
+    index: usize,
+    pub sequence: SequenceHandle,
+    /// Prompt, then answer: what the repeat penalty looks at.
+    tokens: Vec<u32>,
+    /// How many of `tokens` are in the cache.
+    cached: usize,
+    /// How many of them were there before.
+    reused: usize,
+    stream: Option<TextStream>,
+    filter: StopFilter,
+    text: String,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    reason: Option<FinishReason>,
+}
+
+impl<'a> Active<'a> {
+    /// A request whose first `reused` tokens `sequence` already has.
+    pub fn new(
+        index: usize,
+        request: &'a Request,
+        sequence: SequenceHandle,
+        reused: usize,
+        stream: Option<TextStream>,
+    ) -> Self {
+        Self {
+            request,
+            index,
+            sequence,
+            tokens: request.prompt.clone(),
+            cached: reused,
+            reused,
+            stream,
+            filter: StopFilter::new(&request.stop),
+            text: String::new(),
+            first_token: None,
+            last_token: None,
+            reason: (request.max_tokens == 0).then_some(FinishReason::Length),
+        }
+    }
+
+    fn prompt(&self) -> usize {
+        self.request.prompt.len()
+    }
+
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.reason.is_some()
+    }
+
+    /// The tokens whose K and V are cached.
+    pub fn cached(&self) -> &[u32] {
+        &self.tokens[..self.cached]
+    }
+
+    /// Tokens of the prompt that are still to be read.
+    pub fn prompt_left(&self) -> usize {
+        self.prompt().saturating_sub(self.cached)
+    }
+
+    /// The next `rows` tokens, as the engine takes them in; from the last known one a token is wanted.
+    pub fn feed(&self, rows: usize) -> Feed<'_> {
+        let end = self.cached + rows;
+        let kind = if self.cached < self.prompt() { RowKind::Prompt } else { RowKind::Generated };
+        let want = if end == self.tokens.len() {
+            let step = u32::try_from(self.generated()).unwrap_or(u32::MAX);
+            Want::Token(self.request.sampling.sampler(step, &self.tokens))
+        } else {
+            Want::Nothing
+        };
+        Feed { sequence: self.sequence, tokens: &self.tokens[self.cached..end], kind, want }
+    }
+
+    /// Takes in what a step gave: `rows` more tokens are cached, and a token may have been chosen. No
+    /// sequence is longer than `context`.
+    pub fn advance(
+        &mut self,
+        rows: usize,
+        token: Option<u32>,
+        context: usize,
+        on_event: OnEvent<'_>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        self.cached += rows;
+        if self.cached <= self.prompt() {
+            let event = Event::Prefill { request: self.index, done: self.cached, total: self.prompt() };
+            if on_event(event).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let Some(token) = token else { return Ok(ControlFlow::Continue(())) };
+        let now = Instant::now();
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        if self.request.end_tokens.contains(&token) {
+            return self.finish(FinishReason::EndToken, on_event);
+        }
+        self.tokens.push(token);
+        let text = match &mut self.stream {
+            Some(stream) => stream.push(token)?,
+            None => String::new(),
+        };
+        let passed = self.filter.push(&text);
+        self.text.push_str(&passed.text);
+        let event = Event::Text { request: self.index, text: passed.text, tokens: self.generated() };
+        if on_event(event).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if passed.stopped {
+            return self.finish(FinishReason::Stop, on_event);
+        }
+        if self.generated() >= self.request.max_tokens {
+            return self.finish(FinishReason::Length, on_event);
+        }
+        if self.tokens.len() > context {
+            return self.finish(FinishReason::ContextFull, on_event);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Ends the answer; what was held back of its text is shown unless a stop string cut it.
+    pub fn finish(
+        &mut self,
+        reason: FinishReason,
+        on_event: OnEvent<'_>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        let request = self.index;
+        let rest = self.stream.as_mut().map(TextStream::finish).transpose()?.unwrap_or_default();
+        self.reason = Some(reason);
+        if reason != FinishReason::Stop {
+            let passed = self.filter.push(&rest);
+            let mut text = passed.text;
+            if !passed.stopped {
+                text.push_str(&self.filter.finish());
+            }
+            if !text.is_empty() {
+                self.text.push_str(&text);
+                if on_event(Event::Text { request, text, tokens: self.generated() }).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(on_event(Event::Finished { request, reason }))
+    }
+
+    /// The answer to a call that began at `start`.
+    pub fn completion(self, start: Instant) -> Completion {
+        let decode = match (self.first_token, self.last_token) {
+            (Some(first), Some(last)) => last - first,
+            _ => Duration::ZERO,
+        };
+        Completion {
+            prompt_tokens: self.prompt(),
+            reused_tokens: self.reused,
+            tokens: self.tokens[self.prompt()..].to_vec(),
+            text: self.text,
+            reason: self.reason.unwrap_or(FinishReason::Cancelled),
+            adapter_from: self.sequence.adapter_from(),
+            first_token: self.first_token.map(|at| at - start),
+            decode,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What is asked and what is answered: a request, the events while it runs, its completion. No engine.
+
+use std::time::Duration;
+
+use crate::SamplingOptions;
+
+/// A prompt and how to answer it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The prompt's tokens.
+    pub prompt: Vec<u32>,
+    /// The adapter's name; `None` for the base model.
+    pub adapter: Option<String>,
+    /// The longest answer.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplingOptions,
+    /// The answer ends before any of these.
+    pub stop: Vec<String>,
+    /// The answer ends at any of these.
+    pub end_tokens: Vec<u32>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model chose one of the end tokens.
+    EndToken,
+    /// A stop string appeared.
+    Stop,
+    /// It has as many tokens as were asked for.
+    Length,
+    /// The context or the KV pool has no more room.
+    ContextFull,
+    /// The caller broke off.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The name used in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EndToken => "end",
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContextFull => "context_full",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What happens while requests are answered, by the request's index.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// More of the prompt is in the cache.
+    Prefill {
+        /// The request.
+        request: usize,
+        /// Tokens done.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// More of the answer.
+    Text {
+        /// The request.
+        request: usize,
+        /// Whole characters.
+        text: String,
+        /// Tokens generated so far.
+        tokens: usize,
+    },
+    /// The answer is complete.
+    Finished {
+        /// The request.
+        request: usize,
+        /// Why.
+        reason: FinishReason,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// The text, without the end token or stop string. Empty for a model without a tokenizer.
+    pub text: String,
+    /// The generated tokens, an end token left out.
+    pub tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// How many of them were in the cache already; only a [`Conversation`](crate::Conversation) has a past.
+    pub reused_tokens: usize,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// The first position that the adapter acted on; `None` where the base answered, as it does where a
+    /// prompt does not have the invocation of an activated LoRA.
+    pub adapter_from: Option<usize>,
+    /// From the call to the first token.
+    pub first_token: Option<Duration>,
+    /// From the first token to the last.
+    pub decode: Duration,
+}
+
+impl Completion {
+    /// Tokens after the first per second of decoding; 0 if there is no second token.
+    #[must_use]
+    pub fn tokens_per_second(&self) -> f64 {
+        let seconds = self.decode.as_secs_f64();
+        if seconds > 0.0 { self.tokens.len().saturating_sub(1) as f64 / seconds } else { 0.0 }
+    }
+}
