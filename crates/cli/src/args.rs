@@ -25,6 +25,8 @@ pub struct Args {
 pub enum Command {
     /// Answer a prompt, streaming.
     Generate(GenerateArgs),
+    /// Talk to a model in the terminal, and change adapters on the way.
+    Chat(ChatArgs),
     /// Compare a model and its adapters with golden vectors; exit 1 if a bound is exceeded.
     Verify(VerifyArgs),
     /// Measure the perplexity of a text.
@@ -212,6 +214,20 @@ pub struct GenerateArgs {
     /// The longest answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_tokens: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+    /// Print one JSON object instead of streaming.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: EngineArgs,
+}
+
+/// How tokens are chosen, and where an answer ends.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct SamplingArgs {
     /// 0 is greedy [default: the model's generation_config.json, else 0]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
@@ -230,12 +246,39 @@ pub struct GenerateArgs {
     /// Of the random draws: the same seed gives the same answer.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
+    /// Add BIAS to a token's logit, -inf to ban it; may be repeated. TOKEN is the token's number.
+    #[arg(long = "logit-bias", value_name = "TOKEN=BIAS", value_parser = logit_bias, allow_hyphen_values = true)]
+    pub logit_bias: Vec<(u32, f32)>,
     /// End the answer before this text; may be repeated.
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// Print one JSON object instead of streaming.
-    #[arg(long)]
-    pub json: bool,
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let (token, bias) = text.split_once('=').ok_or("expected TOKEN=BIAS")?;
+    let token = token.parse().map_err(|_| format!("{token:?} is not a token's number"))?;
+    let bias = bias.parse().map_err(|_| format!("{bias:?} is not a number"))?;
+    Ok((token, bias))
+}
+
+/// Options of `chat`.
+#[derive(Debug, ClapArgs)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// A system message to begin with.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// The longest answer, in tokens.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_tokens: usize,
+    /// Tokens that a conversation may have, as far as the model allows: room for them is taken at the start.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub context: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
@@ -292,6 +335,13 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn biases_are_numbers_by_token() {
+        assert_eq!(logit_bias("7=-inf"), Ok((7, f32::NEG_INFINITY)));
+        assert_eq!(logit_bias("7=2.5"), Ok((7, 2.5)));
+        assert!(logit_bias("7").is_err() && logit_bias("-7=1").is_err() && logit_bias("7=x").is_err());
     }
 
     #[test]

@@ -11,10 +11,10 @@ use interleaf_runtime::{Completion, Engine, Event, Request, SamplingOptions};
 use serde::Serialize;
 
 use crate::args::DemoArgs;
-use crate::generate::{prompt, ttft_ms};
+use crate::generate::ttft_ms;
 use crate::memory::{MemoryRow, backend_line};
 use crate::table::{self, Align};
-use crate::{CliError, interrupt, load, output};
+use crate::{CliError, interrupt, load, output, prompt};
 
 /// What the base's own row is called.
 const BASE: &str = "(base)";
@@ -81,7 +81,7 @@ fn requests(engine: &Engine, max_tokens: usize) -> Result<Vec<Request>, CliError
     let end_tokens = &engine.model().generation_defaults().eos;
     let request = |&(adapter, question): &(Option<&str>, &str)| {
         Ok(Request {
-            prompt: prompt(engine, Some(demo_model::SYSTEM), question, false)?,
+            prompt: prompt::one_turn(engine, Some(demo_model::SYSTEM), question, false)?,
             adapter: adapter.map(str::to_owned),
             max_tokens,
             // A small model repeats itself; a mild penalty keeps the answers readable.

@@ -32,9 +32,20 @@ pub enum CliError {
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// The terminal that lines are typed in.
+    #[error("the terminal cannot be read: {0}")]
+    Terminal(String),
     /// Standard output is gone.
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// Whether there was no room for what was asked.
+    #[must_use]
+    pub fn is_context_full(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::ContextFull { .. }))
+    }
 }
 
 impl From<interleaf_runtime::ModelError> for CliError {

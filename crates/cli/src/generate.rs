@@ -3,12 +3,12 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use interleaf_runtime::{ChatMessage, Completion, Engine, Event, Request, SamplingOptions};
+use interleaf_runtime::{Completion, Engine, Event, Request};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
 use crate::memory::{MemoryRow, backend_line};
-use crate::{CliError, interrupt, load, output};
+use crate::{CliError, interrupt, load, output, prompt, sampling};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -31,11 +31,11 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
     let (mut engine, adapter) = load::open_chosen(&args.model, &args.engine)?;
     let request = Request {
-        prompt: prompt(&engine, args.system.as_deref(), &args.prompt, args.raw)?,
+        prompt: prompt::one_turn(&engine, args.system.as_deref(), &args.prompt, args.raw)?,
         adapter,
         max_tokens: args.max_tokens,
-        sampling: sampling(&engine, args),
-        stop: args.stop.clone(),
+        sampling: sampling::options(&engine, &args.sampling),
+        stop: args.sampling.stop.clone(),
         end_tokens: engine.model().generation_defaults().eos.clone(),
     };
     request.sampling.check()?;
@@ -119,44 +119,4 @@ fn summary(engine: &Engine, answer: &Completion) {
 /// Milliseconds to the first token.
 pub fn ttft_ms(answer: &Completion) -> Option<f64> {
     answer.first_token.map(|t| t.as_secs_f64() * 1e3)
-}
-
-/// The tokens of a prompt: through the chat template where the model has one, unless `raw`.
-pub fn prompt(engine: &Engine, system: Option<&str>, user: &str, raw: bool) -> Result<Vec<u32>, CliError> {
-    let tokenizer = engine.tokenizer("a prompt in text").map_err(CliError::from)?;
-    let template = if raw { None } else { engine.chat_template() };
-    match (template, system) {
-        (Some(template), _) => {
-            let system = system.map(|text| ChatMessage::new("system", text));
-            let messages: Vec<ChatMessage> =
-                system.into_iter().chain([ChatMessage::new("user", user)]).collect();
-            // The template writes the special tokens itself.
-            Ok(tokenizer.encode(&template.render(&messages, true)?, false)?)
-        }
-        (None, None) => Ok(tokenizer.encode(user, true)?),
-        (None, Some(_)) if raw => Err(CliError::Usage("--system and --raw exclude each other".into())),
-        (None, Some(_)) => {
-            Err(CliError::Usage("--system needs a chat template, which this model does not have".into()))
-        }
-    }
-}
-
-/// Options given on the command line, over the model's own where it asks to be sampled, over greedy.
-fn sampling(engine: &Engine, args: &GenerateArgs) -> SamplingOptions {
-    let model = engine.model().generation_defaults();
-    let sampled = model.do_sample == Some(true);
-    let default = SamplingOptions::default();
-    let or = |given: Option<f32>, of_model: Option<f32>, otherwise: f32| {
-        given.or(if sampled { of_model } else { None }).unwrap_or(otherwise)
-    };
-    let temperature = if sampled { 1.0 } else { default.temperature };
-    SamplingOptions {
-        temperature: or(args.temperature, model.temperature, temperature),
-        top_k: args.top_k.or(if sampled { model.top_k } else { None }).unwrap_or(default.top_k),
-        top_p: or(args.top_p, model.top_p, default.top_p),
-        min_p: or(args.min_p, model.min_p, default.min_p),
-        repeat_penalty: args.repeat_penalty.or(model.repetition_penalty).unwrap_or(default.repeat_penalty),
-        seed: args.seed,
-        ..default
-    }
 }

@@ -20,6 +20,11 @@ pub fn listen() {
     }
 }
 
+/// Forgets a Ctrl-C that has done its work, so that the next one is a first again.
+pub fn clear() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
 /// Breaks once Ctrl-C was pressed.
 pub fn check() -> ControlFlow<()> {
     if INTERRUPTED.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded, 2 for anything refused or failed.
 
 pub mod args;
+mod chat;
 mod demo;
 mod error;
 mod generate;
@@ -11,6 +12,8 @@ mod load;
 mod memory;
 mod output;
 mod perplexity;
+mod prompt;
+mod sampling;
 mod table;
 pub mod verify;
 
@@ -27,6 +30,7 @@ pub fn main() -> ExitCode {
     let outcome = match args.command {
         None => demo::run(&args.demo),
         Some(args::Command::Generate(args)) => generate::run(&args),
+        Some(args::Command::Chat(args)) => chat::run(&args),
         Some(args::Command::Verify(args)) => verify::run(&args),
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
     };

@@ -1,0 +1,75 @@
+//! What `/stats` and `/adapter` show.
+
+use super::session::Session;
+use crate::memory::{MemoryRow, backend_line};
+use crate::table::{Align, bytes, render};
+use crate::{CliError, generate, output};
+
+/// What the last answer and the conversation cost, and what the cache saved.
+pub fn stats(session: &Session) -> Result<(), CliError> {
+    let mut rows = vec![("answering", session.adapter.clone().unwrap_or_else(|| "none (base model)".into()))];
+    if let Some((last, adapter)) = &session.last {
+        let acted = match (adapter, last.adapter_from) {
+            (None, _) => "none (base model)".into(),
+            (Some(name), Some(0)) => format!("{name}, on every token"),
+            (Some(name), Some(from)) => format!("{name}, from token {from} on"),
+            (Some(name), None) => {
+                format!("{name}, nowhere: its invocation is not in the prompt, or it changes nothing")
+            }
+        };
+        let first = generate::ttft_ms(last).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
+        rows.push(("last adapter", acted));
+        rows.push(("last prompt", reuse(last.prompt_tokens, last.reused_tokens)));
+        rows.push((
+            "last answer",
+            format!(
+                "{} tokens ({}), first after {first}, then {:.1} tokens/s",
+                last.tokens.len(),
+                last.reason.name(),
+                last.tokens_per_second()
+            ),
+        ));
+    }
+    let totals = session.totals;
+    rows.push(("answers", format!("{}, {} tokens", totals.turns, totals.generated)));
+    rows.push(("all prompts", reuse(totals.prompt, totals.reused)));
+    let memory = session.engine.memory();
+    rows.push((
+        "KV cache",
+        format!(
+            "{} tokens in {} of {}",
+            session.cached_tokens(),
+            bytes(memory.kv_in_use),
+            bytes(memory.backend.kv)
+        ),
+    ));
+    rows.push(("memory", MemoryRow::of(&session.engine).line().trim_start_matches("memory: ").into()));
+    rows.push(("backend", backend_line(&session.engine)));
+    rows.iter().try_for_each(|(what, value)| output::line(format_args!("{what:<18} {value}")))
+}
+
+/// `120 tokens: 96 from the cache (80 %), 24 computed`.
+fn reuse(prompt: usize, reused: usize) -> String {
+    let share = if prompt == 0 { 0.0 } else { 100.0 * reused as f64 / prompt as f64 };
+    format!("{prompt} tokens: {reused} from the KV cache ({share:.0} %), {} computed", prompt - reused)
+}
+
+/// The adapters there are; a star marks the one that answers.
+pub fn adapters(session: &Session) -> Result<(), CliError> {
+    let star = |name: Option<&str>| if session.adapter.as_deref() == name { "*" } else { "" }.to_owned();
+    let base = vec![star(None), "none".into(), String::new(), String::new(), "the base model".into()];
+    let rows: Vec<Vec<String>> = std::iter::once(base)
+        .chain(session.engine.adapters().map(|a| {
+            let kind = if a.activated { "activated" } else { "" };
+            vec![star(Some(&a.name)), a.name.clone(), a.max_rank.to_string(), bytes(a.bytes), kind.into()]
+        }))
+        .collect();
+    let columns = [
+        ("", Align::Left),
+        ("adapter", Align::Left),
+        ("rank", Align::Right),
+        ("bytes", Align::Right),
+        ("", Align::Left),
+    ];
+    render(&columns, &rows).into_iter().try_for_each(output::line)
+}
