@@ -22,6 +22,8 @@ const FILE: &str = "tokenizer.json";
 pub struct Tokenizer {
     file: Arc<str>,
     inner: Arc<tokenizers::Tokenizer>,
+    /// Rows of the model's embedding: tokens from this number on do not exist for it.
+    rows: usize,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -33,6 +35,9 @@ impl fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Opens the tokenizer of a model whose embedding has so many rows.
+    ///
+    /// A special token beyond them is let pass, since text models cut from multimodal ones have some (Gemma 3
+    /// 1B's `<image_soft_token>`): it is refused where a text has it. Any other is refused here.
     pub(crate) fn open(source: &Source, rows: usize) -> Result<Option<Self>, ModelError> {
         if !source.exists(FILE) {
             return Ok(None);
@@ -48,26 +53,39 @@ impl Tokenizer {
             // Training leaves these in the file; Hugging Face turns them off unless a call asks for them.
             inner.with_padding(None);
             inner.with_truncation(None)?;
-            // Tokens that the post-processor names and does not define are only found in use.
-            inner.encode_fast("", true)?;
             Ok(inner)
         })?;
-        let largest = inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
-        if let Some((token, id)) = largest
-            && usize::try_from(id).is_ok_and(|id| id >= rows)
-        {
-            return Err(ModelError::Vocabulary { file: file.to_string(), token, id, rows });
+        let special = |id: u32| inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special);
+        let vocabulary = inner.get_vocab(true).into_iter();
+        let largest = vocabulary.filter(|(_, id)| !special(*id)).max_by_key(|(_, id)| *id);
+        let tokenizer = Self { file, inner: Arc::new(inner), rows };
+        if let Some((token, id)) = largest {
+            tokenizer.check(id, || token)?;
         }
-        Ok(Some(Self { file, inner: Arc::new(inner) }))
+        tokenizer.encode("", true)?;
+        Ok(Some(tokenizer))
     }
 
     /// The tokens of a text. `add_special_tokens` adds what the model expects around a text, such as
     /// a first token; special tokens written out in the text become tokens either way.
     ///
     /// # Errors
-    /// If the tokenizer cannot represent the text.
+    /// If the tokenizer cannot represent the text, or the text has a special token that the model does not.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, ModelError> {
-        guard(&self.file, || Ok(self.inner.encode_fast(text, add_special_tokens)?.get_ids().to_vec()))
+        let encode = || Ok(self.inner.encode_fast(text, add_special_tokens)?.get_ids().to_vec());
+        let ids = guard(&self.file, encode)?;
+        for &id in &ids {
+            self.check(id, || self.inner.id_to_token(id).unwrap_or_default())?;
+        }
+        Ok(ids)
+    }
+
+    fn check(&self, id: u32, token: impl FnOnce() -> String) -> Result<(), ModelError> {
+        if usize::try_from(id).is_ok_and(|id| id < self.rows) {
+            return Ok(());
+        }
+        let (file, token, rows) = (self.file.to_string(), token(), self.rows);
+        Err(ModelError::Vocabulary { file, token, id, rows })
     }
 
     /// The text of tokens. Bytes that are no UTF-8 become U+FFFD; tokens that the tokenizer does not
@@ -79,8 +97,8 @@ impl Tokenizer {
         guard(&self.file, || self.inner.decode(ids, skip_special_tokens))
     }
 
-    /// How many tokens there are, added ones included. The embedding may have more rows; every token
-    /// has one.
+    /// How many tokens there are, added ones included. The embedding may have more rows, and special tokens
+    /// may have none.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -173,6 +191,26 @@ mod tests {
         let error = open(&file.to_string()).unwrap_err().to_string();
         let expected = "tokenizer.json: token \"!\" is number 300, but the embedding has 257 rows";
         assert!(error.ends_with(expected), "{error}");
+    }
+
+    #[test]
+    fn special_tokens_without_a_row_are_refused_where_a_text_has_them() {
+        let mut file = byte_level_tokenizer();
+        let token = |id: u32, special: bool| {
+            json!({"id": id, "content": "<image>", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": special})
+        };
+        let others = file["added_tokens"].as_array().unwrap().clone();
+        file["added_tokens"] = others.iter().cloned().chain([token(257, true)]).collect();
+        let tokenizer = open(&file.to_string()).unwrap().unwrap();
+        assert_eq!(tokenizer.encode("image", false).unwrap().len(), 5);
+        let error = tokenizer.encode("an <image>", false).unwrap_err().to_string();
+        assert!(
+            error.ends_with("token \"<image>\" is number 257, but the embedding has 257 rows"),
+            "{error}"
+        );
+        file["added_tokens"] = others.into_iter().chain([token(257, false)]).collect();
+        assert!(open(&file.to_string()).is_err(), "a word of the language needs its row");
     }
 
     #[test]
