@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(adapter("two", json!({}), tensor_f32), digest);
         // Another way to the same scale, and fields for training.
         let same = json!({"lora_alpha": 2, "alpha_pattern": {"q_proj": 4}, "lora_dropout": 0.1,
-            "target_modules": ["q_proj"]});
+            "target_modules": ["0.self_attn.q_proj"]});
         assert_eq!(adapter("one", same, tensor_f32), digest);
     }
 

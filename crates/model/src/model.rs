@@ -246,6 +246,24 @@ impl Model {
         ChatTemplate::open(&self.source)
     }
 
+    /// Every linear module with its path, in the model's order: those of the layers and the head, which may
+    /// be the embedding.
+    pub(crate) fn linear_modules(&self) -> impl Iterator<Item = (Module, String)> {
+        let names = self.names();
+        let first = |proj: &Proj| names.parts(*proj).next() == Some(*proj);
+        let layer = move |layer| {
+            let module = move |proj| (Module::Projection(layer, proj), names.projection_module(layer, proj));
+            Proj::ALL.into_iter().filter(first).map(module)
+        };
+        let head = (Module::Head, names.head.to_owned());
+        (0..self.config.layers).flat_map(layer).chain([head])
+    }
+
+    /// The module path of the embedding.
+    pub(crate) fn embedding_name(&self) -> &'static str {
+        self.names().embedding
+    }
+
     /// Finds the linear module at a path. The error says why this model has none there.
     pub(crate) fn linear(&self, path: &str) -> Result<LinearModule, String> {
         let module = self.names().resolve(path);

@@ -7,5 +7,6 @@ mod generation;
 mod golden;
 mod independence;
 mod loading;
+mod peft_decisions;
 mod support;
 mod text;

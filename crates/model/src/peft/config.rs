@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::pattern::Patterns;
+use super::target::Targets;
 use crate::json::{Object, excerpt};
 use crate::{ModelError, Source};
 
@@ -47,6 +48,8 @@ pub(super) struct LoraConfig {
     pub rslora: bool,
     /// `target_modules`, for display.
     pub targets: String,
+    /// Which modules it adapts.
+    pub modules: Targets,
     /// `alora_invocation_tokens`; never empty.
     pub invocation: Option<Vec<u32>>,
     file: String,
@@ -78,6 +81,7 @@ impl LoraConfig {
             alpha: alpha(&config, "lora_alpha")?,
             rslora: config.boolean("use_rslora")?.unwrap_or(false),
             targets: describe(config.get("target_modules")),
+            modules: Targets::read(&config)?,
             invocation: invocation(&config, vocab_size)?,
             ranks: Patterns::read(&config, "rank_pattern", rank)?,
             alphas: Patterns::read(&config, "alpha_pattern", alpha)?,

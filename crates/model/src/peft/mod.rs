@@ -1,13 +1,17 @@
 //! PEFT LoRA adapters: `adapter_config.json` and `adapter_model.safetensors`, checked against the base
 //! model they are for.
 //!
-//! The tensors in the file decide which modules are adapted; `target_modules` and the other fields by
-//! which PEFT chose them for training are not resolved again. What would change the computation beyond
-//! `y += scale · (x·Aᵀ)·Bᵀ`, and from which token on that is done, is refused by name, never ignored.
+//! The tensors in the file decide which modules are adapted, and must be of exactly those that PEFT would
+//! adapt by `target_modules` and the fields beside it. Only where `target_modules` is absent or null are they
+//! not compared: PEFT then takes a default by family, which has changed over its versions. What would change
+//! the computation beyond `y += scale · (x·Aᵀ)·Bᵀ`, and from which token on that is done, is refused by name,
+//! never ignored.
 
 mod config;
+mod path_regex;
 mod pattern;
 mod sites;
+mod target;
 
 use interleaf_contract::{Dtype, Matrix};
 

@@ -4,8 +4,7 @@
 //! file's order. So a key is a whole path, or a suffix of one that starts after a dot, or a regex for
 //! either.
 
-use fancy_regex::Regex;
-
+use super::path_regex::PathRegex;
 use crate::ModelError;
 use crate::json::Object;
 
@@ -14,7 +13,7 @@ use crate::json::Object;
 pub(super) struct Patterns<T> {
     file: String,
     field: &'static str,
-    entries: Vec<(String, Regex, T)>,
+    entries: Vec<(String, PathRegex, T)>,
 }
 
 impl<T: Copy> Patterns<T> {
@@ -27,9 +26,9 @@ impl<T: Copy> Patterns<T> {
         let mut entries = Vec::new();
         if let Some(object) = config.object(field)? {
             for (key, _) in object.entries() {
-                // `re.match` anchors at the start. PEFT's groups stay as they are: a key may refer to them.
-                let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
-                    .map_err(|e| object.error(key, format!("keyed by a regex ({e})")))?;
+                // PEFT's groups stay as they are: a key may refer to them.
+                let regex = PathRegex::prefix(&format!(r"(.*\.)?({key})$"))
+                    .map_err(|expected| object.error(key, format!("keyed by {expected}")))?;
                 entries.push((key.to_owned(), regex, value(&object, key)?));
             }
         }
@@ -39,11 +38,11 @@ impl<T: Copy> Patterns<T> {
     /// The first entry whose key matches a module's path.
     pub fn find(&self, path: &str) -> Result<Option<(&str, T)>, ModelError> {
         for (key, regex, value) in &self.entries {
-            let matched = regex.is_match(path).map_err(|e| ModelError::Field {
+            let matched = regex.is_match(path).map_err(|expected| ModelError::Field {
                 file: self.file.clone(),
-                field: format!("{}.{key}", self.field),
-                expected: format!("a regex that can be matched with {path}"),
-                found: e.to_string(),
+                field: self.field.into(),
+                expected: format!("keyed by {expected}"),
+                found: key.clone(),
             })?;
             if matched {
                 return Ok(Some((key, *value)));

@@ -1,6 +1,8 @@
 //! The tensors of an adapter, paired into sites of the base model.
 //!
-//! What is not an A or a B of a module that the base has is refused, so nothing in the file is ignored.
+//! What is not an A or a B of a module that the base has is refused, so nothing in the file is ignored. The
+//! modules must be those that the config adapts: one more is from another training, and one fewer would be
+//! half an adapter.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +17,13 @@ const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
 
 /// What PEFT puts before a module's path, and what others leave of it. The longest comes first.
-const PREFIXES: [&str; 3] = ["base_model.model.", "base_model.", ""];
+const PREFIXES: [&str; 3] = [PREFIX, HEADLESS, ""];
+const PREFIX: &str = "base_model.model.";
+/// All that is left of it before the path of a base that was trained on without its head: PEFT's prefix then
+/// ends with what such a base leaves out, [`BODY`].
+const HEADLESS: &str = "base_model.";
+const BODY: &str = "model.";
+const EMBEDDING_A: &str = ".lora_embedding_A";
 
 /// Tensors of things other than LoRA of linear layers, by a part of their names, and what they are.
 const FOREIGN: [(&str, &str); 4] = [
@@ -29,7 +37,9 @@ const FOREIGN: [(&str, &str); 4] = [
 struct Found<'a> {
     /// The tensors' names up to `.lora_A` or `.lora_B`.
     stem: &'a str,
-    /// The module's path.
+    /// What of them comes before the module's path: one of [`PREFIXES`].
+    prefix: &'static str,
+    /// The module's path in the base that was trained on: what the config's patterns are for.
     path: &'a str,
     /// Its shape, and the projections it is made of.
     linear: LinearModule,
@@ -49,6 +59,7 @@ pub(super) fn read(
         let reason = format!("there is no tensor *{A}: nothing is adapted");
         return Err(ModelError::Safetensors { file: file.file().into(), reason });
     }
+    check_targets(file, &found, config, model)?;
     let mut sites = Vec::with_capacity(found.len());
     for module in found.into_values() {
         module.read(file, config, &mut sites)?;
@@ -79,8 +90,11 @@ fn pair<'a>(file: &'a TensorFile, model: &Model) -> Result<BTreeMap<Module, Foun
             Some(stem) => (stem, true),
             None => (name.strip_suffix(B).unwrap_or(name), false),
         };
-        let (path, linear) = find_module(stem, model).map_err(|reason| refusal(file, name, reason))?;
-        let site = found.entry(linear.module).or_insert(Found { stem, path, linear, a: None, b: None });
+        let (prefix, path, linear) =
+            find_module(stem, model).map_err(|reason| refusal(file, name, reason))?;
+        let path = trained_as(prefix, path).unwrap_or(path);
+        let new = Found { stem, prefix, path, linear, a: None, b: None };
+        let site = found.entry(new.linear.module).or_insert(new);
         let factor = if is_a { &mut site.a } else { &mut site.b };
         if let Some(other) = factor.replace(name) {
             return Err(refusal(file, name, format!("names the same factor as {other}")));
@@ -89,17 +103,65 @@ fn pair<'a>(file: &'a TensorFile, model: &Model) -> Result<BTreeMap<Module, Foun
     Ok(found)
 }
 
-/// The module of the base model that a tensor's stem names, under whichever prefix. The error is that
-/// of PEFT's own prefix.
-fn find_module<'a>(stem: &'a str, model: &Model) -> Result<(&'a str, LinearModule), String> {
+/// Splits a tensor's stem into one of the prefixes and the path of a module of the base model. The error is
+/// that of PEFT's own prefix.
+fn find_module<'a>(stem: &'a str, model: &Model) -> Result<(&'static str, &'a str, LinearModule), String> {
     let mut first_error = None;
-    for path in PREFIXES.iter().filter_map(|prefix| stem.strip_prefix(prefix)) {
+    for prefix in PREFIXES {
+        let Some(path) = stem.strip_prefix(prefix) else { continue };
         match model.linear(path) {
-            Ok(linear) => return Ok((path, linear)),
+            Ok(linear) => return Ok((prefix, path, linear)),
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
     Err(first_error.unwrap_or_default())
+}
+
+/// A module's path in the base that was trained on, if that base has the module.
+fn trained_as<'a>(prefix: &str, path: &'a str) -> Option<&'a str> {
+    if prefix == HEADLESS { path.strip_prefix(BODY) } else { Some(path) }
+}
+
+/// Checks that the modules found are those that the config adapts.
+fn check_targets(
+    file: &TensorFile,
+    found: &BTreeMap<Module, Found<'_>>,
+    config: &LoraConfig,
+    model: &Model,
+) -> Result<(), ModelError> {
+    let Some(prefix) = found.values().next().map(|module| module.prefix) else { return Ok(()) };
+    let targets = &config.modules;
+    if !targets.are_known() {
+        return Ok(());
+    }
+    for module in found.values() {
+        let in_layer = module.linear.module != Module::Head;
+        if let Some(reason) = targets.objection(module.path, in_layer)? {
+            let tensor = module.a.or(module.b).unwrap_or(module.stem);
+            let reason = format!("adapter_config.json does not adapt {}: {reason}", module.path);
+            return Err(refusal(file, tensor, reason));
+        }
+    }
+    let is_missing = |path: &str, in_layer| match trained_as(prefix, path) {
+        Some(path) => targets.objection(path, in_layer).map(|objection| objection.is_none()),
+        None => Ok(false),
+    };
+    let missing = |path: &str, factor: &str, why: &str| {
+        let reason =
+            format!("missing, though adapter_config.json adapts its module by {}", targets.describe());
+        refusal(file, &format!("{prefix}{path}{factor}"), reason + why)
+    };
+    for (module, path) in model.linear_modules() {
+        if !found.contains_key(&module) && is_missing(&path, module != Module::Head)? {
+            let why = model.linear(&path).err().map(|why| format!("; but {why}")).unwrap_or_default();
+            return Err(missing(&path, A, &why));
+        }
+    }
+    let embedding = model.embedding_name();
+    if is_missing(embedding, false)? {
+        return Err(missing(embedding, EMBEDDING_A, "; but LoRA of an embedding is not supported"));
+    }
+    Ok(())
 }
 
 impl Found<'_> {
@@ -183,8 +245,14 @@ mod tests {
         [pair(DOWN1, [8, 12]), pair(Q0, [16, 8])].concat()
     }
 
+    /// A config of adapters of some modules.
+    fn config_of(targets: Value) -> Value {
+        json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": targets})
+    }
+
+    /// That of the plain adapter.
     fn config() -> Value {
-        json!({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]})
+        config_of(json!(["layers.0.self_attn.q_proj", "1.mlp.down_proj"]))
     }
 
     fn adapter(config: &Value, tensors: &[TestTensor]) -> Folder {
@@ -225,7 +293,7 @@ mod tests {
     fn accepts_shorter_prefixes() {
         for prefix in PREFIXES {
             let stem = format!("{prefix}model.layers.0.self_attn.q_proj");
-            let adapter = open(&config(), &pair(&stem, [16, 8])).unwrap();
+            let adapter = open(&config_of(json!(["0.self_attn.q_proj"])), &pair(&stem, [16, 8])).unwrap();
             assert_eq!(adapter.sites[0].module, "model.layers.0.self_attn.q_proj");
         }
         let twice = [pair(Q0, [16, 8]), pair("model.layers.0.self_attn.q_proj", [16, 8])].concat();
@@ -243,12 +311,14 @@ mod tests {
         let folder =
             model_folder(&untied, &[llama_tensors(), vec![counting("lm_head.weight", &[16, 8])]].concat());
         let model = Model::open(folder.source()).unwrap();
-        let adapter = PeftAdapter::open("head", &adapter(&config(), &head).source(), &model).unwrap();
+        let adapter = adapter(&config_of(json!(["lm_head"])), &head);
+        let adapter = PeftAdapter::open("head", &adapter.source(), &model).unwrap();
         assert_eq!(adapter.sites[0].module, model.head_name());
     }
 
     #[test]
     fn keeps_f16_and_widens_bf16() {
+        let config = config_of(json!(["0.self_attn.q_proj"]));
         let factors = |make: fn(&str, &[usize], &[f32]) -> TestTensor| {
             [make(&format!("{Q0}{A}"), &[2, 8], &[0.5; 16]), make(&format!("{Q0}{B}"), &[16, 2], &[0.5; 32])]
         };
@@ -257,10 +327,10 @@ mod tests {
             (factors(tensor_f16), Dtype::F16),
             (factors(tensor_bf16), Dtype::F32),
         ] {
-            let adapter = open(&config(), &tensors).unwrap();
+            let adapter = open(&config, &tensors).unwrap();
             assert_eq!((adapter.sites[0].a.dtype(), adapter.sites[0].b.dtype()), (dtype, dtype));
         }
-        let adapter = open(&config(), &factors(tensor_bf16)).unwrap();
+        let adapter = open(&config, &factors(tensor_bf16)).unwrap();
         assert_eq!(adapter.sites[0].dtypes, [Dtype::Bf16; 2]);
     }
 
@@ -269,8 +339,10 @@ mod tests {
         let folder = model_folder(&phi3_config(), &phi3_tensors());
         let model = Model::open(folder.source()).unwrap();
         let stem = |module: &str| format!("base_model.model.model.layers.1.{module}");
+        // Null: which modules they are is not what is tested.
+        let config = config_of(Value::Null);
         let open =
-            |tensors: &[TestTensor]| PeftAdapter::open("test", &adapter(&config(), tensors).source(), &model);
+            |tensors: &[TestTensor]| PeftAdapter::open("test", &adapter(&config, tensors).source(), &model);
         let qkv = pair(&stem("self_attn.qkv_proj"), [32, 16]);
         let tensors = [pair(&stem("mlp.gate_up_proj"), [24, 16]), qkv.clone()].concat();
         let sites = open(&tensors).unwrap().sites;
@@ -324,6 +396,60 @@ mod tests {
             let text = open(&config(), &[plain(), pair(stem, [16, 8])].concat()).unwrap_err().to_string();
             assert!(text.contains(stem) && text.contains(reason), "{text}");
         }
+    }
+
+    const K0: &str = "base_model.model.model.layers.0.self_attn.k_proj";
+
+    #[test]
+    fn refuses_modules_that_the_config_does_not_adapt() {
+        let more = [plain(), pair(K0, [8, 8])].concat();
+        let text = open(&config(), &more).unwrap_err().to_string();
+        for part in ["adapter_model.safetensors", &format!("{K0}{A}"), r#"target_modules ["layers.0.self_"#] {
+            assert!(text.contains(part), "{text}");
+        }
+        let mut excluded = config_of(json!(["0.self_attn.q_proj", "k_proj", "1.mlp.down_proj"]));
+        excluded["exclude_modules"] = json!(".*k_proj");
+        let text = open(&excluded, &more).unwrap_err().to_string();
+        assert!(text.contains(K0) && text.ends_with(r#"exclude_modules ".*k_proj" names it"#), "{text}");
+        assert!(open(&config_of(Value::Null), &more).is_ok());
+    }
+
+    #[test]
+    fn refuses_to_leave_out_modules_that_the_config_adapts() {
+        let text = open(&config_of(json!(["q_proj", "1.mlp.down_proj"])), &plain()).unwrap_err().to_string();
+        for part in [
+            "adapter_model.safetensors: tensor base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight",
+            r#"missing, though adapter_config.json adapts its module by target_modules ["q_proj","#,
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        for (module, reason) in [
+            ("lm_head", "base_model.model.lm_head.lora_A.weight: missing"),
+            ("lm_head", "is its embedding and cannot be adapted on its own"),
+            ("embed_tokens", "base_model.model.model.embed_tokens.lora_embedding_A: missing"),
+        ] {
+            let targets = json!(["0.self_attn.q_proj", "1.mlp.down_proj", module]);
+            let text = open(&config_of(targets), &plain()).unwrap_err().to_string();
+            assert!(text.contains(reason), "{text}");
+        }
+        // What the base does not have cannot be left out.
+        let targets = json!(["0.self_attn.q_proj", "1.mlp.down_proj", "c_attn", "2.mlp.down_proj"]);
+        assert!(open(&config_of(targets), &plain()).is_ok());
+    }
+
+    #[test]
+    fn a_config_for_a_base_without_its_head_names_modules_as_that_base_does() {
+        let tensors = pair("base_model.model.layers.1.mlp.down_proj", [8, 12]);
+        let mut config = config_of(json!(r"layers\.1\.mlp\.down_proj"));
+        config["r"] = json!(5);
+        config["rank_pattern"] = json!({"^layers.1.mlp.down_proj": 2});
+        assert_eq!(open(&config, &tensors).unwrap().sites[0].module, "model.layers.1.mlp.down_proj");
+        config["target_modules"] = json!(r"layers\.[01]\.mlp\.down_proj");
+        let text = open(&config, &tensors).unwrap_err().to_string();
+        assert!(text.contains("base_model.model.layers.0.mlp.down_proj.lora_A.weight: missing"), "{text}");
+        config["target_modules"] = json!(["1.mlp.down_proj", "lm_head", "embed_tokens"]);
+        let text = open(&config, &tensors).unwrap_err().to_string();
+        assert!(text.contains("base_model.model.embed_tokens.lora_embedding_A: missing"), "{text}");
     }
 
     #[test]

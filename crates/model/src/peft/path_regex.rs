@@ -1,0 +1,134 @@
+//! Python regexes from a config, matched with the paths of modules.
+//!
+//! A config may come from anybody, so a regex that would take long is an error and never a wait. Knows no
+//! field.
+
+use fancy_regex::{Captures, Expr, Regex, RegexBuilder};
+
+/// The longest regex that is compiled, in bytes: enough to name every module of a large model.
+const MAX_LENGTH: usize = 1 << 16;
+/// The largest product of nested least repetitions, `{n}`. Those of what matches nothing are walked through
+/// one by one, and a path has no hundred parts to repeat.
+const MAX_REPEATS: usize = 100;
+/// How often a match may turn back. Paths are short: an honest regex does so some hundred times.
+const MAX_BACKTRACKS: usize = 10_000;
+/// Bounds on what a regex is compiled to: bytes of an automaton, and instructions.
+const MAX_AUTOMATON: usize = 4 << 20;
+const MAX_INSTRUCTIONS: usize = 100_000;
+
+/// A compiled regex.
+#[derive(Debug)]
+pub(super) struct PathRegex(Regex);
+
+impl PathRegex {
+    /// A regex that matches from a path's first character on, as `re.match` does. The error says what it is
+    /// not.
+    pub fn prefix(pattern: &str) -> Result<Self, String> {
+        Self::compile(pattern, "")
+    }
+
+    /// A regex that matches a whole path, as `re.fullmatch` does.
+    pub fn whole(pattern: &str) -> Result<Self, String> {
+        Self::compile(pattern, r"\z")
+    }
+
+    fn compile(pattern: &str, end: &str) -> Result<Self, String> {
+        if pattern.len() > MAX_LENGTH {
+            return Err(format!("a regex of at most {MAX_LENGTH} bytes"));
+        }
+        let invalid = |error: fancy_regex::Error| format!("a regex ({error})");
+        // On its own, so that it cannot close the group that is put around it.
+        let tree = Expr::parse_tree(pattern).map_err(invalid)?;
+        if repeats(&tree.expr).is_none_or(|product| product > MAX_REPEATS) {
+            return Err(format!("a regex of Python's that repeats nothing over {MAX_REPEATS} times"));
+        }
+        RegexBuilder::new(&format!(r"\A(?:{pattern}){end}"))
+            .backtrack_limit(MAX_BACKTRACKS)
+            .delegate_size_limit(MAX_AUTOMATON)
+            .max_prog_size(MAX_INSTRUCTIONS)
+            .build()
+            .map(Self)
+            .map_err(invalid)
+    }
+
+    /// Whether a path matches.
+    pub fn is_match(&self, path: &str) -> Result<bool, String> {
+        self.0.is_match(path).map_err(|error| unmatchable(path, &error))
+    }
+
+    /// The groups of a path's match.
+    pub fn captures<'a>(&self, path: &'a str) -> Result<Option<Captures<'a, str>>, String> {
+        self.0.captures(path).map_err(|error| unmatchable(path, &error))
+    }
+}
+
+fn unmatchable(path: &str, error: &fancy_regex::Error) -> String {
+    format!("a regex that can be matched with {path} ({error})")
+}
+
+/// The largest product of nested least repetitions; `None` if there is a call of a group, which Python does
+/// not have and which would hide some.
+fn repeats(expr: &Expr) -> Option<usize> {
+    let own = match expr {
+        Expr::SubroutineCall(_) => return None,
+        Expr::Repeat { lo, .. } => (*lo).max(1),
+        _ => 1,
+    };
+    let mut inner = 1;
+    for child in expr.children_iter() {
+        inner = inner.max(repeats(child)?);
+    }
+    Some(own.saturating_mul(inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "model.layers.11.self_attn.q_proj";
+
+    #[test]
+    fn anchors_are_those_of_match_and_fullmatch() {
+        for (pattern, prefix, whole) in [
+            ("model", true, false),
+            ("layers", false, false),
+            (r".*q_proj", true, true),
+            ("model|.*q_proj", true, true),
+            ("q_proj|model", true, false),
+            (r"^model.*_proj$", true, true),
+            (r"(?i)MODEL.*", true, true),
+            (r"(m)odel.*(?!\1)q_proj", true, true),
+        ] {
+            assert_eq!(PathRegex::prefix(pattern).unwrap().is_match(PATH), Ok(prefix), "{pattern}");
+            assert_eq!(PathRegex::whole(pattern).unwrap().is_match(PATH), Ok(whole), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regex_or_too_much_of_one_is_an_error() {
+        for pattern in [
+            "q_(",
+            "model)|(?:.*",
+            "[",
+            &"(".repeat(5000),
+            &"(?=".repeat(5000),
+            &"a|".repeat(200_000),
+            &"(m|o){0,60000}".repeat(50),
+            r"\w{1000}{1000}{1000}",
+            r"((?=m)){4000000000}.*",
+            r"(((?=m)){60}){60}.*",
+            r"((?=m)x?)(?:\g<1>)*.*",
+            "(m(?=o))(\\g<1>\\g<1>)(\\g<2>\\g<2>)(\\g<3>\\g<3>)",
+        ] {
+            assert!(PathRegex::whole(pattern).is_err(), "{}", &pattern[..pattern.len().min(40)]);
+        }
+    }
+
+    #[test]
+    fn turning_back_too_often_is_an_error() {
+        for pattern in [r"(.*.*.*.*.*)*x(?=y)", r"((?=m)|.)*(.*)*\1x", r"(?:(?=m)|.*)*(?:.*(?=.)){9}\1()z"] {
+            let found = PathRegex::whole(pattern).unwrap().is_match(PATH);
+            assert!(found.unwrap_err().contains(PATH), "{pattern}");
+        }
+    }
+}
