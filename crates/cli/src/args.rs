@@ -63,6 +63,26 @@ pub struct EngineArgs {
     /// Worker threads of the CPU backend [default: one per core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+}
+
+/// Where the engine keeps what it knows between runs.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct StoreArgs {
+    /// A folder for what is kept between runs, such as digests [default: interleaf in the platform's folder
+    /// for caches]
+    #[arg(long, value_name = "DIR", env = "INTERLEAF_STORE", hide_env_values = true)]
+    pub store: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The folder; `None` on a platform without one for caches.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.store.clone().or_else(|| Some(dirs::cache_dir()?.join("interleaf")))
+    }
 }
 
 /// `--backend`.

@@ -8,7 +8,10 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn interleaf(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_interleaf")).args(args).output().expect("the binary starts")
+    // Not the user's own.
+    let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("store");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_interleaf"));
+    command.args(args).env("INTERLEAF_STORE", store).output().expect("the binary starts")
 }
 
 fn json(args: &[&str]) -> Value {

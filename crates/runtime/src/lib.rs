@@ -16,6 +16,7 @@ mod generate;
 mod inspect;
 mod resident;
 mod sampling;
+mod store;
 mod text;
 
 pub use adapters::AdapterSummary;
@@ -24,8 +25,10 @@ pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
 pub use generate::{Completion, Event, FinishReason, Request};
-pub use interleaf_contract::{BackendInfo, Numerics, PageCodec, RowKind};
+pub use interleaf_contract::{Activation, BackendInfo, Numerics, PageCodec, RowKind};
 pub use interleaf_model::{
-    ChatMessage, ChatTemplate, ModelConfig, ModelError, Source, Tokenizer, WeightFormat,
+    ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter, PeftSite,
+    RopeConfig, RopeScaling, Source, TensorInfo, Tokenizer, WeightFormat,
 };
 pub use sampling::SamplingOptions;
+pub use store::{DigestOrigin, Store};

@@ -3,15 +3,15 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, VerifyArgs, WeightsArg};
+use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg};
 use interleaf_cli::verify::{Report, verify};
 use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
 
 use crate::support::{data, options};
 
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
-    let engine =
-        EngineArgs { backend, weights: WeightsArg::Stored, pages, numerics: NumericsArg::ActQ8, threads: 0 };
+    let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
+    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, store };
     VerifyArgs { model, golden, adapters: None, json: false, engine }
 }
 

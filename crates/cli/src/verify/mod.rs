@@ -71,7 +71,7 @@ fn source(args: &VerifyArgs) -> Source {
 
 fn open_reference(args: &VerifyArgs, numerics: Numerics, selection: &Selection) -> Result<Engine, CliError> {
     let mut options = load::options(&args.engine);
-    (options.backend, options.numerics) = (BackendChoice::Ref, numerics);
+    (options.backend, options.numerics, options.store) = (BackendChoice::Ref, numerics, None);
     let mut reference = load::open(source(args), &options)?;
     select::register(&selection.adapters, &mut reference)?;
     Ok(reference)
@@ -79,6 +79,7 @@ fn open_reference(args: &VerifyArgs, numerics: Numerics, selection: &Selection) 
 
 fn open(args: &VerifyArgs, backend: BackendChoice) -> Result<Engine, CliError> {
     let mut options = load::options(&args.engine);
-    options.backend = backend;
+    // What is being verified is verified anew: nothing that is kept from another run has a part in it.
+    (options.backend, options.store) = (backend, None);
     load::open(source(args), &options)
 }
