@@ -29,6 +29,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure the perplexity of a text.
     Perplexity(PerplexityArgs),
+    /// Show what a model or an adapter is; exit 1 if it is refused.
+    Inspect(InspectArgs),
 }
 
 /// Options of the demo.
@@ -301,6 +303,28 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// A Hugging Face model folder or a PEFT adapter folder [default: the embedded demo model]
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// The base model's folder, for an adapter [default: base_model_name_or_path of its
+    /// adapter_config.json, if that is a folder]
+    #[arg(long, value_name = "BASE", requires = "folder")]
+    pub model: Option<PathBuf>,
+    /// Read every weight of the model, or of the adapter's base, and refuse NaN and infinities. An
+    /// adapter's own are always read.
+    #[arg(long)]
+    pub check: bool,
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
 }
 
 #[cfg(test)]
