@@ -73,8 +73,8 @@ pub struct EngineArgs {
 /// Where the engine keeps what it knows between runs.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct StoreArgs {
-    /// A folder for what is kept between runs, such as digests [default: interleaf in the platform's folder
-    /// for caches]
+    /// A folder for what is kept between runs, such as digests; `verify` keeps and reads nothing [default:
+    /// interleaf in the platform's folder for caches]
     #[arg(long, value_name = "DIR", env = "INTERLEAF_STORE", hide_env_values = true)]
     pub store: Option<PathBuf>,
 }
@@ -271,8 +271,22 @@ pub struct VerifyArgs {
     pub model: Option<PathBuf>,
     /// Golden vectors: a folder with index.json and a file per model, or with golden.json and
     /// golden.safetensors.
-    #[arg(long, value_name = "DIR")]
-    pub golden: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "suite")]
+    pub golden: Option<PathBuf>,
+    /// Instead of one golden set, every folder in DIR and below that has config.json and golden/, or golden/
+    /// alone that names a base beside it: each on every backend, in one table.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "golden", "adapters", "backend"])]
+    pub suite: Option<PathBuf>,
+    /// What the suite runs on.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "BACKENDS",
+        value_delimiter = ',',
+        default_value = "ref,cpu",
+        conflicts_with = "golden"
+    )]
+    pub backends: Vec<BackendArg>,
     /// One adapter folder, or a folder of them [default: the embedded ones for the embedded model, else
     /// what golden.json names, or `adapters` beside the model or the golden folder]
     #[arg(long, value_name = "DIR")]

@@ -12,7 +12,8 @@ use crate::support::{data, options};
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
     let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, store };
-    VerifyArgs { model, golden, adapters: None, json: false, engine }
+    let (golden, suite, backends) = (Some(golden), None, Vec::new());
+    VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }
 
 fn demo(backend: BackendArg, pages: PagesArg) -> VerifyArgs {
@@ -90,7 +91,7 @@ fn families_on_both_backends() {
 fn activated_lora_on_both_backends() {
     for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
         let mut args = family("llama-rope3", backend, PagesArg::F32);
-        args.golden = data("families/llama-rope3-alora/golden");
+        args.golden = Some(data("families/llama-rope3-alora/golden"));
         args.adapters = Some(data("families/llama-rope3-alora/adapter"));
         let report = passes(&args, 10);
         for case in &report.cases {
@@ -127,7 +128,7 @@ fn altered(alter: impl FnOnce(&mut Vec<u8>)) -> (tempfile::TempDir, VerifyArgs) 
     alter(&mut bytes);
     std::fs::write(&path, bytes).expect("writes");
     let mut args = family("llama-bias", BackendArg::Cpu, PagesArg::F32);
-    args.golden = folder.path().to_owned();
+    args.golden = Some(folder.path().to_owned());
     args.adapters = Some(data("families/llama-bias/adapter"));
     (folder, args)
 }
@@ -229,7 +230,7 @@ fn what_is_wrong_fails() {
     assert!(!report.passed, "another model's weights");
 
     let mut coarse = demo(BackendArg::Ref, PagesArg::F16);
-    coarse.golden = data("families/llama-rope3/golden");
+    coarse.golden = Some(data("families/llama-rope3/golden"));
     assert!(verify(&coarse).is_err(), "another vocabulary");
 
     let (_folder, wrong) = altered(|bytes| {

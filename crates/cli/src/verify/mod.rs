@@ -11,6 +11,7 @@ mod golden;
 mod reference;
 mod report;
 mod select;
+pub mod suite;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,9 @@ use select::Selection;
 
 /// Runs the comparison and prints it; exit code 1 if a bound is exceeded.
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
+    if let Some(folder) = &args.suite {
+        return suite::run(folder, args);
+    }
     let report = verify(args)?;
     let printed = if args.json { output::json(&report) } else { report.print() };
     // The verdict stands even if nobody reads it.
@@ -35,13 +39,14 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Runs the comparison.
+/// Runs the comparison with one golden set.
 ///
 /// # Errors
-/// If a file is refused, an adapter that was asked for has no golden, or the backend cannot run the
+/// If there is no `--golden`, a file is refused, an adapter that was asked for has no golden, or the backend cannot run the
 /// model.
 pub fn verify(args: &VerifyArgs) -> Result<Report, CliError> {
-    let mut golden = golden::read(&args.golden)?;
+    let folder = args.golden.as_deref().ok_or_else(|| CliError::Usage("--golden DIR is needed".into()))?;
+    let mut golden = golden::read(folder)?;
     let mut engine = open(args, args.engine.backend.into())?;
     let selection = select::adapters(args, &mut golden, &mut engine)?;
     golden.check(engine.config(), engine.context())?;
