@@ -31,6 +31,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure the perplexity of a text.
     Perplexity(PerplexityArgs),
+    /// Show what a model or an adapter is; exit 1 if it is refused.
+    Inspect(InspectArgs),
 }
 
 /// Options of the demo.
@@ -65,6 +67,26 @@ pub struct EngineArgs {
     /// Worker threads of the CPU backend [default: one per core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+}
+
+/// Where the engine keeps what it knows between runs.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct StoreArgs {
+    /// A folder for what is kept between runs, such as digests; `verify` keeps and reads nothing [default:
+    /// interleaf in the platform's folder for caches]
+    #[arg(long, value_name = "DIR", env = "INTERLEAF_STORE", hide_env_values = true)]
+    pub store: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The folder; `None` on a platform without one for caches.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.store.clone().or_else(|| Some(dirs::cache_dir()?.join("interleaf")))
+    }
 }
 
 /// `--backend`.
@@ -292,8 +314,22 @@ pub struct VerifyArgs {
     pub model: Option<PathBuf>,
     /// Golden vectors: a folder with index.json and a file per model, or with golden.json and
     /// golden.safetensors.
-    #[arg(long, value_name = "DIR")]
-    pub golden: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "suite")]
+    pub golden: Option<PathBuf>,
+    /// Instead of one golden set, every folder in DIR and below that has config.json and golden/, or golden/
+    /// alone that names a base beside it: each on every backend, in one table.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "golden", "adapters", "backend"])]
+    pub suite: Option<PathBuf>,
+    /// What the suite runs on.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "BACKENDS",
+        value_delimiter = ',',
+        default_value = "ref,cpu",
+        conflicts_with = "golden"
+    )]
+    pub backends: Vec<BackendArg>,
     /// One adapter folder, or a folder of them [default: the embedded ones for the embedded model, else
     /// what golden.json names, or `adapters` beside the model or the golden folder]
     #[arg(long, value_name = "DIR")]
@@ -324,6 +360,28 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// A Hugging Face model folder or a PEFT adapter folder [default: the embedded demo model]
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// The base model's folder, for an adapter [default: base_model_name_or_path of its
+    /// adapter_config.json, if that is a folder]
+    #[arg(long, value_name = "BASE", requires = "folder")]
+    pub model: Option<PathBuf>,
+    /// Read every weight of the model, or of the adapter's base, and refuse NaN and infinities. An
+    /// adapter's own are always read.
+    #[arg(long)]
+    pub check: bool,
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
 }
 
 #[cfg(test)]

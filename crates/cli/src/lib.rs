@@ -1,12 +1,14 @@
 //! The `interleaf` command as a library, so that tests can run its parts without a process.
 //!
-//! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded, 2 for anything refused or failed.
+//! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded or `inspect` a folder that is refused, 2 for
+//! anything else refused or failed.
 
 pub mod args;
 mod chat;
 mod demo;
 mod error;
 mod generate;
+mod inspect;
 mod interrupt;
 mod load;
 mod memory;
@@ -27,12 +29,14 @@ pub use error::CliError;
 #[must_use]
 pub fn main() -> ExitCode {
     let args = args::Args::parse();
+    output::show_warnings();
     let outcome = match args.command {
         None => demo::run(&args.demo),
         Some(args::Command::Generate(args)) => generate::run(&args),
         Some(args::Command::Chat(args)) => chat::run(&args),
         Some(args::Command::Verify(args)) => verify::run(&args),
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
+        Some(args::Command::Inspect(args)) => inspect::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         if output::reader_went_away(&error) {

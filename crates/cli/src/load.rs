@@ -18,6 +18,7 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         pages: args.pages.into(),
         numerics: args.numerics.into(),
         threads: args.threads,
+        store: args.store.folder(),
         ..EngineOptions::default()
     }
 }

@@ -7,6 +7,16 @@ use serde::Serialize;
 
 use crate::CliError;
 
+/// Shows what the library warns of on standard error; `RUST_LOG` asks for more or less.
+pub fn show_warnings() {
+    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::LevelFilter;
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    // Tests run several commands in one process; the first one's is enough.
+    let _ = lines.with_target(false).with_ansi(console::colors_enabled_stderr()).try_init();
+}
+
 /// Writes a line.
 pub fn line(text: impl Display) -> Result<(), CliError> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)

@@ -30,7 +30,30 @@ pub fn render(columns: &[(&str, Align)], rows: &[Vec<String>]) -> Vec<String> {
     };
     let header: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
     let rule: Vec<String> = widths.iter().map(|&w| "─".repeat(w)).collect();
-    [line(&header), rule.join("  ")].into_iter().chain(rows.iter().map(|row| line(row))).collect()
+    [line(&header), rule.join("  ").trim_end().to_owned()]
+        .into_iter()
+        .chain(rows.iter().map(|row| line(row)))
+        .collect()
+}
+
+/// Names and what they are, as lines, in two columns.
+pub fn facts(facts: &[(&str, String)]) -> Vec<String> {
+    let width = facts.iter().map(|(name, _)| console::measure_text_width(name)).max().unwrap_or(0);
+    let name = |name| console::pad_str(name, width, console::Alignment::Left, None);
+    facts.iter().map(|(fact, value)| format!("{}  {value}", name(fact)).trim_end().to_owned()).collect()
+}
+
+/// `5,770,496`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// `1.5 MiB`.
@@ -56,6 +79,17 @@ mod tests {
         let rows = vec![vec!["base".into(), "9.5".into()], vec!["b".into(), "10.25".into()]];
         let lines = render(&[("model", Align::Left), ("x", Align::Right)], &rows);
         assert_eq!(lines, ["model      x", "─────  ─────", "base     9.5", "b      10.25"]);
+    }
+
+    #[test]
+    fn facts_line_up() {
+        let lines = facts(&[("model", "a".into()), ("head", "b".into()), ("", "c".into())]);
+        assert_eq!(lines, ["model  a", "head   b", "       c"]);
+    }
+
+    #[test]
+    fn counts_have_commas() {
+        assert_eq!([count(0), count(999), count(1000), count(5_770_496)], ["0", "999", "1,000", "5,770,496"]);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn interleaf(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_interleaf")).args(args).output().expect("the binary starts")
+    // Not the user's own.
+    let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("store");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_interleaf"));
+    command.args(args).env("INTERLEAF_STORE", store).output().expect("the binary starts")
 }
 
 fn json(args: &[&str]) -> Value {
@@ -184,6 +187,67 @@ fn verify_reports_cases_and_exits_by_the_verdict() {
     refused(&["verify", "--golden", "/nowhere"], &["/nowhere"]);
     refused(&["verify", "--model", &folder, "--golden", &folder], &["index.json"]);
     refused(&["verify", "--model", &folder, "--golden", &golden, "--adapters", "/nowhere"], &["/nowhere"]);
+}
+
+#[test]
+fn a_suite_is_every_golden_set_on_every_backend() {
+    let families = family("");
+    let report = json(&["verify", "--suite", &families, "--pages", "f32", "--json"]);
+    assert_eq!(report["passed"], true);
+    let runs = report["runs"].as_array().expect("runs");
+    let found: Vec<(&str, &str)> =
+        runs.iter().filter_map(|run| Some((run["set"].as_str()?, run["backend"].as_str()?))).collect();
+    let sets = std::fs::read_dir(&families).expect("lists").count();
+    assert_eq!((found.len(), found[0], found[1]), (2 * sets, ("gemma2", "ref"), ("gemma2", "cpu")));
+    assert!(found.contains(&("llama-rope3-alora", "cpu")), "its base is beside it");
+    for run in runs {
+        let targets = run["targets"].as_array().expect("targets");
+        assert_eq!((&targets[0]["adapter"], &targets[1]["adapter"]), (&"base".into(), &"adapter".into()));
+        for target in targets {
+            let error = target["max_abs_logit_error"].as_f64().expect("a number");
+            assert!(error > 0.0 && error <= target["logit_error_bound"].as_f64().expect("a number"), "{run}");
+            assert_eq!((&target["greedy_equal"], &target["passed"]), (&true.into(), &true.into()));
+        }
+    }
+}
+
+/// A suite with a wrong golden set and one that is refused: each is said, and the others run.
+#[test]
+fn a_suite_says_what_is_wrong() {
+    let suite = tempfile::tempdir().expect("a folder");
+    let copy = |from: String, to: PathBuf| {
+        std::fs::create_dir_all(&to).expect("a folder");
+        for path in std::fs::read_dir(from).expect("lists").map(|entry| entry.expect("an entry").path()) {
+            if path.is_file() {
+                std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copies");
+            }
+        }
+    };
+    for (set, model, golden) in [("good", "qwen2", "qwen2"), ("wrong", "llama-rope3", "llama-bias")] {
+        let folder = suite.path().join(set);
+        copy(family(model), folder.clone());
+        copy(family(&format!("{model}/adapter")), folder.join("adapter"));
+        copy(family(&format!("{golden}/golden")), folder.join("golden"));
+    }
+    let path = suite.path().display().to_string();
+    let run = |code: i32, words: &[&str]| {
+        let output = interleaf(&["verify", "--suite", &path, "--backends", "cpu"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{text:?} does not say {word:?}");
+        }
+    };
+    run(1, &["FAILED: 1 of 2 runs", "wrong on cpu: beyond a bound: base p0"]);
+    std::fs::remove_file(suite.path().join("wrong/model.safetensors.index.json")).expect("it is there");
+    run(2, &["refused", "wrong on cpu: ", "model.safetensors", "FAILED: 1 of 2 runs"]);
+
+    refused(&["verify"], &["--golden"]);
+    refused(&["verify", "--suite", &path, "--golden", &path], &["--suite", "--golden"]);
+    refused(&["verify", "--suite", &path, "--backend", "cpu"], &["--suite", "--backend"]);
+    refused(&["verify", "--golden", &path, "--backends", "cpu"], &["--backends", "--golden"]);
+    refused(&["verify", "--suite", "/nowhere"], &["/nowhere"]);
+    refused(&["verify", "--suite", &format!("{path}/good/adapter")], &["golden/"]);
 }
 
 #[test]

@@ -59,6 +59,13 @@ pub(crate) fn of_model(config: &ModelConfig, tensors: &TensorIndex) -> Digest {
     content.finish()
 }
 
+/// The digest of what a config computes.
+pub(crate) fn of_config(config: &ModelConfig) -> Digest {
+    let mut content = Content::new("interleaf config digest, version 1");
+    content.config(config);
+    content.finish()
+}
+
 /// The digest of an adapter: its sites in the base's order, and where it acts.
 pub(crate) fn of_adapter(adapter: &PeftAdapter) -> Digest {
     // Ranks and scales are the sites' own; the rest is a name, or for display.

@@ -8,10 +8,11 @@ use rayon::prelude::*;
 
 use crate::families::{self, Family, Module, Names};
 use crate::json::Object;
+use crate::tensor_file::Tensor;
 use crate::tensor_index::TensorIndex;
 use crate::{
-    ChatTemplate, Digest, GenerationDefaults, ModelConfig, ModelError, Proj, Source, Tokenizer, WeightFormat,
-    digest,
+    ChatTemplate, Digest, GenerationDefaults, ModelConfig, ModelError, Proj, Source, TensorInfo, Tokenizer,
+    WeightFormat, digest,
 };
 
 const CONFIG: &str = "config.json";
@@ -88,6 +89,38 @@ impl Model {
         let model = Self { source, family, config, generation, tensors };
         model.check()?;
         Ok(model)
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The files that [`Model::digest`] covers: `config.json` and those with its tensors.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        [CONFIG].into_iter().chain(self.tensors.files())
+    }
+
+    /// The architecture that `config.json` names, such as `LlamaForCausalLM`.
+    #[must_use]
+    pub fn architecture(&self) -> &'static str {
+        self.family.architecture
+    }
+
+    /// Every tensor in its files, in the order of their names.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<TensorInfo> {
+        let required = self.required();
+        let required: BTreeSet<&str> = required.iter().map(|tensor| tensor.name.as_str()).collect();
+        let info = |tensor: Tensor<'_>| TensorInfo {
+            name: tensor.name.into(),
+            dtype: tensor.dtype_name().to_lowercase(),
+            shape: tensor.shape.to_vec(),
+            bytes: tensor.data.len() as u64,
+            used: required.contains(tensor.name),
+        };
+        self.tensors.iter().map(info).collect()
     }
 
     /// Sizes and options.
@@ -227,6 +260,13 @@ impl Model {
     #[must_use]
     pub fn digest(&self) -> Digest {
         digest::of_model(&self.config, &self.tensors)
+    }
+
+    /// What the config computes, without the weights: all that an adapter's own digest depends on beside the
+    /// adapter's files.
+    #[must_use]
+    pub fn config_digest(&self) -> Digest {
+        digest::of_config(&self.config)
     }
 
     /// The tokenizer of `tokenizer.json`; `None` if the model comes without one.
@@ -422,6 +462,34 @@ mod tests {
     };
     use interleaf_contract::Dtype;
     use serde_json::json;
+
+    #[test]
+    fn lists_its_tensors_and_files() {
+        let more = vec![counting("vision.weight", &[3])];
+        let folder = model_folder(&llama_config(), &[llama_tensors(), more].concat());
+        let model = Model::open(folder.source()).unwrap();
+        assert_eq!(model.files().collect::<Vec<_>>(), ["config.json", "model.safetensors"]);
+        assert_eq!(model.architecture(), "LlamaForCausalLM");
+        let tensors = model.tensors();
+        assert_eq!(tensors.len(), llama_tensors().len() + 1);
+        let unused: Vec<_> = tensors.iter().filter(|tensor| !tensor.used).collect();
+        let [TensorInfo { name, dtype, shape, bytes, .. }] = &*unused else { panic!("{unused:?}") };
+        assert_eq!((&**name, &**dtype, &**shape, *bytes), ("vision.weight", "f32", &[3][..], 12));
+        assert_eq!(unused[0].elements(), 3);
+    }
+
+    #[test]
+    fn the_digest_of_the_config_is_without_weights() {
+        let (_folder, model) = llama();
+        let other = model_folder(&changed(llama_config(), json!({"rms_norm_eps": 1e-4})), &llama_tensors());
+        let mut tensors = llama_tensors();
+        tensors.push(counting("vision.weight", &[3]));
+        let same = model_folder(&llama_config(), &tensors);
+        let digest = |folder: &crate::fixture::Folder| Model::open(folder.source()).unwrap().config_digest();
+        assert_eq!(digest(&same), model.config_digest());
+        assert_ne!(digest(&other), model.config_digest());
+        assert_ne!(model.config_digest(), model.digest());
+    }
 
     #[test]
     fn hands_out_every_weight_by_its_module() {

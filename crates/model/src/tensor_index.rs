@@ -17,6 +17,8 @@ const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
 #[derive(Debug)]
 pub(crate) struct TensorIndex {
     file: String,
+    /// Each shard's name in the folder.
+    names: Vec<String>,
     shards: Vec<TensorFile>,
     // Ordered, so that the first error found does not depend on a hash.
     shard_of: BTreeMap<String, usize>,
@@ -26,7 +28,7 @@ impl TensorIndex {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(source: &Source) -> Result<Self, ModelError> {
         if source.exists(SINGLE) {
-            return Self::new(source.describe(SINGLE), vec![TensorFile::open(source, SINGLE)?]);
+            return Self::new(source, source.describe(SINGLE), &[SINGLE]);
         }
         if source.exists(INDEX) {
             return Self::open_sharded(source);
@@ -51,8 +53,7 @@ impl TensorIndex {
         }
         let names: Vec<&str> =
             claims.iter().map(|(_, shard)| *shard).collect::<BTreeSet<_>>().into_iter().collect();
-        let shards = names.iter().map(|name| TensorFile::open(source, name)).collect::<Result<_, _>>()?;
-        let this = Self::new(source.describe(INDEX), shards)?;
+        let this = Self::new(source, source.describe(INDEX), &names)?;
         for (tensor, shard) in claims {
             if this.shard_of.get(tensor).and_then(|i| names.get(*i)) != Some(&shard) {
                 return Err(ModelError::MissingTensor {
@@ -64,7 +65,9 @@ impl TensorIndex {
         Ok(this)
     }
 
-    fn new(file: String, shards: Vec<TensorFile>) -> Result<Self, ModelError> {
+    fn new(source: &Source, file: String, names: &[&str]) -> Result<Self, ModelError> {
+        let shards: Vec<TensorFile> =
+            names.iter().map(|name| TensorFile::open(source, name)).collect::<Result<_, _>>()?;
         let mut shard_of = BTreeMap::new();
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.names() {
@@ -77,7 +80,12 @@ impl TensorIndex {
                 }
             }
         }
-        Ok(Self { file, shards, shard_of })
+        Ok(Self { file, names: names.iter().map(|&name| name.into()).collect(), shards, shard_of })
+    }
+
+    /// The files that the tensors are in.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
     }
 
     /// The names of all tensors of all shards, in alphabetical order.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use interleaf_contract::{Adapter, AdapterId, Backend, LoraSite, ProjectionId};
-use interleaf_model::PeftAdapter;
+use interleaf_model::{Digest, PeftAdapter};
 
 use crate::EngineError;
 
@@ -20,6 +20,8 @@ pub struct AdapterSummary {
     pub bytes: u64,
     /// Whether it is an activated LoRA, which acts only from its invocation on.
     pub activated: bool,
+    /// What it is, by content ([`PeftAdapter::digest`]).
+    pub digest: Digest,
 }
 
 /// A registered adapter.
@@ -52,6 +54,7 @@ impl Adapters {
     pub fn register(
         &mut self,
         peft: PeftAdapter,
+        digest: Digest,
         modules: &[(String, ProjectionId)],
         backend: &mut dyn Backend,
     ) -> Result<AdapterSummary, EngineError> {
@@ -77,6 +80,7 @@ impl Adapters {
             max_rank: sites.iter().map(LoraSite::rank).max().unwrap_or(0),
             bytes: sites.iter().map(|s| (s.a.data().len() + s.b.data().len()) as u64).sum(),
             activated: peft.invocation.is_some(),
+            digest,
         };
         let id = if sites.is_empty() {
             None

@@ -1,14 +1,20 @@
 //! The engine: a base model on a backend, its adapters and its KV cache.
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
 use interleaf_contract::{
     Backend, BackendInfo, CHUNK_TOKENS, MemoryReport, Numerics, PageCodec, PoolGeometry, RopeId,
 };
 use interleaf_kv::KvCache;
-use interleaf_model::{ChatTemplate, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat};
+use interleaf_model::{
+    ChatTemplate, Digest, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat,
+};
 
 use crate::adapters::{AdapterSummary, Adapters};
 use crate::resident::{self, Resident};
-use crate::{BackendChoice, EngineError, backend};
+use crate::{BackendChoice, EngineError, Store, backend};
 
 /// How an engine is opened.
 #[derive(Debug, Clone)]
@@ -28,6 +34,8 @@ pub struct EngineOptions {
     /// The most prompt rows in one step. Smaller steps answer sooner, larger ones prefill faster; results
     /// are the same to the bit.
     pub prefill_rows: usize,
+    /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
+    pub store: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -40,6 +48,7 @@ impl Default for EngineOptions {
             threads: 0,
             context: 0,
             prefill_rows: 128,
+            store: None,
         }
     }
 }
@@ -80,6 +89,10 @@ pub struct Engine {
     pages: PageCodec,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
+    store: Store,
+    /// A time before the model's files were opened.
+    opening: SystemTime,
+    digest: OnceLock<Digest>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -104,6 +117,7 @@ impl Engine {
         }
         let mut backend = backend::open(options.backend, options.threads, options.numerics)?;
         let tokenizer_file = source.describe("tokenizer.json");
+        let opening = SystemTime::now();
         let model = Model::open(source)?;
         let longest = model.config().max_positions;
         let context = if options.context == 0 { longest } else { options.context.min(longest) };
@@ -127,6 +141,9 @@ impl Engine {
             pages: options.pages,
             tokenizer,
             template,
+            store: Store::new(options.store.clone()),
+            opening,
+            digest: OnceLock::new(),
         })
     }
 
@@ -135,8 +152,10 @@ impl Engine {
     /// # Errors
     /// If its files are refused, it does not fit the model, or the name is taken.
     pub fn register_adapter(&mut self, name: &str, source: &Source) -> Result<AdapterSummary, EngineError> {
+        let opening = SystemTime::now();
         let peft = PeftAdapter::open(name, source, &self.model)?;
-        self.adapters.register(peft, &self.resident.modules, &mut *self.backend)
+        let (digest, _) = self.store.adapter_digest(&peft, source, &self.model, opening);
+        self.adapters.register(peft, digest, &self.resident.modules, &mut *self.backend)
     }
 
     /// The registered adapters, by name.
@@ -174,6 +193,12 @@ impl Engine {
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// What the model is, by content ([`Model::digest`]). Every weight is read the first time, unless the
+    /// store knows the files.
+    pub fn model_digest(&self) -> Digest {
+        *self.digest.get_or_init(|| self.store.model_digest(&self.model, self.opening).0)
     }
 
     /// The longest sequence that this engine takes, in tokens.

@@ -19,6 +19,7 @@ mod inspect;
 mod request;
 mod resident;
 mod sampling;
+mod store;
 mod text;
 
 pub use adapters::AdapterSummary;
@@ -27,9 +28,11 @@ pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
-pub use interleaf_contract::{BackendInfo, Numerics, PageCodec, RowKind};
+pub use interleaf_contract::{Activation, BackendInfo, Numerics, PageCodec, RowKind};
 pub use interleaf_model::{
-    ChatMessage, ChatTemplate, ModelConfig, ModelError, Source, Tokenizer, WeightFormat,
+    ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter, PeftSite,
+    RopeConfig, RopeScaling, Source, TensorInfo, Tokenizer, WeightFormat,
 };
 pub use request::{Completion, Event, FinishReason, Request};
 pub use sampling::SamplingOptions;
+pub use store::{DigestOrigin, Store};

@@ -3,16 +3,17 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, VerifyArgs, WeightsArg};
+use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg};
 use interleaf_cli::verify::{Report, verify};
 use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
 
 use crate::support::{data, options};
 
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
-    let engine =
-        EngineArgs { backend, weights: WeightsArg::Stored, pages, numerics: NumericsArg::ActQ8, threads: 0 };
-    VerifyArgs { model, golden, adapters: None, json: false, engine }
+    let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
+    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, store };
+    let (golden, suite, backends) = (Some(golden), None, Vec::new());
+    VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }
 
 fn demo(backend: BackendArg, pages: PagesArg) -> VerifyArgs {
@@ -90,7 +91,7 @@ fn families_on_both_backends() {
 fn activated_lora_on_both_backends() {
     for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
         let mut args = family("llama-rope3", backend, PagesArg::F32);
-        args.golden = data("families/llama-rope3-alora/golden");
+        args.golden = Some(data("families/llama-rope3-alora/golden"));
         args.adapters = Some(data("families/llama-rope3-alora/adapter"));
         let report = passes(&args, 10);
         for case in &report.cases {
@@ -127,7 +128,7 @@ fn altered(alter: impl FnOnce(&mut Vec<u8>)) -> (tempfile::TempDir, VerifyArgs) 
     alter(&mut bytes);
     std::fs::write(&path, bytes).expect("writes");
     let mut args = family("llama-bias", BackendArg::Cpu, PagesArg::F32);
-    args.golden = folder.path().to_owned();
+    args.golden = Some(folder.path().to_owned());
     args.adapters = Some(data("families/llama-bias/adapter"));
     (folder, args)
 }
@@ -229,7 +230,7 @@ fn what_is_wrong_fails() {
     assert!(!report.passed, "another model's weights");
 
     let mut coarse = demo(BackendArg::Ref, PagesArg::F16);
-    coarse.golden = data("families/llama-rope3/golden");
+    coarse.golden = Some(data("families/llama-rope3/golden"));
     assert!(verify(&coarse).is_err(), "another vocabulary");
 
     let (_folder, wrong) = altered(|bytes| {

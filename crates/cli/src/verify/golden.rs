@@ -140,9 +140,28 @@ impl Golden {
     }
 }
 
+const INDEX: &str = "index.json";
+const SINGLE: &str = "golden.json";
+
+/// Whether a folder is one of golden vectors.
+pub fn is_one(folder: &Path) -> bool {
+    [INDEX, SINGLE].iter().any(|file| folder.join(file).is_file())
+}
+
+/// The folder of the base model that `golden.json` names, beside the set's own: where vectors are of an
+/// adapter whose base has a set of its own.
+pub fn base(folder: &Path) -> Result<Option<String>, CliError> {
+    let path = folder.join(SINGLE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let index = json(&path)?;
+    Ok(index["base"].as_str().filter(|name| is_file_name(name)).map(str::to_owned))
+}
+
 /// Reads a folder of golden vectors.
 pub fn read(folder: &Path) -> Result<Golden, CliError> {
-    let (index, single) = (folder.join("index.json"), folder.join("golden.json"));
+    let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
     if index.is_file() {
         return read_index(folder, &index);
     }

@@ -11,6 +11,7 @@ mod golden;
 mod reference;
 mod report;
 mod select;
+pub mod suite;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,9 @@ use select::Selection;
 
 /// Runs the comparison and prints it; exit code 1 if a bound is exceeded.
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
+    if let Some(folder) = &args.suite {
+        return suite::run(folder, args);
+    }
     let report = verify(args)?;
     let printed = if args.json { output::json(&report) } else { report.print() };
     // The verdict stands even if nobody reads it.
@@ -35,13 +39,14 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Runs the comparison.
+/// Runs the comparison with one golden set.
 ///
 /// # Errors
-/// If a file is refused, an adapter that was asked for has no golden, or the backend cannot run the
+/// If there is no `--golden`, a file is refused, an adapter that was asked for has no golden, or the backend cannot run the
 /// model.
 pub fn verify(args: &VerifyArgs) -> Result<Report, CliError> {
-    let mut golden = golden::read(&args.golden)?;
+    let folder = args.golden.as_deref().ok_or_else(|| CliError::Usage("--golden DIR is needed".into()))?;
+    let mut golden = golden::read(folder)?;
     let mut engine = open(args, args.engine.backend.into())?;
     let selection = select::adapters(args, &mut golden, &mut engine)?;
     golden.check(engine.config(), engine.context())?;
@@ -71,7 +76,7 @@ fn source(args: &VerifyArgs) -> Source {
 
 fn open_reference(args: &VerifyArgs, numerics: Numerics, selection: &Selection) -> Result<Engine, CliError> {
     let mut options = load::options(&args.engine);
-    (options.backend, options.numerics) = (BackendChoice::Ref, numerics);
+    (options.backend, options.numerics, options.store) = (BackendChoice::Ref, numerics, None);
     let mut reference = load::open(source(args), &options)?;
     select::register(&selection.adapters, &mut reference)?;
     Ok(reference)
@@ -79,6 +84,7 @@ fn open_reference(args: &VerifyArgs, numerics: Numerics, selection: &Selection) 
 
 fn open(args: &VerifyArgs, backend: BackendChoice) -> Result<Engine, CliError> {
     let mut options = load::options(&args.engine);
-    options.backend = backend;
+    // What is being verified is verified anew: nothing that is kept from another run has a part in it.
+    (options.backend, options.store) = (backend, None);
     load::open(source(args), &options)
 }

@@ -85,9 +85,17 @@ impl Report {
     }
 }
 
+/// A cell for a number that may not be there.
+pub(super) fn number(value: Option<f64>, show: &dyn Fn(f64) -> String) -> String {
+    value.map_or_else(|| "-".into(), show)
+}
+
+/// An error, as a cell shows it.
+pub(super) fn small(error: f64) -> String {
+    format!("{error:.2e}")
+}
+
 fn cells(case: &Case) -> Vec<String> {
-    let number = |value: Option<f64>, show: &dyn Fn(f64) -> String| value.map_or_else(|| "-".into(), show);
-    let small = |v: f64| format!("{v:.2e}");
     let greedy = match case.greedy_equal {
         None => "-".into(),
         Some(true) => "equal".into(),

@@ -96,7 +96,7 @@ fn locate(
     }
     let beside = |folder: &Path| folder.parent().unwrap_or(folder).join("adapters").join(name);
     let mut candidates: Vec<PathBuf> = golden.adapter_folder.iter().cloned().collect();
-    candidates.extend([beside(&args.golden)].into_iter().chain(args.model.as_deref().map(beside)));
+    candidates.extend(args.golden.iter().chain(&args.model).map(|folder| beside(folder)));
     match candidates.iter().find(|c| is_adapter(c)) {
         Some(folder) => Ok(Some(Source::dir(folder))),
         None => {

@@ -62,7 +62,7 @@ fn projection(proj: Proj) -> Place {
 #[derive(Debug)]
 pub(crate) struct Family {
     /// As in `architectures` of config.json.
-    architecture: &'static str,
+    pub architecture: &'static str,
     /// Reads config.json.
     read: fn(&Object) -> Result<ModelConfig, ModelError>,
     /// What its modules are called.

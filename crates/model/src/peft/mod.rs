@@ -69,6 +69,10 @@ pub struct PeftSite {
 }
 
 impl PeftAdapter {
+    /// The files that [`PeftAdapter::digest`] covers. It depends on the base's config besides
+    /// ([`Model::config_digest`]), which orders the sites and parts fused ones.
+    pub const FILES: [&str; 2] = ["adapter_config.json", TENSORS];
+
     /// Opens an adapter and checks it against its base model. Every factor is read once, to find
     /// infinities and NaN.
     ///

@@ -1,0 +1,101 @@
+//! The store: what an engine keeps on disk between runs, in a folder of its own
+//! ([`EngineOptions::store`](crate::EngineOptions::store)) and never in a model's.
+//!
+//! Everything in it follows from the user's files and may be deleted at any time; nothing that is right with
+//! a store is wrong without one. A store that is damaged or cannot be written is said in a warning and
+//! never fails a run. Today it holds digests.
+
+mod digests;
+mod stamp;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use interleaf_model::{Digest, Model, PeftAdapter, Source};
+
+use digests::{Digests, Entry, Key, Kind};
+use stamp::Stamp;
+
+/// Where a digest is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestOrigin {
+    /// An earlier run computed it, and the files have not changed since.
+    Cached,
+    /// Every byte was read now.
+    Computed,
+}
+
+/// A store, or none: then everything is computed, and forgotten with the process.
+#[derive(Debug, Default)]
+pub struct Store {
+    digests: Option<Digests>,
+}
+
+impl Store {
+    /// The store in a folder, which is made when something is first kept; `None` for no store.
+    #[must_use]
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        Self { digests: folder.map(Digests::new) }
+    }
+
+    /// [`Model::digest`]. `opening` is a time before the model was opened: of files that have changed since,
+    /// or up to two seconds before, nothing is known for sure, and nothing is kept.
+    #[must_use]
+    pub fn model_digest(&self, model: &Model, opening: SystemTime) -> (Digest, DigestOrigin) {
+        let files: Vec<&str> = model.files().collect();
+        self.digest(Kind::Model, model.source(), &files, opening, || model.digest())
+    }
+
+    /// [`PeftAdapter::digest`] of an adapter opened from `source` on `base`; `opening` likewise.
+    #[must_use]
+    pub fn adapter_digest(
+        &self,
+        adapter: &PeftAdapter,
+        source: &Source,
+        base: &Model,
+        opening: SystemTime,
+    ) -> (Digest, DigestOrigin) {
+        // The base's config says in which order sites come, and which rows of a fused one are whose.
+        let kind = Kind::Adapter { base: base.config_digest().to_string() };
+        self.digest(kind, source, &PeftAdapter::FILES, opening, || adapter.digest())
+    }
+
+    fn digest(
+        &self,
+        kind: Kind,
+        source: &Source,
+        files: &[&str],
+        opening: SystemTime,
+        compute: impl FnOnce() -> Digest,
+    ) -> (Digest, DigestOrigin) {
+        let (Some(digests), Source::Dir(folder)) = (&self.digests, source) else {
+            return (compute(), DigestOrigin::Computed);
+        };
+        // Taken before hashing: a file that changes meanwhile has another stamp ever after.
+        let (Some(key), Some(stamps)) = (Key::new(kind, folder), stamp::settled(folder, files, opening))
+        else {
+            return (compute(), DigestOrigin::Computed);
+        };
+        if let Some(digest) = digests.find(&key, &stamps) {
+            return (digest, DigestOrigin::Cached);
+        }
+        let digest = compute();
+        digests.keep(Entry { key, files: stamps, digest });
+        (digest, DigestOrigin::Computed)
+    }
+}
+
+/// A warning that is said once.
+#[derive(Debug, Default)]
+struct Warned(AtomicBool);
+
+impl Warned {
+    /// Whether it has not been said yet; from now on it has.
+    fn first(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;
