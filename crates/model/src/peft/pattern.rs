@@ -4,10 +4,19 @@
 //! file's order. So a key is a whole path, or a suffix of one that starts after a dot, or a regex for
 //! either.
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use crate::ModelError;
 use crate::json::Object;
+
+/// Bytes that a regex may compile to: any path and any choice of numbers needs less.
+const SMALL: usize = 32 << 10;
+
+/// Bytes that a few may compile to, such as those of `\w`, which is all of Unicode.
+const LARGE: usize = 1 << 20;
+
+/// How many those are. A key of ten bytes can ask for megabytes, and a file holds many keys.
+const MANY: usize = 16;
 
 /// Values by pattern.
 #[derive(Debug)]
@@ -24,11 +33,16 @@ impl<T: Copy> Patterns<T> {
         field: &'static str,
         value: impl Fn(&Object, &str) -> Result<T, ModelError>,
     ) -> Result<Self, ModelError> {
-        let mut entries = Vec::new();
+        let (mut entries, mut large) = (Vec::new(), 0);
         if let Some(object) = config.object(field)? {
             for (key, _) in object.entries() {
                 // `re.match` anchors at the start. PEFT's groups stay as they are: a key may refer to them.
-                let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
+                let pattern = format!(r"^(.*\.)?({key})$");
+                let regex = compile(&pattern, SMALL)
+                    .or_else(|error| {
+                        large += 1;
+                        if large > MANY { Err(error) } else { compile(&pattern, LARGE) }
+                    })
                     .map_err(|e| object.error(key, format!("keyed by a regex ({e})")))?;
                 entries.push((key.to_owned(), regex, value(&object, key)?));
             }
@@ -51,6 +65,12 @@ impl<T: Copy> Patterns<T> {
         }
         Ok(None)
     }
+}
+
+/// Compiles a regex within a limit in bytes.
+fn compile(pattern: &str, limit: usize) -> Result<Regex, Box<fancy_regex::Error>> {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.delegate_size_limit(limit).delegate_dfa_size_limit(limit).build().map_err(Box::new)
 }
 
 #[cfg(test)]
@@ -105,5 +125,23 @@ mod tests {
         assert_eq!(find(json!({V2: 2, "v_proj": 1}), V2), Some(2));
         assert_eq!(find(json!({"k_proj": 3, V2: 2}), V2), Some(2));
         assert_eq!(find(json!({}), V2), None);
+    }
+
+    #[test]
+    fn many_regexes_may_be_small_and_few_large() {
+        let read = |keys: &[String]| {
+            let patterns: serde_json::Map<String, Value> =
+                keys.iter().map(|k| (k.clone(), json!(4))).collect();
+            let text = json!({"rank_pattern": patterns}).to_string();
+            let config = Object::parse("adapter_config.json".into(), &text).unwrap();
+            Patterns::read(&config, "rank_pattern", |o, field| o.size(field, 1000)).map(|_| ())
+        };
+        let keys = |count: usize, key: &dyn Fn(usize) -> String| (0..count).map(key).collect::<Vec<_>>();
+        read(&keys(2000, &|i| format!(r"^model\.layers\.{i}\.self_attn\.(q|k|v|o)_proj"))).unwrap();
+        read(&keys(MANY, &|i| format!(r"\w+\.{i}\.\w+"))).unwrap();
+        let error = read(&keys(MANY + 1, &|i| format!(r"\w+\.{i}\.\w+"))).unwrap_err().to_string();
+        assert!(error.contains(r"rank_pattern.\w+\.16\.\w+ must be keyed by a regex"), "{error}");
+        let error = read(&[r"\pL{100}".into()]).unwrap_err().to_string();
+        assert!(error.contains(r"rank_pattern.\pL{100} must be keyed by a regex"), "{error}");
     }
 }
