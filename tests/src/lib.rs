@@ -1,9 +1,11 @@
 //! The harness of the kernel tests: seeded data in every dtype, one case run on any backend through the
-//! `Backend` trait, and the tolerances that a kernel is held to.
+//! `Backend` trait, and the tolerances that a kernel is held to; and what files that nobody vouches for are
+//! put through.
 
 pub mod attention;
 pub mod backends;
 pub mod data;
+pub mod fuzz;
 pub mod lora;
 pub mod single;
 pub mod tolerance;

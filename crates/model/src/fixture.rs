@@ -25,10 +25,6 @@ impl Folder {
     pub fn write(&self, file: &str, contents: impl AsRef<[u8]>) {
         std::fs::write(self.0.path().join(file), contents).unwrap();
     }
-
-    pub fn remove(&self, file: &str) {
-        std::fs::remove_file(self.0.path().join(file)).unwrap();
-    }
 }
 
 /// A tensor to be written.

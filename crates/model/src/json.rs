@@ -95,15 +95,19 @@ impl Object {
         self.optional(field, "a number", |v| v.as_f64().filter(|n| n.is_finite()))
     }
 
-    /// A finite number that must be there and above zero.
+    /// A number above zero that must be there.
     pub fn positive(&self, field: &str) -> Result<f64, ModelError> {
         self.optional_positive(field)?.ok_or_else(|| self.error(field, "a number above 0"))
     }
 
-    /// A finite number above zero, if the field is there.
+    /// A number above zero, if the field is there. Those are computed with in f32, where a number beyond
+    /// its range would be 0 or infinite.
     pub fn optional_positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
         match self.number(field)? {
             Some(n) if n <= 0.0 => Err(self.error(field, "a number above 0")),
+            Some(n) if !(n as f32).is_normal() => {
+                Err(self.error(field, "a number above 0 in the range of f32"))
+            }
             n => Ok(n),
         }
     }
@@ -208,6 +212,10 @@ mod tests {
         assert_eq!(
             message(o.size("absent", 8).unwrap_err()),
             "x.json: absent must be an integer from 1 to 8, found nothing"
+        );
+        assert_eq!(
+            message(o.positive("big").unwrap_err()),
+            "x.json: big must be a number above 0 in the range of f32, found 1e+300"
         );
         assert!(o.size("big", usize::MAX).is_err());
         assert!(matches!(Object::parse("x.json".into(), ""), Err(ModelError::Json { .. })));

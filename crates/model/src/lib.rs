@@ -24,8 +24,6 @@ mod tokenizer;
 mod weights;
 
 #[cfg(test)]
-mod bad_folders;
-#[cfg(test)]
 mod fixture;
 
 pub use chat::{ChatMessage, ChatTemplate};

@@ -2,6 +2,7 @@
 
 mod activated;
 mod adapters;
+mod bad_adapters;
 mod conversation;
 mod generation;
 mod golden;

@@ -358,7 +358,8 @@ impl Parsed<'_> {
             ids,
         };
         let lengths = [
-            ("top5_ids", prompt.top_ids.len(), prompt.ids.len() * prompt.best),
+            // A shape with a zero in it may have any other number beside it.
+            ("top5_ids", prompt.top_ids.len(), prompt.ids.len().saturating_mul(prompt.best)),
             ("top5_logits", prompt.top_logits.len(), prompt.top_ids.len()),
             (names.margin, prompt.margins.len(), prompt.greedy.len()),
             (
@@ -399,7 +400,7 @@ impl Parsed<'_> {
         let (&[windows, tokens], &[nll_windows, scored]) = (&*shape, &*nll_shape) else {
             return Err(wrong(self.path, nll, "expected two dimensions"));
         };
-        if windows != nll_windows || tokens != scored + 1 || scored == 0 {
+        if windows != nll_windows || Some(tokens) != scored.checked_add(1) || scored == 0 {
             return Err(wrong(self.path, nll, &format!("{nll_shape:?} does not fit windows of {shape:?}")));
         }
         let windows = ids.chunks_exact(tokens).zip(values.chunks_exact(scored));

@@ -7,7 +7,7 @@
 
 mod bounds;
 mod compare;
-mod golden;
+pub mod golden;
 mod reference;
 mod report;
 mod select;

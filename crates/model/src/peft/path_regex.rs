@@ -12,9 +12,21 @@ const MAX_LENGTH: usize = 1 << 16;
 const MAX_REPEATS: usize = 100;
 /// How often a match may turn back. Paths are short: an honest regex does so some hundred times.
 const MAX_BACKTRACKS: usize = 10_000;
-/// Bounds on what a regex is compiled to: bytes of an automaton, and instructions.
-const MAX_AUTOMATON: usize = 4 << 20;
+/// Instructions that a regex may compile to.
 const MAX_INSTRUCTIONS: usize = 100_000;
+
+/// Bytes of an automaton that a regex may compile to: any path and any choice of numbers needs less.
+const SMALL: usize = 32 << 10;
+/// Bytes that a few may compile to, such as those of `\w`, which is all of Unicode.
+const LARGE: usize = 1 << 20;
+/// How many those are. A key of ten bytes can ask for megabytes, and a file holds many keys.
+const MANY: usize = 16;
+
+/// What the regexes of one field have used up.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    large: usize,
+}
 
 /// A compiled regex.
 #[derive(Debug)]
@@ -23,16 +35,16 @@ pub(super) struct PathRegex(Regex);
 impl PathRegex {
     /// A regex that matches from a path's first character on, as `re.match` does. The error says what it is
     /// not.
-    pub fn prefix(pattern: &str) -> Result<Self, String> {
-        Self::compile(pattern, "")
+    pub fn prefix(pattern: &str, budget: &mut Budget) -> Result<Self, String> {
+        Self::compile(pattern, "", budget)
     }
 
     /// A regex that matches a whole path, as `re.fullmatch` does.
-    pub fn whole(pattern: &str) -> Result<Self, String> {
-        Self::compile(pattern, r"\z")
+    pub fn whole(pattern: &str, budget: &mut Budget) -> Result<Self, String> {
+        Self::compile(pattern, r"\z", budget)
     }
 
-    fn compile(pattern: &str, end: &str) -> Result<Self, String> {
+    fn compile(pattern: &str, end: &str, budget: &mut Budget) -> Result<Self, String> {
         if pattern.len() > MAX_LENGTH {
             return Err(format!("a regex of at most {MAX_LENGTH} bytes"));
         }
@@ -42,13 +54,19 @@ impl PathRegex {
         if repeats(&tree.expr).is_none_or(|product| product > MAX_REPEATS) {
             return Err(format!("a regex of Python's that repeats nothing over {MAX_REPEATS} times"));
         }
-        RegexBuilder::new(&format!(r"\A(?:{pattern}){end}"))
-            .backtrack_limit(MAX_BACKTRACKS)
-            .delegate_size_limit(MAX_AUTOMATON)
-            .max_prog_size(MAX_INSTRUCTIONS)
-            .build()
-            .map(Self)
-            .map_err(invalid)
+        let build = |bytes: usize| {
+            RegexBuilder::new(&format!(r"\A(?:{pattern}){end}"))
+                .backtrack_limit(MAX_BACKTRACKS)
+                .delegate_size_limit(bytes)
+                .delegate_dfa_size_limit(bytes)
+                .max_prog_size(MAX_INSTRUCTIONS)
+                .build()
+        };
+        let small = build(SMALL).or_else(|error| {
+            budget.large += 1;
+            if budget.large > MANY { Err(error) } else { build(LARGE) }
+        });
+        small.map(Self).map_err(invalid)
     }
 
     /// Whether a path matches.
@@ -99,8 +117,16 @@ mod tests {
             (r"(?i)MODEL.*", true, true),
             (r"(m)odel.*(?!\1)q_proj", true, true),
         ] {
-            assert_eq!(PathRegex::prefix(pattern).unwrap().is_match(PATH), Ok(prefix), "{pattern}");
-            assert_eq!(PathRegex::whole(pattern).unwrap().is_match(PATH), Ok(whole), "{pattern}");
+            assert_eq!(
+                PathRegex::prefix(pattern, &mut Budget::default()).unwrap().is_match(PATH),
+                Ok(prefix),
+                "{pattern}"
+            );
+            assert_eq!(
+                PathRegex::whole(pattern, &mut Budget::default()).unwrap().is_match(PATH),
+                Ok(whole),
+                "{pattern}"
+            );
         }
     }
 
@@ -120,14 +146,18 @@ mod tests {
             r"((?=m)x?)(?:\g<1>)*.*",
             "(m(?=o))(\\g<1>\\g<1>)(\\g<2>\\g<2>)(\\g<3>\\g<3>)",
         ] {
-            assert!(PathRegex::whole(pattern).is_err(), "{}", &pattern[..pattern.len().min(40)]);
+            assert!(
+                PathRegex::whole(pattern, &mut Budget::default()).is_err(),
+                "{}",
+                &pattern[..pattern.len().min(40)]
+            );
         }
     }
 
     #[test]
     fn turning_back_too_often_is_an_error() {
         for pattern in [r"(.*.*.*.*.*)*x(?=y)", r"((?=m)|.)*(.*)*\1x", r"(?:(?=m)|.*)*(?:.*(?=.)){9}\1()z"] {
-            let found = PathRegex::whole(pattern).unwrap().is_match(PATH);
+            let found = PathRegex::whole(pattern, &mut Budget::default()).unwrap().is_match(PATH);
             assert!(found.unwrap_err().contains(PATH), "{pattern}");
         }
     }

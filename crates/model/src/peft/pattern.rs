@@ -4,7 +4,7 @@
 //! file's order. So a key is a whole path, or a suffix of one that starts after a dot, or a regex for
 //! either.
 
-use super::path_regex::PathRegex;
+use super::path_regex::{Budget, PathRegex};
 use crate::ModelError;
 use crate::json::Object;
 
@@ -23,11 +23,11 @@ impl<T: Copy> Patterns<T> {
         field: &'static str,
         value: impl Fn(&Object, &str) -> Result<T, ModelError>,
     ) -> Result<Self, ModelError> {
-        let mut entries = Vec::new();
+        let (mut entries, mut budget) = (Vec::new(), Budget::default());
         if let Some(object) = config.object(field)? {
             for (key, _) in object.entries() {
                 // PEFT's groups stay as they are: a key may refer to them.
-                let regex = PathRegex::prefix(&format!(r"(.*\.)?({key})$"))
+                let regex = PathRegex::prefix(&format!(r"(.*\.)?({key})$"), &mut budget)
                     .map_err(|expected| object.error(key, format!("keyed by {expected}")))?;
                 entries.push((key.to_owned(), regex, value(&object, key)?));
             }

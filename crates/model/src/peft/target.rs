@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::path_regex::PathRegex;
+use super::path_regex::{Budget, PathRegex};
 use crate::ModelError;
 use crate::json::{Object, excerpt};
 
@@ -148,7 +148,7 @@ impl Names {
     fn read(config: &Object, field: &str) -> Result<Option<Self>, ModelError> {
         match config.get(field) {
             None => Ok(None),
-            Some(Value::String(regex)) => match PathRegex::whole(regex) {
+            Some(Value::String(regex)) => match PathRegex::whole(regex, &mut Budget::default()) {
                 Ok(regex) => Ok(Some(Self::Regex(regex))),
                 Err(expected) => Err(config.error(field, expected)),
             },
@@ -185,7 +185,9 @@ impl Layers {
         let numbers: Option<Vec<i64>> = numbers;
         let numbers =
             numbers.ok_or_else(|| config.error(LAYERS, "null, an integer or a list of integers"))?;
-        let regex = |list: &String| PathRegex::prefix(&format!(r"(?:^|.*?\.){list}\.(?P<idx>\d+)\."));
+        let mut budget = Budget::default();
+        let regex =
+            |list: &String| PathRegex::prefix(&format!(r"(?:^|.*?\.){list}\.(?P<idx>\d+)\."), &mut budget);
         let lists = lists.iter().map(regex).collect::<Result<_, String>>();
         Ok(Some(Self { numbers, lists: lists.map_err(|expected| config.error(LISTS, expected))? }))
     }

@@ -1,0 +1,16 @@
+//! Bytes as the tensors of a model, of an adapter and of golden vectors.
+#![no_main]
+
+use interleaf_tests::fuzz::{MEMORY_LIMIT, safetensors};
+use libfuzzer_sys::fuzz_target;
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+fuzz_target!(|bytes: &[u8]| {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let _ = safetensors(bytes);
+    assert!(MEMORY.peak_usage() - before <= MEMORY_LIMIT);
+});

@@ -1,0 +1,14 @@
+//! Files that are damaged, hostile or meant for another engine: refused by name, within bounded memory and
+//! time, and without harm to what is loaded.
+
+mod bad_models;
+mod build;
+mod fuzz;
+mod measure;
+mod memory;
+mod mutate;
+
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
