@@ -36,6 +36,7 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
     best.map(|(token, _)| token)
 }
 
+/// What is neither NaN nor banned. A logit that has grown to +∞ counts as the largest f32.
 fn can_be_chosen(logit: f32) -> bool {
     logit > f32::NEG_INFINITY
 }
@@ -61,8 +62,12 @@ fn penalise(mut logits: Vec<f32>, sampler: &Sampler) -> Vec<f32> {
 
 /// Tokens that may be drawn with their unnormalised probabilities, most likely first.
 fn candidates(logits: &[f32], sampler: &Sampler) -> Vec<(u32, f64)> {
-    let mut order: Vec<(u32, f32)> =
-        logits.iter().enumerate().filter(|(_, l)| can_be_chosen(**l)).map(|(t, &l)| (t as u32, l)).collect();
+    let mut order: Vec<(u32, f32)> = logits
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| can_be_chosen(**l))
+        .map(|(t, &l)| (t as u32, l.min(f32::MAX)))
+        .collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let Some(&(_, largest)) = order.first() else { return Vec::new() };
     if sampler.top_k > 0 {
@@ -178,6 +183,10 @@ mod tests {
         let drawn = Sampler { bias: vec![(0, f32::NEG_INFINITY)], ..sampler(5.0) };
         let shares = shares(&logits, &drawn, 2_000);
         assert!(shares[0] == 0.0 && shares[1] > shares[2] && shares[2] > 0.0);
+        for temperature in [0.0, 1.0] {
+            let huge = Sampler { temperature, ..biased(&[(2, 3e38), (2, 3e38)]) };
+            assert_eq!(sample(&logits, &huge), Some(2), "a sum beyond f32 is still the largest");
+        }
         let all: Vec<(u32, f32)> = (0..3).map(|t| (t, f32::NEG_INFINITY)).collect();
         assert_eq!(sample(&logits, &biased(&all)), None);
     }

@@ -5,8 +5,15 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+/// Nothing is kept between tests.
+fn interleaf() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_interleaf"));
+    command.env("INTERLEAF_STORE", concat!(env!("CARGO_TARGET_TMPDIR"), "/chat"));
+    command
+}
+
 fn chat(args: &[&str], lines: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_interleaf"))
+    let mut child = interleaf()
         .arg("chat")
         .args(args)
         .stdin(Stdio::piped())
@@ -57,11 +64,8 @@ fn a_chat_of_one_turn_is_a_generate() {
     let prompt = "What does the method do?";
     let args = ["--system", "Be brief.", "--max-tokens", "12"];
     let (out, _) = said(&args, &format!("{prompt}\n"));
-    let generate = Command::new(env!("CARGO_BIN_EXE_interleaf"))
-        .args(["generate", "--prompt", prompt])
-        .args(args)
-        .output()
-        .expect("the binary starts");
+    let generate =
+        interleaf().args(["generate", "--prompt", prompt]).args(args).output().expect("the binary starts");
     assert_eq!(out.trim_end(), String::from_utf8(generate.stdout).expect("UTF-8").trim_end());
 }
 

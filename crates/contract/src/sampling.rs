@@ -6,7 +6,7 @@
 /// the first word of PCG4D (Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020)
 /// over `(seed low, seed high, sequence, step)`, its upper 24 bits as a fraction of 2²⁴: counter-based,
 /// so that the rows of a batch draw independently of each other on any device.
-/// A logit that is NaN or −∞ is never chosen.
+/// A logit that is NaN or −∞ is never chosen; one that has grown to +∞ counts as the largest f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampler {
     /// Added to the logits of these tokens; −∞ bans a token. Biases of one token add up.

@@ -35,6 +35,7 @@ fn argmax(logits: &[f32]) -> Option<u32> {
     largest.map(|(token, _)| token as u32)
 }
 
+/// What is neither NaN nor banned. A logit that has grown to +∞ counts as the largest f32.
 fn can_be_chosen(logit: f32) -> bool {
     logit > f32::NEG_INFINITY
 }
@@ -50,8 +51,12 @@ fn penalise(logits: &mut [f32], sampler: &Sampler) {
 }
 
 fn candidates(logits: &[f32], sampler: &Sampler) -> Vec<(u32, f64)> {
-    let mut order: Vec<(u32, f32)> =
-        logits.iter().enumerate().filter(|(_, l)| can_be_chosen(**l)).map(|(t, &l)| (t as u32, l)).collect();
+    let mut order: Vec<(u32, f32)> = logits
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| can_be_chosen(**l))
+        .map(|(t, &l)| (t as u32, l.min(f32::MAX)))
+        .collect();
     let descending = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let k = sampler.top_k as usize;
     if k > 0 && k < order.len() {

@@ -60,6 +60,13 @@ impl KvCache {
         }
     }
 
+    /// The same cache, its sequences named from another number on: so that two caches of one process have no name
+    /// in common.
+    #[must_use]
+    pub fn counting_from(self, first: u64) -> Self {
+        Self { opened: first, ..self }
+    }
+
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an
     /// old name never means a new sequence.
     #[must_use]

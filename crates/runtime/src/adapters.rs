@@ -50,6 +50,11 @@ pub struct Adapters {
 }
 
 impl Adapters {
+    /// Refuses a name that is taken.
+    pub fn check_name(&self, name: &str) -> Result<(), EngineError> {
+        if self.by_name.contains_key(name) { Err(EngineError::DuplicateAdapter(name.into())) } else { Ok(()) }
+    }
+
     /// Attaches an adapter's sites to the model's projections and makes it resident.
     pub fn register(
         &mut self,
@@ -59,9 +64,7 @@ impl Adapters {
         backend: &mut dyn Backend,
     ) -> Result<AdapterSummary, EngineError> {
         let name = peft.name;
-        if self.by_name.contains_key(&name) {
-            return Err(EngineError::DuplicateAdapter(name));
-        }
+        self.check_name(&name)?;
         let mut sites = Vec::new();
         for site in peft.sites {
             let projection = modules.iter().find(|(module, _)| *module == site.module).map(|(_, id)| *id);

@@ -1,7 +1,8 @@
 //! A conversation: turns whose common beginning is computed once.
 //!
-//! Each turn gives the whole prompt anew; what of it is in the cache from earlier turns, and would come out
-//! bit for bit the same, is not computed again.
+//! Each turn gives the whole prompt anew; what of it is in the cache from earlier turns, and belongs to the same
+//! tokens under the same adapter, is not computed again. On a host backend it is what would come out again, bit for
+//! bit; where generated rows have kernels of their own, to within the rounding in which those differ from a prompt's.
 
 use std::time::Instant;
 

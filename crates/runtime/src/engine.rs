@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use interleaf_contract::{
@@ -14,7 +15,11 @@ use interleaf_model::{
 
 use crate::adapters::{AdapterSummary, Adapters};
 use crate::resident::{self, Resident};
+use crate::store::Seen;
 use crate::{BackendChoice, EngineError, Store, backend};
+
+/// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
+static ENGINES: AtomicU64 = AtomicU64::new(0);
 
 /// How an engine is opened.
 #[derive(Debug, Clone)]
@@ -90,8 +95,8 @@ pub struct Engine {
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     store: Store,
-    /// A time before the model's files were opened.
-    opening: SystemTime,
+    /// The model's files as they were when they were opened.
+    seen: Seen,
     digest: OnceLock<Digest>,
 }
 
@@ -119,6 +124,7 @@ impl Engine {
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;
+        let seen = Seen::model(&model, opening);
         let longest = model.config().max_positions;
         let context = if options.context == 0 { longest } else { options.context.min(longest) };
         let resident = resident::upload(&model, options.weights, &mut *backend, progress)?;
@@ -134,7 +140,7 @@ impl Engine {
             rope_positions: 0,
             weights: options.weights,
             adapters: Adapters::default(),
-            kv: KvCache::new(&geometry),
+            kv: KvCache::new(&geometry).counting_from(ENGINES.fetch_add(1 << 40, Ordering::Relaxed)),
             context,
             prefill_rows: options.prefill_rows,
             tokenizer_file,
@@ -142,7 +148,7 @@ impl Engine {
             tokenizer,
             template,
             store: Store::new(options.store.clone()),
-            opening,
+            seen,
             digest: OnceLock::new(),
         })
     }
@@ -152,6 +158,7 @@ impl Engine {
     /// # Errors
     /// If its files are refused, it does not fit the model, or the name is taken.
     pub fn register_adapter(&mut self, name: &str, source: &Source) -> Result<AdapterSummary, EngineError> {
+        self.adapters.check_name(name)?;
         let opening = SystemTime::now();
         let peft = PeftAdapter::open(name, source, &self.model)?;
         let (digest, _) = self.store.adapter_digest(&peft, source, &self.model, opening);
@@ -198,7 +205,7 @@ impl Engine {
     /// What the model is, by content ([`Model::digest`]). Every weight is read the first time, unless the
     /// store knows the files.
     pub fn model_digest(&self) -> Digest {
-        *self.digest.get_or_init(|| self.store.model_digest(&self.model, self.opening).0)
+        *self.digest.get_or_init(|| self.store.digest_of_model(&self.model, &self.seen).0)
     }
 
     /// The longest sequence that this engine takes, in tokens.

@@ -48,7 +48,7 @@ proptest! {
             .collect();
         let samplers: Vec<Sampler> = (0..4)
             .map(|i| Sampler {
-                bias: (0..bias).map(|i| (random.below(vocabulary) as u32, [3.5, f32::NEG_INFINITY][i % 2])).collect(),
+                bias: (0..bias).map(|i| (random.below(vocabulary) as u32, [3.5, f32::NEG_INFINITY, 3e38, 3e38][i % 4])).collect(),
                 temperature,
                 top_k,
                 top_p,

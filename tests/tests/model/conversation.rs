@@ -80,6 +80,21 @@ fn turns_go_on_from_what_is_cached() {
 }
 
 #[test]
+fn another_engine_has_nothing_of_it() {
+    let mut engines = [(); 2].map(|()| demo(&options(BackendChoice::Cpu)));
+    let prompt = prompts(&engines[0])[0].clone();
+    engines.iter_mut().for_each(|engine| engine.reserve_kv(3, 256).expect("a small pool"));
+    let mut conversation = Conversation::default();
+    as_from_nothing(&mut engines[0], &mut conversation, &request(prompt.clone(), None));
+    let foreign = conversation.sequence().expect("a turn was answered");
+    let own = engines[1].open_sequence(None, &prompt).expect("the base");
+    assert!(matches!(engines[1].close_sequence(foreign), Err(EngineError::Kv(_))));
+    let anew = as_from_nothing(&mut engines[1], &mut conversation, &request(prompt, None));
+    assert_eq!(anew.reused_tokens, 0);
+    engines[1].close_sequence(own).expect("still its own");
+}
+
+#[test]
 fn another_adapter_reuses_nothing() {
     let mut engine = demo(&options(BackendChoice::Cpu));
     engine.reserve_kv(3, 256).expect("a small pool");

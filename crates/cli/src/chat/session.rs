@@ -93,6 +93,11 @@ impl Session {
             let (needed, limit) = (answer.prompt_tokens, self.answering.context);
             return Err(EngineError::ContextFull { needed, limit }.into());
         }
+        if answer.reason == FinishReason::Cancelled && answer.tokens.is_empty() {
+            // Nothing was answered, so nothing was asked; what was read of it stays cached.
+            self.messages.pop();
+            return Ok(());
+        }
         self.messages.push(ChatMessage::new("assistant", &*answer.text));
         self.totals.turns += 1;
         self.totals.prompt += answer.prompt_tokens;

@@ -37,6 +37,44 @@ const PLAIN: [(&str, &str); 15] = [
 /// (PiSSA, OLoRA, LoftQ, CorDA, EVA, …) come with a changed base, or are not known not to.
 const PLAIN_INITS: [&str; 2] = ["gaussian", "orthogonal"];
 
+/// Fields that are read elsewhere, or that say how an adapter was trained or what it is called.
+const KNOWN: [&str; 34] = [
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+    "_name_or_path",
+    "created_by",
+    "description",
+    "model_type",
+    "tags",
+    "library_name",
+    "license",
+];
+
 /// The facts of a LoRA.
 #[derive(Debug)]
 pub(super) struct LoraConfig {
@@ -111,18 +149,33 @@ impl LoraConfig {
     }
 }
 
+/// Whether a field changes nothing: absent, null, false, empty, or the one value that says so.
+fn is_plain(value: Option<&Value>, supported: &str) -> bool {
+    match value {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(list)) => list.is_empty(),
+        Some(Value::Object(object)) => object.is_empty(),
+        Some(Value::Bool(on)) => !on,
+        Some(value) => value.as_str().is_some_and(|text| text == supported),
+    }
+}
+
 fn refuse_variants(config: &Object) -> Result<(), ModelError> {
     for (field, supported) in PLAIN {
-        let plain = match config.get(field) {
-            None => true,
-            Some(Value::Array(list)) => list.is_empty(),
-            Some(Value::Object(object)) => object.is_empty(),
-            Some(Value::Bool(on)) => !on,
-            Some(value) => value.as_str().is_some_and(|text| text == supported),
-        };
-        if !plain {
+        if !is_plain(config.get(field), supported) {
             return Err(config.unsupported(field, supported));
         }
+    }
+    for (field, value) in config.entries() {
+        if KNOWN.contains(&field) || PLAIN.iter().any(|(name, _)| *name == field) || is_plain(Some(value), "")
+        {
+            continue;
+        }
+        // As PEFT names what makes an adapter another kind: to apply it as a plain one would be wrong.
+        if field.starts_with("use_") || field.ends_with("_config") {
+            return Err(config.unsupported(field, "null"));
+        }
+        tracing::warn!(file = config.file(), field, %value, "not a field that is known here; it is ignored");
     }
     let plain = match config.get("init_lora_weights") {
         None | Some(Value::Bool(_)) => true,
@@ -232,6 +285,8 @@ mod tests {
             ("use_bdlora", json!({"nblocks": 2})),
             ("use_bdlora", json!(true)),
             ("arrow_config", json!({"top_k": 3})),
+            ("use_something_new", json!(true)),
+            ("something_config", json!({"x": 3})),
             ("init_lora_weights", json!("pissa")),
             ("init_lora_weights", json!("pissa_niter_16")),
             ("init_lora_weights", json!("olora")),
@@ -245,6 +300,8 @@ mod tests {
             assert!(text.contains(&format!("{FILE}: {field} is ")), "{text}");
             assert!(text.contains(&value.to_string()), "{text}");
         }
+        // What does not look like a kind of adapter is said, and does not stop it.
+        assert!(read(json!({"trained_on": "Tuesday", "use_something_new": false})).is_ok());
         for init in [json!(false), json!("gaussian"), json!("orthogonal")] {
             assert!(read(json!({"init_lora_weights": init})).is_ok());
         }

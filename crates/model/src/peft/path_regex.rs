@@ -22,9 +22,13 @@ const LARGE: usize = 1 << 20;
 /// How many those are. A key of ten bytes can ask for megabytes, and a file holds many keys.
 const MANY: usize = 16;
 
+/// The most regexes of one field: a large model has not so many modules, and each holds tens of kilobytes.
+const MOST: usize = 1024;
+
 /// What the regexes of one field have used up.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
+    regexes: usize,
     large: usize,
 }
 
@@ -45,14 +49,22 @@ impl PathRegex {
     }
 
     fn compile(pattern: &str, end: &str, budget: &mut Budget) -> Result<Self, String> {
+        budget.regexes += 1;
+        if budget.regexes > MOST {
+            return Err(format!("one of at most {MOST} regexes"));
+        }
         if pattern.len() > MAX_LENGTH {
             return Err(format!("a regex of at most {MAX_LENGTH} bytes"));
+        }
+        // Sets of characters are combined so here, and spelled so in Python.
+        if ["&&", "~~"].iter().any(|operator| pattern.contains(operator)) {
+            return Err("a Python regex without && and ~~".into());
         }
         let invalid = |error: fancy_regex::Error| format!("a regex ({error})");
         // On its own, so that it cannot close the group that is put around it.
         let tree = Expr::parse_tree(pattern).map_err(invalid)?;
         if repeats(&tree.expr).is_none_or(|product| product > MAX_REPEATS) {
-            return Err(format!("a regex of Python's that repeats nothing over {MAX_REPEATS} times"));
+            return Err(format!("a Python regex that repeats nothing over {MAX_REPEATS} times"));
         }
         let build = |bytes: usize| {
             RegexBuilder::new(&format!(r"\A(?:{pattern}){end}"))
@@ -136,6 +148,7 @@ mod tests {
             "q_(",
             "model)|(?:.*",
             "[",
+            "[a-z&&[^q]]_proj",
             &"(".repeat(5000),
             &"(?=".repeat(5000),
             &"a|".repeat(200_000),
@@ -152,6 +165,15 @@ mod tests {
                 &pattern[..pattern.len().min(40)]
             );
         }
+    }
+
+    #[test]
+    fn a_field_has_a_bounded_number_of_regexes() {
+        let mut budget = Budget::default();
+        for _ in 0..MOST {
+            assert!(PathRegex::prefix(PATH, &mut budget).is_ok());
+        }
+        assert!(PathRegex::prefix(PATH, &mut budget).unwrap_err().contains("at most 1024"));
     }
 
     #[test]

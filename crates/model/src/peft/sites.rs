@@ -130,6 +130,10 @@ fn check_targets(
     model: &Model,
 ) -> Result<(), ModelError> {
     let Some(prefix) = found.values().next().map(|module| module.prefix) else { return Ok(()) };
+    if let Some(other) = found.values().find(|module| module.prefix != prefix) {
+        let reason = format!("begins otherwise than the tensors of {prefix}*: one file, one prefix");
+        return Err(refusal(file, other.a.or(other.b).unwrap_or(other.stem), reason));
+    }
     let targets = &config.modules;
     if !targets.are_known() {
         return Ok(());

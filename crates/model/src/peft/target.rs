@@ -167,6 +167,11 @@ impl Names {
     }
 }
 
+/// What Python takes for false.
+fn is_nothing(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_i64() == Some(0)
+}
+
 impl Layers {
     fn read(config: &Object) -> Result<Option<Self>, ModelError> {
         let lists = match config.get(LISTS) {
@@ -175,8 +180,11 @@ impl Layers {
             _ => strings(config, LISTS)?.unwrap_or_default(),
         };
         let numbers = match config.get(LAYERS) {
-            None if lists.is_empty() => return Ok(None),
-            None => return Err(config.error(LAYERS, format!("a layer or a list of them beside {LISTS}"))),
+            // PEFT takes an empty list and layer 0 for no choice here, and refuses patterns without one.
+            number if !lists.is_empty() && number.is_none_or(is_nothing) => {
+                return Err(config.error(LAYERS, format!("a layer above 0 or a list of them beside {LISTS}")));
+            }
+            None => return Ok(None),
             // In PEFT too, a list of no layers is no choice of layers.
             Some(Value::Array(numbers)) if numbers.is_empty() => return Ok(None),
             Some(Value::Array(numbers)) => numbers.iter().map(Value::as_i64).collect(),

@@ -55,7 +55,9 @@ impl Tokenizer {
             inner.with_truncation(None)?;
             Ok(inner)
         })?;
-        let special = |id: u32| inner.get_added_tokens_decoder().get(&id).is_some_and(|t| t.special);
+        // Once: it is made anew by each call.
+        let added = inner.get_added_tokens_decoder();
+        let special = |id: u32| added.get(&id).is_some_and(|token| token.special);
         let vocabulary = inner.get_vocab(true).into_iter();
         let largest = vocabulary.filter(|(_, id)| !special(*id)).max_by_key(|(_, id)| *id);
         let tokenizer = Self { file, inner: Arc::new(inner), rows };

@@ -26,6 +26,42 @@ pub enum DigestOrigin {
     Computed,
 }
 
+/// A folder's files as they were when it was opened: what is kept is kept for these, whatever the folder's path
+/// means later.
+#[derive(Debug)]
+pub struct Seen {
+    folder: PathBuf,
+    files: Vec<String>,
+    opening: SystemTime,
+    /// `None` where the files cannot be told from what they may become.
+    stamps: Option<Vec<Stamp>>,
+}
+
+impl Seen {
+    /// To be called right after a model was opened. `opening` is a time before that.
+    #[must_use]
+    pub fn model(model: &Model, opening: SystemTime) -> Self {
+        let files: Vec<&str> = model.files().collect();
+        Self::new(model.source(), &files, opening)
+    }
+
+    fn new(source: &Source, files: &[&str], opening: SystemTime) -> Self {
+        let folder = match source {
+            // Resolved, so that a link that is turned to another folder later does not matter.
+            Source::Dir(folder) => folder.canonicalize().unwrap_or_default(),
+            Source::Embedded { .. } => PathBuf::new(),
+        };
+        let stamps = stamp::settled(&folder, files, opening);
+        Self { folder, files: files.iter().map(ToString::to_string).collect(), opening, stamps }
+    }
+
+    /// Whether they are still the same.
+    fn unchanged(&self) -> bool {
+        let files: Vec<&str> = self.files.iter().map(String::as_str).collect();
+        stamp::settled(&self.folder, &files, self.opening) == self.stamps
+    }
+}
+
 /// A store, or none: then everything is computed, and forgotten with the process.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -43,8 +79,13 @@ impl Store {
     /// or up to two seconds before, nothing is known for sure, and nothing is kept.
     #[must_use]
     pub fn model_digest(&self, model: &Model, opening: SystemTime) -> (Digest, DigestOrigin) {
-        let files: Vec<&str> = model.files().collect();
-        self.digest(Kind::Model, model.source(), &files, opening, || model.digest())
+        self.digest_of_model(model, &Seen::model(model, opening))
+    }
+
+    /// The same of a model whose files were looked at when it was opened.
+    #[must_use]
+    pub fn digest_of_model(&self, model: &Model, seen: &Seen) -> (Digest, DigestOrigin) {
+        self.digest(Kind::Model, seen, || model.digest())
     }
 
     /// [`PeftAdapter::digest`] of an adapter opened from `source` on `base`; `opening` likewise.
@@ -58,30 +99,22 @@ impl Store {
     ) -> (Digest, DigestOrigin) {
         // The base's config says in which order sites come, and which rows of a fused one are whose.
         let kind = Kind::Adapter { base: base.config_digest().to_string() };
-        self.digest(kind, source, &PeftAdapter::FILES, opening, || adapter.digest())
+        self.digest(kind, &Seen::new(source, &PeftAdapter::FILES, opening), || adapter.digest())
     }
 
-    fn digest(
-        &self,
-        kind: Kind,
-        source: &Source,
-        files: &[&str],
-        opening: SystemTime,
-        compute: impl FnOnce() -> Digest,
-    ) -> (Digest, DigestOrigin) {
-        let (Some(digests), Source::Dir(folder)) = (&self.digests, source) else {
+    fn digest(&self, kind: Kind, seen: &Seen, compute: impl FnOnce() -> Digest) -> (Digest, DigestOrigin) {
+        let key = Key::new(kind, &seen.folder);
+        let (Some(digests), Some(key), Some(stamps)) = (&self.digests, key, &seen.stamps) else {
             return (compute(), DigestOrigin::Computed);
         };
-        // Taken before hashing: a file that changes meanwhile has another stamp ever after.
-        let (Some(key), Some(stamps)) = (Key::new(kind, folder), stamp::settled(folder, files, opening))
-        else {
-            return (compute(), DigestOrigin::Computed);
-        };
-        if let Some(digest) = digests.find(&key, &stamps) {
+        if let Some(digest) = digests.find(&key, stamps) {
             return (digest, DigestOrigin::Cached);
         }
         let digest = compute();
-        digests.keep(Entry { key, files: stamps, digest });
+        // A file that was written to in place while it was read has left neither content for sure.
+        if seen.unchanged() {
+            digests.keep(Entry { key, files: stamps.clone(), digest });
+        }
         (digest, DigestOrigin::Computed)
     }
 }

@@ -123,6 +123,33 @@ fn an_adapters_digest_is_kept_by_its_base() {
     assert_eq!([digest(&other), digest(&other), digest(&base)], [Computed, Cached, Cached]);
 }
 
+/// An engine runs on with the files it opened, whatever stands at their path later.
+#[test]
+fn a_folder_that_is_exchanged_does_not_change_what_is_open() {
+    let (store, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, other) = (copy(&data("qwen3")), copy(&data("qwen2")));
+    let path = place.path().join("model");
+    std::fs::rename(one.keep(), &path).unwrap();
+    let opened = model(&path);
+    let seen = Seen::model(&opened, later());
+    std::fs::rename(&path, place.path().join("old")).unwrap();
+    std::fs::rename(other.keep(), &path).unwrap();
+    let (second, origin) = digest(store.path(), &path);
+    assert_eq!((second, origin), (model(&path).digest(), Computed));
+
+    let store = Store::new(Some(store.path().into()));
+    for _ in 0..2 {
+        let (found, origin) = store.digest_of_model(&opened, &seen);
+        assert_eq!(
+            (found, origin),
+            (opened.digest(), Computed),
+            "not the other's, and not kept for its path"
+        );
+        assert_ne!(found, second);
+    }
+    assert_eq!(store.model_digest(&model(&path), later()), (second, Cached));
+}
+
 #[test]
 fn embedded_models_and_no_store_are_computed() {
     let folder = copy(&data("qwen3"));

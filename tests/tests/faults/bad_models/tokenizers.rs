@@ -15,19 +15,29 @@ fn tokenizers_that_do_not_fit() {
         sound().write().file("tokenizer.json", json!({"version": "1.0", "model": model}).to_string())
     };
     drop(open(tokenizer(512).source(), WeightFormat::Stored).expect("as many tokens as rows"));
-    are_refused(vec![
-        ("a token too many", tokenizer(513), vec!["tokenizer.json", "\"t512\" is number 512", "512 rows"]),
-        ("no tokenizer", sound().write().file("tokenizer.json", "[]"), vec!["tokenizer.json", "tokenizer: "]),
-        ("an empty file", sound().write().file("tokenizer.json", ""), vec!["tokenizer.json", "not JSON"]),
-        (
-            "a tokenizer cut short",
-            sound().write().file("tokenizer.json", "{\"version\": \"1.0\""),
-            vec!["tokenizer.json", "not JSON"],
-        ),
-        (
-            "a template that is none",
-            sound().write().file("chat_template.jinja", "{% if %}"),
-            vec!["chat_template.jinja", "chat template: "],
-        ),
-    ]);
+    are_refused(|| {
+        vec![
+            (
+                "a token too many",
+                tokenizer(513),
+                vec!["tokenizer.json", "\"t512\" is number 512", "512 rows"],
+            ),
+            (
+                "no tokenizer",
+                sound().write().file("tokenizer.json", "[]"),
+                vec!["tokenizer.json", "tokenizer: "],
+            ),
+            ("an empty file", sound().write().file("tokenizer.json", ""), vec!["tokenizer.json", "not JSON"]),
+            (
+                "a tokenizer cut short",
+                sound().write().file("tokenizer.json", "{\"version\": \"1.0\""),
+                vec!["tokenizer.json", "not JSON"],
+            ),
+            (
+                "a template that is none",
+                sound().write().file("chat_template.jinja", "{% if %}"),
+                vec!["chat_template.jinja", "chat template: "],
+            ),
+        ]
+    });
 }
