@@ -26,8 +26,9 @@ pub struct QuantisedTile {
     pub codes: *const i8,
     /// Scales, blocks × M.
     pub scales: *const f32,
-    /// Sums of a block's codes, blocks × M: what a weight code that is stored with an offset adds too much.
-    pub sums: *const i32,
+    /// Eight times the sums of a block's codes, blocks × M: what weight codes that are stored with an offset of 8 add
+    /// too much, and a sixteenth of what an offset of 128 does.
+    pub sums8: *const i32,
 }
 
 /// One panel of quantised weights: for each block of 32 inputs, the codes of [`Isa::LANES`] outputs in the
@@ -60,6 +61,7 @@ pub struct Interleave {
 /// # Safety
 /// Every method may only be called where the machine has the tier's instructions. Loads and stores touch
 /// [`Isa::LANES`] elements from the pointer on, which must be readable or writable and need not be aligned.
+#[allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 pub unsafe trait Isa: Copy + 'static {
     /// f32 in a vector, and outputs in a panel.
     const LANES: usize;
@@ -103,6 +105,16 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn sum(v: Self::V) -> f32;
     /// The largest lane.
     unsafe fn largest(v: Self::V) -> f32;
+
+    /// LANES × LANES elements, rows `from_stride` apart, to columns of rows `to_stride` apart.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..Self::LANES {
+            for col in 0..Self::LANES {
+                *to.add(col * to_stride + row) = *from.add(row * from_stride + col);
+            }
+        }
+    }
 
     /// `acc[i] += Σ over blocks of (exact integer sum) · (row scale · weight scale)`, blocks ascending.
     unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]);

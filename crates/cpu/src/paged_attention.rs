@@ -159,8 +159,9 @@ impl Kernel for Blocks<'_, '_> {
         let most = layer.tasks.iter().map(|task| task.rows.len()).max().unwrap_or(0) * group;
         let mut work = Work {
             page: vec![0.0; CHUNK_TOKENS * dim],
+            keys: vec![0.0; CHUNK_TOKENS * dim],
             scores: vec![0.0; most * ATTENTION_SPLIT],
-            block: vec![0.0; partial_len(dim)],
+            blocks: Vec::new(),
         };
         // Tasks of a prompt grow along it, so each worker takes every n-th.
         for index in worker.every(layer.tasks.len()) {
@@ -173,12 +174,17 @@ impl Kernel for Blocks<'_, '_> {
     }
 }
 
-/// A worker's decoded page, scores and running block.
+/// A worker's decoded page, scores and running blocks.
+#[derive(Default)]
 struct Work {
+    /// K or V of one head and chunk, tokens × dim.
     page: Vec<f32>,
+    /// K with tokens side by side, dim × tokens.
+    keys: Vec<f32>,
     /// Queries × positions of a block.
     scores: Vec<f32>,
-    block: Vec<f32>,
+    /// The partial of each query's present block.
+    blocks: Vec<f32>,
 }
 
 /// What a row sees of a block: positions from the block's start on.
@@ -186,6 +192,22 @@ fn visible(shape: AttentionShape, row: &Row, start: usize) -> std::ops::Range<us
     let end = (row.position as usize + 1).saturating_sub(start).min(ATTENTION_SPLIT);
     let first = (shape.first_visible(row.position) as usize).saturating_sub(start);
     first.min(end)..end
+}
+
+/// The queries of a task: for each row the heads of its group.
+struct Queries<'a> {
+    values: &'a [f32],
+    dim: usize,
+    group: usize,
+    /// Where each row's first query begins.
+    starts: Vec<usize>,
+}
+
+impl Queries<'_> {
+    fn pointer(&self, query: usize) -> *const f32 {
+        let at = self.starts[query / self.group] + query % self.group * self.dim;
+        self.values[at..at + self.dim].as_ptr()
+    }
 }
 
 #[inline(always)]
@@ -204,76 +226,45 @@ unsafe fn run_task<I: Isa>(
         partial.fill(0.0);
         partial[0] = f32::NEG_INFINITY;
     }
-    let end = task.rows.iter().map(|&row| layer.rows[row].position as usize + 1).max().unwrap_or(0);
+    let starts = task.rows.iter().map(|row| (row * heads + task.kv_head * group) * dim).collect();
+    let queries = Queries { values: layer.q.all(), dim, group, starts };
+    let rows: Vec<&Row> = task.rows.iter().map(|&row| &layer.rows[row]).collect();
+    let end = rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0);
     for block in task.blocks.clone() {
         let start = block * ATTENTION_SPLIT;
+        let seen: Vec<_> = rows.iter().map(|row| visible(shape, row, start)).collect();
         let chunks = start / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
         for chunk in chunks.clone() {
             let at = chunk * CHUNK_TOKENS - start;
-            if !load_page(layer, pool, task, chunk, PageHalf::K, &mut work.page) {
-                continue;
-            }
-            for (i, &row) in task.rows.iter().enumerate() {
-                let seen = visible(shape, &layer.rows[row], start);
-                if seen.start >= at + CHUNK_TOKENS || seen.end <= at {
-                    continue;
-                }
-                let q = (row * heads + task.kv_head * group) * dim;
-                let q = layer.q.part(q..q + group * dim);
-                for (g, q) in q.chunks_exact(dim).enumerate() {
-                    let scores = &mut work.scores[(i * group + g) * ATTENTION_SPLIT + at..][..CHUNK_TOKENS];
-                    score::<I>(q, &work.page, shape.scale, scores);
-                }
+            if load_page::<I>(layer, pool, task, chunk, PageHalf::K, &mut work.page) {
+                transpose::<I>(&work.page, dim, &mut work.keys);
+                // Rows stand in ascending positions, so those that see something of a page stand together.
+                let sees = |seen: &std::ops::Range<usize>| seen.start < at + CHUNK_TOKENS && seen.end > at;
+                let first = seen.iter().position(sees).unwrap_or(rows.len()) * group;
+                let last = seen.iter().rposition(sees).map_or(first, |row| (row + 1) * group);
+                score_all::<I>(&queries, first..last, &work.keys, shape.scale, &mut work.scores, at);
             }
         }
-        for (i, &row) in task.rows.iter().enumerate() {
-            let seen = visible(shape, &layer.rows[row], start);
-            for g in 0..group {
-                let scores = &mut work.scores[(i * group + g) * ATTENTION_SPLIT..][..ATTENTION_SPLIT];
-                if let Some(cap) = shape.softcap {
-                    scores[seen.clone()].iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
-                }
+        work.blocks.clear();
+        work.blocks.resize(rows.len() * group * len, 0.0);
+        for (query, own) in work.blocks.chunks_exact_mut(len).enumerate() {
+            let seen = seen[query / group].clone();
+            let scores = &mut work.scores[query * ATTENTION_SPLIT..][seen];
+            if let Some(cap) = shape.softcap {
+                scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
             }
-        }
-        // Weights in place of scores; a block's maximum and sum go to the front of its own partial.
-        let mut blocks = vec![0.0f32; task.rows.len() * group * len];
-        for (i, &row) in task.rows.iter().enumerate() {
-            let seen = visible(shape, &layer.rows[row], start);
-            for g in 0..group {
-                let index = i * group + g;
-                let scores = &mut work.scores[index * ATTENTION_SPLIT..][..ATTENTION_SPLIT];
-                let own = &mut blocks[index * len..][..len];
-                if seen.is_empty() {
-                    own[0] = f32::NEG_INFINITY;
-                    continue;
-                }
-                let (max, sum) = weigh::<I>(&mut scores[seen.clone()]);
-                (own[0], own[1]) = (max, sum);
-            }
+            // Weights in place of scores.
+            (own[0], own[1]) = weigh::<I>(scores);
         }
         for chunk in chunks {
             let at = chunk * CHUNK_TOKENS - start;
-            if !load_page(layer, pool, task, chunk, PageHalf::V, &mut work.page) {
-                continue;
-            }
-            for (i, &row) in task.rows.iter().enumerate() {
-                let seen = visible(shape, &layer.rows[row], start);
-                let tokens = seen.start.max(at)..seen.end.min(at + CHUNK_TOKENS);
-                if tokens.start >= tokens.end {
-                    continue;
-                }
-                for g in 0..group {
-                    let index = i * group + g;
-                    let weights = &work.scores[index * ATTENTION_SPLIT..][tokens.clone()];
-                    let values = &work.page[(tokens.start - at) * dim..];
-                    accumulate::<I>(weights, values, dim, &mut blocks[index * len + 2..][..dim]);
-                }
+            if load_page::<I>(layer, pool, task, chunk, PageHalf::V, &mut work.page) {
+                accumulate_all::<I>(&seen, group, at, dim, work);
             }
         }
-        for (partial, block) in partials.chunks_exact_mut(len).zip(blocks.chunks_exact(len)) {
-            if block[1] != 0.0 || block[0].is_nan() {
-                work.block.copy_from_slice(block);
-                merge::<I>(partial, &work.block);
+        for (partial, block) in partials.chunks_exact_mut(len).zip(work.blocks.chunks_exact(len)) {
+            if block[1] != 0.0 {
+                merge::<I>(partial, block);
             }
         }
     }
@@ -281,7 +272,7 @@ unsafe fn run_task<I: Isa>(
 
 /// Decodes one head's K or V of a chunk, tokens × dim; false if the table does not reach it.
 #[inline(always)]
-fn load_page(
+unsafe fn load_page<I: Isa>(
     layer: &PagedAttention<'_>,
     pool: &Pool,
     task: &Task<'_>,
@@ -294,27 +285,77 @@ fn load_page(
     let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
     // The step was checked: every entry is in the pool.
     let Ok(page) = pool.page(address) else { return false };
-    decode(entry.codec, page, pool.geometry().element_offset(task.kv_head, 0), out);
+    decode::<I>(entry.codec, page, pool.geometry().element_offset(task.kv_head, 0), out);
     true
 }
 
-/// Scaled products of a query with the keys of a page.
+/// A page with its tokens side by side: `[token][dim]` to `[dim][token]`.
 #[inline(always)]
-unsafe fn score<I: Isa>(q: &[f32], page: &[f32], scale: f32, scores: &mut [f32]) {
-    let dim = q.len();
-    for (score, key) in scores.iter_mut().zip(page.chunks_exact(dim)) {
-        let mut sum = I::splat(0.0);
-        for i in (0..dim).step_by(I::LANES) {
-            let lanes = I::LANES.min(dim - i);
-            let (q, k) =
-                (load_first::<I>(q.as_ptr().add(i), lanes), load_first::<I>(key.as_ptr().add(i), lanes));
-            sum = I::fma(q, k, sum);
+unsafe fn transpose<I: Isa>(page: &[f32], dim: usize, keys: &mut [f32]) {
+    assert!(page.len() == CHUNK_TOKENS * dim && keys.len() == page.len());
+    let whole = dim / I::LANES * I::LANES;
+    for i in (0..whole).step_by(I::LANES) {
+        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+            let from = page.as_ptr().add(token * dim + i);
+            I::transpose(from, dim, keys.as_mut_ptr().add(i * CHUNK_TOKENS + token), CHUNK_TOKENS);
         }
-        *score = I::sum(sum) * scale;
+    }
+    for i in whole..dim {
+        for token in 0..CHUNK_TOKENS {
+            keys[i * CHUNK_TOKENS + token] = page[token * dim + i];
+        }
     }
 }
 
-/// Scores to `exp(score − maximum)`; the maximum and the sum.
+/// Scaled products of some queries with the keys of a page, to `scores[query][at ..]`.
+#[inline(always)]
+unsafe fn score_all<I: Isa>(
+    queries: &Queries<'_>,
+    range: std::ops::Range<usize>,
+    keys: &[f32],
+    scale: f32,
+    scores: &mut [f32],
+    at: usize,
+) {
+    let mut query = range.start;
+    while query < range.end {
+        query += match range.end - query {
+            8.. => score::<I, 8>(queries, query, keys, scale, scores, at),
+            4.. => score::<I, 4>(queries, query, keys, scale, scores, at),
+            _ => score::<I, 1>(queries, query, keys, scale, scores, at),
+        };
+    }
+}
+
+/// Q queries at once; every product adds its dimensions in one ascending chain.
+#[inline(always)]
+unsafe fn score<I: Isa, const Q: usize>(
+    queries: &Queries<'_>,
+    first: usize,
+    keys: &[f32],
+    scale: f32,
+    scores: &mut [f32],
+    at: usize,
+) -> usize {
+    let q: [*const f32; Q] = std::array::from_fn(|i| queries.pointer(first + i));
+    let scale = I::splat(scale);
+    for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+        let mut sums = [I::splat(0.0); Q];
+        for d in 0..queries.dim {
+            let key = I::load(keys.as_ptr().add(d * CHUNK_TOKENS + token));
+            for (sum, q) in sums.iter_mut().zip(q) {
+                *sum = I::fma(I::splat(*q.add(d)), key, *sum);
+            }
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            let place = &mut scores[(first + i) * ATTENTION_SPLIT + at + token..][..I::LANES];
+            I::store(place.as_mut_ptr(), I::mul(sum, scale));
+        }
+    }
+    Q
+}
+
+/// Scores to `exp(score − maximum)`; the maximum and the sum. Without scores: −∞ and 0.
 #[inline(always)]
 unsafe fn weigh<I: Isa>(scores: &mut [f32]) -> (f32, f32) {
     let n = scores.len();
@@ -338,16 +379,85 @@ unsafe fn weigh<I: Isa>(scores: &mut [f32]) -> (f32, f32) {
     (max, I::sum(sum))
 }
 
-/// `o += Σ weight · value`, tokens in order.
+/// Adds a page's weighted values to every query's block. Two queries that see all of it go together.
 #[inline(always)]
-unsafe fn accumulate<I: Isa>(weights: &[f32], values: &[f32], dim: usize, o: &mut [f32]) {
-    for i in (0..dim).step_by(I::LANES) {
-        let lanes = I::LANES.min(dim - i);
-        let mut sum = load_first::<I>(o.as_ptr().add(i), lanes);
-        for (t, &weight) in weights.iter().enumerate() {
-            sum = I::fma(I::splat(weight), load_first::<I>(values.as_ptr().add(t * dim + i), lanes), sum);
+unsafe fn accumulate_all<I: Isa>(
+    seen: &[std::ops::Range<usize>],
+    group: usize,
+    at: usize,
+    dim: usize,
+    work: &mut Work,
+) {
+    let len = partial_len(dim);
+    let (scores, blocks) = (work.scores.as_ptr(), work.blocks.as_mut_ptr());
+    let whole = |query: usize| {
+        seen.get(query / group).is_some_and(|seen| seen.start <= at && seen.end >= at + CHUNK_TOKENS)
+    };
+    let mut query = 0;
+    while query < seen.len() * group {
+        let seen = &seen[query / group];
+        let tokens = seen.start.max(at)..seen.end.min(at + CHUNK_TOKENS);
+        if tokens.start >= tokens.end {
+            query += 1;
+            continue;
         }
-        store_first::<I>(o.as_mut_ptr().add(i), sum, lanes);
+        let values = work.page[(tokens.start - at) * dim..].as_ptr();
+        let weights = scores.add(query * ATTENTION_SPLIT + tokens.start);
+        let o = blocks.add(query * len + 2);
+        if whole(query) && whole(query + 1) {
+            let weights = [weights, weights.add(ATTENTION_SPLIT)];
+            accumulate::<I, 2>(weights, CHUNK_TOKENS, values, dim, [o, o.add(len)]);
+            query += 2;
+        } else {
+            accumulate::<I, 1>([weights], tokens.len(), values, dim, [o]);
+            query += 1;
+        }
+    }
+}
+
+/// `o += Σ weight · value`, tokens in order, for Q queries.
+#[inline(always)]
+unsafe fn accumulate<I: Isa, const Q: usize>(
+    weights: [*const f32; Q],
+    tokens: usize,
+    values: *const f32,
+    dim: usize,
+    o: [*mut f32; Q],
+) {
+    /// Vectors of a value at once.
+    const WIDE: usize = 4;
+    let mut i = 0;
+    while i + WIDE * I::LANES <= dim {
+        let mut sums: [[I::V; WIDE]; Q] =
+            std::array::from_fn(|q| std::array::from_fn(|v| I::load(o[q].add(i + v * I::LANES))));
+        for t in 0..tokens {
+            let value: [I::V; WIDE] =
+                std::array::from_fn(|v| I::load(values.add(t * dim + i + v * I::LANES)));
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                let weight = I::splat(*weights.add(t));
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = I::fma(weight, value, *sum);
+                }
+            }
+        }
+        for (sums, o) in sums.into_iter().zip(o) {
+            for (v, sum) in sums.into_iter().enumerate() {
+                I::store(o.add(i + v * I::LANES), sum);
+            }
+        }
+        i += WIDE * I::LANES;
+    }
+    while i < dim {
+        let lanes = I::LANES.min(dim - i);
+        for (weights, o) in weights.into_iter().zip(o) {
+            let mut sum = load_first::<I>(o.add(i), lanes);
+            for t in 0..tokens {
+                let value = load_first::<I>(values.add(t * dim + i), lanes);
+                sum = I::fma(I::splat(*weights.add(t)), value, sum);
+            }
+            store_first::<I>(o.add(i), sum, lanes);
+        }
+        i += lanes;
     }
 }
 

@@ -139,6 +139,30 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_stride)));
+        // Pairs of rows, then fours, within the halves of a register, then the halves themselves.
+        let pairs: [__m256d; 8] = std::array::from_fn(|i| {
+            let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+            _mm256_castps_pd(if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) })
+        });
+        let fours: [__m256; 8] = std::array::from_fn(|i| {
+            let (first, column) = (i / 4 * 4, i % 4);
+            let (a, b) = (pairs[first + column / 2], pairs[first + 2 + column / 2]);
+            _mm256_castpd_ps(if column % 2 == 0 {
+                _mm256_unpacklo_pd(a, b)
+            } else {
+                _mm256_unpackhi_pd(a, b)
+            })
+        });
+        for column in 0..4 {
+            let (a, b) = (fours[column], fours[4 + column]);
+            _mm256_storeu_ps(to.add(column * to_stride), _mm256_permute2f128_ps::<0x20>(a, b));
+            _mm256_storeu_ps(to.add((4 + column) * to_stride), _mm256_permute2f128_ps::<0x31>(a, b));
+        }
+    }
+
+    #[inline(always)]
     unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]) {
         let nibble = _mm256_set1_epi8(0x0F);
         for block in 0..w.blocks {
@@ -154,20 +178,20 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
                 let at = block * M + row;
                 let codes = x.codes.add(at * QUANT_BLOCK).cast::<i32>();
                 let four = |i: usize| _mm256_set1_epi32(codes.add(i).read_unaligned());
-                let offset = _mm256_set1_epi32(-8 * *x.sums.add(at));
+                let excess = _mm256_set1_epi32(*x.sums8.add(at));
                 let sum = if VNNI {
-                    let mut sum = offset;
+                    let mut sum = _mm256_setzero_si256();
                     for (i, group) in groups.iter().enumerate() {
                         sum = _mm256_dpbusd_avx_epi32(sum, *group, four(i));
                     }
-                    sum
+                    _mm256_sub_epi32(sum, excess)
                 } else {
                     // 8 · 2 · 15 · 127 still fits 16 bits.
                     let mut pairs = _mm256_setzero_si256();
                     for (i, group) in groups.iter().enumerate() {
                         pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(*group, four(i)));
                     }
-                    _mm256_add_epi32(offset, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                    _mm256_sub_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), excess)
                 };
                 let scale = _mm256_mul_ps(_mm256_set1_ps(*x.scales.add(at)), weight_scales);
                 *acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, *acc);
@@ -186,11 +210,11 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
                 let codes = x.codes.add(at * QUANT_BLOCK).cast::<i32>();
                 let four = |i: usize| _mm256_set1_epi32(codes.add(i).read_unaligned());
                 let sum = if VNNI {
-                    let mut sum = _mm256_set1_epi32(-128 * *x.sums.add(at));
+                    let mut sum = _mm256_setzero_si256();
                     for (i, group) in groups.iter().enumerate() {
                         sum = _mm256_dpbusd_avx_epi32(sum, *group, four(i));
                     }
-                    sum
+                    _mm256_sub_epi32(sum, _mm256_slli_epi32::<4>(_mm256_set1_epi32(*x.sums8.add(at))))
                 } else {
                     // Magnitude of one side, sign on the other: 2 · 128 · 127 still fits 16 bits.
                     let mut sum = _mm256_setzero_si256();

@@ -132,17 +132,57 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        let rows: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_stride)));
+        // Pairs of rows, then fours, within the quarters of a register.
+        let pairs: [__m512d; 16] = std::array::from_fn(|i| {
+            let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+            _mm512_castps_pd(if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) })
+        });
+        let fours: [__m512; 16] = std::array::from_fn(|i| {
+            let (first, column) = (i / 4 * 4, i % 4);
+            let (a, b) = (pairs[first + column / 2], pairs[first + 2 + column / 2]);
+            _mm512_castpd_ps(if column % 2 == 0 {
+                _mm512_unpacklo_pd(a, b)
+            } else {
+                _mm512_unpackhi_pd(a, b)
+            })
+        });
+        // Then the quarters themselves: column 4q + c is quarter q of what the four fours have at c.
+        for column in 0..4 {
+            let [a, b, c, d]: [__m512; 4] = std::array::from_fn(|i| fours[4 * i + column]);
+            let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
+            let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xDD>(c, d));
+            let quarters = [
+                _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even),
+                _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd),
+                _mm512_shuffle_f32x4::<0xDD>(ab_even, cd_even),
+                _mm512_shuffle_f32x4::<0xDD>(ab_odd, cd_odd),
+            ];
+            for (quarter, values) in quarters.into_iter().enumerate() {
+                _mm512_storeu_ps(to.add((4 * quarter + column) * to_stride), values);
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]) {
         let nibble = _mm512_set1_epi8(0x0F);
         for block in 0..w.blocks {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK / 2);
-            let packed: [__m512i; 4] = std::array::from_fn(|i| _mm512_loadu_si512(codes.add(i * 64).cast()));
-            let groups: [__m512i; 8] = std::array::from_fn(|i| {
-                let high = if i < 4 { packed[i] } else { _mm512_srli_epi16::<4>(packed[i - 4]) };
-                _mm512_and_si512(high, nibble)
-            });
-            // Codes are stored as 0 ..= 15 and mean −8 ..= 7.
-            block_product::<M, 8>(groups, w, x, block, acc);
+            let mut sums = [_mm512_setzero_si512(); M];
+            for i in 0..4 {
+                let packed = _mm512_loadu_si512(codes.add(i * 64).cast());
+                product::<M>(_mm512_and_si512(packed, nibble), x, block, i, &mut sums);
+                let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), nibble);
+                product::<M>(high, x, block, i + 4, &mut sums);
+            }
+            let weight_scales = Self::load_f16(w.scales.add(block * LANES));
+            for row in 0..M {
+                // Codes are stored as 0 ..= 15 and mean −8 ..= 7: eight times the row's codes too much.
+                let excess = _mm512_set1_epi32(*x.sums8.add(block * M + row));
+                scale::<M>(_mm512_sub_epi32(sums[row], excess), weight_scales, x, block, row, acc);
+            }
         }
     }
 
@@ -150,38 +190,47 @@ unsafe impl Isa for Avx512 {
     unsafe fn q8_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]) {
         for block in 0..w.blocks {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK);
-            let groups = std::array::from_fn(|i| _mm512_loadu_si512(codes.add(i * 64).cast()));
-            block_product::<M, 128>(groups, w, x, block, acc);
+            let mut sums = [_mm512_setzero_si512(); M];
+            for i in 0..8 {
+                product::<M>(_mm512_loadu_si512(codes.add(i * 64).cast()), x, block, i, &mut sums);
+            }
+            let weight_scales = Self::load_f16(w.scales.add(block * LANES));
+            for row in 0..M {
+                // Codes are stored with an offset of 128.
+                let excess = _mm512_slli_epi32::<4>(_mm512_set1_epi32(*x.sums8.add(block * M + row)));
+                scale::<M>(_mm512_sub_epi32(sums[row], excess), weight_scales, x, block, row, acc);
+            }
         }
     }
 }
 
-/// One block of 32 inputs: eight products of four for every row, from minus the offset's share on.
-///
-/// # Safety
-/// The machine has the tier's instructions; the panel and the tile reach to this block.
+/// Four inputs of every row with one register of codes. Row after row, so that no product waits for the one
+/// before it.
 #[inline(always)]
-unsafe fn block_product<const M: usize, const OFFSET: i32>(
-    groups: [__m512i; 8],
-    w: QuantisedPanel,
+unsafe fn product<const M: usize>(
+    codes: __m512i,
     x: QuantisedTile,
     block: usize,
+    group: usize,
+    sums: &mut [__m512i; M],
+) {
+    let x = x.codes.add(block * M * QUANT_BLOCK + 4 * group);
+    for (row, sum) in sums.iter_mut().enumerate() {
+        let four = x.add(row * QUANT_BLOCK).cast::<i32>().read_unaligned();
+        *sum = _mm512_dpbusd_epi32(*sum, codes, _mm512_set1_epi32(four));
+    }
+}
+
+/// A block's exact sum times both scales, added to its row.
+#[inline(always)]
+unsafe fn scale<const M: usize>(
+    sum: __m512i,
+    weight_scales: __m512,
+    x: QuantisedTile,
+    block: usize,
+    row: usize,
     acc: &mut [__m512; M],
 ) {
-    let weight_scales = Avx512::load_f16(w.scales.add(block * LANES));
-    for (row, acc) in acc.iter_mut().enumerate() {
-        let at = block * M + row;
-        let codes = x.codes.add(at * QUANT_BLOCK).cast::<i32>();
-        let four = |i: usize| _mm512_set1_epi32(codes.add(i).read_unaligned());
-        // Two chains: one alone would wait for each product to end.
-        let mut even = _mm512_set1_epi32(-OFFSET * *x.sums.add(at));
-        let mut odd = _mm512_setzero_si512();
-        for i in 0..4 {
-            even = _mm512_dpbusd_epi32(even, groups[2 * i], four(2 * i));
-            odd = _mm512_dpbusd_epi32(odd, groups[2 * i + 1], four(2 * i + 1));
-        }
-        let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-        let scale = _mm512_mul_ps(_mm512_set1_ps(*x.scales.add(at)), weight_scales);
-        *acc = _mm512_fmadd_ps(sum, scale, *acc);
-    }
+    let scale = _mm512_mul_ps(_mm512_set1_ps(*x.scales.add(block * M + row)), weight_scales);
+    acc[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[row]);
 }

@@ -48,7 +48,7 @@ unsafe fn one<I: Isa, const M: usize>(layer: &LoraMatmul<'_>, job: &Job<'_>, til
     let x = QuantisedTile {
         codes: layer.scratch.codes.all().as_ptr().add(at * QUANT_BLOCK),
         scales: layer.scratch.scales.all().as_ptr().add(at),
-        sums: layer.scratch.sums.all().as_ptr().add(at),
+        sums8: layer.scratch.sums.all().as_ptr().add(at),
     };
     let w = job.w.quantised_panel(panel);
     let mut acc = [I::splat(0.0); M];

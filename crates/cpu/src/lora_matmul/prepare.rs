@@ -33,7 +33,7 @@ pub unsafe fn quantise<I: Isa>(layer: &LoraMatmul<'_>, range: Range<usize>) {
 }
 
 /// One block of 32 as `kernels-ref` quantises it, bit for bit. Returns the scale as it is after its
-/// rounding to f16, and the sum of the codes.
+/// rounding to f16, and eight times the sum of the codes.
 #[inline(always)]
 fn quantise_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
     /// The largest f32 below a half: added before cutting off, it rounds halves away from zero and nothing
@@ -53,7 +53,7 @@ fn quantise_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
         *code = q as i8;
         sum += q;
     }
-    (f16::from_f32(d).to_f32(), sum)
+    (f16::from_f32(d).to_f32(), 8 * sum)
 }
 
 /// Packs pieces of rows: inputs `[k][row of the tile]`.
