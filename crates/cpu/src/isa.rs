@@ -56,6 +56,10 @@ pub struct Interleave {
     pub signed: bool,
 }
 
+/// Bytes of weights that are fetched ahead of the products: the hardware's own prefetch ends at each page, and a
+/// row of products takes long enough for memory to answer only from about here on.
+pub const AHEAD: usize = 4096;
+
 /// The instructions of a tier.
 ///
 /// # Safety
@@ -80,6 +84,9 @@ pub unsafe trait Isa: Copy + 'static {
     /// The machine has them, and the kernel's conditions hold.
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output;
 
+    /// Asks for the cache line at an address, which need not be readable.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);

@@ -1,33 +1,57 @@
-//! Memory that begins on a cache line.
+//! Memory for weights: it begins on a cache line, and on Linux it is asked for in huge pages, since a product streams
+//! through all of it and would miss the translation of every small page anew.
 
-use bytemuck::{Pod, Zeroable};
+use memmap2::MmapMut;
 
-/// One cache line.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Bytes from which on memory is mapped rather than allocated: a huge page of x86 and of most arm64.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Bytes that begin on a cache line, zeros at first.
 #[derive(Debug)]
-pub struct Lines {
-    lines: Box<[Line]>,
-    bytes: usize,
+pub struct Lines(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    /// Words, of which so many bytes from one on are used.
+    Small {
+        words: Box<[u64]>,
+        first: usize,
+        bytes: usize,
+    },
+    Mapped(MmapMut),
 }
 
 impl Lines {
     /// So many bytes of zeros; `None` if there is no room.
     pub fn zeroed(bytes: usize) -> Option<Self> {
-        let lines = bytemuck::allocation::try_zeroed_slice_box(bytes.div_ceil(64)).ok()?;
-        Some(Self { lines, bytes })
+        const LINE: usize = 64;
+        if bytes >= HUGE_PAGE {
+            let mapped = MmapMut::map_anon(bytes).ok()?;
+            // Where there are none, small pages do.
+            #[cfg(target_os = "linux")]
+            let _ = mapped.advise(memmap2::Advice::HugePage);
+            return Some(Self(Memory::Mapped(mapped)));
+        }
+        let words = bytemuck::allocation::try_zeroed_slice_box::<u64>((bytes + LINE).div_ceil(8)).ok()?;
+        let first = (LINE - words.as_ptr() as usize % LINE) % LINE;
+        Some(Self(Memory::Small { words, first, bytes }))
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.bytes]
+        match &self.0 {
+            Memory::Small { words, first, bytes } => &bytemuck::cast_slice(words)[*first..first + bytes],
+            Memory::Mapped(mapped) => mapped,
+        }
     }
 
     /// The bytes, to be written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.bytes]
+        match &mut self.0 {
+            Memory::Small { words, first, bytes } => {
+                &mut bytemuck::cast_slice_mut(words)[*first..*first + *bytes]
+            }
+            Memory::Mapped(mapped) => mapped,
+        }
     }
 }

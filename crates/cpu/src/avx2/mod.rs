@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use interleaf_contract::QUANT_BLOCK;
 
-use crate::isa::{Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
 
 const LANES: usize = 8;
 
@@ -50,6 +50,11 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
         if VNNI { enter_vnni(kernel) } else { enter(kernel) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
 
     #[inline(always)]
@@ -167,6 +172,9 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
         let nibble = _mm256_set1_epi8(0x0F);
         for block in 0..w.blocks {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK / 2);
+            for line in 0..2 {
+                Self::prefetch(codes.wrapping_add(AHEAD + line * 64));
+            }
             let packed: [__m256i; 4] = std::array::from_fn(|i| _mm256_loadu_si256(codes.add(i * 32).cast()));
             // Codes are stored as 0 ..= 15 and mean −8 ..= 7.
             let groups: [__m256i; 8] = std::array::from_fn(|i| {
@@ -203,6 +211,9 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn q8_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]) {
         for block in 0..w.blocks {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK);
+            for line in 0..4 {
+                Self::prefetch(codes.wrapping_add(AHEAD + line * 64));
+            }
             let groups: [__m256i; 8] = std::array::from_fn(|i| _mm256_loadu_si256(codes.add(i * 32).cast()));
             let weight_scales = Self::load_f16(w.scales.add(block * LANES));
             for (row, acc) in acc.iter_mut().enumerate() {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use interleaf_contract::QUANT_BLOCK;
 
-use crate::isa::{Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
 
 const LANES: usize = 16;
 
@@ -47,6 +47,11 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
         enter(kernel)
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
     }
 
     #[inline(always)]
@@ -170,6 +175,9 @@ unsafe impl Isa for Avx512 {
         let nibble = _mm512_set1_epi8(0x0F);
         for block in 0..w.blocks {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK / 2);
+            for line in 0..4 {
+                Self::prefetch(codes.wrapping_add(AHEAD + line * 64));
+            }
             let mut sums = [_mm512_setzero_si512(); M];
             for i in 0..4 {
                 let packed = _mm512_loadu_si512(codes.add(i * 64).cast());
@@ -190,6 +198,9 @@ unsafe impl Isa for Avx512 {
     unsafe fn q8_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]) {
         for block in 0..w.blocks {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK);
+            for line in 0..8 {
+                Self::prefetch(codes.wrapping_add(AHEAD + line * 64));
+            }
             let mut sums = [_mm512_setzero_si512(); M];
             for i in 0..8 {
                 product::<M>(_mm512_loadu_si512(codes.add(i * 64).cast()), x, block, i, &mut sums);

@@ -8,7 +8,7 @@ use interleaf_contract::Dtype;
 use super::expand::finish;
 use super::tiles::{Tile, tiles};
 use super::{Job, LoraMatmul};
-use crate::isa::Isa;
+use crate::isa::{AHEAD, Isa};
 use crate::math::load_first;
 
 /// Inputs after which the next tile of rows has its turn: three panels of sixteen f16 outputs are then 192 KiB,
@@ -174,7 +174,11 @@ impl Part {
             }
         }
         for k in self.depth.clone() {
-            let weights: [I::V; P] = std::array::from_fn(|p| E::load::<I>(w[p].add(k * I::LANES * E::BYTES)));
+            let weights: [I::V; P] = std::array::from_fn(|p| {
+                let at = w[p].add(k * I::LANES * E::BYTES);
+                I::prefetch(at.wrapping_add(AHEAD));
+                E::load::<I>(at)
+            });
             for (m, acc) in acc.iter_mut().enumerate() {
                 let x = I::splat(*x.add(k * M + m));
                 for (acc, w) in acc.iter_mut().zip(weights) {
