@@ -1,10 +1,9 @@
 //! The reference as a [`Backend`](interleaf_contract::Backend): each operation calls its kernel, one
 //! after another, on the calling thread.
 
-use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
+use interleaf_contract::host::{HostBackend, HostKernels, HostSite, Pool, Resident};
 use interleaf_contract::{
-    BackendError, BackendInfo, LoraSite, Numerics, Op, ProjectionId, RowSet, Sampled, Step, StepOutput,
-    Tensor,
+    BackendError, BackendInfo, Matrix, Numerics, Op, ProjectionId, RowSet, Sampled, Step, StepOutput, Tensor,
 };
 
 use crate::kv_append::kv_append;
@@ -65,12 +64,27 @@ impl Activations {
 }
 
 impl HostKernels for RefKernels {
+    type Matrix = Matrix;
+
+    fn weights(&self, matrix: Matrix) -> Result<Matrix, BackendError> {
+        Ok(matrix)
+    }
+
+    fn factors(&self, a: Matrix, b: Matrix) -> Result<[Matrix; 2], BackendError> {
+        Ok([a, b])
+    }
+
     fn info(&self) -> BackendInfo {
         let device = "scalar reference, f64 accumulation".into();
         BackendInfo { name: "ref", device, numerics: self.numerics, threads: 1 }
     }
 
-    fn run(&mut self, step: &Step, resident: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError> {
+    fn run(
+        &mut self,
+        step: &Step,
+        resident: &Resident<Matrix>,
+        pool: &mut Pool,
+    ) -> Result<StepOutput, BackendError> {
         let mut activations = Activations::new(step)?;
         self.scratch_bytes = activations.0.iter().map(|v| size_of_val(&**v) as u64).sum();
         let mut output = StepOutput::default();
@@ -90,7 +104,7 @@ impl RefKernels {
         &self,
         op: &Op,
         step: &Step,
-        resident: &Resident,
+        resident: &Resident<Matrix>,
         pool: &mut Pool,
         activations: &mut Activations,
         output: &mut StepOutput,
@@ -181,8 +195,8 @@ fn sites<'a>(
     step: &Step,
     rows: RowSet,
     projection: ProjectionId,
-    resident: &'a Resident,
-) -> Result<Vec<Option<&'a LoraSite>>, BackendError> {
+    resident: &'a Resident<Matrix>,
+) -> Result<Vec<Option<&'a HostSite<Matrix>>>, BackendError> {
     step.rows(rows)
         .map(|row| match usize::try_from(row.adapter) {
             Ok(slot) => Ok(resident.adapter(step.batch().adapters[slot])?.get(&projection)),

@@ -2,7 +2,8 @@
 //! `y[i] = x[i]·Wᵀ (+ bias) + s·(x[i]·A_a(i)ᵀ)·B_a(i)ᵀ` (LoRA, Hu et al. 2021, §4.1, unmerged).
 
 use half::f16;
-use interleaf_contract::{BlockQ4_0, BlockQ8_0, Dtype, LoraSite, Matrix, Numerics};
+use interleaf_contract::host::HostSite;
+use interleaf_contract::{BlockQ4_0, BlockQ8_0, Dtype, Matrix, Numerics};
 
 use crate::numerics::quantise_q8_0;
 use crate::weight::{codes_q4_0, codes_q8_0, decode_row};
@@ -14,7 +15,7 @@ pub fn lora_matmul(
     x: &[f32],
     w: &Matrix,
     bias: Option<&[f32]>,
-    adapters: &[Option<&LoraSite>],
+    adapters: &[Option<&HostSite<Matrix>>],
     numerics: Numerics,
     y: &mut [f32],
 ) {
@@ -53,7 +54,7 @@ pub fn lora_matmul(
 }
 
 /// `x·Aᵀ`: one value per rank; empty without a site.
-fn shrink(x: &[f32], site: Option<&LoraSite>) -> Vec<f64> {
+fn shrink(x: &[f32], site: Option<&HostSite<Matrix>>) -> Vec<f64> {
     let Some(site) = site else { return Vec::new() };
     let mut row = vec![0.0; site.a.cols()];
     (0..site.rank())

@@ -12,7 +12,7 @@ pub fn reference(numerics: Numerics) -> Boxed {
 }
 
 pub fn cpu(threads: usize, numerics: Numerics) -> Boxed {
-    Box::new(CpuKernels::backend(CpuOptions { threads, numerics }).expect("worker threads"))
+    Box::new(CpuKernels::backend(CpuOptions { threads, numerics, tier: None }).expect("worker threads"))
 }
 
 /// The GPU, or `None` after printing why not.

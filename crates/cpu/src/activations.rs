@@ -1,55 +1,52 @@
-//! The activations of a step, in buffers that are kept from step to step.
+//! The activations and scratch of a step, in buffers that are kept from step to step.
 
-use interleaf_contract::{BackendError, Step, Tensor};
+use interleaf_contract::{BackendError, Step};
 
-/// One buffer per tensor index.
+use crate::region::Shared;
+
+/// A buffer that grows and never shrinks.
 #[derive(Debug, Default)]
-pub struct Activations(Vec<Vec<f32>>);
+pub struct Buffer<T>(Vec<T>);
 
-impl Activations {
-    /// Makes room for a step's tensors. Contents are whatever the last step left.
-    pub fn fit(&mut self, step: &Step) -> Result<(), BackendError> {
-        let tensors = step.tensors();
-        if self.0.len() < tensors.len() {
-            self.0.resize_with(tensors.len(), Vec::new);
-        }
-        for (buffer, t) in self.0.iter_mut().zip(tensors) {
-            let values = step.row_count(t.rows) * t.cols as usize;
-            buffer.try_reserve(values.saturating_sub(buffer.len())).map_err(|e| {
-                BackendError::OutOfMemory {
-                    backend: "cpu",
-                    what: "activations".into(),
-                    bytes: (values * size_of::<f32>()) as u64,
-                    reason: e.to_string(),
-                }
+impl<T: Copy + Default> Buffer<T> {
+    /// Makes room for `n` values, whose contents are whatever was there.
+    pub fn fit(&mut self, n: usize) -> Result<Shared<'_, T>, BackendError> {
+        if self.0.len() < n {
+            let more = n - self.0.len();
+            self.0.try_reserve_exact(more).map_err(|e| BackendError::OutOfMemory {
+                backend: "cpu",
+                what: "activations".into(),
+                bytes: (n * size_of::<T>()) as u64,
+                reason: e.to_string(),
             })?;
-            buffer.resize(values, 0.0);
+            self.0.resize(n, T::default());
         }
-        Ok(())
-    }
-
-    /// A tensor's values, rows × cols.
-    pub fn get(&self, t: Tensor) -> &[f32] {
-        &self.0[t.index as usize]
-    }
-
-    /// The same, to be written.
-    pub fn get_mut(&mut self, t: Tensor) -> &mut [f32] {
-        &mut self.0[t.index as usize]
-    }
-
-    /// Moves a tensor's buffer out, so that others can be read while it is written.
-    pub fn take(&mut self, t: Tensor) -> Vec<f32> {
-        std::mem::take(&mut self.0[t.index as usize])
-    }
-
-    /// Puts a buffer back.
-    pub fn put(&mut self, t: Tensor, values: Vec<f32>) {
-        self.0[t.index as usize] = values;
+        Ok(Shared::new(&mut self.0[..n]))
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.0.iter().map(|b| (b.capacity() * size_of::<f32>()) as u64).sum()
+        (self.0.capacity() * size_of::<T>()) as u64
+    }
+}
+
+/// One buffer per tensor index.
+#[derive(Debug, Default)]
+pub struct Activations(Vec<Buffer<f32>>);
+
+impl Activations {
+    /// Makes room for a step's tensors.
+    pub fn fit(&mut self, step: &Step) -> Result<Vec<Shared<'_, f32>>, BackendError> {
+        let tensors = step.tensors();
+        if self.0.len() < tensors.len() {
+            self.0.resize_with(tensors.len(), Buffer::default);
+        }
+        let buffers = self.0.iter_mut().zip(tensors);
+        buffers.map(|(buffer, t)| buffer.fit(step.row_count(t.rows) * t.cols as usize)).collect()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(Buffer::bytes).sum()
     }
 }

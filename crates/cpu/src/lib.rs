@@ -1,25 +1,39 @@
-//! The CPU backend: rayon over portable loops that the compiler vectorises.
+//! The CPU backend: kernels written once over the instructions of a tier, and one parallel region for a step.
 //!
-//! One module a stem, each held to the function of the same name in `kernels-ref`. There is no unsafe
-//! code and no instruction-set dispatch here: these loops are the portable tier that every machine has.
+//! A tier ([`Tier`]) is an instruction set in a folder of its own: `scalar`, `avx2`, `avx512`. One is chosen when
+//! a backend is opened. One module a stem, each held to the function of the same name in `kernels-ref`.
 //!
-//! A row's bits never depend on its neighbours, the number of threads or how a prompt was cut:
-//! K is never split between workers, every dot product adds in one order, and attention
-//! merges fixed blocks in ascending order.
+//! A row's bits depend on the tier and never on its neighbours, the number of threads or how a prompt was cut: K is
+//! never split between workers, a sum has one order for every number of rows, and attention merges fixed blocks in
+//! ascending order.
+//!
+//! `unsafe` is in the bodies over a tier, and in what the workers of a region share ([`region`]).
+#![allow(unsafe_code, reason = "instructions of a tier, and memory that workers write in parts")]
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod backend;
-mod dot;
 mod embed;
+mod isa;
 mod kv_append;
+mod lines;
 mod lora_matmul;
+mod math;
+mod packed;
 mod page_codec;
 mod paged_attention;
+mod region;
 mod rms_norm;
 mod rope;
 mod sample;
+mod scalar;
 mod softcap;
+mod step;
 mod swiglu;
-mod weight;
+mod tier;
 
 pub use backend::{CpuBackend, CpuKernels, CpuOptions};
+pub use tier::Tier;

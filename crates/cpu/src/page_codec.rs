@@ -1,9 +1,12 @@
-//! Pages as numbers: encode and decode of each codec, in whole slices.
+//! Pages as numbers: encode and decode of each codec.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use interleaf_contract::PageCodec;
+
+use crate::isa::Isa;
 
 /// Stores `values` from element `first` of a page on.
 pub fn encode(codec: PageCodec, page: &mut [u8], first: usize, values: &[f32]) {
@@ -15,10 +18,23 @@ pub fn encode(codec: PageCodec, page: &mut [u8], first: usize, values: &[f32]) {
 }
 
 /// Reads `out.len()` values from element `first` of a page on.
-pub fn decode(codec: PageCodec, page: &[u8], first: usize, out: &mut [f32]) {
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn decode<I: Isa>(codec: PageCodec, page: &[u8], first: usize, out: &mut [f32]) {
     let place = first..first + out.len();
     match codec {
-        PageCodec::F16 => cast_slice::<u8, f16>(page)[place].convert_to_f32_slice(out),
+        PageCodec::F16 => {
+            let values = &cast_slice::<u8, u16>(page)[place];
+            let whole = out.len() / I::LANES * I::LANES;
+            for i in (0..whole).step_by(I::LANES) {
+                I::store(out.as_mut_ptr().add(i), I::load_f16(values.as_ptr().add(i)));
+            }
+            for (o, v) in out[whole..].iter_mut().zip(&values[whole..]) {
+                *o = f16::from_bits(*v).to_f32();
+            }
+        }
         PageCodec::F32 => out.copy_from_slice(&cast_slice::<u8, f32>(page)[place]),
     }
 }

@@ -1,206 +1,511 @@
 //! Causal grouped-query attention over pages, in fixed blocks of 256 positions.
 //!
-//! Each block has its own maximum, sum and weighted values; blocks are merged in ascending order. A
-//! prompt's rows go through all blocks in one task, so that a block's pages are decoded once for a tile
-//! of rows and all heads of a group; a generated row's blocks are tasks of their own, so that one long
-//! context keeps every core busy. Both give the same bits.
+//! Each block has its own maximum, sum and weighted values; blocks are merged in ascending order. A prompt's
+//! rows go through all blocks in one task, so that a block's pages are decoded once for a tile of rows and all
+//! heads of a group. A generated row's blocks are tasks of their own, so that one long context keeps every core
+//! busy; generated rows whose tables name the same pages share a task, and a page is decoded once for them.
+//! All of this gives the same bits.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use interleaf_contract::host::Pool;
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, BackendError, Batch, CHUNK_TOKENS, PageAddress, PageHalf, PageTable,
-    Row, RowKind,
+    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageAddress, PageHalf, PageTable, Row,
+    RowKind,
 };
-use rayon::prelude::*;
 
-use crate::dot::dot;
+use crate::isa::{Isa, Kernel};
+use crate::math::{exp, load_first, store_first};
 use crate::page_codec::decode;
+use crate::region::{Shared, Worker};
 
 /// Prompt rows of one task: enough to pay for decoding a block, few enough to spread over cores.
 const ROW_TILE: usize = 16;
 
-/// The softmax-weighted values of some positions, unnormalised: `o = Σ exp(s − max)·v`.
-#[derive(Clone)]
-struct Partial {
-    max: f32,
-    sum: f32,
-    o: Vec<f32>,
-}
-
-impl Partial {
-    fn empty(dim: usize) -> Self {
-        Self { max: f32::NEG_INFINITY, sum: 0.0, o: vec![0.0; dim] }
-    }
-
-    /// Takes in the next block. Merging into nothing copies, so that a single block keeps its bits.
-    fn merge(&mut self, next: Self) {
-        if self.sum == 0.0 {
-            *self = next;
-            return;
-        }
-        let max = self.max.max(next.max);
-        let (old, new) = ((self.max - max).exp(), (next.max - max).exp());
-        self.sum = self.sum * old + next.sum * new;
-        for (o, n) in self.o.iter_mut().zip(&next.o) {
-            *o = *o * old + n * new;
-        }
-        self.max = max;
-    }
-}
-
-/// Rows of one sequence, one key/value head and a range of blocks.
+/// Rows, one key/value head and a range of blocks.
 struct Task<'a> {
     pages: &'a PageTable,
-    first_row: usize,
-    rows: &'a [Row],
+    /// Indices of the rows in the batch.
+    rows: Vec<usize>,
     kv_head: usize,
     blocks: std::ops::Range<usize>,
+    /// Where its partials begin: rows × heads of the group.
+    partials: usize,
 }
 
-/// `q` and `out` are rows × (heads · head_dim); row i at position p attends to positions `0 ..= p`.
-pub fn paged_attention(
-    batch: &Batch,
+/// An attention layer of a step.
+pub struct PagedAttention<'a> {
+    rows: &'a [Row],
     layer: u32,
     shape: AttentionShape,
-    q: &[f32],
-    pool: &Pool,
-    out: &mut [f32],
-) -> Result<(), BackendError> {
-    let (heads, dim) = (shape.heads as usize, shape.head_dim as usize);
-    let group = heads / shape.kv_heads as usize;
-    let tasks = tasks(batch, shape);
-    let partials: Vec<Vec<Partial>> = tasks
-        .par_iter()
-        .map_init(Scratch::default, |scratch, task| run(task, layer, shape, q, pool, scratch))
-        .collect::<Result<_, _>>()?;
-
-    // Tasks of the same rows and head stand together with ascending blocks.
-    let mut results = tasks.iter().zip(partials).peekable();
-    while let Some((task, mut merged)) = results.next() {
-        let same = |next: &Task<'_>| next.first_row == task.first_row && next.kv_head == task.kv_head;
-        while let Some((_, next)) = results.next_if(|(next, _)| same(next)) {
-            merged.iter_mut().zip(next).for_each(|(merged, next)| merged.merge(next));
-        }
-        for (i, partial) in merged.iter().enumerate() {
-            let (row, head) = (task.first_row + i / group, task.kv_head * group + i % group);
-            let place = (row * heads + head) * dim;
-            for (o, v) in out[place..place + dim].iter_mut().zip(&partial.o) {
-                *o = v / partial.sum;
-            }
-        }
-    }
-    Ok(())
+    q: Shared<'a, f32>,
+    out: Shared<'a, f32>,
+    tasks: Vec<Task<'a>>,
+    /// For every row and key/value head, the partials to merge, in ascending blocks.
+    merges: Vec<Vec<usize>>,
+    scratch: Shared<'a, f32>,
 }
 
-fn tasks(batch: &Batch, shape: AttentionShape) -> Vec<Task<'_>> {
-    let mut tasks = Vec::new();
+/// Values of one partial: the maximum, the sum, and the weighted values, unnormalised.
+const fn partial_len(dim: usize) -> usize {
+    dim + 2
+}
+
+impl<'a> PagedAttention<'a> {
+    /// A layer whose scratch has [`PagedAttention::scratch_len`] values.
+    pub fn new(
+        batch: &'a Batch,
+        layer: u32,
+        shape: AttentionShape,
+        q: Shared<'a, f32>,
+        out: Shared<'a, f32>,
+        scratch: Shared<'a, f32>,
+    ) -> Self {
+        let (tasks, _) = tasks(batch, layer, shape);
+        let (kv_heads, group) = (shape.kv_heads as usize, (shape.heads / shape.kv_heads) as usize);
+        let mut merges = vec![Vec::new(); batch.rows.len() * kv_heads];
+        // Tasks of one row and head stand in ascending blocks.
+        for task in &tasks {
+            for (i, &row) in task.rows.iter().enumerate() {
+                merges[row * kv_heads + task.kv_head].push(task.partials + i * group);
+            }
+        }
+        Self { rows: &batch.rows, layer, shape, q, out, tasks, merges, scratch }
+    }
+
+    /// How many values of scratch a layer needs.
+    pub fn scratch_len(batch: &Batch, shape: AttentionShape) -> usize {
+        tasks(batch, 0, shape).1 * partial_len(shape.head_dim as usize)
+    }
+
+    /// This worker's part of the layer.
+    ///
+    /// # Safety
+    /// The machine has the tier, and all workers of the region call this with the same layer.
+    pub unsafe fn run<I: Isa>(&self, pool: &Pool, worker: &Worker<'_>) {
+        I::enter(Blocks { layer: self, pool, worker });
+        worker.wait();
+        I::enter(Merge { layer: self, worker });
+        worker.wait();
+    }
+}
+
+/// The tasks of a layer, and how many partials they leave.
+fn tasks(batch: &Batch, layer: u32, shape: AttentionShape) -> (Vec<Task<'_>>, usize) {
+    let group = (shape.heads / shape.kv_heads) as usize;
+    let mut tasks: Vec<Task<'_>> = Vec::new();
     for (sequence, first, count) in batch.runs() {
         let pages = &batch.sequences[sequence].pages;
-        for kv_head in 0..shape.kv_heads as usize {
-            let mut first_row = first;
-            while first_row < first + count {
-                let kind = batch.rows[first_row].kind;
-                let tile = if kind == RowKind::Prompt { ROW_TILE } else { 1 };
-                let last = (first_row + tile).min(first + count);
-                let alike = batch.rows[first_row..last].iter().take_while(|r| r.kind == kind).count();
-                let rows = &batch.rows[first_row..first_row + alike];
-                let first = shape.first_visible(rows[0].position) as usize / ATTENTION_SPLIT;
-                let blocks = first..rows[alike - 1].position as usize / ATTENTION_SPLIT + 1;
-                let task = |blocks| Task { pages, first_row, rows, kv_head, blocks };
+        let mut next = first;
+        while next < first + count {
+            let kind = batch.rows[next].kind;
+            let tile = if kind == RowKind::Prompt { ROW_TILE } else { 1 };
+            let last = (next + tile).min(first + count);
+            let alike = batch.rows[next..last].iter().take_while(|r| r.kind == kind).count();
+            let rows: Vec<usize> = (next..next + alike).collect();
+            let first_block = shape.first_visible(batch.rows[next].position) as usize / ATTENTION_SPLIT;
+            let blocks = first_block..batch.rows[next + alike - 1].position as usize / ATTENTION_SPLIT + 1;
+            for kv_head in 0..shape.kv_heads as usize {
+                let task = |blocks, rows| Task { pages, rows, kv_head, blocks, partials: 0 };
                 if kind == RowKind::Prompt {
-                    tasks.push(task(blocks));
-                } else {
-                    tasks.extend(blocks.map(|block| task(block..block + 1)));
+                    tasks.push(task(blocks.clone(), rows.clone()));
+                    continue;
                 }
-                first_row += alike;
+                for block in blocks.clone() {
+                    let same = |other: &&mut Task<'_>| {
+                        other.kv_head == kv_head
+                            && other.blocks == (block..block + 1)
+                            && batch.rows[other.rows[0]].kind == RowKind::Generated
+                            && same_pages(other.pages, pages, layer, block)
+                    };
+                    match tasks.iter_mut().find(same) {
+                        Some(shared) => shared.rows.extend(&rows),
+                        None => tasks.push(task(block..block + 1, rows.clone())),
+                    }
+                }
             }
+            next += alike;
         }
     }
-    tasks
+    let mut partials = 0;
+    for task in &mut tasks {
+        task.partials = partials;
+        partials += task.rows.len() * group;
+    }
+    (tasks, partials)
 }
 
-/// A worker's decoded block and scores.
+/// Whether two tables name the same pages all through a block.
+fn same_pages(a: &PageTable, b: &PageTable, layer: u32, block: usize) -> bool {
+    const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
+    let entry = |table: &PageTable, chunk| table.entry(layer as usize, chunk);
+    (block * CHUNKS..(block + 1) * CHUNKS)
+        .all(|chunk| entry(a, chunk).is_some() && entry(a, chunk) == entry(b, chunk))
+}
+
+struct Blocks<'a, 'b> {
+    layer: &'b PagedAttention<'a>,
+    pool: &'b Pool,
+    worker: &'b Worker<'b>,
+}
+
+impl Kernel for Blocks<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { layer, pool, worker } = self;
+        let dim = layer.shape.head_dim as usize;
+        let group = (layer.shape.heads / layer.shape.kv_heads) as usize;
+        let most = layer.tasks.iter().map(|task| task.rows.len()).max().unwrap_or(0) * group;
+        let mut work = Work {
+            page: vec![0.0; CHUNK_TOKENS * dim],
+            keys: vec![0.0; CHUNK_TOKENS * dim],
+            scores: vec![0.0; most * ATTENTION_SPLIT],
+            blocks: Vec::new(),
+        };
+        // Tasks of a prompt grow along it, so each worker takes every n-th.
+        for index in worker.every(layer.tasks.len()) {
+            let task = &layer.tasks[index];
+            let len = partial_len(dim);
+            let count = task.rows.len() * group;
+            let partials = layer.scratch.part_mut(task.partials * len..(task.partials + count) * len);
+            run_task::<I>(layer, pool, task, partials, &mut work);
+        }
+    }
+}
+
+/// A worker's decoded page, scores and running blocks.
 #[derive(Default)]
-struct Scratch {
+struct Work {
+    /// K or V of one head and chunk, tokens × dim.
+    page: Vec<f32>,
+    /// K with tokens side by side, dim × tokens.
     keys: Vec<f32>,
-    values: Vec<f32>,
+    /// Queries × positions of a block.
     scores: Vec<f32>,
+    /// The partial of each query's present block.
+    blocks: Vec<f32>,
 }
 
-/// The task's partials, rows × heads of the group.
-fn run(
-    task: &Task<'_>,
-    layer: u32,
-    shape: AttentionShape,
-    q: &[f32],
+/// What a row sees of a block: positions from the block's start on.
+fn visible(shape: AttentionShape, row: &Row, start: usize) -> std::ops::Range<usize> {
+    let end = (row.position as usize + 1).saturating_sub(start).min(ATTENTION_SPLIT);
+    let first = (shape.first_visible(row.position) as usize).saturating_sub(start);
+    first.min(end)..end
+}
+
+/// The queries of a task: for each row the heads of its group.
+struct Queries<'a> {
+    values: &'a [f32],
+    dim: usize,
+    group: usize,
+    /// Where each row's first query begins.
+    starts: Vec<usize>,
+}
+
+impl Queries<'_> {
+    fn pointer(&self, query: usize) -> *const f32 {
+        let at = self.starts[query / self.group] + query % self.group * self.dim;
+        self.values[at..at + self.dim].as_ptr()
+    }
+}
+
+#[inline(always)]
+unsafe fn run_task<I: Isa>(
+    layer: &PagedAttention<'_>,
     pool: &Pool,
-    scratch: &mut Scratch,
-) -> Result<Vec<Partial>, BackendError> {
+    task: &Task<'_>,
+    partials: &mut [f32],
+    work: &mut Work,
+) {
+    let shape = layer.shape;
     let (heads, dim) = (shape.heads as usize, shape.head_dim as usize);
     let group = heads / shape.kv_heads as usize;
-    let mut partials = vec![Partial::empty(dim); task.rows.len() * group];
-    let end = task.rows.last().map_or(0, |row| row.position as usize + 1);
+    let len = partial_len(dim);
+    for partial in partials.chunks_exact_mut(len) {
+        partial.fill(0.0);
+        partial[0] = f32::NEG_INFINITY;
+    }
+    let starts = task.rows.iter().map(|row| (row * heads + task.kv_head * group) * dim).collect();
+    let queries = Queries { values: layer.q.all(), dim, group, starts };
+    let rows: Vec<&Row> = task.rows.iter().map(|&row| &layer.rows[row]).collect();
+    let end = rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0);
     for block in task.blocks.clone() {
         let start = block * ATTENTION_SPLIT;
-        let tokens = ATTENTION_SPLIT.min(end - start);
-        for (half, block) in [(PageHalf::K, &mut scratch.keys), (PageHalf::V, &mut scratch.values)] {
-            block.resize(tokens * dim, 0.0);
-            gather(task.pages, layer, half, task.kv_head, start, pool, block)?;
-        }
-        for (i, row) in task.rows.iter().enumerate() {
-            // What of this block the row sees: up to its own position, from its window's first on.
-            let end = (row.position as usize + 1).saturating_sub(start).min(tokens);
-            let first = (shape.first_visible(row.position) as usize).saturating_sub(start);
-            if first >= end {
-                continue;
+        let seen: Vec<_> = rows.iter().map(|row| visible(shape, row, start)).collect();
+        let chunks = start / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
+        for chunk in chunks.clone() {
+            let at = chunk * CHUNK_TOKENS - start;
+            if load_page::<I>(layer, pool, task, chunk, PageHalf::K, &mut work.page) {
+                transpose::<I>(&work.page, dim, &mut work.keys);
+                // Rows stand in ascending positions, so those that see something of a page stand together.
+                let sees = |seen: &std::ops::Range<usize>| seen.start < at + CHUNK_TOKENS && seen.end > at;
+                let first = seen.iter().position(sees).unwrap_or(rows.len()) * group;
+                let last = seen.iter().rposition(sees).map_or(first, |row| (row + 1) * group);
+                score_all::<I>(&queries, first..last, &work.keys, shape.scale, &mut work.scores, at);
             }
-            let seen = first * dim..end * dim;
-            for g in 0..group {
-                let head = task.kv_head * group + g;
-                let place = ((task.first_row + i) * heads + head) * dim;
-                let q = &q[place..place + dim];
-                let keys = scratch.keys[seen.clone()].chunks_exact(dim);
-                scratch.scores.clear();
-                scratch.scores.extend(keys.map(|k| dot(q, k) * shape.scale));
-                if let Some(cap) = shape.softcap {
-                    scratch.scores.iter_mut().for_each(|score| *score = cap * (*score / cap).tanh());
-                }
-                let next = attend(&mut scratch.scores, &scratch.values[seen.clone()], dim);
-                partials[i * group + g].merge(next);
+        }
+        work.blocks.clear();
+        work.blocks.resize(rows.len() * group * len, 0.0);
+        for (query, own) in work.blocks.chunks_exact_mut(len).enumerate() {
+            let seen = seen[query / group].clone();
+            let scores = &mut work.scores[query * ATTENTION_SPLIT..][seen];
+            if let Some(cap) = shape.softcap {
+                scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+            }
+            // Weights in place of scores.
+            (own[0], own[1]) = weigh::<I>(scores);
+        }
+        for chunk in chunks {
+            let at = chunk * CHUNK_TOKENS - start;
+            if load_page::<I>(layer, pool, task, chunk, PageHalf::V, &mut work.page) {
+                accumulate_all::<I>(&seen, group, at, dim, work);
+            }
+        }
+        for (partial, block) in partials.chunks_exact_mut(len).zip(work.blocks.chunks_exact(len)) {
+            if block[1] != 0.0 {
+                merge::<I>(partial, block);
             }
         }
     }
-    Ok(partials)
 }
 
-/// One head's K or V from position `start` (a chunk's first) on; `out` is tokens × head_dim.
-fn gather(
-    pages: &PageTable,
-    layer: u32,
-    half: PageHalf,
-    kv_head: usize,
-    start: usize,
+/// Decodes one head's K or V of a chunk, tokens × dim; false if the table does not reach it.
+#[inline(always)]
+unsafe fn load_page<I: Isa>(
+    layer: &PagedAttention<'_>,
     pool: &Pool,
+    task: &Task<'_>,
+    chunk: usize,
+    half: PageHalf,
     out: &mut [f32],
-) -> Result<(), BackendError> {
-    let geometry = pool.geometry();
-    for (i, out) in out.chunks_mut(CHUNK_TOKENS * geometry.head_dim).enumerate() {
-        let Some(entry) = pages.entry(layer as usize, start / CHUNK_TOKENS + i) else { continue };
-        let entry = if half == PageHalf::K { entry.k } else { entry.v };
-        let page = pool.page(PageAddress { layer, slot: entry.slot, half })?;
-        decode(entry.codec, page, geometry.element_offset(kv_head, 0), out);
-    }
-    Ok(())
+) -> bool {
+    let Some(ChunkEntry { k, v }) = task.pages.entry(layer.layer as usize, chunk) else { return false };
+    let entry = if half == PageHalf::K { k } else { v };
+    let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
+    // The step was checked: every entry is in the pool.
+    let Ok(page) = pool.page(address) else { return false };
+    decode::<I>(entry.codec, page, pool.geometry().element_offset(task.kv_head, 0), out);
+    true
 }
 
-fn attend(scores: &mut [f32], values: &[f32], dim: usize) -> Partial {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut partial = Partial { max, sum: 0.0, o: vec![0.0; dim] };
-    for (score, v) in scores.iter_mut().zip(values.chunks_exact(dim)) {
-        let weight = (*score - max).exp();
-        partial.sum += weight;
-        for (o, v) in partial.o.iter_mut().zip(v) {
-            *o += weight * v;
+/// A page with its tokens side by side: `[token][dim]` to `[dim][token]`.
+#[inline(always)]
+unsafe fn transpose<I: Isa>(page: &[f32], dim: usize, keys: &mut [f32]) {
+    assert!(page.len() == CHUNK_TOKENS * dim && keys.len() == page.len());
+    let whole = dim / I::LANES * I::LANES;
+    for i in (0..whole).step_by(I::LANES) {
+        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+            let from = page.as_ptr().add(token * dim + i);
+            I::transpose(from, dim, keys.as_mut_ptr().add(i * CHUNK_TOKENS + token), CHUNK_TOKENS);
         }
     }
-    partial
+    for i in whole..dim {
+        for token in 0..CHUNK_TOKENS {
+            keys[i * CHUNK_TOKENS + token] = page[token * dim + i];
+        }
+    }
+}
+
+/// Scaled products of some queries with the keys of a page, to `scores[query][at ..]`.
+#[inline(always)]
+unsafe fn score_all<I: Isa>(
+    queries: &Queries<'_>,
+    range: std::ops::Range<usize>,
+    keys: &[f32],
+    scale: f32,
+    scores: &mut [f32],
+    at: usize,
+) {
+    let mut query = range.start;
+    while query < range.end {
+        query += match range.end - query {
+            8.. => score::<I, 8>(queries, query, keys, scale, scores, at),
+            4.. => score::<I, 4>(queries, query, keys, scale, scores, at),
+            _ => score::<I, 1>(queries, query, keys, scale, scores, at),
+        };
+    }
+}
+
+/// Q queries at once; every product adds its dimensions in one ascending chain.
+#[inline(always)]
+unsafe fn score<I: Isa, const Q: usize>(
+    queries: &Queries<'_>,
+    first: usize,
+    keys: &[f32],
+    scale: f32,
+    scores: &mut [f32],
+    at: usize,
+) -> usize {
+    let q: [*const f32; Q] = std::array::from_fn(|i| queries.pointer(first + i));
+    let scale = I::splat(scale);
+    for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+        let mut sums = [I::splat(0.0); Q];
+        for d in 0..queries.dim {
+            let key = I::load(keys.as_ptr().add(d * CHUNK_TOKENS + token));
+            for (sum, q) in sums.iter_mut().zip(q) {
+                *sum = I::fma(I::splat(*q.add(d)), key, *sum);
+            }
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            let place = &mut scores[(first + i) * ATTENTION_SPLIT + at + token..][..I::LANES];
+            I::store(place.as_mut_ptr(), I::mul(sum, scale));
+        }
+    }
+    Q
+}
+
+/// Scores to `exp(score − maximum)`; the maximum and the sum. Without scores: −∞ and 0.
+#[inline(always)]
+unsafe fn weigh<I: Isa>(scores: &mut [f32]) -> (f32, f32) {
+    let n = scores.len();
+    let mut largest = I::splat(f32::NEG_INFINITY);
+    let whole = n / I::LANES * I::LANES;
+    for i in (0..whole).step_by(I::LANES) {
+        largest = I::max(largest, I::load(scores.as_ptr().add(i)));
+    }
+    let mut max = I::largest(largest);
+    for &score in &scores[whole..] {
+        max = if max > score { max } else { score };
+    }
+    let mut sum = I::splat(0.0);
+    for i in (0..n).step_by(I::LANES) {
+        let lanes = I::LANES.min(n - i);
+        let p = scores.as_mut_ptr().add(i);
+        store_first::<I>(p, exp::<I>(I::sub(load_first::<I>(p, lanes), I::splat(max))), lanes);
+        // Lanes that are not there are zero once they are stored and read again.
+        sum = I::add(sum, load_first::<I>(p, lanes));
+    }
+    (max, I::sum(sum))
+}
+
+/// Adds a page's weighted values to every query's block. Two queries that see all of it go together.
+#[inline(always)]
+unsafe fn accumulate_all<I: Isa>(
+    seen: &[std::ops::Range<usize>],
+    group: usize,
+    at: usize,
+    dim: usize,
+    work: &mut Work,
+) {
+    let len = partial_len(dim);
+    let (scores, blocks) = (work.scores.as_ptr(), work.blocks.as_mut_ptr());
+    let whole = |query: usize| {
+        seen.get(query / group).is_some_and(|seen| seen.start <= at && seen.end >= at + CHUNK_TOKENS)
+    };
+    let mut query = 0;
+    while query < seen.len() * group {
+        let seen = &seen[query / group];
+        let tokens = seen.start.max(at)..seen.end.min(at + CHUNK_TOKENS);
+        if tokens.start >= tokens.end {
+            query += 1;
+            continue;
+        }
+        let values = work.page[(tokens.start - at) * dim..].as_ptr();
+        let weights = scores.add(query * ATTENTION_SPLIT + tokens.start);
+        let o = blocks.add(query * len + 2);
+        if whole(query) && whole(query + 1) {
+            let weights = [weights, weights.add(ATTENTION_SPLIT)];
+            accumulate::<I, 2>(weights, CHUNK_TOKENS, values, dim, [o, o.add(len)]);
+            query += 2;
+        } else {
+            accumulate::<I, 1>([weights], tokens.len(), values, dim, [o]);
+            query += 1;
+        }
+    }
+}
+
+/// `o += Σ weight · value`, tokens in order, for Q queries.
+#[inline(always)]
+unsafe fn accumulate<I: Isa, const Q: usize>(
+    weights: [*const f32; Q],
+    tokens: usize,
+    values: *const f32,
+    dim: usize,
+    o: [*mut f32; Q],
+) {
+    /// Vectors of a value at once.
+    const WIDE: usize = 4;
+    let mut i = 0;
+    while i + WIDE * I::LANES <= dim {
+        let mut sums: [[I::V; WIDE]; Q] =
+            std::array::from_fn(|q| std::array::from_fn(|v| I::load(o[q].add(i + v * I::LANES))));
+        for t in 0..tokens {
+            let value: [I::V; WIDE] =
+                std::array::from_fn(|v| I::load(values.add(t * dim + i + v * I::LANES)));
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                let weight = I::splat(*weights.add(t));
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = I::fma(weight, value, *sum);
+                }
+            }
+        }
+        for (sums, o) in sums.into_iter().zip(o) {
+            for (v, sum) in sums.into_iter().enumerate() {
+                I::store(o.add(i + v * I::LANES), sum);
+            }
+        }
+        i += WIDE * I::LANES;
+    }
+    while i < dim {
+        let lanes = I::LANES.min(dim - i);
+        for (weights, o) in weights.into_iter().zip(o) {
+            let mut sum = load_first::<I>(o.add(i), lanes);
+            for t in 0..tokens {
+                let value = load_first::<I>(values.add(t * dim + i), lanes);
+                sum = I::fma(I::splat(*weights.add(t)), value, sum);
+            }
+            store_first::<I>(o.add(i), sum, lanes);
+        }
+        i += lanes;
+    }
+}
+
+/// Takes the next block into a partial. Merging into nothing copies, so that a single block keeps its bits.
+#[inline(always)]
+unsafe fn merge<I: Isa>(partial: &mut [f32], next: &[f32]) {
+    if partial[1] == 0.0 && !partial[0].is_nan() {
+        partial.copy_from_slice(next);
+        return;
+    }
+    let max = if partial[0] > next[0] { partial[0] } else { next[0] };
+    let (old, new) = ((partial[0] - max).exp(), (next[0] - max).exp());
+    partial[0] = max;
+    for (o, n) in partial[1..].iter_mut().zip(&next[1..]) {
+        *o = *o * old + n * new;
+    }
+}
+
+struct Merge<'a, 'b> {
+    layer: &'b PagedAttention<'a>,
+    worker: &'b Worker<'b>,
+}
+
+impl Kernel for Merge<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { layer, worker } = self;
+        let (heads, kv_heads) = (layer.shape.heads as usize, layer.shape.kv_heads as usize);
+        let (dim, group) = (layer.shape.head_dim as usize, heads / kv_heads);
+        let len = partial_len(dim);
+        let mut merged = vec![0.0; len];
+        for index in worker.range(layer.merges.len()) {
+            let (row, kv_head) = (index / kv_heads, index % kv_heads);
+            for g in 0..group {
+                merged.fill(0.0);
+                merged[0] = f32::NEG_INFINITY;
+                for &partial in &layer.merges[index] {
+                    let at = (partial + g) * len;
+                    merge::<I>(&mut merged, layer.scratch.part(at..at + len));
+                }
+                let place = (row * heads + kv_head * group + g) * dim;
+                let out = layer.out.part_mut(place..place + dim);
+                for (o, v) in out.iter_mut().zip(&merged[2..]) {
+                    *o = v / merged[1];
+                }
+            }
+        }
+    }
 }

@@ -1,29 +1,55 @@
 //! Root-mean-square norm over rows or heads, with the residual taken in first.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-use rayon::prelude::*;
+use crate::isa::{Isa, Kernel};
+use crate::math::{dot, load_first, store_first};
 
-use crate::dot::dot;
+/// `x += delta`, element by element.
+pub struct Add<'a> {
+    pub x: &'a mut [f32],
+    pub delta: &'a [f32],
+}
 
-/// Groups normed by one worker at a time; a norm of a few hundred values is cheaper than a hand-over.
-const GROUPS: usize = 16;
+impl Kernel for Add<'_> {
+    type Output = ();
 
-/// `x += delta`.
-pub fn add(x: &mut [f32], delta: &[f32]) {
-    for (x, d) in x.iter_mut().zip(delta) {
-        *x += d;
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let n = self.x.len().min(self.delta.len());
+        for i in (0..n).step_by(I::LANES) {
+            let lanes = I::LANES.min(n - i);
+            let (x, delta) = (self.x.as_mut_ptr().add(i), self.delta.as_ptr().add(i));
+            store_first::<I>(x, I::add(load_first::<I>(x, lanes), load_first::<I>(delta, lanes)), lanes);
+        }
     }
 }
 
-/// `out = x / √(mean(x²) + epsilon) · weight` over each group of `weight.len()` values.
-pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-    let n = weight.len();
-    let groups = x.par_chunks(GROUPS * n).zip(out.par_chunks_mut(GROUPS * n));
-    groups.for_each(|(x, out)| {
-        for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
-            let factor = 1.0 / (dot(x, x) / n as f32 + epsilon).sqrt();
-            for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
-                *o = x * factor * w;
+/// `out = x / √(mean(x²) + epsilon) · weight` over each group of `weight.len()` values, from `x` to `out`.
+pub struct RmsNorm<'a> {
+    /// Where the groups are read; may be where they are written.
+    pub x: *const f32,
+    pub out: &'a mut [f32],
+    pub weight: &'a [f32],
+    pub epsilon: f32,
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// `x` has as many readable elements as `out`.
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let n = self.weight.len();
+        for (group, out) in self.out.chunks_exact_mut(n).enumerate() {
+            let x = self.x.add(group * n);
+            let factor = I::splat(1.0 / (dot::<I>(x, x, n) / n as f32 + self.epsilon).sqrt());
+            for i in (0..n).step_by(I::LANES) {
+                let lanes = I::LANES.min(n - i);
+                let weight = load_first::<I>(self.weight.as_ptr().add(i), lanes);
+                let value = I::mul(I::mul(load_first::<I>(x.add(i), lanes), factor), weight);
+                store_first::<I>(out.as_mut_ptr().add(i), value, lanes);
             }
         }
-    });
+    }
 }

@@ -1,24 +1,37 @@
 //! The gated activation between the two halves of the MLP.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use interleaf_contract::Activation;
-use rayon::prelude::*;
 
-/// Elements handled by one worker at a time.
-const CHUNK: usize = 4096;
+use crate::isa::{Isa, Kernel};
+use crate::math::{gelu_tanh, load_first, silu, store_first};
 
-/// `gate = activation(gate) · up`, element by element, in place.
-pub fn swiglu(activation: Activation, gate: &mut [f32], up: &[f32]) {
-    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
-        let elements = gate.iter_mut().zip(up);
-        match activation {
-            Activation::Silu => elements.for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u),
-            Activation::GeluTanh => elements.for_each(|(g, u)| *g = gelu_tanh(*g) * u),
-        }
-    });
+/// `out = activation(gate) · up`, element by element.
+pub struct SwiGlu<'a> {
+    pub activation: Activation,
+    /// May be where `out` is.
+    pub gate: *const f32,
+    pub up: &'a [f32],
+    pub out: &'a mut [f32],
 }
 
-fn gelu_tanh(x: f32) -> f32 {
-    /// √(2/π)
-    const FACTOR: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + (FACTOR * (x + 0.044_715 * x * x * x)).tanh())
+impl Kernel for SwiGlu<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// `gate` has as many readable elements as `up` and `out`.
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let n = self.out.len().min(self.up.len());
+        for i in (0..n).step_by(I::LANES) {
+            let lanes = I::LANES.min(n - i);
+            let gate = load_first::<I>(self.gate.add(i), lanes);
+            let gate = match self.activation {
+                Activation::Silu => silu::<I>(gate),
+                Activation::GeluTanh => gelu_tanh::<I>(gate),
+            };
+            let up = load_first::<I>(self.up.as_ptr().add(i), lanes);
+            store_first::<I>(self.out.as_mut_ptr().add(i), I::mul(gate, up), lanes);
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) fn open(
 ) -> Result<Box<dyn Backend>, EngineError> {
     match choice {
         BackendChoice::Auto | BackendChoice::Cpu => {
-            Ok(Box::new(CpuKernels::backend(CpuOptions { threads, numerics })?))
+            Ok(Box::new(CpuKernels::backend(CpuOptions { threads, numerics, tier: None })?))
         }
         BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
         BackendChoice::Gpu => gpu(),

@@ -3,7 +3,7 @@
 use approx::assert_relative_eq;
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{
-    Backend, BackendError, BackendInfo, Numerics, Op, PageCodec, RowKind, RowSet, Step, StepOutput,
+    Backend, BackendError, BackendInfo, Matrix, Numerics, Op, PageCodec, RowKind, RowSet, Step, StepOutput,
 };
 use interleaf_kernels_ref::attention_mass::{ColumnMass, attention_mass, chunk_density};
 use interleaf_kernels_ref::paged_attention::paged_attention;
@@ -13,11 +13,26 @@ use interleaf_tests::attention::{AttentionCase, SequenceSpec};
 struct Measure<'a>(&'a AttentionCase, std::sync::Arc<std::sync::Mutex<Vec<ColumnMass>>>);
 
 impl HostKernels for Measure<'_> {
+    type Matrix = Matrix;
+
+    fn weights(&self, matrix: Matrix) -> Result<Matrix, BackendError> {
+        Ok(matrix)
+    }
+
+    fn factors(&self, a: Matrix, b: Matrix) -> Result<[Matrix; 2], BackendError> {
+        Ok([a, b])
+    }
+
     fn info(&self) -> BackendInfo {
         BackendInfo { name: "test", device: String::new(), numerics: Numerics::ActF32, threads: 1 }
     }
 
-    fn run(&mut self, step: &Step, _: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError> {
+    fn run(
+        &mut self,
+        step: &Step,
+        _: &Resident<Matrix>,
+        pool: &mut Pool,
+    ) -> Result<StepOutput, BackendError> {
         let Some(Op::Load { data: q, .. }) = step.ops().first() else { return Ok(StepOutput::default()) };
         let (batch, shape) = (step.batch(), self.0.shape());
         let mut out = vec![0.0; q.len()];

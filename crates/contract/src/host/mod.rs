@@ -7,16 +7,31 @@ mod resident;
 use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
-    PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
-    Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, LoraSite, Matrix, MatrixId, MemoryReport,
+    PageAddress, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
+    StepOutput, Ticket, VectorId, check,
 };
 
 pub use pool::Pool;
-pub use resident::Resident;
+pub use resident::{HostMatrix, HostSite, Resident};
 
 /// The kernels of a host backend.
 pub trait HostKernels: Send {
+    /// How the kernels keep a matrix: as it is, or laid out anew.
+    type Matrix: HostMatrix;
+
+    /// Takes a weight matrix in.
+    ///
+    /// # Errors
+    /// If there is no room.
+    fn weights(&self, matrix: Matrix) -> Result<Self::Matrix, BackendError>;
+
+    /// Takes the factors A and B of an adapter's site in.
+    ///
+    /// # Errors
+    /// If there is no room.
+    fn factors(&self, a: Matrix, b: Matrix) -> Result<[Self::Matrix; 2], BackendError>;
+
     /// What the backend says of itself.
     fn info(&self) -> BackendInfo;
 
@@ -25,7 +40,12 @@ pub trait HostKernels: Send {
     ///
     /// # Errors
     /// If an operation is not supported.
-    fn run(&mut self, step: &Step, resident: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError>;
+    fn run(
+        &mut self,
+        step: &Step,
+        resident: &Resident<Self::Matrix>,
+        pool: &mut Pool,
+    ) -> Result<StepOutput, BackendError>;
 
     /// Bytes of activations and scratch that the kernels hold.
     fn scratch_bytes(&self) -> u64;
@@ -33,9 +53,9 @@ pub trait HostKernels: Send {
 
 /// A [`Backend`] from host kernels. Steps run to their end within [`Backend::submit`].
 #[derive(Debug)]
-pub struct HostBackend<K> {
+pub struct HostBackend<K: HostKernels> {
     kernels: K,
-    resident: Resident,
+    resident: Resident<K::Matrix>,
     pool: Pool,
     next_ticket: u64,
     finished: HashMap<u64, StepOutput>,
@@ -66,9 +86,9 @@ impl<K: HostKernels> HostBackend<K> {
     }
 }
 
-impl<K> check::Inventory for HostBackend<K> {
+impl<K: HostKernels> check::Inventory for HostBackend<K> {
     fn matrix_shape(&self, id: MatrixId) -> Result<(usize, usize), BackendError> {
-        self.resident.matrix(id).map(|m| (m.rows(), m.cols()))
+        self.resident.matrix(id).map(HostMatrix::shape)
     }
 
     fn vector_len(&self, id: VectorId) -> Result<usize, BackendError> {
@@ -98,7 +118,7 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     }
 
     fn create_matrix(&mut self, matrix: Matrix) -> Result<MatrixId, BackendError> {
-        Ok(self.resident.add_matrix(matrix))
+        Ok(self.resident.add_matrix(self.kernels.weights(matrix)?))
     }
 
     fn create_vector(&mut self, _name: &str, values: &[f32]) -> Result<VectorId, BackendError> {
@@ -117,7 +137,12 @@ impl<K: HostKernels> Backend for HostBackend<K> {
 
     fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
         check::adapter(&adapter, self)?;
-        Ok(self.resident.add_adapter(adapter))
+        let site = |site: LoraSite| {
+            let [a, b] = self.kernels.factors(site.a, site.b)?;
+            Ok((site.projection, HostSite { scale: site.scale, a, b }))
+        };
+        let sites = adapter.sites.into_iter().map(site).collect::<Result<_, BackendError>>()?;
+        Ok(self.resident.add_adapter(sites))
     }
 
     fn drop_adapter(&mut self, adapter: AdapterId) -> Result<(), BackendError> {

@@ -1,21 +1,59 @@
-//! Handle tables of what is resident: weights are kept by reference to their bytes, never copied.
+//! Handle tables of what is resident. Matrices are kept as the kernels want them: by reference to their bytes, or
+//! laid out anew; never both.
 
 use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, BackendError, LoraSite, Matrix, MatrixId, Projection, ProjectionId, RopeId,
-    RopeTable, VectorId,
+    AdapterId, BackendError, Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId,
 };
+
+/// A matrix as a host backend keeps it.
+pub trait HostMatrix: std::fmt::Debug + Send + Sync {
+    /// Outputs and inputs.
+    fn shape(&self) -> (usize, usize);
+
+    /// Bytes held for it, those of a mapped file included.
+    fn bytes(&self) -> usize;
+}
+
+impl HostMatrix for Matrix {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows(), self.cols())
+    }
+
+    fn bytes(&self) -> usize {
+        self.data().len()
+    }
+}
+
+/// One adapted projection: `y += scale · (x·Aᵀ)·Bᵀ`.
+#[derive(Debug, Clone)]
+pub struct HostSite<M> {
+    /// `α/r`, or `α/√r` for rank-stabilised adapters.
+    pub scale: f32,
+    /// The shrink factor, `rank × in`.
+    pub a: M,
+    /// The expand factor, `out × rank`.
+    pub b: M,
+}
+
+impl<M: HostMatrix> HostSite<M> {
+    /// The rank of this site.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.a.shape().0
+    }
+}
 
 /// What a host backend holds besides pages.
 #[derive(Debug)]
-pub struct Resident {
+pub struct Resident<M> {
     backend: &'static str,
-    matrices: Vec<Matrix>,
+    matrices: Vec<M>,
     vectors: Vec<Box<[f32]>>,
     projections: Vec<Projection>,
     ropes: Vec<RopeTable>,
-    adapters: HashMap<AdapterId, HashMap<ProjectionId, LoraSite>>,
+    adapters: HashMap<AdapterId, HashMap<ProjectionId, HostSite<M>>>,
     next_adapter: u32,
 }
 
@@ -32,7 +70,7 @@ fn next<T>(table: &[T]) -> u32 {
     u32::try_from(table.len()).unwrap_or(u32::MAX)
 }
 
-impl Resident {
+impl<M: HostMatrix> Resident<M> {
     pub(super) fn new(backend: &'static str) -> Self {
         Self {
             backend,
@@ -45,7 +83,7 @@ impl Resident {
         }
     }
 
-    pub(super) fn add_matrix(&mut self, matrix: Matrix) -> MatrixId {
+    pub(super) fn add_matrix(&mut self, matrix: M) -> MatrixId {
         let id = MatrixId(next(&self.matrices));
         self.matrices.push(matrix);
         id
@@ -69,10 +107,10 @@ impl Resident {
         id
     }
 
-    pub(super) fn add_adapter(&mut self, adapter: Adapter) -> AdapterId {
+    pub(super) fn add_adapter(&mut self, sites: HashMap<ProjectionId, HostSite<M>>) -> AdapterId {
         let id = AdapterId(self.next_adapter);
         self.next_adapter += 1;
-        self.adapters.insert(id, adapter.sites.into_iter().map(|s| (s.projection, s)).collect());
+        self.adapters.insert(id, sites);
         id
     }
 
@@ -86,7 +124,7 @@ impl Resident {
     ///
     /// # Errors
     /// If the handle is unknown.
-    pub fn matrix(&self, id: MatrixId) -> Result<&Matrix, BackendError> {
+    pub fn matrix(&self, id: MatrixId) -> Result<&M, BackendError> {
         lookup(&self.matrices, self.backend, "matrix", id.0)
     }
 
@@ -118,7 +156,7 @@ impl Resident {
     ///
     /// # Errors
     /// If the handle is unknown or the adapter was dropped.
-    pub fn adapter(&self, id: AdapterId) -> Result<&HashMap<ProjectionId, LoraSite>, BackendError> {
+    pub fn adapter(&self, id: AdapterId) -> Result<&HashMap<ProjectionId, HostSite<M>>, BackendError> {
         self.adapters.get(&id).ok_or(BackendError::UnknownHandle {
             backend: self.backend,
             kind: "adapter",
@@ -127,7 +165,7 @@ impl Resident {
     }
 
     pub(super) fn base_bytes(&self) -> u64 {
-        let matrices: usize = self.matrices.iter().map(|m| m.data().len()).sum();
+        let matrices: usize = self.matrices.iter().map(HostMatrix::bytes).sum();
         let vectors: usize = self.vectors.iter().map(|v| size_of_val(&**v)).sum();
         let ropes: usize = self.ropes.iter().map(|r| size_of_val(&*r.cos) + size_of_val(&*r.sin)).sum();
         (matrices + vectors + ropes) as u64
@@ -135,6 +173,6 @@ impl Resident {
 
     pub(super) fn adapter_bytes(&self) -> u64 {
         let sites = self.adapters.values().flat_map(HashMap::values);
-        sites.map(|s| (s.a.data().len() + s.b.data().len()) as u64).sum()
+        sites.map(|s| (s.a.bytes() + s.b.bytes()) as u64).sum()
     }
 }

@@ -1,72 +1,178 @@
-//! The fused base + LoRA linear layer over a mixed batch.
+//! The fused base + LoRA linear layer over a mixed batch, in two parts of a parallel region.
 //!
-//! Rows are grouped by adapter; all projections that read the same x share one parallel shrink pass.
-//! The base product then runs over tiles of outputs, and the expand term is added while its tile of
-//! results is in cache. Ranks are exact: nothing is padded.
+//! First x is brought into the form that the products read, and all projections that share it shrink it once for
+//! their adapters. Then every worker multiplies its own panels of outputs with all rows; bias and expand are added
+//! while a tile's sums are in registers. Ranks are exact: A is multiplied row by row, and of B there are as many
+//! rows in a panel as the rank.
+//!
+//! A sum's order is the same for every number of rows: one chain over the inputs for float weights, one over
+//! the blocks of 32 for integers.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-mod base;
-mod lora;
+mod expand;
+mod float;
+mod integer;
+mod prepare;
+mod shrink;
+mod tiles;
 
-use interleaf_contract::{LoraSite, Matrix, Numerics};
-use rayon::prelude::*;
+use std::ops::Range;
 
-use base::Activations;
-pub use lora::Group;
+use interleaf_contract::host::HostSite;
+use interleaf_contract::{Numerics, QUANT_BLOCK};
 
-/// Outputs computed by one worker at a time: sixteen rows of a 2048-wide f16 matrix are 64 KiB, which
-/// stay in a core's second-level cache while every row of the batch passes over them.
-const TILE: usize = 16;
+use crate::isa::{Isa, Kernel};
+use crate::packed::{Packed, Panels};
+use crate::region::{Shared, Worker};
 
-/// One projection of a group that shares x.
+/// One projection of those that share x.
 pub struct Job<'a> {
     /// W, out × in.
-    pub w: &'a Matrix,
+    pub w: &'a Panels,
     /// One value per output.
     pub bias: Option<&'a [f32]>,
-    /// This projection's site of each group's adapter.
-    pub sites: Vec<Option<&'a LoraSite>>,
     /// rows × out.
-    pub y: Vec<f32>,
+    pub y: Shared<'a, f32>,
+    /// Each row's adapter term; empty where no row has one.
+    terms: Vec<Option<Term<'a>>>,
 }
 
-/// Computes every job's `y` from `x`, rows × in. `groups` are the rows that share an adapter.
-pub fn lora_matmul(x: &[f32], rows: usize, numerics: Numerics, groups: &[Group], jobs: &mut [Job<'_>]) {
-    let shrunk = lora::shrink(x, groups, jobs);
-    let integer = numerics == Numerics::ActQ8_0 && jobs.iter().any(|j| j.w.dtype().is_quantised());
-    let activations = Activations::new(x, rows, integer);
-    for (job, shrunk) in jobs.iter_mut().zip(&shrunk) {
-        let (w, bias, sites) = (job.w, job.bias, &job.sites);
-        // Transposed, out × rows: a tile of outputs is then one contiguous piece for one worker.
-        let mut transposed = vec![0.0; w.rows() * rows];
-        if rows > 0 {
-            transposed.par_chunks_mut(TILE * rows).enumerate().for_each_init(
-                || base::Scratch::new(w),
-                |scratch, (tile, y)| {
-                    base::tile(&activations, w, numerics, tile * TILE, y, scratch);
-                    if let Some(bias) = bias {
-                        for (y, b) in y.chunks_exact_mut(rows).zip(&bias[tile * TILE..]) {
-                            y.iter_mut().for_each(|y| *y += b);
-                        }
-                    }
-                    lora::expand(groups, sites, shrunk, tile * TILE, rows, y);
-                },
-            );
-        }
-        transpose(&transposed, rows, &mut job.y);
-    }
+/// The low-rank term of one row.
+#[derive(Clone, Copy)]
+struct Term<'a> {
+    b: &'a Panels,
+    scale: f32,
+    /// Where the row's shrunk values begin.
+    z: usize,
 }
 
-/// out × rows to rows × out.
-fn transpose(transposed: &[f32], rows: usize, y: &mut [f32]) {
-    if rows == 1 {
-        return y.copy_from_slice(transposed);
-    }
-    let outputs = transposed.len().checked_div(rows).unwrap_or(0);
-    if outputs > 0 {
-        y.par_chunks_exact_mut(outputs).enumerate().for_each(|(row, y)| {
-            for (n, y) in y.iter_mut().enumerate() {
-                *y = transposed[n * rows + row];
+/// A linear layer of a step, with its handles resolved.
+pub struct LoraMatmul<'a> {
+    /// rows × in.
+    x: Shared<'a, f32>,
+    rows: usize,
+    cols: usize,
+    numerics: Numerics,
+    jobs: Vec<Job<'a>>,
+    shrinks: Vec<shrink::Shrink<'a>>,
+    scratch: Scratch<'a>,
+}
+
+/// What the workers prepare for each other, large enough for every layer of a step.
+#[derive(Clone, Copy)]
+pub struct Scratch<'a> {
+    /// x by tiles of rows, for float products.
+    pub packed: Shared<'a, f32>,
+    /// Codes of x by tiles of rows, for integer products.
+    pub codes: Shared<'a, i8>,
+    pub scales: Shared<'a, f32>,
+    pub sums: Shared<'a, i32>,
+    /// Shrunk rows.
+    pub z: Shared<'a, f32>,
+}
+
+impl<'a> LoraMatmul<'a> {
+    /// A layer over `rows` rows. `groups` are the rows of each adapter of the batch, `sites` each adapter's site
+    /// on each projection.
+    pub fn new(
+        x: Shared<'a, f32>,
+        rows: usize,
+        numerics: Numerics,
+        projections: Vec<(&'a Panels, Option<&'a [f32]>, Shared<'a, f32>)>,
+        groups: &[Vec<usize>],
+        sites: &[Vec<Option<&'a HostSite<Packed>>>],
+        scratch: Scratch<'a>,
+    ) -> Self {
+        let cols = projections.first().map_or(0, |(w, ..)| w.cols());
+        let mut shrinks = Vec::new();
+        let mut next = 0;
+        let jobs = projections.into_iter().enumerate().map(|(index, (w, bias, y))| {
+            let mut terms = Vec::new();
+            for (group, sites) in groups.iter().zip(sites) {
+                let Some(site) = sites[index].filter(|s| s.rank() > 0 && !group.is_empty()) else { continue };
+                let (Packed::Rows(a), Packed::Panels(b)) = (&site.a, &site.b) else { continue };
+                terms.resize(rows, None);
+                for (i, &row) in group.iter().enumerate() {
+                    terms[row] = Some(Term { b, scale: site.scale, z: next + i * site.rank() });
+                }
+                shrinks.push(shrink::Shrink { a, rows: group.clone(), z: next });
+                next += group.len() * site.rank();
             }
+            Job { w, bias, y, terms }
         });
+        let jobs = jobs.collect();
+        Self { x, rows, cols, numerics, jobs, shrinks, scratch }
     }
+
+    /// This worker's part of the layer.
+    ///
+    /// # Safety
+    /// The machine has the tier, and all workers of the region call this with the same layer.
+    pub unsafe fn run<I: Isa>(&self, worker: &Worker<'_>) {
+        I::enter(Prepare { layer: self, worker });
+        worker.wait();
+        I::enter(Products { layer: self, worker });
+        worker.wait();
+    }
+
+    fn is_integer(&self, w: &Panels) -> bool {
+        self.numerics == Numerics::ActQ8_0 && w.dtype().is_quantised()
+    }
+}
+
+struct Prepare<'a, 'b> {
+    layer: &'b LoraMatmul<'a>,
+    worker: &'b Worker<'b>,
+}
+
+impl Kernel for Prepare<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { layer, worker } = self;
+        if layer.jobs.iter().any(|job| layer.is_integer(job.w)) {
+            prepare::quantise::<I>(layer, worker.range(layer.rows * layer.cols / QUANT_BLOCK));
+        }
+        if layer.rows > 1 && layer.jobs.iter().any(|job| !layer.is_integer(job.w)) {
+            prepare::pack::<I>(layer, worker.range(layer.rows * layer.cols / prepare::PIECE + 1));
+        }
+        shrink::shrink::<I>(layer, worker);
+    }
+}
+
+struct Products<'a, 'b> {
+    layer: &'b LoraMatmul<'a>,
+    worker: &'b Worker<'b>,
+}
+
+impl Kernel for Products<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { layer, worker } = self;
+        let total: usize = layer.jobs.iter().map(|job| job.w.panels()).sum();
+        let mine = worker.range(total);
+        let mut first = 0;
+        for job in &layer.jobs {
+            let panels = overlap(&mine, first..first + job.w.panels());
+            first += job.w.panels();
+            if panels.is_empty() {
+                continue;
+            }
+            if layer.is_integer(job.w) {
+                integer::products::<I>(layer, job, panels);
+            } else {
+                float::products::<I>(layer, job, panels);
+            }
+        }
+    }
+}
+
+/// What of `mine` is in `whole`, counted from the start of `whole`.
+fn overlap(mine: &Range<usize>, whole: Range<usize>) -> Range<usize> {
+    let start = mine.start.max(whole.start);
+    let end = mine.end.min(whole.end).max(start);
+    start - whole.start.min(start)..end - whole.start.min(start)
 }

@@ -1,0 +1,130 @@
+//! What a tier is made of: a vector of f32 and the integer product of one panel. Every kernel is written
+//! once over this trait.
+//!
+//! A kernel enters a tier through [`Isa::enter`], whose body is compiled with the tier's instructions;
+//! everything it calls is inlined into it, so the methods here carry no instruction set of their own.
+
+/// A kernel: its arguments, and its body over any tier.
+///
+/// `run` must be `#[inline(always)]`, and so must all that it calls with `I`.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// The body.
+    ///
+    /// # Safety
+    /// The machine has the instructions of `I`, and the kernel's own conditions hold.
+    unsafe fn run<I: Isa>(self) -> Self::Output;
+}
+
+/// Quantised rows of one tile as the integer products read them: for each block of 32 inputs, M rows of
+/// 32 codes, M scales and M sums of codes.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantisedTile {
+    /// Codes, blocks × M × 32.
+    pub codes: *const i8,
+    /// Scales, blocks × M.
+    pub scales: *const f32,
+    /// Eight times the sums of a block's codes, blocks × M: what weight codes that are stored with an offset of 8 add
+    /// too much, and a sixteenth of what an offset of 128 does.
+    pub sums8: *const i32,
+}
+
+/// One panel of quantised weights: for each block of 32 inputs, the codes of [`Isa::LANES`] outputs in the
+/// tier's interleave, and their scales as the bits of f16.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantisedPanel {
+    /// Codes.
+    pub codes: *const u8,
+    /// Scales, blocks × lanes.
+    pub scales: *const u16,
+    /// Blocks.
+    pub blocks: usize,
+}
+
+/// How the codes of a panel lie: `step` consecutive inputs of one output stand together, then those of the
+/// next output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interleave {
+    /// Outputs in a panel, [`Isa::LANES`].
+    pub lanes: usize,
+    /// Inputs of one output that one integer product takes: 4, or 8 where it is a matrix product.
+    pub step: usize,
+    /// Whether codes are signed. Else they are stored with an offset (8, or 128), for instructions that
+    /// multiply unsigned with signed bytes.
+    pub signed: bool,
+}
+
+/// Bytes of weights that are fetched ahead of the products: the hardware's own prefetch ends at each page, and a
+/// row of products takes long enough for memory to answer only from about here on.
+pub const AHEAD: usize = 4096;
+
+/// The instructions of a tier.
+///
+/// # Safety
+/// Every method may only be called where the machine has the tier's instructions. Loads and stores touch
+/// [`Isa::LANES`] elements from the pointer on, which must be readable or writable and need not be aligned.
+#[allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+pub unsafe trait Isa: Copy + 'static {
+    /// f32 in a vector, and outputs in a panel.
+    const LANES: usize;
+    /// How its integer products want the codes.
+    const INTERLEAVE: Interleave;
+    /// Most rows of a tile of integer products, a power of two: what fits in registers beside the weights.
+    const INTEGER_ROWS: usize;
+    /// Most rows of a tile of float products, likewise.
+    const FLOAT_ROWS: usize;
+    /// LANES of f32.
+    type V: Copy;
+
+    /// Runs a kernel with the tier's instructions.
+    ///
+    /// # Safety
+    /// The machine has them, and the kernel's conditions hold.
+    unsafe fn enter<K: Kernel>(kernel: K) -> K::Output;
+
+    /// Asks for the cache line at an address, which need not be readable.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// IEEE binary16 bits to f32.
+    unsafe fn load_f16(p: *const u16) -> Self::V;
+    /// bfloat16 bits to f32.
+    unsafe fn load_bf16(p: *const u16) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a·b + c`, rounded once where the machine can.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer, halves to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `2ⁿ` for integral n in −126 ..= 127.
+    unsafe fn exp2i(n: Self::V) -> Self::V;
+    /// All lanes added as a balanced tree.
+    unsafe fn sum(v: Self::V) -> f32;
+    /// The largest lane.
+    unsafe fn largest(v: Self::V) -> f32;
+
+    /// LANES × LANES elements, rows `from_stride` apart, to columns of rows `to_stride` apart.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for row in 0..Self::LANES {
+            for col in 0..Self::LANES {
+                *to.add(col * to_stride + row) = *from.add(row * from_stride + col);
+            }
+        }
+    }
+
+    /// `acc[i] += Σ over blocks of (exact integer sum) · (row scale · weight scale)`, blocks ascending.
+    unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]);
+    /// The same for 8-bit codes.
+    unsafe fn q8_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]);
+}

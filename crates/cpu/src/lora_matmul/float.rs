@@ -1,0 +1,200 @@
+//! Products with weights as numbers: f32, f16 and bf16 as they are stored, quantised ones decoded first.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::ops::Range;
+
+use interleaf_contract::Dtype;
+
+use super::expand::finish;
+use super::tiles::{Tile, tiles};
+use super::{Job, LoraMatmul};
+use crate::isa::{AHEAD, Isa};
+use crate::math::load_first;
+
+/// Inputs after which the next tile of rows has its turn: three panels of sixteen f16 outputs are then 192 KiB,
+/// which stay in a second-level cache. Sums are kept in y meanwhile, so the order is that of one chain.
+const DEPTH: usize = 2048;
+
+/// Panels that all tiles pass over before the next ones.
+const PANELS: usize = 6;
+
+/// How an element becomes an f32.
+trait Element {
+    const BYTES: usize;
+
+    /// # Safety
+    /// The machine has the tier; LANES elements are readable.
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V;
+}
+
+struct F32;
+struct F16;
+struct Bf16;
+
+impl Element for F32 {
+    const BYTES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V {
+        I::load(p.cast())
+    }
+}
+
+impl Element for F16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V {
+        I::load_f16(p.cast())
+    }
+}
+
+impl Element for Bf16 {
+    const BYTES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(p: *const u8) -> I::V {
+        I::load_bf16(p.cast())
+    }
+}
+
+/// Weights of consecutive panels, `[panel][input][lane]`.
+#[derive(Clone, Copy)]
+struct Weights {
+    first: *const u8,
+    /// The panel that `first` is of.
+    panel: usize,
+}
+
+/// Multiplies some panels of a projection with all rows.
+///
+/// # Safety
+/// The machine has the tier; x is prepared; workers have disjoint panels.
+#[inline(always)]
+pub unsafe fn products<I: Isa>(layer: &LoraMatmul<'_>, job: &Job<'_>, panels: Range<usize>) {
+    if job.w.dtype().is_quantised() {
+        let mut decoded = vec![0.0f32; layer.cols * I::LANES];
+        for panel in panels {
+            job.w.decode_panel(panel, &mut decoded);
+            let weights = Weights { first: decoded.as_ptr().cast(), panel };
+            group::<I, F32>(layer, job, weights, panel..panel + 1);
+        }
+        return;
+    }
+    let group_size = if layer.rows == 1 { panels.len().max(1) } else { PANELS };
+    let mut first = panels.start;
+    while first < panels.end {
+        let group_panels = first..(first + group_size).min(panels.end);
+        let weights = Weights { first: job.w.float_panel(first).as_ptr(), panel: first };
+        match job.w.dtype() {
+            Dtype::F32 => group::<I, F32>(layer, job, weights, group_panels),
+            Dtype::F16 => group::<I, F16>(layer, job, weights, group_panels),
+            _ => group::<I, Bf16>(layer, job, weights, group_panels),
+        }
+        first += group_size;
+    }
+}
+
+/// All tiles over a few panels.
+#[inline(always)]
+unsafe fn group<I: Isa, E: Element>(
+    layer: &LoraMatmul<'_>,
+    job: &Job<'_>,
+    weights: Weights,
+    panels: Range<usize>,
+) {
+    let mut start = 0;
+    loop {
+        let depth = start..(start + DEPTH).min(layer.cols);
+        for tile in tiles(layer.rows, I::FLOAT_ROWS) {
+            let mut panel = panels.start;
+            // How many panels at once does not change a sum; it fills the registers, and the time that a sum
+            // waits for its last product.
+            while panel < panels.end {
+                let left = panels.end - panel;
+                let part = Part { weights, tile, panel, depth: depth.clone() };
+                panel += match tile.rows {
+                    8 if left >= 3 => part.run::<I, E, 8, 3>(layer, job),
+                    8 => part.run::<I, E, 8, 1>(layer, job),
+                    4 if left >= 3 => part.run::<I, E, 4, 3>(layer, job),
+                    4 => part.run::<I, E, 4, 1>(layer, job),
+                    2 if left >= 4 => part.run::<I, E, 2, 4>(layer, job),
+                    2 => part.run::<I, E, 2, 1>(layer, job),
+                    _ if left >= 8 => part.run::<I, E, 1, 8>(layer, job),
+                    _ => part.run::<I, E, 1, 1>(layer, job),
+                };
+            }
+        }
+        start = depth.end;
+        if start >= layer.cols {
+            return;
+        }
+    }
+}
+
+/// A tile of rows over some panels and inputs.
+struct Part {
+    weights: Weights,
+    tile: Tile,
+    panel: usize,
+    depth: Range<usize>,
+}
+
+impl Part {
+    /// Returns how many panels it took.
+    #[inline(always)]
+    unsafe fn run<I: Isa, E: Element, const M: usize, const P: usize>(
+        self,
+        layer: &LoraMatmul<'_>,
+        job: &Job<'_>,
+    ) -> usize {
+        // A tile larger than the tier's largest does not come; without this it would be compiled.
+        if M > I::FLOAT_ROWS {
+            return P;
+        }
+        let (cols, outputs) = (layer.cols, job.w.rows());
+        let x = if M == 1 {
+            layer.x.all().as_ptr().add(self.tile.first * cols)
+        } else {
+            layer.scratch.packed.all().as_ptr().add(self.tile.first * cols)
+        };
+        let panel_bytes = cols * I::LANES * E::BYTES;
+        let first = self.weights.first.add((self.panel - self.weights.panel) * panel_bytes);
+        let w: [*const u8; P] = std::array::from_fn(|p| first.add(p * panel_bytes));
+
+        let mut acc = [[I::splat(0.0); P]; M];
+        if self.depth.start > 0 {
+            for (m, acc) in acc.iter_mut().enumerate() {
+                for (p, acc) in acc.iter_mut().enumerate() {
+                    let output = (self.panel + p) * I::LANES;
+                    let lanes = I::LANES.min(outputs - output);
+                    let at = (self.tile.first + m) * outputs + output;
+                    *acc = load_first::<I>(job.y.part(at..at + lanes).as_ptr(), lanes);
+                }
+            }
+        }
+        for k in self.depth.clone() {
+            let weights: [I::V; P] = std::array::from_fn(|p| {
+                let at = w[p].add(k * I::LANES * E::BYTES);
+                I::prefetch(at.wrapping_add(AHEAD));
+                E::load::<I>(at)
+            });
+            for (m, acc) in acc.iter_mut().enumerate() {
+                let x = I::splat(*x.add(k * M + m));
+                for (acc, w) in acc.iter_mut().zip(weights) {
+                    *acc = I::fma(x, w, *acc);
+                }
+            }
+        }
+        for (m, acc) in acc.into_iter().enumerate() {
+            for (p, acc) in acc.into_iter().enumerate() {
+                if self.depth.end == cols {
+                    finish::<I>(layer, job, self.tile.first + m, self.panel + p, acc);
+                } else {
+                    super::expand::store::<I>(job, self.tile.first + m, self.panel + p, acc);
+                }
+            }
+        }
+        P
+    }
+}

@@ -1,0 +1,106 @@
+//! x in the forms that the products read: by tiles of rows, so that what a tile needs next stands next.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::ops::Range;
+
+use half::f16;
+use interleaf_contract::QUANT_BLOCK;
+
+use super::LoraMatmul;
+use super::tiles::tile_of;
+use crate::isa::Isa;
+
+/// Inputs of one row that are packed at a time.
+pub const PIECE: usize = 64;
+
+/// Quantises blocks of rows: block b of row r is `r · blocks + b`.
+///
+/// # Safety
+/// The machine has the tier; workers have disjoint ranges.
+#[inline(always)]
+pub unsafe fn quantise<I: Isa>(layer: &LoraMatmul<'_>, range: Range<usize>) {
+    let blocks = layer.cols / QUANT_BLOCK;
+    let x = layer.x.all();
+    for index in range {
+        let (row, block) = (index / blocks, index % blocks);
+        let tile = tile_of(row, layer.rows, I::INTEGER_ROWS);
+        let at = tile.first * blocks + block * tile.rows + row - tile.first;
+        let codes = layer.scratch.codes.part_mut(at * QUANT_BLOCK..(at + 1) * QUANT_BLOCK);
+        let (scale, sum) = quantise_block(&x[index * QUANT_BLOCK..(index + 1) * QUANT_BLOCK], codes);
+        layer.scratch.scales.part_mut(at..at + 1)[0] = scale;
+        layer.scratch.sums.part_mut(at..at + 1)[0] = sum;
+    }
+}
+
+/// One block of 32 as `kernels-ref` quantises it, bit for bit. Returns the scale as it is after its
+/// rounding to f16, and eight times the sum of the codes.
+#[inline(always)]
+fn quantise_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
+    /// The largest f32 below a half: added before cutting off, it rounds halves away from zero and nothing
+    /// else up.
+    const ALMOST_HALF: f32 = 0.499_999_97;
+    let mut values = [0.0f32; QUANT_BLOCK];
+    values.copy_from_slice(x);
+    // A NaN stays: a block that has one must not pass for zeros.
+    let largest = values.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
+    let nan = values.iter().any(|v| v.is_nan());
+    let d = if nan { f32::NAN } else { largest / 127.0 };
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut sum = 0;
+    for (code, v) in codes.iter_mut().zip(values) {
+        let scaled = v * inverse;
+        let q = (scaled + ALMOST_HALF.copysign(scaled)) as i32;
+        *code = q as i8;
+        sum += q;
+    }
+    (f16::from_f32(d).to_f32(), 8 * sum)
+}
+
+/// Packs pieces of rows: inputs `[k][row of the tile]`.
+///
+/// # Safety
+/// The machine has the tier; workers have disjoint ranges.
+#[inline(always)]
+pub unsafe fn pack<I: Isa>(layer: &LoraMatmul<'_>, range: Range<usize>) {
+    let x = layer.x.all();
+    let total = layer.rows * layer.cols;
+    for piece in range {
+        let mut at = (piece * PIECE).min(total);
+        let end = (at + PIECE).min(total);
+        while at < end {
+            let (row, first) = (at / layer.cols, at % layer.cols);
+            let n = (end - at).min(layer.cols - first);
+            let tile = tile_of(row, layer.rows, I::FLOAT_ROWS);
+            let place = tile.first * layer.cols + first * tile.rows + row - tile.first;
+            for (k, &value) in x[at..at + n].iter().enumerate() {
+                let place = place + k * tile.rows;
+                layer.scratch.packed.part_mut(place..place + 1)[0] = value;
+            }
+            at += n;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_round_away_from_zero_and_nothing_else_up() {
+        for bits in (0..=0x4300_0000u32).step_by(977).chain([0x3EFF_FFFF, 0x3F00_0000, 0x4220_0000]) {
+            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                if x.abs() <= 127.0 {
+                    let found = (x + 0.499_999_97_f32.copysign(x)) as i32;
+                    assert_eq!(found, x.round() as i32, "{x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_with_a_nan_has_no_scale() {
+        let mut x = [1.0; QUANT_BLOCK];
+        x[7] = f32::NAN;
+        assert!(quantise_block(&x, &mut [0; QUANT_BLOCK]).0.is_nan());
+    }
+}

@@ -1,0 +1,383 @@
+//! A step as the workers walk it: every handle resolved, every buffer in place, one operation after another.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use interleaf_contract::host::{HostSite, Pool, Resident};
+use interleaf_contract::{
+    Activation, BackendError, Batch, MatrixId, Numerics, Op, ProjectionId, RopeTable, RowSet, Sampled, Step,
+    StepOutput, Tensor,
+};
+
+use crate::activations::{Activations, Buffer};
+use crate::isa::Isa;
+use crate::lora_matmul::{LoraMatmul, Scratch};
+use crate::packed::{Packed, Panels};
+use crate::paged_attention::PagedAttention;
+use crate::region::{Shared, Worker};
+use crate::{embed, kv_append, rms_norm, rope, sample, softcap, swiglu};
+
+/// What is kept from step to step.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    activations: Activations,
+    packed: Buffer<f32>,
+    codes: Buffer<i8>,
+    scales: Buffer<f32>,
+    sums: Buffer<i32>,
+    z: Buffer<f32>,
+    partials: Buffer<f32>,
+}
+
+impl Buffers {
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        let floats = [&self.packed, &self.scales, &self.z, &self.partials];
+        floats.into_iter().map(Buffer::bytes).sum::<u64>()
+            + self.activations.bytes()
+            + self.codes.bytes()
+            + self.sums.bytes()
+    }
+}
+
+/// One operation with what it works on.
+enum Work<'a> {
+    Load {
+        out: Shared<'a, f32>,
+        data: &'a [f32],
+    },
+    Embed {
+        table: &'a Panels,
+        scale: f32,
+        out: Shared<'a, f32>,
+    },
+    Norm(Norm<'a>),
+    Matmul(LoraMatmul<'a>),
+    Rope {
+        x: Shared<'a, f32>,
+        cols: usize,
+        rows: RowSet,
+        head_dim: usize,
+        table: &'a RopeTable,
+    },
+    KvAppend {
+        layer: u32,
+        k: Shared<'a, f32>,
+        v: Shared<'a, f32>,
+    },
+    Attention(PagedAttention<'a>),
+    SwiGlu {
+        activation: Activation,
+        gate: Shared<'a, f32>,
+        up: Shared<'a, f32>,
+        out: Shared<'a, f32>,
+        n: usize,
+    },
+    Softcap {
+        x: Shared<'a, f32>,
+        n: usize,
+        cap: f32,
+    },
+    Sample {
+        logits: Shared<'a, f32>,
+        cols: usize,
+    },
+    Probe {
+        x: Shared<'a, f32>,
+    },
+}
+
+struct Norm<'a> {
+    x: Shared<'a, f32>,
+    cols: usize,
+    rows: usize,
+    add: Option<Shared<'a, f32>>,
+    weight: &'a [f32],
+    epsilon: f32,
+    out: Shared<'a, f32>,
+    /// Only the outputs' rows are normed, and packed.
+    outputs: bool,
+}
+
+/// A step ready to be walked.
+pub struct Plan<'a> {
+    step: &'a Step,
+    work: Vec<Work<'a>>,
+    /// Written by `kv_append` alone, which no attention overlaps.
+    pool: RwLock<&'a mut Pool>,
+    output: Mutex<StepOutput>,
+}
+
+impl<'a> Plan<'a> {
+    /// Resolves a step.
+    ///
+    /// # Errors
+    /// If an operation is not known here, or there is no room for activations.
+    pub fn new(
+        step: &'a Step,
+        resident: &'a Resident<Packed>,
+        numerics: Numerics,
+        pool: &'a mut Pool,
+        buffers: &'a mut Buffers,
+    ) -> Result<Self, BackendError> {
+        let sizes = sizes(step, resident)?;
+        let tensors = buffers.activations.fit(step)?;
+        let tensor = |t: &Tensor| tensors[t.index as usize];
+        let scratch = Scratch {
+            packed: buffers.packed.fit(sizes.values)?,
+            codes: buffers.codes.fit(sizes.values)?,
+            scales: buffers.scales.fit(sizes.values / 32)?,
+            sums: buffers.sums.fit(sizes.values / 32)?,
+            z: buffers.z.fit(sizes.z)?,
+        };
+        let partials = buffers.partials.fit(sizes.partials)?;
+        let batch = step.batch();
+        let mut work = Vec::with_capacity(step.ops().len());
+        for op in step.ops() {
+            work.push(match op {
+                Op::Load { out, data } => Work::Load { out: tensor(out), data },
+                Op::Embed { table, scale, out } => {
+                    Work::Embed { table: panels(resident, *table)?, scale: *scale, out: tensor(out) }
+                }
+                Op::RmsNorm { x, add, weight, epsilon, heads: _, out } => Work::Norm(Norm {
+                    x: tensor(x),
+                    cols: x.cols as usize,
+                    rows: step.row_count(x.rows),
+                    add: add.as_ref().map(tensor),
+                    weight: resident.vector(*weight)?,
+                    epsilon: *epsilon,
+                    out: tensor(out),
+                    outputs: (x.rows, out.rows) == (RowSet::All, RowSet::Outputs),
+                }),
+                Op::LoraMatmul { x, projections } => {
+                    let groups = groups(step, x.rows);
+                    let sites = sites(batch, projections, resident)?;
+                    let projections = projections.iter().map(|(id, y)| {
+                        let projection = resident.projection(*id)?;
+                        let bias = projection.bias.map(|b| resident.vector(b)).transpose()?;
+                        Ok((panels(resident, projection.matrix)?, bias, tensor(y)))
+                    });
+                    let projections = projections.collect::<Result<_, BackendError>>()?;
+                    let rows = step.row_count(x.rows);
+                    Work::Matmul(LoraMatmul::new(
+                        tensor(x),
+                        rows,
+                        numerics,
+                        projections,
+                        &groups,
+                        &sites,
+                        scratch,
+                    ))
+                }
+                Op::Rope { x, head_dim, table } => Work::Rope {
+                    x: tensor(x),
+                    cols: x.cols as usize,
+                    rows: x.rows,
+                    head_dim: *head_dim as usize,
+                    table: resident.rope(*table)?,
+                },
+                Op::KvAppend { layer, k, v } => Work::KvAppend { layer: *layer, k: tensor(k), v: tensor(v) },
+                Op::PagedAttention { layer, shape, q, out } => Work::Attention(PagedAttention::new(
+                    batch,
+                    *layer,
+                    *shape,
+                    tensor(q),
+                    tensor(out),
+                    partials,
+                )),
+                Op::SwiGlu { activation, gate, up, out } => Work::SwiGlu {
+                    activation: *activation,
+                    gate: tensor(gate),
+                    up: tensor(up),
+                    out: tensor(out),
+                    n: step.row_count(gate.rows) * gate.cols as usize,
+                },
+                Op::Softcap { x, cap } => {
+                    Work::Softcap { x: tensor(x), n: step.row_count(x.rows) * x.cols as usize, cap: *cap }
+                }
+                Op::Sample { logits } => Work::Sample { logits: tensor(logits), cols: logits.cols as usize },
+                Op::Probe { x } => Work::Probe { x: tensor(x) },
+                other => {
+                    let what = other.stem().into();
+                    return Err(BackendError::Unsupported { backend: "cpu", what });
+                }
+            });
+        }
+        Ok(Self { step, work, pool: RwLock::new(pool), output: Mutex::new(StepOutput::default()) })
+    }
+
+    /// What the step gave.
+    pub fn output(self) -> StepOutput {
+        let mut output = self.output.into_inner().unwrap_or_else(PoisonError::into_inner);
+        output.tokens.sort_by_key(|sampled| sampled.output);
+        output
+    }
+
+    /// Carries the step out, together with the other workers of the region.
+    ///
+    /// # Safety
+    /// The machine has the tier, and every worker of the region calls this.
+    pub unsafe fn walk<I: Isa>(&self, worker: &Worker<'_>) {
+        for work in &self.work {
+            self.one::<I>(work, worker);
+        }
+    }
+
+    unsafe fn one<I: Isa>(&self, work: &Work<'_>, worker: &Worker<'_>) {
+        let batch = self.step.batch();
+        match work {
+            Work::Load { out, data } => {
+                let mine = worker.range(data.len());
+                out.part_mut(mine.clone()).copy_from_slice(&data[mine]);
+            }
+            Work::Embed { table, scale, out } => {
+                let cols = table.cols();
+                for i in worker.range(batch.rows.len()) {
+                    embed::embed(table, batch.rows[i].token, *scale, out.part_mut(i * cols..(i + 1) * cols));
+                }
+            }
+            Work::Norm(norm) => return self.norm::<I>(norm, worker),
+            Work::Matmul(layer) => return layer.run::<I>(worker),
+            Work::Rope { x, cols, rows, head_dim, table } => {
+                let half = table.rotary_dim / 2;
+                let positions: Vec<usize> = self.step.rows(*rows).map(|r| r.position as usize).collect();
+                for i in worker.range(positions.len()) {
+                    let angles = positions[i] * half..(positions[i] + 1) * half;
+                    I::enter(rope::Rope {
+                        row: x.part_mut(i * cols..(i + 1) * cols),
+                        head_dim: *head_dim,
+                        cos: &table.cos[angles.clone()],
+                        sin: &table.sin[angles],
+                    });
+                }
+            }
+            Work::KvAppend { layer, k, v } => {
+                if worker.is_first() {
+                    let mut pool = self.pool.write().unwrap_or_else(PoisonError::into_inner);
+                    // The step was checked: every entry is in the pool.
+                    let _ = kv_append::kv_append(batch, *layer, k.all(), v.all(), &mut pool);
+                }
+            }
+            Work::Attention(layer) => {
+                let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner);
+                return layer.run::<I>(&pool, worker);
+            }
+            Work::SwiGlu { activation, gate, up, out, n } => {
+                let mine = worker.range(*n);
+                I::enter(swiglu::SwiGlu {
+                    activation: *activation,
+                    gate: gate.part(mine.clone()).as_ptr(),
+                    up: up.part(mine.clone()),
+                    out: out.part_mut(mine),
+                });
+            }
+            Work::Softcap { x, n, cap } => softcap::softcap(x.part_mut(worker.range(*n)), *cap),
+            Work::Sample { logits, cols } => {
+                for i in worker.range(batch.outputs.len()) {
+                    if let Some(sampler) = &batch.outputs[i].sampler {
+                        let token = sample::sample(logits.part(i * cols..(i + 1) * cols), sampler);
+                        let sampled = Sampled { output: i as u32, token };
+                        self.output.lock().unwrap_or_else(PoisonError::into_inner).tokens.push(sampled);
+                    }
+                }
+            }
+            Work::Probe { x } => {
+                if worker.is_first() {
+                    let values = x.all().to_vec();
+                    self.output.lock().unwrap_or_else(PoisonError::into_inner).probes.push(values);
+                }
+            }
+        }
+        worker.wait();
+    }
+
+    /// # Safety
+    /// As [`Plan::walk`].
+    unsafe fn norm<I: Isa>(&self, norm: &Norm<'_>, worker: &Worker<'_>) {
+        let cols = norm.cols;
+        let mine = worker.range(norm.rows);
+        let values = mine.start * cols..mine.end * cols;
+        if let Some(delta) = norm.add {
+            let x = norm.x.part_mut(values.clone());
+            I::enter(rms_norm::Add { x, delta: delta.part(values.clone()) });
+        }
+        let form =
+            |x: *const f32, out| rms_norm::RmsNorm { x, out, weight: norm.weight, epsilon: norm.epsilon };
+        if norm.outputs {
+            // Rows that other workers may have added to.
+            worker.wait();
+            for i in worker.range(self.step.batch().outputs.len()) {
+                let row = self.step.batch().outputs[i].row as usize;
+                let x = norm.x.part(row * cols..(row + 1) * cols).as_ptr();
+                I::enter(form(x, norm.out.part_mut(i * cols..(i + 1) * cols)));
+            }
+        } else {
+            let x = norm.x.part(values.clone()).as_ptr();
+            I::enter(form(x, norm.out.part_mut(values)));
+        }
+        worker.wait();
+    }
+}
+
+/// How much scratch a step needs at most.
+struct Sizes {
+    values: usize,
+    z: usize,
+    partials: usize,
+}
+
+fn sizes(step: &Step, resident: &Resident<Packed>) -> Result<Sizes, BackendError> {
+    let mut sizes = Sizes { values: 0, z: 0, partials: 0 };
+    for op in step.ops() {
+        match op {
+            Op::LoraMatmul { x, projections } => {
+                sizes.values = sizes.values.max(step.row_count(x.rows) * x.cols as usize);
+                let sites = sites(step.batch(), projections, resident)?;
+                let rows = groups(step, x.rows);
+                let shrunk = rows.iter().zip(&sites).map(|(rows, sites)| {
+                    rows.len() * sites.iter().flatten().map(|site| site.rank()).sum::<usize>()
+                });
+                sizes.z = sizes.z.max(shrunk.sum());
+            }
+            Op::PagedAttention { shape, .. } => {
+                sizes.partials = sizes.partials.max(PagedAttention::scratch_len(step.batch(), *shape));
+            }
+            _ => {}
+        }
+    }
+    Ok(sizes)
+}
+
+/// The rows of each adapter of the batch.
+fn groups(step: &Step, rows: RowSet) -> Vec<Vec<usize>> {
+    let mut groups = vec![Vec::new(); step.batch().adapters.len()];
+    for (i, row) in step.rows(rows).enumerate() {
+        if let Ok(slot) = usize::try_from(row.adapter) {
+            groups[slot].push(i);
+        }
+    }
+    groups
+}
+
+/// Each adapter's site on each projection.
+fn sites<'a>(
+    batch: &Batch,
+    projections: &[(ProjectionId, Tensor)],
+    resident: &'a Resident<Packed>,
+) -> Result<Vec<Vec<Option<&'a HostSite<Packed>>>>, BackendError> {
+    let of = |adapter| {
+        let sites = resident.adapter(adapter)?;
+        Ok(projections.iter().map(|(id, _)| sites.get(id)).collect())
+    };
+    batch.adapters.iter().map(|adapter| of(*adapter)).collect()
+}
+
+fn panels(resident: &Resident<Packed>, id: MatrixId) -> Result<&Panels, BackendError> {
+    match resident.matrix(id)? {
+        Packed::Panels(panels) => Ok(panels),
+        Packed::Rows(m) => {
+            let what = format!("{}: an adapter's factor as a weight", m.name());
+            Err(BackendError::Unsupported { backend: "cpu", what })
+        }
+    }
+}

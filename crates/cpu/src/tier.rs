@@ -1,0 +1,114 @@
+//! The tiers by name, what this machine has of them, and the one that a backend runs on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::isa::Interleave;
+
+/// The environment variable that forces a tier.
+pub const VARIABLE: &str = "INTERLEAF_CPU";
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// What every machine of the architecture has.
+    Scalar,
+    /// x86 with AVX2, FMA and F16C; AVX-VNNI where it is.
+    Avx2,
+    /// x86 with AVX-512 and VNNI.
+    Avx512,
+}
+
+impl Tier {
+    /// All tiers, the best last.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The name used in reports and by [`VARIABLE`].
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Why a tier cannot run here; `None` if it can.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let other =
+            |architecture| Some(format!("it is of {architecture}, this is {}", std::env::consts::ARCH));
+        match self {
+            Self::Scalar => None,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => list(crate::avx2::Avx2::<false>::missing()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => list(crate::avx512::Avx512::missing()),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => other("x86_64"),
+            #[allow(unreachable_patterns, reason = "every tier is of this architecture or of another")]
+            _ => other("another architecture"),
+        }
+    }
+
+    /// The best tier that this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::ALL.into_iter().rev().find(|tier| tier.missing().is_none()).unwrap_or(Self::Scalar)
+    }
+
+    /// How the tier's integer products want the codes.
+    pub(crate) fn interleave(self) -> Interleave {
+        struct Of;
+        impl Call for Of {
+            type Output = Interleave;
+            fn call<I: crate::isa::Isa>(self) -> Interleave {
+                I::INTERLEAVE
+            }
+        }
+        self.call(Of)
+    }
+
+    /// Calls something with the tier's type.
+    pub(crate) fn call<C: Call>(self, call: C) -> C::Output {
+        match self {
+            Self::Scalar => call.call::<crate::scalar::Scalar>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 if is_x86_feature_detected!("avxvnni") => call.call::<crate::avx2::Avx2<true>>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => call.call::<crate::avx2::Avx2<false>>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => call.call::<crate::avx512::Avx512>(),
+            #[allow(unreachable_patterns, reason = "a tier of another architecture is never chosen")]
+            _ => call.call::<crate::scalar::Scalar>(),
+        }
+    }
+}
+
+/// Something that is done with a tier's type.
+pub trait Call {
+    /// What it returns.
+    type Output;
+
+    /// Does it.
+    fn call<I: crate::isa::Isa>(self) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+fn list(missing: Vec<&str>) -> Option<String> {
+    (!missing.is_empty()).then(|| format!("the machine has no {}", missing.join(", ")))
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Tier {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|tier| tier.name() == name).ok_or(())
+    }
+}
