@@ -276,6 +276,11 @@ pub struct SamplingArgs {
     pub stop: Vec<String>,
 }
 
+fn context(text: &str) -> Result<usize, String> {
+    let tokens = text.parse().map_err(|_| "expected a number of tokens")?;
+    if tokens >= 16 { Ok(tokens) } else { Err("expected at least 16 tokens".into()) }
+}
+
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     let (token, bias) = text.split_once('=').ok_or("expected TOKEN=BIAS")?;
     let token = token.parse().map_err(|_| format!("{token:?} is not a token's number"))?;
@@ -295,8 +300,9 @@ pub struct ChatArgs {
     /// The longest answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_tokens: usize,
-    /// Tokens that a conversation may have, as far as the model allows: room for them is taken at the start.
-    #[arg(long, value_name = "N", default_value_t = 4096)]
+    /// Tokens that a conversation may have, at least 16, as far as the model allows: room for them is taken at the
+    /// start.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = context)]
     pub context: usize,
     #[command(flatten)]
     #[allow(missing_docs)]

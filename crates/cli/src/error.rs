@@ -32,9 +32,9 @@ pub enum CliError {
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
-    /// The terminal that lines are typed in.
-    #[error("the terminal cannot be read: {0}")]
-    Terminal(String),
+    /// Lines that are typed or piped in.
+    #[error("standard input: {0}")]
+    Input(String),
     /// Standard output is gone.
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),

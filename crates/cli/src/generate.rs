@@ -29,7 +29,7 @@ struct Report<'a> {
 /// Answers the prompt.
 pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
-    let (mut engine, adapter) = load::open_chosen(&args.model, &args.engine)?;
+    let (mut engine, adapter) = load::open_chosen(&args.model, &load::options(&args.engine))?;
     let request = Request {
         prompt: prompt::one_turn(&engine, args.system.as_deref(), &args.prompt, args.raw)?,
         adapter,

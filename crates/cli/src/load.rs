@@ -62,9 +62,9 @@ pub fn open(source: Source, options: &EngineOptions) -> Result<Engine, CliError>
 ///
 /// # Errors
 /// If a model or adapter is refused, or the chosen adapter is not among them.
-pub fn open_chosen(args: &ModelArgs, engine: &EngineArgs) -> Result<(Engine, Option<String>), CliError> {
+pub fn open_chosen(args: &ModelArgs, options: &EngineOptions) -> Result<(Engine, Option<String>), CliError> {
     let source = args.model.as_deref().map_or_else(demo_base, Source::dir);
-    let mut opened = open(source, &options(engine))?;
+    let mut opened = open(source, options)?;
     for adapter in &args.adapters {
         opened.register_adapter(&adapter.name, &Source::dir(&adapter.folder))?;
     }

@@ -32,7 +32,7 @@ struct Report {
 pub fn run(args: &PerplexityArgs) -> Result<ExitCode, CliError> {
     let text = std::fs::read_to_string(&args.text)
         .map_err(|e| CliError::File { path: args.text.clone(), reason: e.to_string() })?;
-    let (mut engine, adapter) = load::open_chosen(&args.model, &args.engine)?;
+    let (mut engine, adapter) = load::open_chosen(&args.model, &load::options(&args.engine))?;
     if args.window == 0 || args.window >= engine.context() {
         let message = format!("--window must be from 1 to {}, found {}", engine.context() - 1, args.window);
         return Err(CliError::Usage(message));

@@ -25,13 +25,18 @@ fn chat(args: &[&str], lines: &str) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
-/// What it printed and what it told on the side, of a chat that ended well.
-fn said(args: &[&str], lines: &str) -> (String, String) {
+/// What it printed and what it told on the side, of a chat that ended with a code.
+fn ended(code: i32, args: &[&str], lines: &str) -> (String, String) {
     let output = chat(args, lines);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     let (out, err) = (text(output.stdout), text(output.stderr));
-    assert!(output.status.success(), "{err}");
+    assert_eq!(output.status.code(), Some(code), "{err}");
     (out, err)
+}
+
+/// The same of one that ended well.
+fn said(args: &[&str], lines: &str) -> (String, String) {
+    ended(0, args, lines)
 }
 
 /// The rows of `/stats` that begin so.
@@ -74,7 +79,7 @@ fn a_reset_begins_anew_and_a_refusal_changes_nothing() {
     let ask = "What is a trait?\n";
     let (first, _) = said(&SHORT, ask);
     let lines = format!("/adapter nobody\n/nonsense\n{ask}/reset\n/stats\n{ask}");
-    let (out, err) = said(&SHORT, &lines);
+    let (out, err) = ended(2, &SHORT, &lines);
     assert!(out.starts_with(&first) && out.ends_with(&first), "{out}");
     assert!(rows(&out, "KV cache")[0].contains(" 0 tokens in 0 B"), "{out}");
     assert!(
@@ -87,7 +92,7 @@ fn a_reset_begins_anew_and_a_refusal_changes_nothing() {
 fn a_full_context_is_told_and_the_chat_goes_on() {
     let long = "word ".repeat(200);
     let ask = "What is a trait?\n";
-    let (out, err) = said(&["--max-tokens", "4", "--context", "64"], &format!("{long}\n{ask}"));
+    let (out, err) = ended(2, &["--max-tokens", "4", "--context", "64"], &format!("{long}\n{ask}"));
     assert!(err.contains("the context is full") && err.contains("/reset"), "{err}");
     let (alone, _) = said(&["--max-tokens", "4", "--context", "64"], ask);
     assert_eq!(out, alone, "the refused words are not in the conversation");
@@ -100,4 +105,19 @@ fn a_model_without_a_chat_template_is_refused_at_once() {
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.contains("chat template"), "{message}");
+}
+
+#[test]
+fn lines_that_are_no_text_or_far_too_long_are_told() {
+    let (alone, _) = said(&SHORT, "What is a trait?\n");
+    let long = "x".repeat(8 << 20);
+    let (out, err) = ended(2, &SHORT, &format!("{long}\nWhat is a trait?\n"));
+    assert!(err.contains("the context is full") && out == alone, "{err}");
+    let mut command = interleaf();
+    command.arg("chat").args(SHORT).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let bytes = b"ab\xff\nWhat is a trait?\n";
+    child.stdin.take().expect("a pipe").write_all(bytes).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout)), (Some(2), alone.into()));
 }

@@ -74,7 +74,7 @@ pub unsafe fn silu<I: Isa>(x: I::V) -> I::V {
 #[inline(always)]
 pub unsafe fn gelu_tanh<I: Isa>(x: I::V) -> I::V {
     /// 2·√(2/π)
-    const FACTOR: f32 = 1.595_769_1;
+    const FACTOR: f32 = 1.595_769;
     let cube = I::mul(I::mul(x, x), x);
     let y = I::mul(I::splat(-FACTOR), I::fma(I::splat(0.044_715), cube, x));
     I::div(x, I::add(I::splat(1.0), exp::<I>(y)))

@@ -213,6 +213,7 @@ mod tests {
                         // SAFETY: each writes its own element, and reads all between two barriers.
                         unsafe { shared.part_mut(index..index + 1)[0] = round };
                         worker.wait();
+                        // SAFETY: nobody writes between these two barriers.
                         let all = unsafe { shared.all() };
                         assert!(all.iter().all(|v| *v == round), "{all:?} in round {round}");
                         worker.wait();

@@ -11,7 +11,7 @@ use interleaf_contract::{
 
 use crate::activations::{Activations, Buffer};
 use crate::isa::Isa;
-use crate::lora_matmul::{LoraMatmul, Scratch};
+use crate::lora_matmul::{LoraMatmul, Projection, Scratch};
 use crate::packed::{Packed, Panels};
 use crate::paged_attention::PagedAttention;
 use crate::region::{Shared, Worker};
@@ -155,7 +155,7 @@ impl<'a> Plan<'a> {
                     let projections = projections.iter().map(|(id, y)| {
                         let projection = resident.projection(*id)?;
                         let bias = projection.bias.map(|b| resident.vector(b)).transpose()?;
-                        Ok((panels(resident, projection.matrix)?, bias, tensor(y)))
+                        Ok(Projection { w: panels(resident, projection.matrix)?, bias, y: tensor(y) })
                     });
                     let projections = projections.collect::<Result<_, BackendError>>()?;
                     let rows = step.row_count(x.rows);

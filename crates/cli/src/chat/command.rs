@@ -33,7 +33,7 @@ pub const HELP: [(&str, &str); 7] = [
     ("/reset", "forget the conversation, keep adapter and system message"),
     ("/stats", "what the last answer and the conversation cost, and what the KV cache saved"),
     ("/help", "this list"),
-    ("/quit", "end, as Ctrl-D does; Ctrl-C ends an answer"),
+    ("/quit", "end, as Ctrl-D does; Ctrl-C ends an answer, or gives up a line"),
 ];
 
 /// Understands a line. Words that begin with a slash are written with two.

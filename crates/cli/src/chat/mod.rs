@@ -1,96 +1,100 @@
 //! `interleaf chat`: a conversation in the terminal, on the same engine as everything else.
 
 mod command;
+mod lines;
 mod session;
 mod stats;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use interleaf_runtime::Event;
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use interleaf_runtime::{ChatMessage, EngineOptions, Event};
 
 use crate::args::ChatArgs;
 use crate::{CliError, interrupt, load, output, sampling};
 use command::Line;
+use lines::{Lines, Read};
 use session::{Answering, Session};
 
-/// Talks until the user ends it.
+/// Talks until the user ends it. From a pipe, a line that failed makes the whole fail, in the end.
 pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
-    let (mut engine, adapter) = load::open_chosen(&args.model, &args.engine)?;
+    let options = EngineOptions { context: args.context, ..load::options(&args.engine) };
+    let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
     let sampling = sampling::options(&engine, &args.sampling);
     sampling.check()?;
     // Refused before anything is typed, and not after the first question.
-    crate::prompt::conversation(&engine, &[interleaf_runtime::ChatMessage::new("user", "?")])?;
-    let context = args.context.min(engine.context());
-    engine.reserve_kv(1, context)?;
+    crate::prompt::conversation(&engine, &[ChatMessage::new("user", "?")])?;
+    engine.reserve_kv(1, engine.context())?;
     let (stop, max_tokens) = (args.sampling.stop.clone(), args.max_tokens);
-    let answering = Answering { sampling, stop, max_tokens, context };
+    let answering = Answering { sampling, stop, max_tokens };
     let mut session = Session::new(engine, adapter, args.system.clone(), answering);
 
-    let mut editor = DefaultEditor::new().map_err(terminal)?;
-    if std::io::stdin().is_terminal() {
+    let mut lines = Lines::open()?;
+    if lines.is_terminal() {
         output::note(format_args!(
             "{}, {}. /help lists the commands.",
             load::model_name(args.model.model.as_deref()),
             session.adapter.as_deref().unwrap_or("base model")
         ));
     }
+    let mut failed = false;
     loop {
-        let line = match editor.readline("> ") {
-            Ok(line) => line,
-            Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(ExitCode::SUCCESS),
-            Err(error) => return Err(terminal(error)),
+        let done = match lines.next()? {
+            Read::Line(line) => act(&mut session, command::parse(&line)),
+            Read::Garbled => Err(CliError::Input("a line is not UTF-8 text".into())),
+            Read::GivenUp => {
+                output::note("Ctrl-D or /quit ends the chat");
+                Ok(ControlFlow::Continue(()))
+            }
+            Read::End => Ok(ControlFlow::Break(())),
         };
-        // Without a history there is only nothing to scroll back to.
-        let _ = editor.add_history_entry(line.as_str());
-        if act(&mut session, command::parse(&line))?.is_break() {
-            return Ok(ExitCode::SUCCESS);
+        match done {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
+            // Nobody reads any more: there is nobody to go on for.
+            Err(error @ CliError::Output(_)) => return Err(error),
+            Err(error) => {
+                failed = true;
+                let hint = if error.is_context_full() { "; /reset begins anew" } else { "" };
+                output::note(format_args!("interleaf: {error}{hint}"));
+            }
         }
     }
+    Ok(if failed && !lines.is_terminal() { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
-/// Does what a line says. What a command refuses is told, and the conversation goes on.
+/// Does what a line says.
 fn act(session: &mut Session, line: Line) -> Result<ControlFlow<()>, CliError> {
-    let done = match line {
-        Line::Empty => Ok(()),
-        Line::Say(text) => say(session, &text),
-        Line::Adapters => stats::adapters(session),
-        Line::Adapter(name) => session.set_adapter(name).map(|()| {
+    match line {
+        Line::Empty => {}
+        Line::Say(text) => say(session, &text)?,
+        Line::Adapters => stats::adapters(session)?,
+        Line::Adapter(name) => {
+            session.set_adapter(name)?;
             let now = session.adapter.as_deref().unwrap_or("the base model");
             output::note(format_args!("{now} answers from now on"));
-        }),
+        }
         Line::System(text) => {
             output::note(if text.is_some() { "system message set" } else { "no system message" });
             session.system = text;
-            Ok(())
         }
-        Line::Reset => session.reset().map(|()| output::note("forgotten")),
-        Line::Stats => stats::stats(session),
+        Line::Reset => {
+            session.reset()?;
+            output::note("forgotten");
+        }
+        Line::Stats => stats::stats(session)?,
         Line::Help => command::HELP
             .iter()
-            .try_for_each(|(command, what)| output::line(format_args!("{command:<15} {what}"))),
+            .try_for_each(|(command, what)| output::line(format_args!("{command:<15} {what}")))?,
         Line::Quit => return Ok(ControlFlow::Break(())),
         Line::Unknown(text) => {
-            output::note(format_args!(
-                "{text}: no such command; /help lists them, // begins words with a slash"
-            ));
-            Ok(())
+            let reason = "no such command; /help lists them, // begins words with a slash";
+            return Err(CliError::Usage(format!("{text}: {reason}")));
         }
-    };
-    match done {
-        // Nobody reads any more: there is nobody to go on for.
-        Err(error @ CliError::Output(_)) => Err(error),
-        Err(error) => {
-            let hint = if error.is_context_full() { "; /reset begins anew" } else { "" };
-            output::note(format_args!("interleaf: {error}{hint}"));
-            Ok(ControlFlow::Continue(()))
-        }
-        Ok(()) => Ok(ControlFlow::Continue(())),
     }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn say(session: &mut Session, text: &str) -> Result<(), CliError> {
@@ -118,8 +122,4 @@ fn say(session: &mut Session, text: &str) -> Result<(), CliError> {
     written?;
     answered?;
     Ok(writeln!(stdout)?)
-}
-
-fn terminal(error: ReadlineError) -> CliError {
-    CliError::Terminal(error.to_string())
 }

@@ -26,8 +26,6 @@ pub struct Answering {
     pub sampling: SamplingOptions,
     pub stop: Vec<String>,
     pub max_tokens: usize,
-    /// Tokens that the KV pool has room for.
-    pub context: usize,
 }
 
 /// Sums over the turns since the start or the last reset.
@@ -69,6 +67,13 @@ impl Session {
         text: &str,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<(), CliError> {
+        /// No token of any vocabulary in use stands for more bytes: what is longer cannot fit, and tokenising it would
+        /// take a hundred times its memory.
+        const TOKEN_BYTES: usize = 128;
+        let limit = self.engine.context();
+        if text.len() / TOKEN_BYTES > limit {
+            return Err(EngineError::ContextFull { needed: text.len() / TOKEN_BYTES, limit }.into());
+        }
         self.messages.push(ChatMessage::new("user", text));
         let answered = self.answer(on_event);
         if answered.is_err() {
@@ -90,7 +95,7 @@ impl Session {
         };
         let answer = self.engine.converse(&mut self.conversation, &request, on_event)?;
         if answer.reason == FinishReason::ContextFull && answer.tokens.is_empty() {
-            let (needed, limit) = (answer.prompt_tokens, self.answering.context);
+            let (needed, limit) = (answer.prompt_tokens, self.engine.context());
             return Err(EngineError::ContextFull { needed, limit }.into());
         }
         if answer.reason == FinishReason::Cancelled && answer.tokens.is_empty() {

@@ -205,6 +205,9 @@ fn read_index(folder: &Path, path: &Path) -> Result<Golden, CliError> {
                 margin: "greedy_margin",
                 kv: (kv_prompt == Some(name)).then(|| ("kv/layer".to_owned(), '/')),
             };
+            if target.prompts.iter().any(|p| p.name == name) {
+                return Err(wrong(path, &format!("{field}.prompts"), &format!("there are two named {name}")));
+            }
             target.prompts.push(parsed.prompt(name, &names)?);
         }
         if let Some(name) = kv_prompt
@@ -251,12 +254,32 @@ fn read_single(folder: &Path, path: &Path) -> Result<Golden, CliError> {
                 tensors: prefix,
                 margin: "greedy_lead",
             };
-            read.push(parsed.prompt(name, &names)?);
+            let prompt_read = parsed.prompt(name, &names)?;
+            // The index says some of it again, for people: what contradicts the tensors is wrong somewhere.
+            let greedy = format!("{target}.{name}");
+            agrees(path, &format!("prompts.{name}.ids"), &prompt["ids"], &prompt_read.ids)?;
+            agrees(path, &format!("greedy.{greedy}"), &index["greedy"][&greedy], &prompt_read.greedy)?;
+            if read.iter().any(|other: &Prompt| other.name == name) {
+                return Err(wrong(path, "prompts", &format!("there are two named {name}")));
+            }
+            read.push(prompt_read);
         }
         targets.push(Target { name: target.into(), prompts: read, windows: Vec::new() });
     }
     let adapter_folder = index["adapter"].as_str().map(|a| folder.join(a));
     Ok(Golden { path: path.to_owned(), targets, adapter_folder })
+}
+
+/// Checks tokens of the index, where it has some, against those of the tensors.
+fn agrees(path: &Path, field: &str, said: &Value, tensor: &[u32]) -> Result<(), CliError> {
+    let equal = |list: &Vec<Value>| {
+        list.len() == tensor.len()
+            && list.iter().zip(tensor).all(|(said, id)| said.as_u64() == Some((*id).into()))
+    };
+    if said.is_null() || said.as_array().is_some_and(equal) {
+        return Ok(());
+    }
+    Err(wrong(path, field, "not the tokens that golden.safetensors has"))
 }
 
 fn json(path: &Path) -> Result<Value, CliError> {

@@ -186,10 +186,10 @@ unsafe impl Isa for Avx512 {
                 product::<M>(high, x, block, i + 4, &mut sums);
             }
             let weight_scales = Self::load_f16(w.scales.add(block * LANES));
-            for row in 0..M {
+            for (row, sum) in sums.into_iter().enumerate() {
                 // Codes are stored as 0 ..= 15 and mean −8 ..= 7: eight times the row's codes too much.
                 let excess = _mm512_set1_epi32(*x.sums8.add(block * M + row));
-                scale::<M>(_mm512_sub_epi32(sums[row], excess), weight_scales, x, block, row, acc);
+                scale::<M>(_mm512_sub_epi32(sum, excess), weight_scales, x, block, row, acc);
             }
         }
     }
@@ -206,10 +206,10 @@ unsafe impl Isa for Avx512 {
                 product::<M>(_mm512_loadu_si512(codes.add(i * 64).cast()), x, block, i, &mut sums);
             }
             let weight_scales = Self::load_f16(w.scales.add(block * LANES));
-            for row in 0..M {
+            for (row, sum) in sums.into_iter().enumerate() {
                 // Codes are stored with an offset of 128.
                 let excess = _mm512_slli_epi32::<4>(_mm512_set1_epi32(*x.sums8.add(block * M + row)));
-                scale::<M>(_mm512_sub_epi32(sums[row], excess), weight_scales, x, block, row, acc);
+                scale::<M>(_mm512_sub_epi32(sum, excess), weight_scales, x, block, row, acc);
             }
         }
     }

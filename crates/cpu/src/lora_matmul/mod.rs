@@ -25,14 +25,21 @@ use crate::isa::{Isa, Kernel};
 use crate::packed::{Packed, Panels};
 use crate::region::{Shared, Worker};
 
-/// One projection of those that share x.
-pub struct Job<'a> {
+/// One projection of those that share x: its weights and where its results go.
+pub struct Projection<'a> {
     /// W, out × in.
     pub w: &'a Panels,
     /// One value per output.
     pub bias: Option<&'a [f32]>,
     /// rows × out.
     pub y: Shared<'a, f32>,
+}
+
+/// A projection with the adapter terms of its rows.
+struct Job<'a> {
+    w: &'a Panels,
+    bias: Option<&'a [f32]>,
+    y: Shared<'a, f32>,
     /// Each row's adapter term; empty where no row has one.
     terms: Vec<Option<Term<'a>>>,
 }
@@ -78,15 +85,15 @@ impl<'a> LoraMatmul<'a> {
         x: Shared<'a, f32>,
         rows: usize,
         numerics: Numerics,
-        projections: Vec<(&'a Panels, Option<&'a [f32]>, Shared<'a, f32>)>,
+        projections: Vec<Projection<'a>>,
         groups: &[Vec<usize>],
         sites: &[Vec<Option<&'a HostSite<Packed>>>],
         scratch: Scratch<'a>,
     ) -> Self {
-        let cols = projections.first().map_or(0, |(w, ..)| w.cols());
+        let cols = projections.first().map_or(0, |p| p.w.cols());
         let mut shrinks = Vec::new();
         let mut next = 0;
-        let jobs = projections.into_iter().enumerate().map(|(index, (w, bias, y))| {
+        let jobs = projections.into_iter().enumerate().map(|(index, Projection { w, bias, y })| {
             let mut terms = Vec::new();
             for (group, sites) in groups.iter().zip(sites) {
                 let Some(site) = sites[index].filter(|s| s.rank() > 0 && !group.is_empty()) else { continue };

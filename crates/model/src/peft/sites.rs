@@ -157,7 +157,14 @@ fn check_targets(
     };
     for (module, path) in model.linear_modules() {
         if !found.contains_key(&module) && is_missing(&path, module != Module::Head)? {
-            let why = model.linear(&path).err().map(|why| format!("; but {why}")).unwrap_or_default();
+            let mut why = model.linear(&path).err().map(|why| format!("; but {why}")).unwrap_or_default();
+            // Nothing in this layer or above it: rather the adapter of a smaller model than a damaged one.
+            if let Module::Projection(missing, _) = module
+                && found.keys().all(|other| matches!(other, Module::Projection(layer, _) if *layer < missing))
+            {
+                let layers = model.config().layers;
+                why += &format!("; the base has {layers} layers, and the file ends below: another base?");
+            }
             return Err(missing(&path, A, &why));
         }
     }

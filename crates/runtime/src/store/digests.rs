@@ -84,6 +84,13 @@ impl Digests {
 
     /// Keeps a digest in place of an older one, and drops those of folders that are gone.
     pub fn keep(&self, entry: Entry) {
+        if self.folder.canonicalize().is_ok_and(|store| store.starts_with(&entry.key.folder)) {
+            if self.unwritable.first() {
+                let store = self.folder.display();
+                tracing::warn!(%store, "the store is in a folder of the user's: nothing is kept there");
+            }
+            return;
+        }
         let mut entries = self.read();
         entries.retain(|other| other.key != entry.key && Path::new(&other.key.folder).is_dir());
         entries.push(entry);
@@ -97,7 +104,7 @@ impl Digests {
 
     fn read(&self) -> Vec<Entry> {
         let path = self.folder.join(FILE);
-        let content = match std::fs::read(&path) {
+        let content = match read_plain(&path) {
             Ok(bytes) => serde_json::from_slice::<Content>(&bytes).map_err(io::Error::from),
             Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
             Err(error) => Err(error),
@@ -122,6 +129,17 @@ impl Digests {
         file.persist(self.folder.join(FILE))?;
         Ok(())
     }
+}
+
+/// Reads a file, if it is one and not too large to be one of digests.
+fn read_plain(path: &Path) -> io::Result<Vec<u8>> {
+    /// Of some ten thousand entries.
+    const MOST: u64 = 16 << 20;
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > MOST {
+        return Err(io::Error::other(format!("expected a plain file of at most {MOST} bytes")));
+    }
+    std::fs::read(path)
 }
 
 fn to_hex<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,0 +1,69 @@
+//! Where lines come from: a terminal with editing and history, or a pipe.
+
+use std::io::{BufRead, IsTerminal, StdinLock};
+
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::CliError;
+
+/// A source of lines.
+pub enum Lines {
+    /// A person types.
+    Terminal(Box<DefaultEditor>),
+    /// A program writes.
+    Pipe(StdinLock<'static>),
+}
+
+/// What came.
+pub enum Read {
+    /// A line.
+    Line(String),
+    /// Something that is no line of text.
+    Garbled,
+    /// Ctrl-C while typing: the line is given up.
+    GivenUp,
+    /// No more lines.
+    End,
+}
+
+impl Lines {
+    /// Standard input.
+    pub fn open() -> Result<Self, CliError> {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self::Pipe(stdin.lock()));
+        }
+        let editor = DefaultEditor::new().map_err(|e| CliError::Input(e.to_string()))?;
+        Ok(Self::Terminal(Box::new(editor)))
+    }
+
+    /// Whether a person types.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+
+    /// The next line.
+    pub fn next(&mut self) -> Result<Read, CliError> {
+        match self {
+            Self::Terminal(editor) => match editor.readline("> ") {
+                Ok(line) => {
+                    // Without a history there is only nothing to scroll back to.
+                    let _ = editor.add_history_entry(line.as_str());
+                    Ok(Read::Line(line))
+                }
+                Err(ReadlineError::Eof) => Ok(Read::End),
+                Err(ReadlineError::Interrupted) => Ok(Read::GivenUp),
+                Err(error) => Err(CliError::Input(error.to_string())),
+            },
+            Self::Pipe(stdin) => {
+                let mut bytes = Vec::new();
+                match stdin.read_until(b'\n', &mut bytes) {
+                    Ok(0) => Ok(Read::End),
+                    Ok(_) => Ok(String::from_utf8(bytes).map_or(Read::Garbled, Read::Line)),
+                    Err(error) => Err(CliError::Input(error.to_string())),
+                }
+            }
+        }
+    }
+}
