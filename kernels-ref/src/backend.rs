@@ -67,7 +67,7 @@ impl Activations {
 impl HostKernels for RefKernels {
     fn info(&self) -> BackendInfo {
         let device = "scalar reference, f64 accumulation".into();
-        BackendInfo { name: "ref", device, numerics: self.numerics, threads: 1 }
+        BackendInfo { name: "ref", device, tier: "reference", numerics: self.numerics, threads: 1 }
     }
 
     fn run(&mut self, step: &Step, resident: &Resident, pool: &mut Pool) -> Result<StepOutput, BackendError> {

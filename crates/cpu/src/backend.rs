@@ -71,6 +71,7 @@ impl HostKernels for CpuKernels {
         BackendInfo {
             name: "cpu",
             device: format!("portable loops, {}", std::env::consts::ARCH),
+            tier: "portable",
             numerics: self.numerics,
             threads: self.workers.current_num_threads(),
         }
