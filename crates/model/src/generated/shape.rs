@@ -35,7 +35,9 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Model, RopeScaling, Source, TensorInfo};
+    use crate::{Model, Proj, RopeScaling, Source, TensorInfo, WeightFormat};
+    use half::{bf16, f16};
+    use interleaf_contract::Dtype;
 
     #[test]
     fn shapes_have_the_parameters_of_their_models() {
@@ -67,5 +69,29 @@ mod tests {
         assert!(qwen.config().layer_kinds.iter().all(|kind| kind.window.is_none()));
         assert!(!open("llama-3.1-8b").unwrap().config().tied_head);
         assert!(llama.tokenizer().unwrap().is_none() && llama.files().eq(["config.json"]));
+    }
+
+    #[test]
+    fn weights_are_drawn_the_same_in_every_format() {
+        let open = |seed| {
+            let shape = Shape::named("smollm2-135m").unwrap();
+            Model::open(Source::Generated { shape, seed }).unwrap()
+        };
+        let (model, again, other) = (open(1), open(1), open(2));
+        let matrix = |model: &Model, format| model.projection(29, Proj::K, format).unwrap().matrix;
+        let stored = matrix(&model, WeightFormat::Stored);
+        assert_eq!(([stored.rows(), stored.cols()], stored.dtype()), ([192, 576], Dtype::Bf16));
+        for format in [WeightFormat::Stored, WeightFormat::F16, WeightFormat::Q8_0, WeightFormat::Q4_0] {
+            let drawn = matrix(&model, format);
+            assert_eq!(drawn.data(), matrix(&again, format).data(), "{format:?}");
+            assert_ne!(drawn.data(), matrix(&other, format).data(), "{format:?}");
+        }
+        // Converting what is stored and drawing in the format are the same.
+        let value = |two: &[u8]| bf16::from_le_bytes([two[0], two[1]]);
+        let converted: Vec<u8> = (stored.data().chunks_exact(2))
+            .flat_map(|two| f16::from_f32(value(two).to_f32()).to_le_bytes())
+            .collect();
+        assert_eq!(matrix(&model, WeightFormat::F16).data()[..], converted);
+        assert!(model.check_finite().is_ok());
     }
 }
