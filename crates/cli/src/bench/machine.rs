@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use serde::Serialize;
 
 use super::roofline::Peaks;
+use crate::table;
 
 /// The host's processor, and what was measured of it.
 #[derive(Debug, Serialize)]
@@ -36,7 +37,7 @@ impl Machine {
     /// A line for the machine and one for each of its measurements.
     pub fn lines(&self) -> Vec<String> {
         let cores = self.cores.map_or_else(String::new, |cores| format!(", {cores} cores"));
-        let machine = format!("{}{cores}, {} threads", self.cpu, self.threads);
+        let machine = format!("{}{cores}, {}", self.cpu, table::threads(self.threads));
         [machine].into_iter().chain(self.roofline.iter().flatten().map(Peaks::line)).collect()
     }
 }

@@ -25,8 +25,8 @@ pub fn seconds(
         .map(|i| engine.open_sequence(case.adapter(i).as_deref(), &[]))
         .collect::<Result<_, _>>()?;
     let tokens = Tokens { vocabulary: engine.config().vocab_size };
-    bar.set_message(format!("{} after {} tokens: filling", case.test.name(), case.depth));
-    for &sequence in &sequences {
+    for (done, &sequence) in sequences.iter().enumerate().filter(|_| case.depth > 0) {
+        bar.set_message(format!("{}: filling the cache, {done} of {}", case.test.name(), case.batch));
         read(engine, sequence, &tokens.take(case.depth), args.prefill_rows, &Want::Nothing)?;
     }
     bar.set_message(case.test.name());

@@ -145,12 +145,13 @@ impl Row {
 impl Report {
     /// Puts every row of the host's beside what the machine can do with as many threads.
     pub fn set_roofline(&mut self, roofline: &Roofline) {
+        let peaks = roofline.peaks();
         for row in self.rows.iter_mut().filter(|row| row.backend != "gpu") {
-            if let Some(peaks) = roofline.best(row.threads) {
+            if let Some(peaks) = peaks.iter().find(|peaks| peaks.threads == row.threads) {
                 row.set_peaks(peaks);
             }
         }
-        self.machine.roofline = Some(roofline.peaks());
+        self.machine.roofline = Some(peaks);
     }
 
     /// Prints everything.

@@ -11,10 +11,11 @@ use super::{Kernels, Loop, portable};
 /// Independent chains; there are 32 registers.
 const CHAINS: usize = 24;
 
-/// The best that this processor has.
-pub(super) fn kernels() -> Option<Kernels> {
+/// Those that this processor has, the best last.
+pub(super) fn kernels() -> Vec<Kernels> {
+    let mut found = Vec::new();
     if !is_aarch64_feature_detected!("neon") {
-        return None;
+        return found;
     }
     let neon = Kernels {
         name: "NEON",
@@ -24,22 +25,24 @@ pub(super) fn kernels() -> Option<Kernels> {
             multiply_adds: (4 * CHAINS) as u64,
         },
         int8: Loop {
-            // SAFETY: likewise.
+            // SAFETY: NEON was detected.
             run: |iterations| unsafe { int8_neon(iterations) },
             multiply_adds: (8 * CHAINS) as u64,
         },
         // NEON is part of the target, so the compiler has made it of this.
         ..portable::KERNELS
     };
+    found.push(neon);
     if !is_aarch64_feature_detected!("dotprod") {
-        return Some(neon);
+        return found;
     }
     let int8 = Loop {
         // SAFETY: NEON and its dot product were detected.
         run: |iterations| unsafe { int8_dot(iterations) },
         multiply_adds: (16 * CHAINS) as u64,
     };
-    Some(Kernels { name: "NEON, SDOT", int8, ..neon })
+    found.push(Kernels { name: "NEON, SDOT", int8, ..neon });
+    found
 }
 
 #[target_feature(enable = "neon")]

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::CliError;
+use crate::{CliError, table};
 
 /// Words of the buffer that is read: 1 GiB, many times any cache.
 const WORDS: usize = (1 << 30) / size_of::<u64>();
@@ -40,7 +40,8 @@ pub enum Unit {
     Int8,
 }
 
-/// The loops that come nearest to what the machine can do.
+/// Loops that come near to what a machine can do.
+#[derive(Clone, Copy)]
 struct Kernels {
     /// The instructions that they use.
     name: &'static str,
@@ -77,11 +78,32 @@ pub struct Peaks {
 }
 
 impl Peaks {
+    /// Before anything was seen.
+    fn none(threads: usize, instructions: &'static str) -> Self {
+        Self {
+            threads,
+            instructions,
+            read_bytes_per_second: 0.0,
+            f32_operations_per_second: 0.0,
+            int8_operations_per_second: 0.0,
+        }
+    }
+
+    /// The better of each.
+    fn or(&self, other: &Self) -> Self {
+        Self {
+            read_bytes_per_second: self.read_bytes_per_second.max(other.read_bytes_per_second),
+            f32_operations_per_second: self.f32_operations_per_second.max(other.f32_operations_per_second),
+            int8_operations_per_second: self.int8_operations_per_second.max(other.int8_operations_per_second),
+            ..*self
+        }
+    }
+
     /// One line.
     pub fn line(&self) -> String {
         format!(
-            "roofline of {} threads ({}): reads {:.1} GB/s, f32 {:.1} GFLOP/s, int8 {:.1} GOP/s",
-            self.threads,
+            "roofline of {} ({}): reads {:.1} GB/s, f32 {:.1} GFLOP/s, int8 {:.1} GOP/s",
+            table::threads(self.threads),
             self.instructions,
             self.read_bytes_per_second / 1e9,
             self.f32_operations_per_second / 1e9,
@@ -112,26 +134,27 @@ impl Roofline {
     pub fn sample(&mut self, threads: usize) {
         let reads = (0..PASSES).map(|_| self.read(threads)).fold(0.0, f64::max);
         let (f32s, int8s) = (multiply(self.kernels.f32, threads), multiply(self.kernels.int8, threads));
-        let best = self.best.entry(threads).or_insert(Peaks {
+        let instructions = self.kernels.name;
+        let seen = Peaks {
             threads,
-            instructions: self.kernels.name,
-            read_bytes_per_second: 0.0,
-            f32_operations_per_second: 0.0,
-            int8_operations_per_second: 0.0,
-        });
-        best.read_bytes_per_second = best.read_bytes_per_second.max(reads);
-        best.f32_operations_per_second = best.f32_operations_per_second.max(f32s);
-        best.int8_operations_per_second = best.int8_operations_per_second.max(int8s);
+            instructions,
+            read_bytes_per_second: reads,
+            f32_operations_per_second: f32s,
+            int8_operations_per_second: int8s,
+        };
+        let best = self.best.entry(threads).or_insert(Peaks::none(threads, instructions));
+        *best = best.or(&seen);
     }
 
-    /// The best so far of so many threads.
-    pub fn best(&self, threads: usize) -> Option<&Peaks> {
-        self.best.get(&threads)
-    }
-
-    /// The best of every number of threads that was looked at.
+    /// The best of every number of threads that was looked at, ascending. More threads can do at least what
+    /// fewer can, if they were ever left alone.
     pub fn peaks(&self) -> Vec<Peaks> {
-        self.best.values().copied().collect()
+        let mut most = Peaks::none(0, self.kernels.name);
+        let raise = |best: &Peaks| {
+            most = Peaks { threads: best.threads, ..best.or(&most) };
+            most
+        };
+        self.best.values().map(raise).collect()
     }
 
     /// Bytes per second of reading the whole buffer once.
@@ -175,16 +198,21 @@ fn multiply(kernel: Loop, threads: usize) -> f64 {
     })
 }
 
+/// The best that this machine has.
 fn kernels() -> Kernels {
+    all_kernels().pop().unwrap_or(portable::KERNELS)
+}
+
+/// Those that this machine has, the best last.
+fn all_kernels() -> Vec<Kernels> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernels) = x86_64::kernels() {
-        return kernels;
-    }
+    let mut special = x86_64::kernels();
     #[cfg(target_arch = "aarch64")]
-    if let Some(kernels) = aarch64::kernels() {
-        return kernels;
-    }
-    portable::KERNELS
+    let mut special = aarch64::kernels();
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let mut special = Vec::new();
+    special.insert(0, portable::KERNELS);
+    special
 }
 
 #[cfg(test)]
@@ -194,7 +222,7 @@ mod tests {
     #[test]
     fn sums_are_of_every_word() {
         let words: Vec<u64> = (0..1003).collect();
-        for kernels in [kernels(), portable::KERNELS] {
+        for kernels in all_kernels() {
             for len in [0, 1, 63, 64, 65, 1003] {
                 let expected: u64 = words[..len].iter().sum();
                 assert_eq!((kernels.sum)(&words[..len]), expected, "{} of {len}", kernels.name);
@@ -204,7 +232,7 @@ mod tests {
 
     #[test]
     fn loops_take_longer_for_more_iterations() {
-        for kernels in [kernels(), portable::KERNELS] {
+        for kernels in all_kernels() {
             for kernel in [kernels.f32, kernels.int8] {
                 assert!((kernel.run)(3).is_finite());
                 let rate = multiply(kernel, 1);
@@ -212,5 +240,20 @@ mod tests {
                 assert!(rate > 1e6 && rate < 1e14, "{}: {rate}", kernels.name);
             }
         }
+    }
+
+    #[test]
+    fn more_threads_do_at_least_what_fewer_do() {
+        let peaks = |threads, rate| Peaks {
+            threads,
+            instructions: "x",
+            read_bytes_per_second: rate,
+            f32_operations_per_second: 1.0,
+            int8_operations_per_second: 0.0,
+        };
+        let best = BTreeMap::from([(1, peaks(1, 3.0)), (2, peaks(2, 2.0)), (4, peaks(4, 9.0))]);
+        let roofline = Roofline { buffer: Vec::new(), kernels: portable::KERNELS, best };
+        let reads: Vec<_> = roofline.peaks().iter().map(|p| (p.threads, p.read_bytes_per_second)).collect();
+        assert_eq!(reads, [(1, 3.0), (2, 3.0), (4, 9.0)]);
     }
 }

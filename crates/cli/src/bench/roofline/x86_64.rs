@@ -11,49 +11,53 @@ use super::{Kernels, Loop, portable};
 const CHAINS: usize = 12;
 const WIDE_CHAINS: usize = 24;
 
-/// The best that this processor has; `None` without AVX2.
-pub(super) fn kernels() -> Option<Kernels> {
+/// Those that this processor has, the best last.
+pub(super) fn kernels() -> Vec<Kernels> {
+    let mut found = Vec::new();
     if !is_x86_feature_detected!("avx2") || !is_x86_feature_detected!("fma") {
-        return None;
+        return found;
     }
     let avx2 = Kernels {
         name: "AVX2, FMA",
-        // SAFETY: AVX2 and FMA were detected.
+        // SAFETY: AVX2 was detected.
         sum: |words| unsafe { sum_avx2(words) },
         f32: Loop {
-            // SAFETY: likewise.
+            // SAFETY: AVX2 and FMA were detected.
             run: |iterations| unsafe { f32_avx2(iterations) },
             multiply_adds: (8 * CHAINS) as u64,
         },
         int8: Loop {
-            // SAFETY: likewise.
+            // SAFETY: AVX2 was detected.
             run: |iterations| unsafe { int8_avx2(iterations) },
             multiply_adds: (32 * CHAINS) as u64,
         },
     };
+    found.push(avx2);
     if !is_x86_feature_detected!("avx512f") {
-        return Some(avx2);
+        return found;
     }
     let avx512 = Kernels {
         name: "AVX-512",
         // SAFETY: AVX-512 was detected.
         sum: |words| unsafe { sum_avx512(words) },
         f32: Loop {
-            // SAFETY: likewise.
+            // SAFETY: AVX-512 was detected.
             run: |iterations| unsafe { f32_avx512(iterations) },
             multiply_adds: (16 * WIDE_CHAINS) as u64,
         },
         ..avx2
     };
+    found.push(avx512);
     if !is_x86_feature_detected!("avx512vnni") {
-        return Some(avx512);
+        return found;
     }
     let int8 = Loop {
         // SAFETY: AVX-512 and its VNNI were detected.
         run: |iterations| unsafe { int8_avx512(iterations) },
         multiply_adds: (64 * WIDE_CHAINS) as u64,
     };
-    Some(Kernels { name: "AVX-512, VNNI", int8, ..avx512 })
+    found.push(Kernels { name: "AVX-512, VNNI", int8, ..avx512 });
+    found
 }
 
 #[target_feature(enable = "avx2")]
