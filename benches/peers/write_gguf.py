@@ -17,8 +17,8 @@ from gguf import GGMLQuantizationType as Type
 
 SEED = 20260
 BLOCK = 32
-# The standard deviation of codes spread evenly over 4 and over 8 bits.
-SPREAD = {"q4": 4.6, "q8": 73.9}
+# The standard deviation of codes spread evenly over ±7 and over ±127.
+SPREAD = {"q4": 4.3, "q8": 73.6}
 
 
 class Shape:
@@ -74,10 +74,15 @@ def matrix(random: np.random.Generator, kind: str, rows: int, cols: int) -> tupl
     size = 1 / math.sqrt(cols)
     if kind == "f16":
         return (random.standard_normal((rows, cols), dtype=np.float32) * size).astype(np.float16), Type.F16
-    codes = BLOCK if kind == "q8" else BLOCK // 2
-    blocks = random.integers(0, 256, (rows, cols // BLOCK, 2 + codes), dtype=np.uint8)
-    scale = np.array([size / SPREAD[kind]], dtype="<f2")
-    blocks[:, :, :2] = scale.view(np.uint8)
+    # As many codes above zero as below: a mean, however small, would grow from layer to layer.
+    if kind == "q8":
+        codes = random.integers(-127, 128, (rows, cols // BLOCK, BLOCK), dtype=np.int8).view(np.uint8)
+    else:
+        nibbles = random.integers(1, 16, (2, rows, cols // BLOCK, BLOCK // 2), dtype=np.uint8)
+        codes = nibbles[0] | nibbles[1] << 4
+    scale = np.array([size / SPREAD[kind]], dtype="<f2").view(np.uint8)
+    scales = np.broadcast_to(scale, (*codes.shape[:2], 2))
+    blocks = np.concatenate([scales, codes], axis=2)
     return blocks.reshape(rows, -1), Type.Q8_0 if kind == "q8" else Type.Q4_0
 
 
