@@ -145,6 +145,8 @@ fn what_cannot_be_measured_is_refused_before_it_runs() {
         &["pp24 at --depth 131060", "131084 positions", "131048"],
     );
     refused(&["--depth", "99999999"], &["pp24 at --depth 99999999", "--depth must be at most"]);
+    refused(&["-p", "4000"], &["pp4000 at --depth 0", "--prompt must be at most 2048"]);
+    refused(&["-n", "4000"], &["tg4000 at --depth 0", "--generate must be at most 2048"]);
     refused(&["-r", "0"], &["--repetitions must be at least 1"]);
     refused(&["--batch", "1,0"], &["--batch must be at least 1"]);
     refused(&["--rank", "0"], &["--rank must be at least 1"]);

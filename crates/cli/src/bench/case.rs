@@ -77,18 +77,11 @@ pub fn all(args: &BenchArgs, positions: usize) -> Result<Vec<Case>, CliError> {
             let prompts = args.prompt.iter().map(|&tokens| (Test::Prompt(tokens), 1));
             let generate = |&tokens| args.batch.iter().map(move |&batch| (Test::Generate(tokens), batch));
             for (test, batch) in prompts.chain(args.generate.iter().flat_map(generate)) {
-                let needed = depth.saturating_add(test.tokens());
-                if needed > positions {
-                    let (name, tokens) = (test.name(), test.tokens());
-                    return Err(CliError::Usage(format!(
-                        "{name} at --depth {depth} needs {needed} positions, but the model has {positions}: \
-                         --depth must be at most {}",
-                        positions.saturating_sub(tokens)
-                    )));
+                if test.tokens() == 0 {
+                    continue;
                 }
-                if test.tokens() > 0 {
-                    cases.push(Case { test, batch, adapters, depth });
-                }
+                check_room(test, depth, positions)?;
+                cases.push(Case { test, batch, adapters, depth });
             }
         }
     }
@@ -96,4 +89,22 @@ pub fn all(args: &BenchArgs, positions: usize) -> Result<Vec<Case>, CliError> {
         return Err(CliError::Usage("--prompt and --generate are both 0: nothing is to be measured".into()));
     }
     Ok(cases)
+}
+
+/// Checks that a model of so many positions has them for a test.
+fn check_room(test: Test, depth: usize, positions: usize) -> Result<(), CliError> {
+    let (name, tokens) = (test.name(), test.tokens());
+    let needed = depth.saturating_add(tokens);
+    if needed <= positions {
+        return Ok(());
+    }
+    let (option, most) = match test {
+        _ if tokens <= positions => ("--depth", positions - tokens),
+        Test::Prompt(_) => ("--prompt", positions),
+        Test::Generate(_) => ("--generate", positions),
+    };
+    Err(CliError::Usage(format!(
+        "{name} at --depth {depth} needs {needed} positions, but the model has {positions}: {option} must be at \
+         most {most}"
+    )))
 }
