@@ -76,7 +76,7 @@ impl HostKernels for RefKernels {
 
     fn info(&self) -> BackendInfo {
         let device = "scalar reference, f64 accumulation".into();
-        BackendInfo { name: "ref", device, numerics: self.numerics, threads: 1 }
+        BackendInfo { name: "ref", device, tier: "reference", numerics: self.numerics, threads: 1 }
     }
 
     fn run(

@@ -1,9 +1,13 @@
 //! What can be said on the command line.
 
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use interleaf_runtime::{BackendChoice, Numerics, PageCodec, WeightFormat};
+
+pub use bench::{BenchArgs, OutputArg};
 
 /// One base model, many LoRA adapters, one mixed batch.
 ///
@@ -33,6 +37,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Show what a model or an adapter is; exit 1 if it is refused.
     Inspect(InspectArgs),
+    /// Measure how fast prompts are read and answers generated.
+    Bench(BenchArgs),
 }
 
 /// Options of the demo.

@@ -4,6 +4,7 @@
 //! anything else refused or failed.
 
 pub mod args;
+mod bench;
 mod chat;
 mod demo;
 mod error;
@@ -37,6 +38,7 @@ pub fn main() -> ExitCode {
         Some(args::Command::Verify(args)) => verify::run(&args),
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
         Some(args::Command::Inspect(args)) => inspect::run(&args),
+        Some(args::Command::Bench(args)) => bench::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         if output::reader_went_away(&error) {

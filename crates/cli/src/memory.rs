@@ -3,7 +3,7 @@
 use interleaf_runtime::{Engine, MemoryUse, WeightFormat};
 use serde::Serialize;
 
-use crate::table::bytes;
+use crate::table::{bytes, threads};
 
 /// Bytes held, by kind.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -45,8 +45,7 @@ impl MemoryRow {
 /// `cpu (portable loops, x86_64, 2 threads)`, with the numerics where weights are quantised.
 pub fn backend_line(engine: &Engine) -> String {
     let info = engine.backend();
-    let threads = if info.threads == 1 { "1 thread".into() } else { format!("{} threads", info.threads) };
     let quantised = matches!(engine.weights(), WeightFormat::Q8_0 | WeightFormat::Q4_0);
     let numerics = if quantised { format!(", {}", info.numerics.name()) } else { String::new() };
-    format!("{} ({}, {threads}{numerics})", info.name, info.device)
+    format!("{} ({}, {}{numerics})", info.name, info.device, threads(info.threads))
 }

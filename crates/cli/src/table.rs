@@ -56,6 +56,11 @@ pub fn count(n: u64) -> String {
     text
 }
 
+/// `1 thread`, `2 threads`.
+pub fn threads(n: usize) -> String {
+    if n == 1 { "1 thread".into() } else { format!("{n} threads") }
+}
+
 /// `1.5 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];

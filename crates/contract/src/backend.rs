@@ -32,8 +32,11 @@ impl Numerics {
 pub struct BackendInfo {
     /// `ref`, `cpu` or `gpu`.
     pub name: &'static str,
-    /// The device, ISA tier or driver that answers.
+    /// The device or driver that answers.
     pub device: String,
+    /// Which of the backend's sets of kernels runs there, such as `portable`: results of different tiers may
+    /// differ in rounding, and times differ.
+    pub tier: &'static str,
     /// How quantised weights are multiplied.
     pub numerics: Numerics,
     /// Worker threads on the host; 1 where the work is elsewhere.

@@ -100,6 +100,7 @@ impl HostKernels for CpuKernels {
         BackendInfo {
             name: "cpu",
             device: format!("{}, {}", self.tier, std::env::consts::ARCH),
+            tier: self.tier.name(),
             numerics: self.numerics,
             threads: self.workers.current_num_threads(),
         }

@@ -94,7 +94,13 @@ impl check::Inventory for GpuBackend {
 
 impl Backend for GpuBackend {
     fn info(&self) -> BackendInfo {
-        BackendInfo { name: BACKEND, device: self.gpu.name.clone(), numerics: Numerics::ActF32, threads: 1 }
+        BackendInfo {
+            name: BACKEND,
+            device: self.gpu.name.clone(),
+            tier: "baseline",
+            numerics: Numerics::ActF32,
+            threads: 1,
+        }
     }
 
     fn create_matrix(&mut self, matrix: Matrix) -> Result<MatrixId, BackendError> {

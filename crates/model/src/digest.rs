@@ -54,7 +54,7 @@ pub(crate) fn of_model(config: &ModelConfig, tensors: &TensorIndex) -> Digest {
     content.config(config);
     for tensor in tensors.iter() {
         content.text(tensor.name).text(&tensor.dtype_name());
-        content.sizes(tensor.shape.iter().copied()).bytes(&tensor.data);
+        content.sizes(tensor.shape.iter().copied()).bytes(&tensor.data.bytes());
     }
     content.finish()
 }

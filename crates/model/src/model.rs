@@ -85,8 +85,15 @@ impl Model {
     pub fn open(source: Source) -> Result<Self, ModelError> {
         let (family, config) = families::read(&Object::read(&source, CONFIG)?)?;
         let generation = GenerationDefaults::read(&source, &config.eos)?;
-        let tensors = TensorIndex::open(&source)?;
-        let model = Self { source, family, config, generation, tensors };
+        let tensors = TensorIndex::default();
+        let mut model = Self { source, family, config, generation, tensors };
+        model.tensors = match model.source {
+            Source::Generated { seed, .. } => {
+                let required = model.required().into_iter().map(|tensor| (tensor.name, tensor.shape));
+                TensorIndex::drawn(model.source.describe("weights"), seed, required.collect())
+            }
+            Source::Dir(_) | Source::Embedded { .. } => TensorIndex::open(&model.source)?,
+        };
         model.check()?;
         Ok(model)
     }
@@ -349,7 +356,7 @@ impl Model {
             return Ok(());
         }
         let (embedding, head) = (self.tensors.get(&embedding)?, self.tensors.get(&head)?);
-        if head.dtype_name() == embedding.dtype_name() && head.data == embedding.data {
+        if head.dtype_name() == embedding.dtype_name() && head.data.bytes() == embedding.data.bytes() {
             return Ok(());
         }
         let config = self.source.describe(CONFIG);

@@ -1,4 +1,5 @@
-//! Where a model's or an adapter's files come from: a folder that is mapped, or bytes in the binary.
+//! Where a model's or an adapter's files come from: a folder that is mapped, bytes in the binary, or a shape
+//! without weights.
 //!
 //! Knows nothing of what the files mean.
 
@@ -9,7 +10,10 @@ use std::path::{Path, PathBuf};
 use interleaf_contract::Bytes;
 use memmap2::Mmap;
 
-use crate::ModelError;
+use crate::{ModelError, Shape};
+
+/// The one file of a shape.
+const CONFIG: &str = "config.json";
 
 /// The largest text file that is read: the vocabularies of the largest tokenizers are a tenth of it.
 const TEXT_LIMIT: u64 = 256 << 20;
@@ -27,6 +31,14 @@ pub enum Source {
         /// Names and contents.
         files: &'static [(&'static str, &'static [u8])],
     },
+    /// A public model's `config.json`, and no other file. Opened as a model it has weights that are drawn
+    /// when they are asked for: bfloat16 as stored, the same for the same seed.
+    Generated {
+        /// Whose sizes and options.
+        shape: Shape,
+        /// Decides the weights.
+        seed: u64,
+    },
 }
 
 impl Source {
@@ -35,12 +47,13 @@ impl Source {
         Self::Dir(path.into())
     }
 
-    /// A file's name in messages: its path, or `embedded:<set>/<file>`.
+    /// A file's name in messages: its path, `embedded:<set>/<file>` or `generated:<shape>/<file>`.
     #[must_use]
     pub fn describe(&self, file: &str) -> String {
         match self {
             Self::Dir(dir) => dir.join(file).display().to_string(),
             Self::Embedded { name, .. } => format!("embedded:{name}/{file}"),
+            Self::Generated { shape, .. } => format!("generated:{}/{file}", shape.name),
         }
     }
 
@@ -49,7 +62,7 @@ impl Source {
     pub fn exists(&self, file: &str) -> bool {
         match self {
             Self::Dir(dir) => dir.join(file).is_file(),
-            Self::Embedded { .. } => self.embedded(file).is_some(),
+            Self::Embedded { .. } | Self::Generated { .. } => self.embedded(file).is_some(),
         }
     }
 
@@ -67,7 +80,7 @@ impl Source {
                 }
                 map(&handle).map_err(|source| ModelError::Io { file: self.describe(file), source })
             }
-            Self::Embedded { .. } => {
+            Self::Embedded { .. } | Self::Generated { .. } => {
                 self.embedded(file).map(Bytes::from_static).ok_or_else(|| self.missing(file))
             }
         }
@@ -90,7 +103,7 @@ impl Source {
                 handle.take(TEXT_LIMIT).read_to_end(&mut bytes).map_err(io_error)?;
                 bytes
             }
-            Self::Embedded { .. } => self.read(file)?.to_vec(),
+            Self::Embedded { .. } | Self::Generated { .. } => self.read(file)?.to_vec(),
         };
         String::from_utf8(bytes).map_err(|e| ModelError::NotUtf8 {
             file: self.describe(file),
@@ -108,6 +121,7 @@ impl Source {
             Self::Embedded { files, .. } => {
                 files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
             }
+            Self::Generated { shape, .. } => (file == CONFIG).then_some(shape.config.as_bytes()),
         }
     }
 

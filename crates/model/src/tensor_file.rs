@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use interleaf_contract::{Bytes, Dtype};
+use interleaf_contract::Dtype;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::generated::Drawn;
+use crate::tensor_data::TensorData;
 use crate::{ModelError, Source};
 
 /// Bytes before the header: its length, little-endian.
@@ -51,14 +53,19 @@ pub(crate) struct Tensor<'a> {
     pub name: &'a str,
     /// Its shape.
     pub shape: Cow<'a, [usize]>,
-    /// Its bytes: a view of the file, aligned or not.
-    pub data: Bytes,
+    /// Its elements.
+    pub data: TensorData,
     /// The element of the whole tensor that is the first one here, for messages.
     pub first: usize,
     dtype: safetensors::Dtype,
 }
 
-impl Tensor<'_> {
+impl<'a> Tensor<'a> {
+    /// A tensor that is in no file; `file` is for messages.
+    pub fn drawn(file: &'a str, name: &'a str, shape: Cow<'a, [usize]>, data: Drawn) -> Self {
+        Self { file, name, shape, data: TensorData::Drawn(data), first: 0, dtype: safetensors::Dtype::BF16 }
+    }
+
     /// The element type, if it is one that weights are read from.
     pub fn float(&self) -> Result<Float, ModelError> {
         match self.dtype {
@@ -117,14 +124,13 @@ impl Tensor<'_> {
 struct Entry {
     dtype: safetensors::Dtype,
     shape: Vec<usize>,
-    range: Range<usize>,
+    data: TensorData,
 }
 
 /// An open safetensors file.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
     file: String,
-    data: Bytes,
     // Ordered, so that the first error found does not depend on a hash.
     tensors: BTreeMap<String, Entry>,
 }
@@ -144,10 +150,19 @@ impl TensorFile {
         let mut tensors = BTreeMap::new();
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
-            let range = base + start..base + end;
-            tensors.insert(name, Entry { dtype: info.dtype, shape: info.shape.clone(), range });
+            let data = TensorData::Stored(data.slice(base + start..base + end));
+            tensors.insert(name, Entry { dtype: info.dtype, shape: info.shape.clone(), data });
         }
-        Ok(Self { file, data, tensors })
+        Ok(Self { file, tensors })
+    }
+
+    /// Tensors of these names and shapes that are in no file, drawn by a seed; `file` is for messages.
+    pub fn drawn(file: String, seed: u64, tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
+        let entry = |(name, shape): (String, Vec<usize>)| {
+            let data = TensorData::Drawn(Drawn::weights(seed, &name, &shape));
+            (name, Entry { dtype: safetensors::Dtype::BF16, shape, data })
+        };
+        Self { file, tensors: tensors.into_iter().map(entry).collect() }
     }
 
     /// The file, for messages.
@@ -167,7 +182,7 @@ impl TensorFile {
                 file: &self.file,
                 name,
                 shape: Cow::Borrowed(&entry.shape),
-                data: self.data.slice(entry.range.clone()),
+                data: entry.data.clone(),
                 first: 0,
                 dtype: entry.dtype,
             }),
@@ -289,7 +304,7 @@ mod tests {
         assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b"]);
         let b = file.get("b").unwrap();
         assert_eq!((&*b.shape, b.float().unwrap()), (&[1, 2][..], Float::F32));
-        assert_eq!(&b.data[..], [1.0f32.to_le_bytes(), 2.0f32.to_le_bytes()].concat());
+        assert_eq!(&b.data.bytes()[..], [1.0f32.to_le_bytes(), 2.0f32.to_le_bytes()].concat());
         assert!(b.expect(&[2, 1]).is_err());
         assert!(matches!(file.get("c"), Err(ModelError::MissingTensor { .. })));
     }
@@ -303,14 +318,14 @@ mod tests {
         let whole = file.get("m").unwrap();
         let rows = whole.clone().rows(1..3);
         assert_eq!((&*rows.shape, rows.first), (&[2, 2][..], 2));
-        assert_eq!(rows.data, whole.data.slice(8..));
-        assert_eq!(rows.data.as_ptr(), whole.data[8..].as_ptr());
+        assert_eq!(rows.data.bytes(), whole.data.bytes().slice(8..));
+        assert_eq!(rows.data.bytes().as_ptr(), whole.data.bytes()[8..].as_ptr());
         assert_eq!(rows.rows(1..2).first, 4);
         let part = file.get("v").unwrap().rows(4..6);
         assert_eq!((&*part.shape, part.first, part.data.len()), (&[2][..], 4, 8));
         let beyond = file.get("m").unwrap().rows(2..9);
         assert_eq!((&*beyond.shape, beyond.data.len()), (&[1, 2][..], 8));
-        assert!(file.get("m").unwrap().rows(7..9).data.is_empty());
+        assert!(file.get("m").unwrap().rows(7..9).data.bytes().is_empty());
     }
 
     #[test]

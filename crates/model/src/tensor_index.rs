@@ -14,7 +14,7 @@ const INDEX: &str = "model.safetensors.index.json";
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// Every tensor of a model by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct TensorIndex {
     file: String,
     /// Each shard's name in the folder.
@@ -38,6 +38,13 @@ impl TensorIndex {
             Some(pickle) => Err(ModelError::Pickle { file: source.describe(pickle), needed: SINGLE }),
             None => Err(ModelError::MissingFile { file }),
         }
+    }
+
+    /// Tensors of these names and shapes that are in no file, drawn by a seed; `file` is for messages.
+    pub fn drawn(file: String, seed: u64, tensors: Vec<(String, Vec<usize>)>) -> Self {
+        let shard_of = tensors.iter().map(|(name, _)| (name.clone(), 0)).collect();
+        let shards = vec![TensorFile::drawn(file.clone(), seed, tensors)];
+        Self { file, names: Vec::new(), shards, shard_of }
     }
 
     fn open_sharded(source: &Source) -> Result<Self, ModelError> {

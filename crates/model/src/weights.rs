@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use interleaf_contract::{BlockQ4_0, BlockQ8_0, Bytes, Dtype, Matrix, QUANT_BLOCK};
 use rayon::prelude::*;
 
+use crate::tensor_data::TensorData;
 use crate::tensor_file::{Float, Tensor};
 use crate::{ModelError, quantise};
 
@@ -79,13 +80,13 @@ impl Tensor<'_> {
     /// All elements, row-major, as f32, checked for infinities and NaN.
     pub fn vector(&self) -> Result<Vec<f32>, ModelError> {
         self.check_finite()?;
-        Ok(floats(self.float()?, &self.data).collect())
+        Ok(floats(self.float()?, &self.data.bytes()).collect())
     }
 
     fn matrix_as(&self, dtype: Dtype) -> Result<Matrix, ModelError> {
         let (rows, cols) = self.rows_and_cols()?;
         let data = if dtype == self.float()?.dtype() {
-            aligned(&self.data, dtype)
+            aligned(&self.data.bytes(), dtype)
         } else {
             match dtype {
                 Dtype::F32 => self.convert(dtype, cols, |row, out: &mut [f32]| {
@@ -119,12 +120,16 @@ impl Tensor<'_> {
         let row_bytes = cols * stored.dtype().block_bytes();
         let mut out = vec![T::zeroed(); rows * units];
         // Rows of nothing would make chunks of nothing, which rayon does not allow.
-        let (units, row_bytes) = (units.max(1), row_bytes.max(1));
-        let source = self.data.par_chunks(row_bytes).enumerate();
-        out.par_chunks_mut(units).zip(source).try_for_each_init(
+        out.par_chunks_mut(units.max(1)).enumerate().try_for_each_init(
             || vec![0.0f32; cols],
-            |values, (converted, (row, bytes))| {
-                values.iter_mut().zip(floats(stored, bytes)).for_each(|(v, x)| *v = x);
+            |values, (row, converted)| {
+                match &self.data {
+                    TensorData::Stored(bytes) => {
+                        let row = floats(stored, &bytes[row * row_bytes..(row + 1) * row_bytes]);
+                        values.iter_mut().zip(row).for_each(|(v, x)| *v = x);
+                    }
+                    TensorData::Drawn(drawn) => drawn.fill(row * cols, values),
+                }
                 if let Some(col) = values.iter().position(|v| !v.is_finite()) {
                     return Err(self.non_finite(row * cols + col, values[col]));
                 }
@@ -151,7 +156,8 @@ impl Tensor<'_> {
     pub fn check_finite(&self) -> Result<(), ModelError> {
         let stored = self.float()?;
         let bytes = CHECKED_TOGETHER * stored.dtype().block_bytes();
-        let found = self.data.par_chunks(bytes).enumerate().find_map_first(|(chunk, bytes)| {
+        let data = self.data.bytes();
+        let found = data.par_chunks(bytes).enumerate().find_map_first(|(chunk, bytes)| {
             let (index, value) = floats(stored, bytes).enumerate().find(|(_, v)| !v.is_finite())?;
             Some(self.non_finite(chunk * CHECKED_TOGETHER + index, value))
         });
@@ -224,7 +230,7 @@ mod tests {
         let (_folder, file) = open(tensor_f32("w", &[2, 2], &VALUES), 0);
         let tensor = file.get("w").unwrap();
         let matrix = tensor.matrix(WeightFormat::Stored).unwrap();
-        assert_eq!(matrix.data().as_ptr(), tensor.data.as_ptr());
+        assert_eq!(matrix.data().as_ptr(), tensor.data.bytes().as_ptr());
         assert_eq!((matrix.rows(), matrix.cols(), matrix.dtype()), (2, 2, Dtype::F32));
     }
 
@@ -234,8 +240,8 @@ mod tests {
             let (_folder, file) = open(tensor_f32("w", &[2, 2], &VALUES), shift);
             let tensor = file.get("w").unwrap();
             let matrix = tensor.matrix(WeightFormat::Stored).unwrap();
-            assert_ne!(matrix.data().as_ptr(), tensor.data.as_ptr());
-            assert_eq!(matrix.data(), &tensor.data);
+            assert_ne!(matrix.data().as_ptr(), tensor.data.bytes().as_ptr());
+            assert_eq!(*matrix.data(), tensor.data.bytes());
             assert_eq!(tensor.vector().unwrap(), VALUES);
             let f16s = tensor.matrix(WeightFormat::F16).unwrap();
             assert_eq!(
@@ -246,7 +252,7 @@ mod tests {
         // Two bytes off is aligned for f16.
         let (_folder, file) = open(tensor_f16("w", &[2, 2], &VALUES), 2);
         let tensor = file.get("w").unwrap();
-        assert_eq!(tensor.matrix(WeightFormat::F16).unwrap().data().as_ptr(), tensor.data.as_ptr());
+        assert_eq!(tensor.matrix(WeightFormat::F16).unwrap().data().as_ptr(), tensor.data.bytes().as_ptr());
     }
 
     #[test]
@@ -307,7 +313,7 @@ mod tests {
         let (_folder, file) = open(tensor_f32("w", &[4, 2], &values), 0);
         let (whole, part) = (file.get("w").unwrap(), file.get("w").unwrap().rows(1..3));
         let stored = part.matrix(WeightFormat::Stored).unwrap();
-        assert_eq!(stored.data().as_ptr(), whole.data[8..].as_ptr());
+        assert_eq!(stored.data().as_ptr(), whole.data.bytes()[8..].as_ptr());
         assert_eq!((stored.rows(), stored.name()), (2, "w"));
         let (converted, all) =
             (part.matrix(WeightFormat::F16).unwrap(), whole.matrix(WeightFormat::F16).unwrap());

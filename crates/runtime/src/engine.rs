@@ -14,7 +14,7 @@ use interleaf_model::{
 };
 
 use crate::adapters::{AdapterSummary, Adapters};
-use crate::resident::{self, Resident};
+use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
 use crate::{BackendChoice, EngineError, Store, backend};
 
@@ -165,6 +165,15 @@ impl Engine {
         self.adapters.register(peft, digest, &self.resident.modules, &mut *self.backend)
     }
 
+    /// Makes an adapter resident that is already in memory, under the name it has.
+    ///
+    /// # Errors
+    /// If it does not fit the model, or the name is taken.
+    pub fn register_opened(&mut self, adapter: PeftAdapter) -> Result<AdapterSummary, EngineError> {
+        let digest = adapter.digest();
+        self.adapters.register(adapter, digest, &self.resident.modules, &mut *self.backend)
+    }
+
     /// The registered adapters, by name.
     pub fn adapters(&self) -> impl Iterator<Item = &AdapterSummary> {
         self.adapters.summaries()
@@ -224,6 +233,12 @@ impl Engine {
     #[must_use]
     pub fn backend(&self) -> BackendInfo {
         self.backend.info()
+    }
+
+    /// Bytes of weights that a step reads, as they were uploaded.
+    #[must_use]
+    pub fn weight_bytes(&self) -> WeightBytes {
+        self.resident.bytes
     }
 
     /// Bytes held now.

@@ -78,6 +78,15 @@ impl Engine {
         Ok(SequenceHandle { id: self.kv.open(), activation })
     }
 
+    /// Cuts a sequence back to its first tokens, and frees the pages of the others; one that is no longer than
+    /// that stays as it is.
+    ///
+    /// # Errors
+    /// If the sequence is not open.
+    pub fn truncate_sequence(&mut self, sequence: SequenceHandle, tokens: usize) -> Result<(), EngineError> {
+        Ok(self.kv.truncate(sequence.id, tokens)?)
+    }
+
     /// Closes a sequence and frees its pages.
     ///
     /// # Errors

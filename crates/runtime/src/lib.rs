@@ -28,11 +28,12 @@ pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
-pub use interleaf_contract::{Activation, BackendInfo, Numerics, PageCodec, RowKind};
+pub use interleaf_contract::{Activation, BackendInfo, Numerics, PageCodec, RowKind, Sampler};
 pub use interleaf_model::{
     ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter, PeftSite,
-    RopeConfig, RopeScaling, Source, TensorInfo, Tokenizer, WeightFormat,
+    Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,
 };
 pub use request::{Completion, Event, FinishReason, Request};
+pub use resident::WeightBytes;
 pub use sampling::SamplingOptions;
 pub use store::{DigestOrigin, Store};

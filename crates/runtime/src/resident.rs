@@ -43,6 +43,17 @@ pub struct Resident {
     pub head: ProjectionId,
     /// Every projection by its module path, for adapters to attach to.
     pub modules: Vec<(String, ProjectionId)>,
+    /// What a step reads of all this.
+    pub bytes: WeightBytes,
+}
+
+/// Bytes of weights as they are kept, by what reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WeightBytes {
+    /// Matrices, biases and norms of all layers: every step reads them.
+    pub layers: u64,
+    /// The output head and the norm before it: steps that want logits read them.
+    pub head: u64,
 }
 
 /// Uploads a model's weights.
@@ -53,24 +64,31 @@ pub fn upload(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Resident, EngineError> {
     let total = model.config().layers;
-    let embedding = backend.create_matrix(model.embedding(format)?)?;
-    let mut loader = Loader { model, format, backend, modules: Vec::new() };
+    let matrix = model.embedding(format)?;
+    let mut head_bytes = matrix.data().len();
+    let embedding = backend.create_matrix(matrix)?;
+    let mut loader = Loader { model, format, backend, modules: Vec::new(), read: 0 };
     let mut layers = Vec::with_capacity(total);
     for (done, kind) in model.config().layer_kinds.iter().enumerate() {
         progress(LoadProgress { done, total });
         layers.push(loader.layer(done, *kind)?);
     }
     progress(LoadProgress { done: total, total });
+    let layer_bytes = std::mem::take(&mut loader.read);
     let final_norm = loader.vector(model.final_norm()?)?;
     let matrix = match model.head(format)? {
-        Some(matrix) => loader.backend.create_matrix(matrix)?,
+        Some(matrix) => {
+            head_bytes = matrix.data().len();
+            loader.backend.create_matrix(matrix)?
+        }
         None => embedding,
     };
     let name = model.head_name().to_owned();
     let head = loader.backend.create_projection(Projection { name: name.clone(), matrix, bias: None })?;
+    let bytes = WeightBytes { layers: layer_bytes as u64, head: (loader.read + head_bytes) as u64 };
     let mut modules = loader.modules;
     modules.push((name, head));
-    Ok(Resident { embedding, layers, final_norm, head, modules })
+    Ok(Resident { embedding, layers, final_norm, head, modules, bytes })
 }
 
 struct Loader<'a> {
@@ -78,6 +96,8 @@ struct Loader<'a> {
     format: WeightFormat,
     backend: &'a mut dyn Backend,
     modules: Vec<(String, ProjectionId)>,
+    /// Bytes uploaded since it was last asked for.
+    read: usize,
 }
 
 impl Loader<'_> {
@@ -107,6 +127,7 @@ impl Loader<'_> {
     }
 
     fn vector(&mut self, weights: NormWeights) -> Result<VectorId, EngineError> {
+        self.read += size_of_val(&*weights.values);
         Ok(self.backend.create_vector(&weights.name, &weights.values)?)
     }
 
@@ -116,6 +137,7 @@ impl Loader<'_> {
 
     fn projection(&mut self, layer: usize, proj: Proj) -> Result<ProjectionId, EngineError> {
         let ProjectionWeights { name, matrix, bias } = self.model.projection(layer, proj, self.format)?;
+        self.read += matrix.data().len() + bias.as_deref().map_or(0, size_of_val);
         let matrix = self.backend.create_matrix(matrix)?;
         let bias = match bias {
             Some(values) => Some(self.backend.create_vector(&format!("{name}.bias"), &values)?),

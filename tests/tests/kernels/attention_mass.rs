@@ -24,7 +24,8 @@ impl HostKernels for Measure<'_> {
     }
 
     fn info(&self) -> BackendInfo {
-        BackendInfo { name: "test", device: String::new(), numerics: Numerics::ActF32, threads: 1 }
+        let (device, numerics) = (String::new(), Numerics::ActF32);
+        BackendInfo { name: "test", device, tier: "test", numerics, threads: 1 }
     }
 
     fn run(

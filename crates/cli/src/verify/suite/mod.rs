@@ -1,6 +1,6 @@
 //! `interleaf verify --suite`: every golden set below a folder, on every backend, in one table.
 //!
-//! Each run is [`verify`](super::verify) of one set on one backend. One that is refused does not keep the
+//! Each run is `verify` of one set on one backend. One that is refused does not keep the
 //! others from running.
 
 mod find;

@@ -1,0 +1,110 @@
+//! What is measured: the combinations of what the command line lists, checked before anything is loaded.
+
+use crate::CliError;
+use crate::args::BenchArgs;
+
+/// What a row times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// One sequence reads so many tokens; the logits of the last are wanted.
+    Prompt(usize),
+    /// Every sequence generates so many tokens, one after the other.
+    Generate(usize),
+}
+
+impl Test {
+    /// Tokens of each sequence.
+    pub fn tokens(self) -> usize {
+        match self {
+            Self::Prompt(tokens) | Self::Generate(tokens) => tokens,
+        }
+    }
+
+    /// As llama-bench names it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Prompt(tokens) => format!("pp{tokens}"),
+            Self::Generate(tokens) => format!("tg{tokens}"),
+        }
+    }
+}
+
+/// A row, but for what the engine is opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// What is timed.
+    pub test: Test,
+    /// Sequences side by side.
+    pub batch: usize,
+    /// Adapters that the sequences take in turn.
+    pub adapters: usize,
+    /// Tokens that each sequence has before.
+    pub depth: usize,
+}
+
+impl Case {
+    /// The adapter of a sequence.
+    pub fn adapter(&self, sequence: usize) -> Option<String> {
+        (self.adapters > 0).then(|| adapter(sequence % self.adapters))
+    }
+
+    /// Adapters that the sequences use.
+    pub fn adapters_in_use(&self) -> usize {
+        self.adapters.min(self.batch)
+    }
+}
+
+/// The name of a generated adapter.
+pub fn adapter(index: usize) -> String {
+    format!("generated-{index}")
+}
+
+/// Every combination, for a model of so many positions.
+pub fn all(args: &BenchArgs, positions: usize) -> Result<Vec<Case>, CliError> {
+    for (option, value) in [
+        ("--repetitions", args.repetitions),
+        ("--rank", args.rank),
+        ("--prefill-rows", args.prefill_rows),
+        ("--batch", args.batch.iter().copied().min().unwrap_or(0)),
+    ] {
+        if value == 0 {
+            return Err(CliError::Usage(format!("{option} must be at least 1, found 0")));
+        }
+    }
+    let mut cases = Vec::new();
+    for &depth in &args.depth {
+        for &adapters in &args.adapters {
+            let prompts = args.prompt.iter().map(|&tokens| (Test::Prompt(tokens), 1));
+            let generate = |&tokens| args.batch.iter().map(move |&batch| (Test::Generate(tokens), batch));
+            for (test, batch) in prompts.chain(args.generate.iter().flat_map(generate)) {
+                if test.tokens() == 0 {
+                    continue;
+                }
+                check_room(test, depth, positions)?;
+                cases.push(Case { test, batch, adapters, depth });
+            }
+        }
+    }
+    if cases.is_empty() {
+        return Err(CliError::Usage("--prompt and --generate are both 0: nothing is to be measured".into()));
+    }
+    Ok(cases)
+}
+
+/// Checks that a model of so many positions has them for a test.
+fn check_room(test: Test, depth: usize, positions: usize) -> Result<(), CliError> {
+    let (name, tokens) = (test.name(), test.tokens());
+    let needed = depth.saturating_add(tokens);
+    if needed <= positions {
+        return Ok(());
+    }
+    let (option, most) = match test {
+        _ if tokens <= positions => ("--depth", positions - tokens),
+        Test::Prompt(_) => ("--prompt", positions),
+        Test::Generate(_) => ("--generate", positions),
+    };
+    Err(CliError::Usage(format!(
+        "{name} at --depth {depth} needs {needed} positions, but the model has {positions}: {option} must be at \
+         most {most}"
+    )))
+}

@@ -1,0 +1,113 @@
+//! `interleaf bench`: how fast prompts are read and answers generated, in rows like llama-bench's.
+//!
+//! It times the engine as apps use it, through the same calls, a token's choice included. It says nothing of
+//! a model's answers: see `verify` and `perplexity`.
+
+mod case;
+mod machine;
+mod measure;
+mod report;
+mod roofline;
+mod work;
+
+use std::process::ExitCode;
+
+use indicatif::ProgressBar;
+use interleaf_runtime::{Engine, EngineOptions, Model, PeftAdapter, Source, TensorInfo};
+
+use crate::args::{BenchArgs, WeightsArg};
+use crate::{CliError, load};
+use case::Case;
+use machine::Machine;
+use report::{Report, Row};
+use roofline::Roofline;
+use work::Work;
+
+/// Of generated weights and adapters.
+const SEED: u64 = 20_260;
+
+/// Measures every row and prints them.
+pub fn run(args: &BenchArgs) -> Result<ExitCode, CliError> {
+    let source = source(args);
+    let model = Model::open(source.clone())?;
+    let cases = case::all(args, model.config().max_positions)?;
+    let mut roofline = args.roofline.then(Roofline::new).transpose()?;
+    let mut report = Report {
+        model: args.shape.map_or_else(|| load::model_name(args.model.as_deref()), |s| s.name.into()),
+        parameters: model.tensors().iter().filter(|t| t.used).map(TensorInfo::elements).sum(),
+        machine: Machine::here(),
+        rows: Vec::new(),
+    };
+    drop(model);
+    for &weights in &args.weights {
+        for &threads in &args.threads {
+            let mut engine = open(args, source.clone(), weights, threads)?;
+            let bar = load::bar(cases.len() * (args.repetitions + 1), "measuring");
+            let timed = rows(args, weights, &cases, &mut engine, &mut roofline, &bar);
+            bar.finish_and_clear();
+            report.rows.extend(timed?);
+        }
+    }
+    if let Some(roofline) = roofline {
+        report.set_roofline(&roofline);
+    }
+    report.print(args.output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn source(args: &BenchArgs) -> Source {
+    match (args.shape, &args.model) {
+        (Some(shape), _) => Source::Generated { shape, seed: SEED },
+        (None, Some(folder)) => Source::dir(folder),
+        (None, None) => load::demo_base(),
+    }
+}
+
+/// An engine with as many adapters as any row wants.
+fn open(args: &BenchArgs, source: Source, weights: WeightsArg, threads: usize) -> Result<Engine, CliError> {
+    let options = EngineOptions {
+        backend: args.backend.into(),
+        weights: weights.into(),
+        pages: args.pages.into(),
+        numerics: args.numerics.into(),
+        threads,
+        prefill_rows: args.prefill_rows,
+        ..EngineOptions::default()
+    };
+    let mut engine = load::open(source, &options)?;
+    for index in 0..args.adapters.iter().copied().max().unwrap_or(0) {
+        let adapter = PeftAdapter::generated(&case::adapter(index), args.rank, SEED, engine.model())?;
+        engine.register_opened(adapter)?;
+    }
+    Ok(engine)
+}
+
+/// The rows of one engine, and a look at the machine before each and after the last.
+fn rows(
+    args: &BenchArgs,
+    weights: WeightsArg,
+    cases: &[Case],
+    engine: &mut Engine,
+    roofline: &mut Option<Roofline>,
+    bar: &ProgressBar,
+) -> Result<Vec<Row>, CliError> {
+    let info = engine.backend();
+    let mut probe = |bar: &ProgressBar| {
+        if let Some(roofline) = roofline {
+            bar.set_message("the machine");
+            roofline.sample(info.threads);
+        }
+    };
+    let mut rows = Vec::with_capacity(cases.len());
+    for case in cases {
+        probe(bar);
+        let seconds = measure::seconds(engine, case, args, bar)?;
+        let work = Work::of(engine, case, args.prefill_rows, args.pages.into());
+        let row = Row::new(args, weights, engine, case, &seconds, work);
+        // For who watches: the table itself comes at the end.
+        bar.println(format!("{:>12} {}", "", row.line()));
+        rows.push(row);
+    }
+    probe(bar);
+    Ok(rows)
+}
