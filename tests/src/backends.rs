@@ -2,7 +2,7 @@
 //! failure where `INTERLEAF_REQUIRE_GPU` is set.
 
 use interleaf_contract::{Backend, Numerics};
-use interleaf_cpu::{CpuKernels, CpuOptions};
+use interleaf_cpu::{CpuKernels, CpuOptions, Tier};
 use interleaf_kernels_ref::RefKernels;
 
 pub type Boxed = Box<dyn Backend>;
@@ -13,6 +13,21 @@ pub fn reference(numerics: Numerics) -> Boxed {
 
 pub fn cpu(threads: usize, numerics: Numerics) -> Boxed {
     Box::new(CpuKernels::backend(CpuOptions { threads, numerics, tier: None }).expect("worker threads"))
+}
+
+/// The CPU on every tier that this machine has; the others are skipped with their reason.
+pub fn cpu_tiers(threads: usize, numerics: Numerics) -> Vec<Boxed> {
+    let mut tiers: Vec<Boxed> = Vec::new();
+    for tier in Tier::ALL {
+        match tier.missing() {
+            None => {
+                let options = CpuOptions { threads, numerics, tier: Some(tier) };
+                tiers.push(Box::new(CpuKernels::backend(options).expect("worker threads")));
+            }
+            Some(reason) => println!("SKIPPED on cpu {tier}: {reason}"),
+        }
+    }
+    tiers
 }
 
 /// The GPU, or `None` after printing why not.
@@ -39,15 +54,16 @@ pub fn gpu() -> Option<Boxed> {
 
 /// Every backend that has the kernel at hand; `on_gpu` says whether the GPU does.
 pub fn all(on_gpu: bool) -> Vec<Boxed> {
-    let mut all = vec![cpu(2, Numerics::ActF32), cpu(2, Numerics::ActQ8_0)];
+    let mut all = cpu_tiers(2, Numerics::ActF32);
+    all.extend(cpu_tiers(2, Numerics::ActQ8_0));
     if on_gpu {
         all.extend(gpu());
     }
     all
 }
 
-/// `cpu act=f32`, for messages.
+/// `cpu avx2 act=f32`, for messages.
 pub fn label(backend: &dyn Backend) -> String {
     let info = backend.info();
-    format!("{} {}", info.name, info.numerics.name())
+    format!("{} {} {}", info.name, info.tier, info.numerics.name())
 }

@@ -34,6 +34,8 @@ mod softcap;
 mod step;
 mod swiglu;
 mod tier;
+#[cfg(test)]
+mod tier_tests;
 
 pub use backend::{CpuBackend, CpuKernels, CpuOptions};
 pub use tier::Tier;

@@ -253,3 +253,42 @@ fn stored_block(dtype: Dtype, row: &[u8], block: usize) -> (u16, &[u8]) {
         (block.d, cast_slice(&block.qs))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use interleaf_contract::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes in words, so that they are aligned for every dtype.
+    fn matrix(dtype: Dtype, rows: usize, blocks: usize, seed: u64) -> Matrix {
+        let cols = blocks * dtype.block_len();
+        let mut state = seed;
+        let bytes = (0..rows * blocks * dtype.block_bytes()).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        });
+        Matrix::new("m", dtype, rows, cols, Bytes::from(bytes.collect::<Vec<u8>>())).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn unpacking_gives_back_every_stored_bit(
+            dtype in prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0]),
+            lanes in prop::sample::select(vec![4usize, 8, 16]),
+            step in prop::sample::select(vec![4usize, 8]),
+            signed in any::<bool>(),
+            rows in 0usize..40,
+            blocks in 0usize..5,
+            seed in any::<u64>(),
+        ) {
+            let matrix = matrix(dtype, rows, blocks, seed);
+            let packed = Panels::pack(&matrix, Interleave { lanes, step, signed }).unwrap();
+            prop_assert_eq!((packed.rows(), packed.cols()), (rows, matrix.cols()));
+            for row in 0..rows {
+                prop_assert_eq!(packed.row(row), matrix.row(row));
+            }
+        }
+    }
+}

@@ -120,7 +120,7 @@ unsafe fn group<I: Isa, E: Element>(
                     4 => part.run::<I, E, 4, 1>(layer, job),
                     2 if left >= 4 => part.run::<I, E, 2, 4>(layer, job),
                     2 => part.run::<I, E, 2, 1>(layer, job),
-                    _ if left >= 8 => part.run::<I, E, 1, 8>(layer, job),
+                    _ if left >= 4 => part.run::<I, E, 1, 4>(layer, job),
                     _ => part.run::<I, E, 1, 1>(layer, job),
                 };
             }

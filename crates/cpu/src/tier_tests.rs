@@ -1,0 +1,194 @@
+//! The instructions of every tier that this machine has, each against plain arithmetic.
+
+use interleaf_contract::QUANT_BLOCK;
+
+use crate::isa::{Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::math::{self, MOST_LANES};
+use crate::tier::{Call, Tier};
+
+/// Runs a kernel on every tier; tells which are not here.
+fn on_every_tier<K: Kernel<Output = ()> + Clone>(kernel: K) {
+    struct Enter<K>(K);
+    impl<K: Kernel<Output = ()>> Call for Enter<K> {
+        type Output = ();
+        fn call<I: Isa>(self) {
+            // SAFETY: the tier is not missing, and test kernels have no conditions.
+            unsafe { I::enter(self.0) }
+        }
+    }
+    for tier in Tier::ALL {
+        match tier.missing() {
+            None => tier.call(Enter(kernel.clone())),
+            Some(reason) => println!("SKIPPED on {tier}: {reason}"),
+        }
+    }
+}
+
+/// A number without pattern from −1 to 1.
+fn value(i: usize) -> f32 {
+    ((i * 2_654_435_761 % 1_000_003) as f32 / 500_001.5) - 1.0
+}
+
+#[test]
+fn exponentials_are_within_two_units_in_the_last_place() {
+    #[derive(Clone)]
+    struct Exp;
+    impl Kernel for Exp {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            let mut out = [0.0f32; MOST_LANES];
+            for i in 0..20_000 {
+                let x = value(i) * 87.0;
+                // SAFETY: `out` has room for the widest vector.
+                unsafe { I::store(out.as_mut_ptr(), math::exp::<I>(I::splat(x))) };
+                let exact = f64::from(x).exp();
+                let error = (f64::from(out[0]) - exact).abs() / exact;
+                assert!(error <= 2.0 * f64::from(f32::EPSILON), "exp({x}) is {}, error {error}", out[0]);
+            }
+            for (x, found) in [(f32::NEG_INFINITY, (-87f32).exp()), (-1000.0, (-87f32).exp()), (0.0, 1.0)] {
+                // SAFETY: as above.
+                unsafe { I::store(out.as_mut_ptr(), math::exp::<I>(I::splat(x))) };
+                assert!((out[0] - found).abs() <= found * 1e-6, "exp({x}) is {}", out[0]);
+            }
+            // SAFETY: as above.
+            unsafe { I::store(out.as_mut_ptr(), math::exp::<I>(I::splat(f32::NAN))) };
+            assert!(out[0].is_nan());
+        }
+    }
+    on_every_tier(Exp);
+}
+
+#[test]
+fn vectors_are_loaded_reduced_and_transposed() {
+    #[derive(Clone)]
+    struct Pieces;
+    impl Kernel for Pieces {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            let n = I::LANES;
+            let from: Vec<f32> = (0..n * (n + 3)).map(value).collect();
+            let mut to = vec![0.0f32; n * (n + 5)];
+            let half: Vec<u16> = from.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect();
+            let bfloat: Vec<u16> = from.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+            let mut out = [0.0f32; MOST_LANES];
+            // SAFETY: every pointer has a vector's elements, and rows of the strides given.
+            unsafe {
+                I::transpose(from.as_ptr(), n + 3, to.as_mut_ptr(), n + 5);
+                let v = I::load(from.as_ptr());
+                let exact: f64 = from[..n].iter().map(|v| f64::from(*v)).sum();
+                assert!((f64::from(I::sum(v)) - exact).abs() < 1e-5);
+                assert_eq!(I::largest(v), from[..n].iter().copied().fold(f32::MIN, f32::max));
+                I::store(out.as_mut_ptr(), I::load_f16(half.as_ptr()));
+                assert!((0..n).all(|i| out[i] == half::f16::from_bits(half[i]).to_f32()));
+                I::store(out.as_mut_ptr(), I::load_bf16(bfloat.as_ptr()));
+                assert!((0..n).all(|i| out[i] == half::bf16::from_bits(bfloat[i]).to_f32()));
+            }
+            for row in 0..n {
+                for col in 0..n {
+                    assert_eq!(to[col * (n + 5) + row], from[row * (n + 3) + col]);
+                }
+            }
+        }
+    }
+    on_every_tier(Pieces);
+}
+
+/// With scales of 1 a product of one block is the integer sum itself, which f32 holds exactly.
+#[test]
+fn integer_sums_are_exact() {
+    #[derive(Clone)]
+    struct Sums;
+    impl Kernel for Sums {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            for seed in 0..40 {
+                // SAFETY: `check` gives panels and tiles of one block.
+                unsafe {
+                    check::<I, 1>(seed);
+                    check::<I, 2>(seed);
+                    check::<I, 4>(seed);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn check<I: Isa, const M: usize>(seed: usize) {
+        let lanes = I::LANES;
+        // Extremes too: the largest magnitudes of codes and weights.
+        let code = |i: usize, most: i32| match seed {
+            0 => most,
+            1 => -most,
+            2 if i.is_multiple_of(2) => most,
+            2 => -most,
+            _ => (value(seed * 7919 + i) * (most as f32 + 0.5)) as i32,
+        };
+        let x: Vec<i8> = (0..M * QUANT_BLOCK).map(|i| code(i, 127) as i8).collect();
+        let sums8: Vec<i32> = x
+            .chunks_exact(QUANT_BLOCK)
+            .map(|row| 8 * row.iter().map(|&q| i32::from(q)).sum::<i32>())
+            .collect();
+        let ones = [1.0f32; 16];
+        let scales = [half::f16::ONE.to_bits(); MOST_LANES];
+        let tile = QuantisedTile { codes: x.as_ptr(), scales: ones.as_ptr(), sums8: sums8.as_ptr() };
+        let dot = |row: usize, w: &dyn Fn(usize) -> i32| -> f32 {
+            (0..QUANT_BLOCK).map(|k| i32::from(x[row * QUANT_BLOCK + k]) * w(k)).sum::<i32>() as f32
+        };
+        let mut out = [0.0f32; MOST_LANES];
+        for bits in [8u32, 4] {
+            let least = -(1i32 << (bits - 1));
+            let weight = |lane: usize, k: usize| {
+                match seed {
+                    0 | 2 => least,
+                    1 => -least - 1,
+                    _ => (value(seed + 31 * lane + 1009 * k) * (0.5 - least as f32)) as i32,
+                }
+                .clamp(least, -least - 1)
+            };
+            let bytes = pack::<I>(bits, &weight);
+            let panel = QuantisedPanel { codes: bytes.as_ptr(), scales: scales.as_ptr(), blocks: 1 };
+            // SAFETY: the caller has the tier; panel and tile are of one block.
+            unsafe {
+                let mut acc = [I::splat(0.0); M];
+                if bits == 8 {
+                    I::q8_0::<M>(panel, tile, &mut acc)
+                } else {
+                    I::q4_0::<M>(panel, tile, &mut acc)
+                }
+                for (row, acc) in acc.into_iter().enumerate() {
+                    I::store(out.as_mut_ptr(), acc);
+                    for (lane, found) in out[..lanes].iter().enumerate() {
+                        let expected = dot(row, &|k| weight(lane, k));
+                        assert_eq!(
+                            *found, expected,
+                            "{bits} bits, seed {seed}, row {row} of {M}, lane {lane}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// One block of codes in the tier's interleave.
+    fn pack<I: Isa>(bits: u32, weight: &dyn Fn(usize, usize) -> i32) -> Vec<u8> {
+        let (lanes, step, signed) = (I::LANES, I::INTERLEAVE.step, I::INTERLEAVE.signed);
+        let stored =
+            |lane, k| if signed { weight(lane, k) } else { weight(lane, k) + (1 << (bits - 1)) } as u8;
+        let bytes = QUANT_BLOCK * bits as usize / 8;
+        let mut packed = vec![0; lanes * bytes];
+        for (i, byte) in packed.iter_mut().enumerate() {
+            let (group, lane, part) = (i / (lanes * step), i / step % lanes, i % step);
+            let k = group * step + part;
+            *byte = match bits {
+                8 => stored(lane, k),
+                _ => (stored(lane, k) & 15) | (stored(lane, k + QUANT_BLOCK / 2) << 4),
+            };
+        }
+        packed
+    }
+
+    on_every_tier(Sums);
+}
