@@ -7,7 +7,7 @@
 //! never split between workers, a sum has one order for every number of rows, and attention merges fixed blocks in
 //! ascending order.
 //!
-//! `unsafe` is in the bodies over a tier, and in what the workers of a region share ([`region`]).
+//! `unsafe` is in the bodies over a tier, and in what the workers of a region share (`region`).
 #![allow(unsafe_code, reason = "instructions of a tier, and memory that workers write in parts")]
 
 mod activations;

@@ -23,7 +23,7 @@ impl Tier {
     /// All tiers, the best last.
     pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
-    /// The name used in reports and by [`VARIABLE`].
+    /// The name used in reports and by `INTERLEAF_CPU`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
