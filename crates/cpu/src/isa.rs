@@ -28,6 +28,7 @@ pub struct QuantisedTile {
     pub scales: *const f32,
     /// Eight times the sums of a block's codes, blocks × M: what weight codes that are stored with an offset of 8 add
     /// too much, and a sixteenth of what an offset of 128 does.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "codes are signed there"))]
     pub sums8: *const i32,
 }
 
@@ -100,9 +101,9 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// `a·b + c`, rounded once where the machine can.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` where either is NaN.
+    /// The larger; NaN where `b` is.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where either is NaN.
+    /// The smaller; NaN where `b` is.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest integer, halves to even.
     unsafe fn round(a: Self::V) -> Self::V;

@@ -1,6 +1,7 @@
 //! The CPU backend: kernels written once over the instructions of a tier, and one parallel region for a step.
 //!
-//! A tier ([`Tier`]) is an instruction set in a folder of its own: `scalar`, `avx2`, `avx512`. One is chosen when
+//! A tier ([`Tier`]) is an instruction set in a folder of its own: `scalar`, `neon`, `neon_dotprod`,
+//! `neon_i8mm`, `avx2`, `avx512`. One is chosen when
 //! a backend is opened. One module a stem, each held to the function of the same name in `kernels-ref`.
 //!
 //! A row's bits depend on the tier and never on its neighbours, the number of threads or how a prompt was cut: K is
@@ -22,6 +23,12 @@ mod kv_append;
 mod lines;
 mod lora_matmul;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 mod packed;
 mod page_codec;
 mod paged_attention;

@@ -13,6 +13,12 @@ pub const VARIABLE: &str = "INTERLEAF_CPU";
 pub enum Tier {
     /// What every machine of the architecture has.
     Scalar,
+    /// 64-bit ARM.
+    Neon,
+    /// ARM with dot products, from ARMv8.2 on.
+    NeonDotprod,
+    /// ARM with integer matrix products, from ARMv8.6 on.
+    NeonI8mm,
     /// x86 with AVX2, FMA and F16C; AVX-VNNI where it is.
     Avx2,
     /// x86 with AVX-512 and VNNI.
@@ -21,13 +27,17 @@ pub enum Tier {
 
 impl Tier {
     /// All tiers, the best last.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::NeonI8mm, Self::Avx2, Self::Avx512];
 
     /// The name used in reports and by `INTERLEAF_CPU`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
@@ -36,18 +46,19 @@ impl Tier {
     /// Why a tier cannot run here; `None` if it can.
     #[must_use]
     pub fn missing(self) -> Option<String> {
-        let other =
-            |architecture| Some(format!("it is of {architecture}, this is {}", std::env::consts::ARCH));
         match self {
             Self::Scalar => None,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => list(crate::avx2::Avx2::<false>::missing()),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => list(crate::avx512::Avx512::missing()),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => other("x86_64"),
-            #[allow(unreachable_patterns, reason = "every tier is of this architecture or of another")]
-            _ => other("another architecture"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => list(crate::neon::Neon::missing()),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => list(crate::neon_dotprod::NeonDotprod::missing()),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => list(crate::neon_i8mm::NeonI8mm::missing()),
+            _ => Some(format!("this machine is of {}", std::env::consts::ARCH)),
         }
     }
 
@@ -79,7 +90,13 @@ impl Tier {
             Self::Avx2 => call.call::<crate::avx2::Avx2<false>>(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => call.call::<crate::avx512::Avx512>(),
-            #[allow(unreachable_patterns, reason = "a tier of another architecture is never chosen")]
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => call.call::<crate::neon::Neon>(),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => call.call::<crate::neon_dotprod::NeonDotprod>(),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => call.call::<crate::neon_i8mm::NeonI8mm>(),
+            // A tier of another architecture is never chosen.
             _ => call.call::<crate::scalar::Scalar>(),
         }
     }
@@ -94,7 +111,7 @@ pub trait Call {
     fn call<I: crate::isa::Isa>(self) -> Self::Output;
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn list(missing: Vec<&str>) -> Option<String> {
     (!missing.is_empty()).then(|| format!("the machine has no {}", missing.join(", ")))
 }

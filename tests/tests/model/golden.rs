@@ -167,11 +167,37 @@ fn a_golden_set_that_lacks_something_is_refused_by_name() {
     let refused = verify(&args).expect_err("NaN").to_string();
     assert!(refused.contains("base.p0.last_logits") && refused.contains("finite"), "{refused}");
     let (_folder, args) = altered(|bytes| {
-        let at = offset(bytes, "adapter.p1.greedy_ids");
+        let at = offset(bytes, "adapter.p1.top5_ids");
         bytes[at..at + 4].copy_from_slice(&4000i32.to_le_bytes());
     });
     let refused = verify(&args).expect_err("out of the vocabulary").to_string();
     assert!(refused.contains("adapter p1") && refused.contains("4000"), "{refused}");
+    let (_folder, args) = altered(|bytes| {
+        let at = offset(bytes, "adapter.p1.greedy_ids");
+        bytes[at] ^= 1;
+    });
+    let refused = verify(&args).expect_err("another token than the index says").to_string();
+    assert!(refused.contains("golden.json: greedy.adapter.p1"), "{refused}");
+}
+
+/// An index that contradicts its tensors, or names a prompt twice, is wrong somewhere.
+#[test]
+fn a_golden_index_that_contradicts_itself_is_refused_by_name() {
+    let (folder, args) = altered(|_| ());
+    let path = folder.path().join("golden.json");
+    let sound: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("an index");
+    let refuse = |alter: &dyn Fn(&mut serde_json::Value), word: &str| {
+        let mut index = sound.clone();
+        alter(&mut index);
+        std::fs::write(&path, index.to_string()).expect("writes");
+        let refused = verify(&args).expect_err(word).to_string();
+        assert!(refused.contains("golden.json") && refused.contains(word), "{refused}");
+    };
+    refuse(&|index| index["prompts"][1]["ids"][0] = 9999.into(), "prompts.p1.ids");
+    refuse(&|index| index["prompts"][1]["ids"] = serde_json::json!([]), "prompts.p1.ids");
+    refuse(&|index| index["greedy"]["base.p2"][3] = "x".into(), "greedy.base.p2");
+    refuse(&|index| index["prompts"][2] = index["prompts"][1].clone(), "two named p1");
 }
 
 /// A weight that is no number makes every answer wrong, whatever else is or is not judged.

@@ -1,0 +1,137 @@
+//! The vectors of f32 that all NEON tiers share, as the methods of [`Isa`](crate::isa::Isa).
+
+use std::arch::aarch64::float32x4_t;
+
+/// f32 in a register.
+pub const LANES: usize = 4;
+
+/// A register of f32.
+pub type V = float32x4_t;
+
+/// Everything of `Isa` that is not an integer product; `$enter` is the tier's function of that name.
+macro_rules! neon_vectors {
+    ($enter:ident) => {
+        const LANES: usize = $crate::neon::LANES;
+        // 8 rows of three panels are 24 sums of the 32 registers.
+        const FLOAT_ROWS: usize = 8;
+        type V = $crate::neon::V;
+
+        #[inline(always)]
+        unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+            $enter(kernel)
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            std::arch::asm!(
+                "prfm pldl1keep, [{p}]",
+                p = in(reg) p,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::V {
+            vdupq_n_f32(x)
+        }
+
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::V {
+            vld1q_f32(p)
+        }
+
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::V) {
+            vst1q_f32(p, v);
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(p: *const u16) -> Self::V {
+            vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const u16) -> Self::V {
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p)))
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            vaddq_f32(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+            vsubq_f32(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            vmulq_f32(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn div(a: Self::V, b: Self::V) -> Self::V {
+            vdivq_f32(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            vfmaq_f32(c, a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+            vmaxq_f32(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
+            vminq_f32(a, b)
+        }
+
+        #[inline(always)]
+        unsafe fn round(a: Self::V) -> Self::V {
+            vrndnq_f32(a)
+        }
+
+        #[inline(always)]
+        unsafe fn exp2i(n: Self::V) -> Self::V {
+            let biased = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+            vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
+        }
+
+        #[inline(always)]
+        unsafe fn sum(v: Self::V) -> f32 {
+            vaddvq_f32(v)
+        }
+
+        #[inline(always)]
+        unsafe fn largest(v: Self::V) -> f32 {
+            vmaxvq_f32(v)
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            let rows: [float32x4_t; 4] = std::array::from_fn(|i| vld1q_f32(from.add(i * from_stride)));
+            let pairs = [
+                vtrn1q_f32(rows[0], rows[1]),
+                vtrn2q_f32(rows[0], rows[1]),
+                vtrn1q_f32(rows[2], rows[3]),
+                vtrn2q_f32(rows[2], rows[3]),
+            ]
+            .map(|pair| vreinterpretq_f64_f32(pair));
+            let columns = [
+                vtrn1q_f64(pairs[0], pairs[2]),
+                vtrn1q_f64(pairs[1], pairs[3]),
+                vtrn2q_f64(pairs[0], pairs[2]),
+                vtrn2q_f64(pairs[1], pairs[3]),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                vst1q_f32(to.add(i * to_stride), vreinterpretq_f32_f64(column));
+            }
+        }
+    };
+}
+
+pub(crate) use neon_vectors;

@@ -1,0 +1,109 @@
+//! NEON with the matrix products of ARMv8.6: `smmla`, two outputs by two rows by eight inputs at a time.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition of every method: the machine has the tier")]
+
+use std::arch::aarch64::*;
+
+use interleaf_contract::QUANT_BLOCK;
+
+use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::neon::{LANES, V, neon_vectors, scaled};
+
+/// The tier of NEON with `i8mm`.
+#[derive(Debug, Clone, Copy)]
+pub struct NeonI8mm;
+
+impl NeonI8mm {
+    /// What of the tier's instructions the machine lacks.
+    pub fn missing() -> Vec<&'static str> {
+        let here = std::arch::is_aarch64_feature_detected!("i8mm");
+        if here { crate::neon::Neon::missing() } else { vec!["i8mm"] }
+    }
+}
+
+#[target_feature(enable = "neon,i8mm")]
+unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<NeonI8mm>()
+}
+
+/// `acc[2·output + row] += Σ codes[output][0 ..= 7] · x[row][0 ..= 7]`. The intrinsic is not stable yet.
+#[inline(always)]
+unsafe fn smmla(mut acc: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
+    std::arch::asm!(
+        ".arch_extension i8mm",
+        "smmla {acc:v}.4s, {codes:v}.16b, {x:v}.16b",
+        acc = inout(vreg) acc,
+        codes = in(vreg) codes,
+        x = in(vreg) x,
+        options(pure, nomem, nostack, preserves_flags)
+    );
+    acc
+}
+
+/// Eight inputs of a pair of rows; the second is the first once more where there is only one.
+#[inline(always)]
+unsafe fn pair<const M: usize>(x: *const i8, first: usize, group: usize) -> int8x16_t {
+    let second = if first + 1 < M { first + 1 } else { first };
+    let row = |row: usize| vld1_s8(x.add(row * QUANT_BLOCK + 8 * group));
+    vcombine_s8(row(first), row(second))
+}
+
+/// A block's products: for each pair of rows the sums of outputs 0 and 1, and of 2 and 3.
+#[inline(always)]
+unsafe fn products<const M: usize>(
+    codes: [[int8x16_t; 2]; 4],
+    w: QuantisedPanel,
+    x: QuantisedTile,
+    block: usize,
+    acc: &mut [V; M],
+) {
+    let weight_scales = NeonI8mm::load_f16(w.scales.add(block * LANES));
+    let rows = x.codes.add(block * M * QUANT_BLOCK);
+    for first in (0..M).step_by(2) {
+        let mut sums = [vdupq_n_s32(0); 2];
+        for (group, codes) in codes.into_iter().enumerate() {
+            let x = pair::<M>(rows, first, group);
+            sums = [smmla(sums[0], codes[0], x), smmla(sums[1], codes[1], x)];
+        }
+        let scale = |row: usize| *x.scales.add(block * M + row);
+        acc[first] = scaled(vuzp1q_s32(sums[0], sums[1]), weight_scales, scale(first), acc[first]);
+        if first + 1 < M {
+            let second = vuzp2q_s32(sums[0], sums[1]);
+            acc[first + 1] = scaled(second, weight_scales, scale(first + 1), acc[first + 1]);
+        }
+    }
+}
+
+// SAFETY: methods use what `missing` asks for, and touch LANES elements.
+unsafe impl Isa for NeonI8mm {
+    const INTERLEAVE: Interleave = Interleave { lanes: LANES, step: 8, signed: true };
+    // 8 registers of codes and 8 results of the 32 registers.
+    const INTEGER_ROWS: usize = 8;
+
+    neon_vectors!(enter);
+
+    #[inline(always)]
+    unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [V; M]) {
+        for block in 0..w.blocks {
+            let codes = w.codes.add(block * LANES * QUANT_BLOCK / 2).cast::<i8>();
+            Self::prefetch(codes.wrapping_add(AHEAD).cast());
+            // Low nibbles are the first sixteen inputs, high ones the others.
+            let packed: [int8x16_t; 4] = std::array::from_fn(|i| vld1q_s8(codes.add(16 * i)));
+            let low = packed.map(|packed| vshrq_n_s8::<4>(vshlq_n_s8::<4>(packed)));
+            let high = packed.map(|packed| vshrq_n_s8::<4>(packed));
+            let groups = [[low[0], low[1]], [low[2], low[3]], [high[0], high[1]], [high[2], high[3]]];
+            products::<M>(groups, w, x, block, acc);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q8_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [V; M]) {
+        for block in 0..w.blocks {
+            let codes = w.codes.add(block * LANES * QUANT_BLOCK).cast::<i8>();
+            Self::prefetch(codes.wrapping_add(AHEAD).cast());
+            Self::prefetch(codes.wrapping_add(AHEAD + 64).cast());
+            let groups =
+                std::array::from_fn(|i| [vld1q_s8(codes.add(32 * i)), vld1q_s8(codes.add(32 * i + 16))]);
+            products::<M>(groups, w, x, block, acc);
+        }
+    }
+}
