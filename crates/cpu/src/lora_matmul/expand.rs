@@ -22,6 +22,11 @@ pub unsafe fn finish<I: Isa>(layer: &LoraMatmul<'_>, job: &Job<'_>, row: usize, 
         let rank = term.b.cols();
         let z = layer.scratch.z.part(term.z..term.z + rank);
         let b = term.b.float_panel(panel).as_ptr();
+        let bytes = rank * I::LANES * term.b.dtype().block_bytes();
+        // The panel after the next: by its turn every other row's adapter has had its own.
+        for line in (0..bytes).step_by(64) {
+            I::prefetch(b.wrapping_add(2 * bytes + line));
+        }
         let mut delta = I::splat(0.0);
         if term.b.dtype() == Dtype::F16 {
             for (r, &z) in z.iter().enumerate() {
