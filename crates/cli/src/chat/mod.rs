@@ -1,8 +1,8 @@
 //! `interleaf chat`: a conversation in the terminal, on the same engine as everything else.
 
 mod command;
+mod dialogue;
 mod lines;
-mod session;
 mod stats;
 
 use std::io::Write;
@@ -14,8 +14,8 @@ use interleaf_runtime::{ChatMessage, EngineOptions, Event};
 use crate::args::ChatArgs;
 use crate::{CliError, interrupt, load, output, sampling};
 use command::Line;
+use dialogue::{Answering, Dialogue};
 use lines::{Lines, Read};
-use session::{Answering, Session};
 
 /// Talks until the user ends it. From a pipe, a line that failed makes the whole fail, in the end.
 pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
@@ -29,20 +29,20 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     engine.reserve_kv(1, engine.context())?;
     let (stop, max_tokens) = (args.sampling.stop.clone(), args.max_tokens);
     let answering = Answering { sampling, stop, max_tokens };
-    let mut session = Session::new(engine, adapter, args.system.clone(), answering);
+    let mut dialogue = Dialogue::new(engine, adapter, args.system.clone(), answering);
 
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
         output::note(format_args!(
             "{}, {}. /help lists the commands.",
             load::model_name(args.model.model.as_deref()),
-            session.adapter.as_deref().unwrap_or("base model")
+            dialogue.adapter.as_deref().unwrap_or("base model")
         ));
     }
     let mut failed = false;
     loop {
         let done = match lines.next()? {
-            Read::Line(line) => act(&mut session, command::parse(&line)),
+            Read::Line(line) => act(&mut dialogue, command::parse(&line)),
             Read::Garbled => Err(CliError::Input("a line is not UTF-8 text".into())),
             Read::GivenUp => {
                 output::note("Ctrl-D or /quit ends the chat");
@@ -66,25 +66,25 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
 }
 
 /// Does what a line says.
-fn act(session: &mut Session, line: Line) -> Result<ControlFlow<()>, CliError> {
+fn act(dialogue: &mut Dialogue, line: Line) -> Result<ControlFlow<()>, CliError> {
     match line {
         Line::Empty => {}
-        Line::Say(text) => say(session, &text)?,
-        Line::Adapters => stats::adapters(session)?,
+        Line::Say(text) => say(dialogue, &text)?,
+        Line::Adapters => stats::adapters(dialogue)?,
         Line::Adapter(name) => {
-            session.set_adapter(name)?;
-            let now = session.adapter.as_deref().unwrap_or("the base model");
+            dialogue.set_adapter(name)?;
+            let now = dialogue.adapter.as_deref().unwrap_or("the base model");
             output::note(format_args!("{now} answers from now on"));
         }
         Line::System(text) => {
             output::note(if text.is_some() { "system message set" } else { "no system message" });
-            session.system = text;
+            dialogue.system = text;
         }
         Line::Reset => {
-            session.reset()?;
+            dialogue.reset()?;
             output::note("forgotten");
         }
-        Line::Stats => stats::stats(session)?,
+        Line::Stats => stats::stats(dialogue)?,
         Line::Help => command::HELP
             .iter()
             .try_for_each(|(command, what)| output::line(format_args!("{command:<15} {what}")))?,
@@ -97,11 +97,11 @@ fn act(session: &mut Session, line: Line) -> Result<ControlFlow<()>, CliError> {
     Ok(ControlFlow::Continue(()))
 }
 
-fn say(session: &mut Session, text: &str) -> Result<(), CliError> {
+fn say(dialogue: &mut Dialogue, text: &str) -> Result<(), CliError> {
     let mut stdout = std::io::stdout().lock();
     let bar = load::bar(0, "prefill");
     let mut written = Ok(());
-    let answered = session.say(text, &mut |event| {
+    let answered = dialogue.say(text, &mut |event| {
         match event {
             Event::Prefill { done, total, .. } => {
                 bar.set_length(total as u64);

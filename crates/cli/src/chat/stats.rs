@@ -1,14 +1,15 @@
 //! What `/stats` and `/adapter` show.
 
-use super::session::Session;
+use super::dialogue::Dialogue;
 use crate::memory::{MemoryRow, backend_line};
 use crate::table::{Align, bytes, render};
 use crate::{CliError, generate, output};
 
 /// What the last answer and the conversation cost, and what the cache saved.
-pub fn stats(session: &Session) -> Result<(), CliError> {
-    let mut rows = vec![("answering", session.adapter.clone().unwrap_or_else(|| "none (base model)".into()))];
-    if let Some((last, adapter)) = &session.last {
+pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
+    let mut rows =
+        vec![("answering", dialogue.adapter.clone().unwrap_or_else(|| "none (base model)".into()))];
+    if let Some((last, adapter)) = &dialogue.last {
         let acted = match (adapter, last.adapter_from) {
             (None, _) => "none (base model)".into(),
             (Some(name), Some(0)) => format!("{name}, on every token"),
@@ -30,21 +31,21 @@ pub fn stats(session: &Session) -> Result<(), CliError> {
             ),
         ));
     }
-    let totals = session.totals;
+    let totals = dialogue.totals;
     rows.push(("answers", format!("{}, {} tokens", totals.turns, totals.generated)));
     rows.push(("all prompts", reuse(totals.prompt, totals.reused)));
-    let memory = session.engine.memory();
+    let memory = dialogue.engine.memory();
     rows.push((
         "KV cache",
         format!(
             "{} tokens in {} of {}",
-            session.cached_tokens(),
+            dialogue.cached_tokens(),
             bytes(memory.kv_in_use),
             bytes(memory.backend.kv)
         ),
     ));
-    rows.push(("memory", MemoryRow::of(&session.engine).line().trim_start_matches("memory: ").into()));
-    rows.push(("backend", backend_line(&session.engine)));
+    rows.push(("memory", MemoryRow::of(&dialogue.engine).line().trim_start_matches("memory: ").into()));
+    rows.push(("backend", backend_line(&dialogue.engine)));
     rows.iter().try_for_each(|(what, value)| output::line(format_args!("{what:<18} {value}")))
 }
 
@@ -55,11 +56,11 @@ fn reuse(prompt: usize, reused: usize) -> String {
 }
 
 /// The adapters there are; a star marks the one that answers.
-pub fn adapters(session: &Session) -> Result<(), CliError> {
-    let star = |name: Option<&str>| if session.adapter.as_deref() == name { "*" } else { "" }.to_owned();
+pub fn adapters(dialogue: &Dialogue) -> Result<(), CliError> {
+    let star = |name: Option<&str>| if dialogue.adapter.as_deref() == name { "*" } else { "" }.to_owned();
     let base = vec![star(None), "none".into(), String::new(), String::new(), "the base model".into()];
     let rows: Vec<Vec<String>> = std::iter::once(base)
-        .chain(session.engine.adapters().map(|a| {
+        .chain(dialogue.engine.adapters().map(|a| {
             let kind = if a.activated { "activated" } else { "" };
             vec![star(Some(&a.name)), a.name.clone(), a.max_rank.to_string(), bytes(a.bytes), kind.into()]
         }))

@@ -9,7 +9,7 @@ use interleaf_runtime::{
 use crate::{CliError, prompt};
 
 /// A conversation under way.
-pub struct Session {
+pub struct Dialogue {
     pub engine: Engine,
     pub adapter: Option<String>,
     pub system: Option<String>,
@@ -41,7 +41,7 @@ pub struct Totals {
     pub generated: usize,
 }
 
-impl Session {
+impl Dialogue {
     /// An empty conversation.
     pub fn new(
         engine: Engine,
