@@ -17,7 +17,6 @@ use crate::lines::Lines;
 /// A matrix in panels.
 #[derive(Debug)]
 pub struct Panels {
-    name: String,
     dtype: Dtype,
     rows: usize,
     cols: usize,
@@ -95,14 +94,7 @@ impl Panels {
                 });
             }
         }
-        let name = matrix.name().to_owned();
-        Ok(Self { name, dtype, rows, cols, interleave, elements, scales })
-    }
-
-    /// What the matrix is called, for messages.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
+        Ok(Self { dtype, rows, cols, interleave, elements, scales })
     }
 
     /// How its elements are stored.
@@ -121,12 +113,6 @@ impl Panels {
     #[must_use]
     pub fn cols(&self) -> usize {
         self.cols
-    }
-
-    /// Outputs in a panel.
-    #[must_use]
-    pub fn lanes(&self) -> usize {
-        self.interleave.lanes
     }
 
     /// How many panels there are.
