@@ -88,6 +88,11 @@ pub unsafe trait Isa: Copy + 'static {
     /// Asks for the cache line at an address, which need not be readable.
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
+
+    /// Asks for the cache line at an address that is read much later: not into the first-level cache, whose contents are
+    /// needed sooner.
+    #[inline(always)]
+    unsafe fn prefetch_far(_p: *const u8) {}
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);

@@ -159,7 +159,7 @@ impl Panels {
     }
 
     /// Bytes of one panel's elements or codes.
-    fn panel_bytes(&self) -> usize {
+    pub fn panel_bytes(&self) -> usize {
         self.elements.bytes().len().checked_div(self.panels()).unwrap_or(0)
     }
 

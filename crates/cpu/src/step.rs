@@ -87,6 +87,15 @@ enum Work<'a> {
     },
 }
 
+impl<'a> Work<'a> {
+    fn as_matmul(&self) -> Option<&LoraMatmul<'a>> {
+        match self {
+            Self::Matmul(layer) => Some(layer),
+            _ => None,
+        }
+    }
+}
+
 struct Norm<'a> {
     x: Shared<'a, f32>,
     cols: usize,
@@ -218,12 +227,19 @@ impl<'a> Plan<'a> {
     /// # Safety
     /// The machine has the tier, and every worker of the region calls this.
     pub unsafe fn walk<I: Isa>(&self, worker: &Worker<'_>) {
-        for work in &self.work {
-            self.one::<I>(work, worker);
+        for (i, work) in self.work.iter().enumerate() {
+            match work {
+                Work::Matmul(layer) => {
+                    let next = self.work[i + 1..].iter().find_map(Work::as_matmul);
+                    layer.run::<I>(next, worker);
+                }
+                other => self.one::<I>(other, worker),
+            }
         }
     }
 
-    unsafe fn one<I: Isa>(&self, work: &Work<'_>, worker: &Worker<'_>) {
+    /// Everything but a linear layer, which looks ahead to the next one.
+    unsafe fn one<I: Isa>(&self, work: &Work<'a>, worker: &Worker<'_>) {
         let batch = self.step.batch();
         match work {
             Work::Load { out, data } => {
@@ -237,7 +253,7 @@ impl<'a> Plan<'a> {
                 }
             }
             Work::Norm(norm) => return self.norm::<I>(norm, worker),
-            Work::Matmul(layer) => return layer.run::<I>(worker),
+            Work::Matmul(layer) => return layer.run::<I>(None, worker),
             Work::Rope { x, cols, rows, head_dim, table } => {
                 let half = table.rotary_dim / 2;
                 let positions: Vec<usize> = self.step.rows(*rows).map(|r| r.position as usize).collect();

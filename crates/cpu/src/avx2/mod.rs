@@ -58,6 +58,11 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         _mm256_set1_ps(x)
     }

@@ -55,6 +55,11 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast());
+    }
+
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         _mm512_set1_ps(x)
     }

@@ -1,7 +1,7 @@
 //! What is added to a tile of sums while it is in registers: the bias, and each row's low-rank term.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-use interleaf_contract::Dtype;
+use std::ops::Range;
 
 use super::{Job, LoraMatmul};
 use crate::isa::Isa;
@@ -19,27 +19,51 @@ pub unsafe fn finish<I: Isa>(layer: &LoraMatmul<'_>, job: &Job<'_>, row: usize, 
         sum = I::add(sum, load_first::<I>(bias.as_ptr(), bias.len()));
     }
     if let Some(Some(term)) = job.terms.get(row) {
-        let rank = term.b.cols();
-        let z = layer.scratch.z.part(term.z..term.z + rank);
-        let b = term.b.float_panel(panel).as_ptr();
-        let bytes = rank * I::LANES * term.b.dtype().block_bytes();
-        // The panel after the next: by its turn every other row's adapter has had its own.
-        for line in (0..bytes).step_by(64) {
-            I::prefetch(b.wrapping_add(2 * bytes + line));
-        }
-        let mut delta = I::splat(0.0);
-        if term.b.dtype() == Dtype::F16 {
-            for (r, &z) in z.iter().enumerate() {
-                delta = I::fma(I::splat(z), I::load_f16(b.cast::<u16>().add(r * I::LANES)), delta);
-            }
+        let z = layer.scratch.z.all().as_ptr().add(term.z);
+        let b = term.b.as_ptr().add(panel * term.panel_bytes);
+        let delta = if term.half {
+            combine::<I>(term.rank, z, |r| I::load_f16(b.cast::<u16>().add(r * I::LANES)))
         } else {
-            for (r, &z) in z.iter().enumerate() {
-                delta = I::fma(I::splat(z), I::load(b.cast::<f32>().add(r * I::LANES)), delta);
-            }
-        }
+            combine::<I>(term.rank, z, |r| I::load(b.cast::<f32>().add(r * I::LANES)))
+        };
         sum = I::fma(I::splat(term.scale), delta, sum);
     }
     store::<I>(job, row, panel, sum);
+}
+
+/// `Σ z[r] · b(r)` in four interleaved sums, so that no product waits for the one before it.
+#[inline(always)]
+unsafe fn combine<I: Isa>(rank: usize, z: *const f32, b: impl Fn(usize) -> I::V) -> I::V {
+    let mut sums = [I::splat(0.0); 4];
+    let mut r = 0;
+    while r + 4 <= rank {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = I::fma(I::splat(*z.add(r + i)), b(r + i), *sum);
+        }
+        r += 4;
+    }
+    while r < rank {
+        sums[0] = I::fma(I::splat(*z.add(r)), b(r), sums[0]);
+        r += 1;
+    }
+    I::add(I::add(sums[0], sums[1]), I::add(sums[2], sums[3]))
+}
+
+/// Asks for what some rows will add to a panel.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn prefetch<I: Isa>(job: &Job<'_>, rows: Range<usize>, panel: usize) {
+    if job.terms.is_empty() {
+        return;
+    }
+    for term in job.terms[rows].iter().flatten() {
+        let b = term.b.as_ptr().wrapping_add(panel * term.panel_bytes);
+        for line in (0..term.panel_bytes).step_by(64) {
+            I::prefetch(b.wrapping_add(line));
+        }
+    }
 }
 
 /// Stores one row's sums of one panel.

@@ -7,7 +7,7 @@ use interleaf_contract::Dtype;
 
 use super::expand::finish;
 use super::tiles::{Tile, tiles};
-use super::{Job, LoraMatmul};
+use super::{Ahead, Job, LoraMatmul, STEP};
 use crate::isa::{AHEAD, Isa};
 use crate::math::load_first;
 
@@ -71,13 +71,18 @@ struct Weights {
 /// # Safety
 /// The machine has the tier; x is prepared; workers have disjoint panels.
 #[inline(always)]
-pub unsafe fn products<I: Isa>(layer: &LoraMatmul<'_>, job: &Job<'_>, panels: Range<usize>) {
+pub unsafe fn products<I: Isa>(
+    layer: &LoraMatmul<'_>,
+    job: &Job<'_>,
+    panels: Range<usize>,
+    ahead: &mut Ahead<'_>,
+) {
     if job.w.dtype().is_quantised() {
         let mut decoded = vec![0.0f32; layer.cols * I::LANES];
         for panel in panels {
             job.w.decode_panel(panel, &mut decoded);
             let weights = Weights { first: decoded.as_ptr().cast(), panel };
-            group::<I, F32>(layer, job, weights, panel..panel + 1);
+            group::<I, F32>(layer, job, weights, panel..panel + 1, ahead);
         }
         return;
     }
@@ -87,9 +92,9 @@ pub unsafe fn products<I: Isa>(layer: &LoraMatmul<'_>, job: &Job<'_>, panels: Ra
         let group_panels = first..(first + group_size).min(panels.end);
         let weights = Weights { first: job.w.float_panel(first).as_ptr(), panel: first };
         match job.w.dtype() {
-            Dtype::F32 => group::<I, F32>(layer, job, weights, group_panels),
-            Dtype::F16 => group::<I, F16>(layer, job, weights, group_panels),
-            _ => group::<I, Bf16>(layer, job, weights, group_panels),
+            Dtype::F32 => group::<I, F32>(layer, job, weights, group_panels, ahead),
+            Dtype::F16 => group::<I, F16>(layer, job, weights, group_panels, ahead),
+            _ => group::<I, Bf16>(layer, job, weights, group_panels, ahead),
         }
         first += group_size;
     }
@@ -102,6 +107,7 @@ unsafe fn group<I: Isa, E: Element>(
     job: &Job<'_>,
     weights: Weights,
     panels: Range<usize>,
+    ahead: &mut Ahead<'_>,
 ) {
     let mut start = 0;
     loop {
@@ -114,14 +120,14 @@ unsafe fn group<I: Isa, E: Element>(
                 let left = panels.end - panel;
                 let part = Part { weights, tile, panel, depth: depth.clone() };
                 panel += match tile.rows {
-                    8 if left >= 3 => part.run::<I, E, 8, 3>(layer, job),
-                    8 => part.run::<I, E, 8, 1>(layer, job),
-                    4 if left >= 3 => part.run::<I, E, 4, 3>(layer, job),
-                    4 => part.run::<I, E, 4, 1>(layer, job),
-                    2 if left >= 4 => part.run::<I, E, 2, 4>(layer, job),
-                    2 => part.run::<I, E, 2, 1>(layer, job),
-                    _ if left >= 4 => part.run::<I, E, 1, 4>(layer, job),
-                    _ => part.run::<I, E, 1, 1>(layer, job),
+                    8 if left >= 3 => part.run::<I, E, 8, 3>(layer, job, ahead),
+                    8 => part.run::<I, E, 8, 1>(layer, job, ahead),
+                    4 if left >= 3 => part.run::<I, E, 4, 3>(layer, job, ahead),
+                    4 => part.run::<I, E, 4, 1>(layer, job, ahead),
+                    2 if left >= 4 => part.run::<I, E, 2, 4>(layer, job, ahead),
+                    2 => part.run::<I, E, 2, 1>(layer, job, ahead),
+                    _ if left >= 4 => part.run::<I, E, 1, 4>(layer, job, ahead),
+                    _ => part.run::<I, E, 1, 1>(layer, job, ahead),
                 };
             }
         }
@@ -147,6 +153,7 @@ impl Part {
         self,
         layer: &LoraMatmul<'_>,
         job: &Job<'_>,
+        ahead: &mut Ahead<'_>,
     ) -> usize {
         // A tile larger than the tier's largest does not come; without this it would be compiled.
         if M > I::FLOAT_ROWS {
@@ -174,6 +181,9 @@ impl Part {
             }
         }
         for k in self.depth.clone() {
+            if k % (STEP / P) == 0 {
+                ahead.step::<I>();
+            }
             let weights: [I::V; P] = std::array::from_fn(|p| {
                 let at = w[p].add(k * I::LANES * E::BYTES);
                 I::prefetch(at.wrapping_add(AHEAD));

@@ -9,6 +9,7 @@
 //! the blocks of 32 for integers.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
+mod ahead;
 mod expand;
 mod float;
 mod integer;
@@ -19,11 +20,16 @@ mod tiles;
 use std::ops::Range;
 
 use interleaf_contract::host::HostSite;
-use interleaf_contract::{Numerics, QUANT_BLOCK};
+use interleaf_contract::{Dtype, Numerics, QUANT_BLOCK};
 
+use self::ahead::Ahead;
 use crate::isa::{Isa, Kernel};
 use crate::packed::{Packed, Panels};
 use crate::region::{Shared, Worker};
+
+/// Inputs of a panel between two steps of [`Ahead`]: enough that its bookkeeping is not felt, few enough that a
+/// step asks for a handful of lines.
+const STEP: usize = 128;
 
 /// One projection of those that share x: its weights and where its results go.
 pub struct Projection<'a> {
@@ -47,7 +53,12 @@ struct Job<'a> {
 /// The low-rank term of one row.
 #[derive(Clone, Copy)]
 struct Term<'a> {
-    b: &'a Panels,
+    /// The panels of B, each rank × lanes.
+    b: &'a [u8],
+    panel_bytes: usize,
+    /// Whether they are f16; f32 else.
+    half: bool,
+    rank: usize,
     scale: f32,
     /// Where the row's shrunk values begin.
     z: usize,
@@ -99,8 +110,16 @@ impl<'a> LoraMatmul<'a> {
                 let Some(site) = sites[index].filter(|s| s.rank() > 0 && !group.is_empty()) else { continue };
                 let (Packed::Rows(a), Packed::Panels(b)) = (&site.a, &site.b) else { continue };
                 terms.resize(rows, None);
+                let first = Term {
+                    b: b.float_panel(0),
+                    panel_bytes: b.panel_bytes(),
+                    half: b.dtype() == Dtype::F16,
+                    rank: site.rank(),
+                    scale: site.scale,
+                    z: next,
+                };
                 for (i, &row) in group.iter().enumerate() {
-                    terms[row] = Some(Term { b, scale: site.scale, z: next + i * site.rank() });
+                    terms[row] = Some(Term { z: next + i * site.rank(), ..first });
                 }
                 shrinks.push(shrink::Shrink { a, rows: group.clone(), z: next });
                 next += group.len() * site.rank();
@@ -111,15 +130,23 @@ impl<'a> LoraMatmul<'a> {
         Self { x, rows, cols, numerics, jobs, shrinks, scratch }
     }
 
-    /// This worker's part of the layer.
+    /// This worker's part of the layer. `next` is the linear layer that follows in the step.
     ///
     /// # Safety
     /// The machine has the tier, and all workers of the region call this with the same layer.
-    pub unsafe fn run<I: Isa>(&self, worker: &Worker<'_>) {
+    pub unsafe fn run<I: Isa>(&self, next: Option<&Self>, worker: &Worker<'_>) {
         I::enter(Prepare { layer: self, worker });
         worker.wait();
-        I::enter(Products { layer: self, worker });
+        let next = next.map_or(&[][..], |next| &next.shrinks);
+        I::enter(Products { layer: self, next, worker });
         worker.wait();
+    }
+
+    /// How often [`Ahead`] is asked while a panel meets all rows.
+    fn steps_per_panel<I: Isa>(&self) -> usize {
+        let most =
+            if self.jobs.iter().all(|job| self.is_integer(job.w)) { I::INTEGER_ROWS } else { I::FLOAT_ROWS };
+        tiles::tiles(self.rows, most).count() * self.cols.div_ceil(STEP)
     }
 
     fn is_integer(&self, w: &Panels) -> bool {
@@ -150,6 +177,7 @@ impl Kernel for Prepare<'_, '_> {
 
 struct Products<'a, 'b> {
     layer: &'b LoraMatmul<'a>,
+    next: &'b [shrink::Shrink<'a>],
     worker: &'b Worker<'b>,
 }
 
@@ -158,9 +186,10 @@ impl Kernel for Products<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { layer, worker } = self;
+        let Self { layer, next, worker } = self;
         let total: usize = layer.jobs.iter().map(|job| job.w.panels()).sum();
         let mine = worker.range(total);
+        let mut ahead = Ahead::new(next, worker, mine.len() * layer.steps_per_panel::<I>());
         let mut first = 0;
         for job in &layer.jobs {
             let panels = overlap(&mine, first..first + job.w.panels());
@@ -169,9 +198,9 @@ impl Kernel for Products<'_, '_> {
                 continue;
             }
             if layer.is_integer(job.w) {
-                integer::products::<I>(layer, job, panels);
+                integer::products::<I>(layer, job, panels, &mut ahead);
             } else {
-                float::products::<I>(layer, job, panels);
+                float::products::<I>(layer, job, panels, &mut ahead);
             }
         }
     }

@@ -36,24 +36,42 @@ pub unsafe fn quantise<I: Isa>(layer: &LoraMatmul<'_>, range: Range<usize>) {
 /// rounding to f16, and eight times the sum of the codes.
 #[inline(always)]
 fn quantise_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
-    /// The largest f32 below a half: added before cutting off, it rounds halves away from zero and nothing
-    /// else up.
-    const ALMOST_HALF: f32 = 0.499_999_97;
     let mut values = [0.0f32; QUANT_BLOCK];
     values.copy_from_slice(x);
-    // A NaN stays: a block that has one must not pass for zeros.
-    let largest = values.iter().fold(0.0f32, |m, v| if v.abs() > m { v.abs() } else { m });
-    let nan = values.iter().any(|v| v.is_nan());
-    let d = if nan { f32::NAN } else { largest / 127.0 };
+    // As integers magnitudes have the same order, NaN is above them all, and the largest is found in vectors.
+    let largest = values.iter().map(|v| v.to_bits() & 0x7FFF_FFFF).fold(0, u32::max);
+    let d = f32::from_bits(largest) / 127.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    // A NaN stays: a block that has one must not pass for zeros.
+    let scale = f16::from_f32(d).to_f32();
+    if !(d.is_finite() && inverse.is_finite()) {
+        return (scale, 8 * codes_of(&values, codes, |v| (v * inverse + almost_half(v)) as i32));
+    }
+    let round = |v: f32| {
+        let scaled = v * inverse;
+        // SAFETY: no magnitude is above that of the largest, of which 127 and a rounding error come.
+        unsafe { (scaled + almost_half(scaled)).to_int_unchecked::<i32>() }
+    };
+    (scale, 8 * codes_of(&values, codes, round))
+}
+
+/// The largest f32 below a half, with the sign of `x`: added before cutting off, it rounds halves away from zero and
+/// nothing else up.
+#[inline(always)]
+fn almost_half(x: f32) -> f32 {
+    0.499_999_97_f32.copysign(x)
+}
+
+/// Writes the codes of some values; returns their sum.
+#[inline(always)]
+fn codes_of(values: &[f32; QUANT_BLOCK], codes: &mut [i8], round: impl Fn(f32) -> i32) -> i32 {
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(values) {
-        let scaled = v * inverse;
-        let q = (scaled + ALMOST_HALF.copysign(scaled)) as i32;
+        let q = round(*v);
         *code = q as i8;
         sum += q;
     }
-    (f16::from_f32(d).to_f32(), 8 * sum)
+    sum
 }
 
 /// Packs pieces of rows: inputs `[k][row of the tile]`.

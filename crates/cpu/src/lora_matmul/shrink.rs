@@ -66,10 +66,6 @@ unsafe fn dots<I: Isa, const N: usize, const HALF: bool>(x: &[f32], a: &Matrix, 
                 sums[part] = I::fma(x, load_element::<I, HALF>(row, at), sums[part]);
             }
         }
-        for row in rows {
-            // The four rows after these stand behind them.
-            I::prefetch(row.wrapping_add((N * n + k) * element));
-        }
         k += 2 * I::LANES;
     }
     for part in 0..2 {

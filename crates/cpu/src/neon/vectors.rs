@@ -31,6 +31,15 @@ macro_rules! neon_vectors {
         }
 
         #[inline(always)]
+        unsafe fn prefetch_far(p: *const u8) {
+            std::arch::asm!(
+                "prfm pldl2keep, [{p}]",
+                p = in(reg) p,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+
+        #[inline(always)]
         unsafe fn splat(x: f32) -> Self::V {
             vdupq_n_f32(x)
         }
