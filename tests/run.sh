@@ -8,6 +8,21 @@ cd "$(dirname "$0")/.."
 packages=(libvulkan1 mesa-vulkan-drivers)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 
+# An x86 machine runs the NEON kernels in an emulator; a static program needs no foreign libraries there.
+emulate_arm=
+arm=aarch64-unknown-linux-gnu
+if [ "$(uname -sm)" = "Linux x86_64" ]; then
+    emulate_arm=1
+    packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
+    if command -v rustup >/dev/null && rustup target add "$arm"; then
+        arm_env=()
+    else
+        # Debian's own compiler brings a standard library for it; never mixed with another compiler's output.
+        packages+=(rustc-web cargo-web libstd-rust-web-dev:arm64)
+        arm_env=(PATH=/usr/bin:/bin RUSTC=/usr/bin/rustc CARGO_TARGET_DIR="$PWD/target/debian-rust")
+    fi
+fi
+
 missing=()
 if [ "$(uname -s)" = Linux ] && command -v dpkg-query >/dev/null; then
     for package in "${packages[@]}"; do
@@ -15,7 +30,9 @@ if [ "$(uname -s)" = Linux ] && command -v dpkg-query >/dev/null; then
     done
 fi
 if [ ${#missing[@]} -gt 0 ]; then
-    install="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
+    foreign=
+    case "${missing[*]}" in *:arm64*) foreign="dpkg --add-architecture arm64 && " ;; esac
+    install="${foreign}apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
     if [ "$(id -u)" = 0 ]; then
         echo "+ $install"
         # Ignored by Debian's front end unless set: no question may wait for an answer here.
@@ -66,3 +83,42 @@ step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 # Benches run once here, for the answers that they check.
 step cargo test --release --workspace --all-targets
 step cargo test --release --workspace --doc
+
+# The NEON tiers. On an ARM machine the tests above were theirs.
+if [ -z "$emulate_arm" ]; then
+    [ "$(uname -m)" = aarch64 ] || [ "$(uname -m)" = arm64 ] ||
+        echo "SKIPPED: the NEON tiers, which are emulated on x86 Linux alone"
+    exit 0
+fi
+for tool in aarch64-linux-gnu-gcc qemu-aarch64-static; do
+    command -v "$tool" >/dev/null || {
+        echo "The NEON tiers were not tested: expected $tool, of Debian's gcc-aarch64-linux-gnu and qemu-user-static" >&2
+        exit 1
+    }
+done
+
+# Runs cargo for ARM, its programs as on the core named first.
+on_arm() {
+    local core=$1
+    shift
+    # No GPU is emulated.
+    step env -u INTERLEAF_REQUIRE_GPU "${arm_env[@]}" \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="timeout 600 qemu-aarch64-static -cpu $core" \
+        "$@"
+}
+
+# Each core with the tier that must be found on it. Whatever kernel is chosen there must know every instruction.
+for core in max:neon-i8mm cortex-a76:neon-dotprod cortex-a53:neon; do
+    tier=${core#*:} core=${core%:*}
+    on_arm "$core" INTERLEAF_EXPECTED_TIER="$tier" \
+        cargo test --release --target "$arm" -p interleaf-cpu --lib -- --test-threads=1
+    # From a model folder to its golden answers.
+    on_arm "$core" cargo run --release --target "$arm" -p interleaf-cli --no-default-features -- \
+        verify --model tests/data/families/llama-bias --golden tests/data/families/llama-bias/golden \
+        --backend cpu --pages f32
+done
+# Every kernel against the reference; this core has all tiers.
+on_arm max cargo test --release --target "$arm" -p interleaf-tests --no-default-features --test kernels -- \
+    --test-threads=1

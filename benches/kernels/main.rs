@@ -1,5 +1,6 @@
 //! Kernel benches, by stem.
 
 mod lora_matmul;
+mod step_overhead;
 
-criterion::criterion_main!(lora_matmul::benches);
+criterion::criterion_main!(lora_matmul::benches, step_overhead::benches);

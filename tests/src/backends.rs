@@ -12,7 +12,10 @@ pub fn reference(numerics: Numerics) -> Boxed {
 }
 
 pub fn cpu(threads: usize, numerics: Numerics) -> Boxed {
-    Box::new(CpuKernels::backend(CpuOptions { threads, numerics, tier: None }).expect("worker threads"))
+    Box::new(
+        CpuKernels::backend(CpuOptions { threads, numerics, ..CpuOptions::default() })
+            .expect("worker threads"),
+    )
 }
 
 /// The CPU on every tier that this machine has; the others are skipped with their reason.
@@ -21,13 +24,20 @@ pub fn cpu_tiers(threads: usize, numerics: Numerics) -> Vec<Boxed> {
     for tier in Tier::ALL {
         match tier.missing() {
             None => {
-                let options = CpuOptions { threads, numerics, tier: Some(tier) };
+                let options = CpuOptions { threads, numerics, tier: Some(tier), ..CpuOptions::default() };
                 tiers.push(Box::new(CpuKernels::backend(options).expect("worker threads")));
             }
             Some(reason) => println!("SKIPPED on cpu {tier}: {reason}"),
         }
     }
     tiers
+}
+
+/// The reference, then the CPU on every tier.
+pub fn reference_and_tiers() -> Vec<Boxed> {
+    let mut backends = vec![reference(Numerics::ActF32)];
+    backends.extend(cpu_tiers(2, Numerics::ActF32));
+    backends
 }
 
 /// The GPU, or `None` after printing why not.

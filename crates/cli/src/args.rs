@@ -73,6 +73,9 @@ pub struct EngineArgs {
     /// Worker threads of the CPU backend [default: one per core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
+    /// Use slow cores too, on a machine that has fast and slow ones.
+    #[arg(long)]
+    pub all_cores: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub store: StoreArgs,

@@ -18,6 +18,7 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         pages: args.pages.into(),
         numerics: args.numerics.into(),
         threads: args.threads,
+        performance_threads: !args.all_cores,
         store: args.store.folder(),
         ..EngineOptions::default()
     }

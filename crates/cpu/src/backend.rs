@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{BackendError, BackendInfo, ContractError, Matrix, Numerics, Step, StepOutput};
 
+use crate::cores::Placement;
 use crate::packed::{Packed, Panels};
 use crate::region::{Barrier, Worker};
 use crate::step::{Buffers, Plan};
@@ -21,6 +22,9 @@ const MOST_THREADS: usize = 256;
 pub struct CpuOptions {
     /// Worker threads; 0 for one per available core.
     pub threads: usize,
+    /// On a machine that has fast and slow cores, only the fast ones count and are used, unless more threads are
+    /// asked for than they are. Linux and Android tell cores apart by capacity, macOS by performance level.
+    pub performance_threads: bool,
     /// How quantised weights are multiplied.
     pub numerics: Numerics,
     /// The tier to run on; `None` for what `INTERLEAF_CPU` says, else the best that the machine has.
@@ -29,7 +33,7 @@ pub struct CpuOptions {
 
 impl Default for CpuOptions {
     fn default() -> Self {
-        Self { threads: 0, numerics: Numerics::ActQ8_0, tier: None }
+        Self { threads: 0, performance_threads: true, numerics: Numerics::ActQ8_0, tier: None }
     }
 }
 
@@ -37,6 +41,8 @@ impl Default for CpuOptions {
 #[derive(Debug)]
 pub struct CpuKernels {
     workers: rayon::ThreadPool,
+    /// Whether they are kept on the machine's fast cores.
+    confined: bool,
     tier: Tier,
     numerics: Numerics,
     buffers: Buffers,
@@ -63,12 +69,16 @@ impl CpuKernels {
         if let Some(reason) = tier.missing() {
             return Err(device(format!("tier {tier} cannot run here: {reason}")));
         }
+        let placement = Placement::new(options.threads, options.performance_threads);
+        let confined = placement.cores.is_some();
         let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.threads)
+            .num_threads(placement.threads)
             .thread_name(|i| format!("interleaf-cpu-{i}"))
+            .start_handler(move |_| placement.apply())
             .build()
             .map_err(|e| device(format!("cannot start threads: {e}")))?;
-        let kernels = Self { workers, tier, numerics: options.numerics, buffers: Buffers::default() };
+        let kernels =
+            Self { workers, confined, tier, numerics: options.numerics, buffers: Buffers::default() };
         Ok(HostBackend::new(kernels))
     }
 }
@@ -99,7 +109,10 @@ impl HostKernels for CpuKernels {
     fn info(&self) -> BackendInfo {
         BackendInfo {
             name: "cpu",
-            device: format!("{}, {}", self.tier, std::env::consts::ARCH),
+            device: {
+                let cores = if self.confined { ", performance cores" } else { "" };
+                format!("{}, {}{cores}", self.tier, std::env::consts::ARCH)
+            },
             tier: self.tier.name(),
             numerics: self.numerics,
             threads: self.workers.current_num_threads(),

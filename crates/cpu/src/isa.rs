@@ -28,7 +28,6 @@ pub struct QuantisedTile {
     pub scales: *const f32,
     /// Eight times the sums of a block's codes, blocks × M: what weight codes that are stored with an offset of 8 add
     /// too much, and a sixteenth of what an offset of 128 does.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "codes are signed there"))]
     pub sums8: *const i32,
 }
 

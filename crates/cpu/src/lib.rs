@@ -17,6 +17,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backend;
+mod cores;
 mod embed;
 mod isa;
 mod kv_append;

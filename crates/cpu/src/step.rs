@@ -291,7 +291,8 @@ impl<'a> Plan<'a> {
             Work::Sample { logits, cols } => {
                 for i in worker.range(batch.outputs.len()) {
                     if let Some(sampler) = &batch.outputs[i].sampler {
-                        let token = sample::sample(logits.part(i * cols..(i + 1) * cols), sampler);
+                        let logits = logits.part(i * cols..(i + 1) * cols);
+                        let token = I::enter(sample::Sample { logits, sampler });
                         let sampled = Sampled { output: i as u32, token };
                         self.output.lock().unwrap_or_else(PoisonError::into_inner).tokens.push(sampled);
                     }

@@ -129,3 +129,35 @@ impl FromStr for Tier {
         Self::ALL.into_iter().find(|tier| tier.name() == name).ok_or(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for tier in Tier::ALL {
+            assert_eq!(tier.name().parse(), Ok(tier));
+        }
+        assert_eq!("sse2".parse::<Tier>(), Err(()));
+    }
+
+    #[test]
+    fn the_best_tier_of_the_machine_is_chosen() {
+        let chosen = Tier::detect();
+        println!("chosen: {chosen}");
+        assert_eq!(chosen.missing(), None);
+        let best = Tier::ALL.into_iter().rfind(|tier| tier.missing().is_none());
+        assert_eq!(best, Some(chosen));
+        // Whoever knows what machine this is says so.
+        if let Some(expected) = std::env::var_os("INTERLEAF_EXPECTED_TIER") {
+            assert_eq!(chosen.name(), expected);
+        }
+    }
+
+    #[test]
+    fn a_tier_of_another_architecture_says_so() {
+        let foreign = if cfg!(target_arch = "x86_64") { Tier::Neon } else { Tier::Avx2 };
+        assert!(foreign.missing().is_some_and(|reason| reason.contains(std::env::consts::ARCH)));
+    }
+}

@@ -1,10 +1,10 @@
 //! Which device runs the model. Never a silent substitute: what is asked for runs or is refused.
 
-use interleaf_contract::{Backend, Numerics};
+use interleaf_contract::Backend;
 use interleaf_cpu::{CpuKernels, CpuOptions};
 use interleaf_kernels_ref::RefKernels;
 
-use crate::EngineError;
+use crate::{EngineError, EngineOptions};
 
 /// The backend to run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,13 @@ pub enum BackendChoice {
     Ref,
 }
 
-/// Opens a backend. `numerics` is the host backends' way with quantised weights.
-pub(crate) fn open(
-    choice: BackendChoice,
-    threads: usize,
-    numerics: Numerics,
-) -> Result<Box<dyn Backend>, EngineError> {
-    match choice {
+/// Opens the backend that the options ask for.
+pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
+    let &EngineOptions { threads, performance_threads, numerics, .. } = options;
+    match options.backend {
         BackendChoice::Auto | BackendChoice::Cpu => {
-            Ok(Box::new(CpuKernels::backend(CpuOptions { threads, numerics, tier: None })?))
+            let options = CpuOptions { threads, performance_threads, numerics, tier: None };
+            Ok(Box::new(CpuKernels::backend(options)?))
         }
         BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
         BackendChoice::Gpu => gpu(),

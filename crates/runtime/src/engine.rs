@@ -34,6 +34,9 @@ pub struct EngineOptions {
     pub numerics: Numerics,
     /// Worker threads of the CPU backend; 0 for one per core.
     pub threads: usize,
+    /// Whether the CPU backend keeps to the fast cores of a machine that has slow ones too, as phones do; 0 threads
+    /// are then one per fast core. More threads than fast cores run on all of them.
+    pub performance_threads: bool,
     /// The longest sequence; 0 for what the model allows.
     pub context: usize,
     /// The most prompt rows in one step. Smaller steps answer sooner, larger ones prefill faster; results
@@ -51,6 +54,7 @@ impl Default for EngineOptions {
             pages: PageCodec::F16,
             numerics: Numerics::ActQ8_0,
             threads: 0,
+            performance_threads: true,
             context: 0,
             prefill_rows: 128,
             store: None,
@@ -120,7 +124,7 @@ impl Engine {
             let (option, expected) = ("prefill_rows", "at least 1");
             return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
         }
-        let mut backend = backend::open(options.backend, options.threads, options.numerics)?;
+        let mut backend = backend::open(options)?;
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;

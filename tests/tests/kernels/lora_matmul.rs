@@ -78,9 +78,11 @@ fn awkward_shapes() {
 #[test]
 fn model_sized() {
     for backend in &mut backends::all(true) {
-        for dtype in [Dtype::F16, Dtype::Q8_0, Dtype::Q4_0] {
+        for dtype in DTYPES {
             check(&case(dtype, 2048, &[512, 128], 3, 5), &mut **backend);
             check(&case(dtype, 256, &[768], 70, 6), &mut **backend);
+            // More inputs than any tile takes at once.
+            check(&case(dtype, 4128, &[70], 19, 7), &mut **backend);
         }
     }
 }
@@ -132,7 +134,7 @@ fn any_shape() {
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_a_batch() {
     for backend in &mut backends::all(true) {
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8_0, Dtype::Q4_0] {
+        for dtype in DTYPES {
             let data = case(dtype, 96, &[33, 64], 37, 3).data();
             let batch = data.run(&mut **backend).expect("the batch runs");
             for row in [0, 1, 2, 3, 8, 35, 36] {
@@ -149,13 +151,19 @@ fn a_row_alone_has_the_bits_it_has_in_a_batch() {
 
 #[test]
 fn repeated_runs_and_any_number_of_threads_give_the_same_bits() {
-    for dtype in [Dtype::F16, Dtype::Q4_0] {
+    for dtype in DTYPES {
         let data = case(dtype, 128, &[96, 31], 21, 9).data();
         for numerics in [Numerics::ActF32, Numerics::ActQ8_0] {
-            let one = data.run(&mut *backends::cpu(1, numerics)).expect("one thread runs");
+            let run = |threads| {
+                let tiers = backends::cpu_tiers(threads, numerics);
+                tiers.into_iter().map(|mut tier| (label(&*tier), data.run(&mut *tier).expect("it runs")))
+            };
+            let one: Vec<_> = run(1).collect();
             for threads in [2, 3, 4, 7] {
-                let many = data.run(&mut *backends::cpu(threads, numerics)).expect("many threads run");
-                one.iter().zip(&many).for_each(|(a, b)| assert_bits(&format!("{threads} threads"), a, b));
+                for ((label, one), (_, many)) in one.iter().zip(run(threads)) {
+                    let label = format!("{label} {dtype} {threads} threads");
+                    one.iter().zip(&many).for_each(|(a, b)| assert_bits(&label, a, b));
+                }
             }
         }
         if let Some(mut gpu) = backends::gpu() {

@@ -128,10 +128,15 @@ fn any_number_of_threads_gives_the_same_bits() {
     let case = case((6, 2), 64, PageCodec::F16, vec![prompt(290, 70), decode(600), decode(5)]);
     let data = case.data();
     let numerics = interleaf_contract::Numerics::ActF32;
-    let one = case.run(&data, &mut *backends::cpu(1, numerics)).expect("one thread runs");
+    let run = |threads| {
+        let tiers = backends::cpu_tiers(threads, numerics);
+        tiers.into_iter().map(|mut tier| (label(&*tier), case.run(&data, &mut *tier).expect("it runs")))
+    };
+    let one: Vec<_> = run(1).collect();
     for threads in [2, 3, 5] {
-        let many = case.run(&data, &mut *backends::cpu(threads, numerics)).expect("many threads run");
-        assert_bits(&format!("{threads} threads"), &one, &many);
+        for ((label, one), (_, many)) in one.iter().zip(run(threads)) {
+            assert_bits(&format!("{label} {threads} threads"), one, &many);
+        }
     }
 }
 

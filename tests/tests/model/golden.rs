@@ -11,7 +11,7 @@ use crate::support::{data, options};
 
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
-    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, store };
+    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, all_cores: false, store };
     let (golden, suite, backends) = (Some(golden), None, Vec::new());
     VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }

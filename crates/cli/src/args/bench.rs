@@ -45,6 +45,9 @@ pub struct BenchArgs {
     /// Worker threads of the CPU backend; 0 for one per core.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
     pub threads: Vec<usize>,
+    /// Use slow cores too, on a machine that has fast and slow ones.
+    #[arg(long)]
+    pub all_cores: bool,
     /// How base weights are kept: as the files have them, or converted while loading.
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "stored")]
     pub weights: Vec<WeightsArg>,

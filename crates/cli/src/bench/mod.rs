@@ -71,6 +71,7 @@ fn open(args: &BenchArgs, source: Source, weights: WeightsArg, threads: usize) -
         pages: args.pages.into(),
         numerics: args.numerics.into(),
         threads,
+        performance_threads: !args.all_cores,
         prefill_rows: args.prefill_rows,
         ..EngineOptions::default()
     };

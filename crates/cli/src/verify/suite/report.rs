@@ -25,6 +25,8 @@ pub struct Run {
     pub set: String,
     /// The backend.
     pub backend: String,
+    /// The backend with its tier and threads; none if the set was refused.
+    pub device: Option<String>,
     /// The base, then its adapters.
     pub targets: Vec<Worst>,
     /// Adapter and prompt of each case that exceeds a bound.
@@ -62,14 +64,14 @@ impl Run {
         match outcome {
             Err(error) => {
                 let (targets, failed, error) = (Vec::new(), Vec::new(), Some(error.to_string()));
-                Self { set, backend, targets, failed, error, passed: false }
+                Self { set, backend, device: None, targets, failed, error, passed: false }
             }
-            Ok(Report { cases, passed, .. }) => {
+            Ok(Report { cases, passed, backend: device, .. }) => {
                 let failed = cases.iter().filter(|case| !case.passed);
                 let failed = failed.map(|case| format!("{} {}", case.adapter, case.prompt)).collect();
                 // Cases of one target lie together.
                 let targets = cases.chunk_by(|a, b| a.adapter == b.adapter).map(Worst::of).collect();
-                Self { set, backend, targets, failed, error: None, passed }
+                Self { set, backend, device: Some(device), targets, failed, error: None, passed }
             }
         }
     }
