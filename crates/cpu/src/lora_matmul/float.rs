@@ -184,11 +184,13 @@ impl Part {
             if k % (STEP / P) == 0 {
                 ahead.step::<I>();
             }
-            let weights: [I::V; P] = std::array::from_fn(|p| {
-                let at = w[p].add(k * I::LANES * E::BYTES);
+            // Filled in a loop, which the scalar tier's compiler inlines where it does not a closure.
+            let mut weights = [I::splat(0.0); P];
+            for (weights, w) in weights.iter_mut().zip(w) {
+                let at = w.add(k * I::LANES * E::BYTES);
                 I::prefetch(at.wrapping_add(AHEAD));
-                E::load::<I>(at)
-            });
+                *weights = E::load::<I>(at);
+            }
             for (m, acc) in acc.iter_mut().enumerate() {
                 let x = I::splat(*x.add(k * M + m));
                 for (acc, w) in acc.iter_mut().zip(weights) {

@@ -1,7 +1,7 @@
 //! The tier without instructions of its own: arrays that any compiler turns into what its baseline has.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition of every method: the machine has the tier")]
 
-use half::{bf16, f16};
+use half::bf16;
 use interleaf_contract::QUANT_BLOCK;
 
 use crate::isa::{Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
@@ -15,7 +15,24 @@ pub struct Scalar;
 
 #[inline(always)]
 fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
-    std::array::from_fn(f)
+    // A plain loop: the compiler does not inline `array::from_fn` everywhere.
+    let mut out = [0.0; LANES];
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = f(i);
+    }
+    out
+}
+
+/// IEEE binary16 to f32 without a branch or a call, so that lanes are converted side by side.
+#[inline(always)]
+fn f16_to_f32(bits: u16) -> f32 {
+    /// 2 to the difference of the exponents' biases, 127 and 15: it makes subnormal numbers right, too.
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let magnitude = u32::from(bits & 0x7FFF) << 13;
+    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
+    let is_finite = bits & 0x7C00 != 0x7C00;
+    let magnitude = if is_finite { finite } else { magnitude | 0x7F80_0000 };
+    f32::from_bits(magnitude | (u32::from(bits & 0x8000) << 16))
 }
 
 // SAFETY: no instruction beyond the target's baseline is used.
@@ -49,7 +66,7 @@ unsafe impl Isa for Scalar {
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::V {
         let bits = p.cast::<[u16; LANES]>().read_unaligned();
-        each(|i| f16::from_bits(bits[i]).to_f32())
+        each(|i| f16_to_f32(bits[i]))
     }
 
     #[inline(always)]
