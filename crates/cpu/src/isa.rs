@@ -129,6 +129,41 @@ pub unsafe trait Isa: Copy + 'static {
         }
     }
 
+    /// `acc[m][p] += x[m] · w[p]`, the values of x one after another.
+    #[inline(always)]
+    unsafe fn rank_1_update<const M: usize, const P: usize>(
+        x: *const f32,
+        w: [Self::V; P],
+        acc: &mut [[Self::V; P]; M],
+    ) {
+        for (m, acc) in acc.iter_mut().enumerate() {
+            let x = Self::splat(*x.add(m));
+            for (acc, w) in acc.iter_mut().zip(w) {
+                *acc = Self::fma(x, w, *acc);
+            }
+        }
+    }
+
+    /// `acc[m][p] += Σ x[m][k] · w[k][p]` over LANES of k in ascending order, where P vectors of w stand one after
+    /// another and the next k `stride` elements on.
+    #[inline(always)]
+    unsafe fn rank_lanes_update<const M: usize, const P: usize>(
+        x: [*const f32; M],
+        w: *const f32,
+        stride: usize,
+        acc: &mut [[Self::V; P]; M],
+    ) {
+        for k in 0..Self::LANES {
+            let w: [Self::V; P] = std::array::from_fn(|p| Self::load(w.add(k * stride + p * Self::LANES)));
+            for (acc, x) in acc.iter_mut().zip(x) {
+                let x = Self::splat(*x.add(k));
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = Self::fma(x, w, *acc);
+                }
+            }
+        }
+    }
+
     /// `acc[i] += Σ over blocks of (exact integer sum) · (row scale · weight scale)`, blocks ascending.
     unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]);
     /// The same for 8-bit codes.

@@ -60,6 +60,60 @@ fn exponentials_are_within_two_units_in_the_last_place() {
 }
 
 #[test]
+fn rank_updates_are_chains_of_products() {
+    #[derive(Clone)]
+    struct Updates;
+    impl Kernel for Updates {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            // SAFETY: the tier is here.
+            unsafe {
+                check::<I, 1, 4>();
+                check::<I, 2, 4>();
+                check::<I, 4, 3>();
+                check::<I, 8, 1>();
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn check<I: Isa, const M: usize, const P: usize>() {
+        let (lanes, stride) = (I::LANES, P * I::LANES + 1);
+        let x: Vec<f32> = (0..M * lanes).map(value).collect();
+        let w: Vec<f32> = (0..lanes * stride).map(|i| value(i + 77)).collect();
+        let rows: [*const f32; M] = std::array::from_fn(|m| x[m * lanes..].as_ptr());
+        let mut out = [0.0f32; MOST_LANES];
+        // SAFETY: the caller has the tier; `w` has LANES rows of P vectors, x M values and M rows of LANES.
+        unsafe {
+            let first: [I::V; P] = std::array::from_fn(|p| I::load(w[p * lanes..].as_ptr()));
+            let mut one = [[I::splat(0.1); P]; M];
+            I::rank_1_update(x.as_ptr(), first, &mut one);
+            let mut all = [[I::splat(0.1); P]; M];
+            I::rank_lanes_update(rows, w.as_ptr(), stride, &mut all);
+            for m in 0..M {
+                for p in 0..P {
+                    let product = |k: usize, x: f32, sum| {
+                        I::fma(I::splat(x), I::load(w[k * stride + p * lanes..].as_ptr()), sum)
+                    };
+                    let chain = (0..lanes).fold(I::splat(0.1), |sum, k| product(k, x[m * lanes + k], sum));
+                    for (found, expected) in
+                        [(one[m][p], product(0, x[m], I::splat(0.1))), (all[m][p], chain)]
+                    {
+                        I::store(out.as_mut_ptr(), found);
+                        let found = out;
+                        I::store(out.as_mut_ptr(), expected);
+                        assert_eq!(found[..lanes], out[..lanes], "row {m} of {M}, vector {p} of {P}");
+                    }
+                }
+            }
+        }
+    }
+
+    on_every_tier(Updates);
+}
+
+#[test]
 fn vectors_are_loaded_reduced_and_transposed() {
     #[derive(Clone)]
     struct Pieces;
