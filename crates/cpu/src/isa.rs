@@ -4,6 +4,8 @@
 //! A kernel enters a tier through [`Isa::enter`], whose body is compiled with the tier's instructions;
 //! everything it calls is inlined into it, so the methods here carry no instruction set of their own.
 
+use interleaf_contract::QUANT_BLOCK;
+
 /// A kernel: its arguments, and its body over any tier.
 ///
 /// `run` must be `#[inline(always)]`, and so must all that it calls with `I`.
@@ -22,13 +24,12 @@ pub trait Kernel {
 /// 32 codes, M scales and M sums of codes.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantisedTile {
-    /// Codes, blocks × M × 32.
+    /// Codes, blocks × M × 32, within a block as [`code_place`] says.
     pub codes: *const i8,
     /// Scales, blocks × M.
     pub scales: *const f32,
     /// Eight times the sums of a block's codes, blocks × M: what weight codes that are stored with an offset of 8 add
     /// too much, and a sixteenth of what an offset of 128 does.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "codes are signed there"))]
     pub sums8: *const i32,
 }
 
@@ -57,6 +58,17 @@ pub struct Interleave {
     pub signed: bool,
 }
 
+/// Where code `k` of a row stands in a block of a tile of `rows` rows: row by row, or of each pair of rows
+/// [`Interleave::step`] codes of the first, then of the second.
+#[inline(always)]
+pub fn code_place<I: Isa>(rows: usize, row: usize, k: usize) -> usize {
+    let step = I::INTERLEAVE.step;
+    if I::ROW_PAIRS && rows > 1 {
+        return row / 2 * 2 * QUANT_BLOCK + (k / step * 2 + row % 2) * step + k % step;
+    }
+    row * QUANT_BLOCK + k
+}
+
 /// Bytes of weights that are fetched ahead of the products: the hardware's own prefetch ends at each page, and a
 /// row of products takes long enough for memory to answer only from about here on.
 pub const AHEAD: usize = 4096;
@@ -72,6 +84,8 @@ pub unsafe trait Isa: Copy + 'static {
     const LANES: usize;
     /// How its integer products want the codes.
     const INTERLEAVE: Interleave;
+    /// Whether they multiply two rows at once, whose codes then stand together: see [`code_place`].
+    const ROW_PAIRS: bool = false;
     /// Most rows of a tile of integer products, a power of two: what fits in registers beside the weights.
     const INTEGER_ROWS: usize;
     /// Most rows of a tile of float products, likewise.

@@ -2,7 +2,7 @@
 
 use interleaf_contract::QUANT_BLOCK;
 
-use crate::isa::{Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::isa::{Isa, Kernel, QuantisedPanel, QuantisedTile, code_place};
 use crate::math::{self, MOST_LANES};
 use crate::tier::{Call, Tier};
 
@@ -187,7 +187,11 @@ fn integer_sums_are_exact() {
             .collect();
         let ones = [1.0f32; 16];
         let scales = [half::f16::ONE.to_bits(); MOST_LANES];
-        let tile = QuantisedTile { codes: x.as_ptr(), scales: ones.as_ptr(), sums8: sums8.as_ptr() };
+        let mut codes = x.clone();
+        for (i, &code) in x.iter().enumerate() {
+            codes[code_place::<I>(M, i / QUANT_BLOCK, i % QUANT_BLOCK)] = code;
+        }
+        let tile = QuantisedTile { codes: codes.as_ptr(), scales: ones.as_ptr(), sums8: sums8.as_ptr() };
         let dot = |row: usize, w: &dyn Fn(usize) -> i32| -> f32 {
             (0..QUANT_BLOCK).map(|k| i32::from(x[row * QUANT_BLOCK + k]) * w(k)).sum::<i32>() as f32
         };
