@@ -3,6 +3,7 @@
 import heapq
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +17,13 @@ PRODUCT = re.compile(r"(sdot|smmla|smlal|smull|fmla)2?\s")
 
 @dataclass
 class Loop:
-    """The instructions of one time round a loop."""
+    """An innermost loop."""
 
     function: str
     body: list[str]
+    """The instructions of one time round."""
+    around: list[str]
+    """Those from its end to its next beginning: one time round the loop that it is in, without itself."""
     counts: Counter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,11 +67,22 @@ def loops(function: str, lines: list[str]) -> list[Loop]:
     """
     blocks = basic_blocks(lines)
     edges = successors(blocks)
+
+    def instructions(way: list[int]) -> list[str]:
+        return [line for block in way for line in blocks[block][1]]
+
     found: dict[frozenset[int], Loop] = {}
     for at, (_, body) in enumerate(blocks):
-        if any(PRODUCT.match(line) for line in body) and (way := shortest_cycle(blocks, edges, at)):
-            whole = [line for block in way for line in blocks[block][1]]
-            found.setdefault(frozenset(way), Loop(function, whole))
+        if not any(PRODUCT.match(line) for line in body):
+            continue
+        way = shortest_way(blocks, edges, edges[at], {at})
+        inside = frozenset(way)
+        if not way or inside in found:
+            continue
+        exits = [after for block in inside for after in edges[block] if after not in inside]
+        # The last is the loop's own.
+        around = shortest_way(blocks, edges, exits, inside)[:-1]
+        found[inside] = Loop(function, instructions(way), instructions(around))
     return list(found.values())
 
 
@@ -101,20 +116,20 @@ def successors(blocks: list[tuple[str, list[str]]]) -> list[list[int]]:
     return edges
 
 
-def shortest_cycle(
-    blocks: list[tuple[str, list[str]]], edges: list[list[int]], start: int
-) -> list[int] | None:
-    """The blocks of the way from a block back to itself that has the fewest instructions."""
+def shortest_way(
+    blocks: list[tuple[str, list[str]]], edges: list[list[int]], starts: list[int], goals: Collection[int]
+) -> list[int]:
+    """The blocks from a start to a goal, both included, that have the fewest instructions; none if there is no way."""
     size = [len(body) for _, body in blocks]
-    queue = [(size[after], [after]) for after in edges[start]]
+    queue = [(size[start], [start]) for start in starts]
     heapq.heapify(queue)
     seen = set()
     while queue:
         length, way = heapq.heappop(queue)
-        if way[-1] == start:
+        if way[-1] in goals:
             return way
         if way[-1] not in seen:
             seen.add(way[-1])
             for after in edges[way[-1]]:
                 heapq.heappush(queue, (length + size[after], [*way, after]))
-    return None
+    return []

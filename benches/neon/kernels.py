@@ -14,8 +14,10 @@ TIERS = {
     "neon-dotprod": ("12neon_dotprod5enter",),
     "neon-i8mm": ("9neon_i8mm5enter",),
 }
-# f32 and outputs in a vector, inputs of a quantised block, tokens of a page.
-LANES, BLOCK, PAGE = 4, 32, 16
+# f32 and outputs in a vector, inputs of a quantised block, tokens of a page, bytes of a cache line.
+LANES, BLOCK, PAGE, LINE = 4, 32, 16, 64
+# Blocks between two steps of the fetching ahead.
+STEP = 4
 # Bytes of a block of four outputs: the codes and the f16 scales.
 BLOCK_BYTES = {"q4_0": LANES * (BLOCK // 2 + 2), "q8_0": LANES * (BLOCK + 2)}
 # Vectors and rows are the same code in every tier; it is taken from this one.
@@ -24,7 +26,7 @@ COMMON = "neon-dotprod"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One inner loop."""
+    """One inner loop with its share of the loop around it."""
 
     tier: str
     name: str
@@ -33,18 +35,25 @@ class Kernel:
     weights: int
     """Bytes of weights of one time round where a product reads each weight once; 0 where it keeps them."""
     loop: Loop
+    body: list[str]
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A loop that must be there: `measure` says how often the loop does its smallest piece, 0 if it is another."""
+    """A loop that must be there."""
 
     tier: str
     symbol: str
     name: str
+    pieces: int
+    """How often the loop's smallest piece is done before the loop around it has its turn; 1 if that is too seldom
+    to count."""
     macs: int
+    """Multiplications of a piece."""
     weights: int
+    """Bytes of weights of a piece."""
     measure: Callable[[Loop], int]
+    """How many pieces the compiler made one time round of; 0 if it is another loop."""
 
 
 def find(loops: list[Loop]) -> list[Kernel]:
@@ -57,10 +66,14 @@ def find(loops: list[Loop]) -> list[Kernel]:
             if want.symbol in loop.function and any(part in loop.function for part in TIERS[want.tier])
         ]
         found = max(of_tier, key=want.measure, default=None)
-        pieces = want.measure(found) if found else 0
-        if not found or pieces == 0:
+        done = want.measure(found) if found else 0
+        if not found or done == 0:
             raise SystemExit(f"no loop in the assembly is {want.tier}'s {want.name}: see kernels.py")
-        kernels.append(Kernel(want.tier, want.name, want.macs * pieces, want.weights * pieces, found))
+        pieces = max(done, want.pieces)
+        body = found.body * (pieces // done)
+        if pieces > done:
+            body = body + found.around
+        kernels.append(Kernel(want.tier, want.name, want.macs * pieces, want.weights * pieces, found, body))
     if len({id(kernel.loop) for kernel in kernels}) < len(kernels):
         raise SystemExit("two kernels are found in one loop: see kernels.py")
     return kernels
@@ -71,26 +84,32 @@ def expected() -> Iterator[Expected]:
     for tier, most in (("neon", 4), ("neon-dotprod", 8), ("neon-i8mm", 8)):
         for dtype in ("q4_0", "q8_0"):
             for rows in (1, most):
-                name, measure = f"{dtype}, {count(rows, 'row')}", integer(tier, dtype, rows)
-                macs = rows * LANES * BLOCK
+                name = f"{dtype}, {count(rows, 'row')}"
+                macs, streamed = rows * LANES * BLOCK, BLOCK_BYTES[dtype] * (rows == 1)
                 if (tier, dtype, rows) == ("neon", "q8_0", 4):
-                    name, measure, macs = f"{name}, one after another", row_by_row, LANES * BLOCK
-                yield Expected(tier, "8Products", name, macs, BLOCK_BYTES[dtype] * (rows == 1), measure)
+                    yield Expected(tier, "8Products", name, rows, LANES * BLOCK, 0, row_by_row)
+                else:
+                    measure = integer(tier, dtype, rows)
+                    yield Expected(tier, "8Products", name, STEP, macs, streamed, measure)
     for dtype, size in (("f32", 4), ("f16", 2), ("bf16", 2)):
         for rows, panels in ((1, 4), (8, 3)):
             outputs = panels * LANES
             name = f"{dtype}, {count(rows, 'row')} × {outputs} outputs"
-            streamed = outputs * size * (rows == 1)
-            yield Expected(COMMON, "8Products", name, rows * outputs, streamed, number(dtype, rows, panels))
+            line, streamed = LINE // (LANES * size), outputs * size * (rows == 1)
+            measure = number(dtype, rows, panels)
+            yield Expected(COMMON, "8Products", name, line, rows * outputs, streamed, measure)
     for dtype, size in (("f32", 4), ("f16", 2)):
-        yield Expected(COMMON, "7Prepare", f"shrink, {dtype} A", 8 * LANES, 8 * LANES * size, shrink(dtype))
-        yield Expected(COMMON, "8Products", f"expand, {dtype} B", 4 * LANES, 4 * LANES * size, expand(dtype))
-    for queries in (1, 4, 8):
-        name = f"K·q, {count(queries, 'query')}"
-        yield Expected(COMMON, "6Blocks", name, queries * LANES, 0, score(queries))
+        macs = 8 * LANES
+        yield Expected(COMMON, "7Prepare", f"shrink, {dtype} A", 1, macs, macs * size, shrink(dtype))
+        macs = 4 * LANES
+        yield Expected(COMMON, "8Products", f"expand, {dtype} B", 1, macs, macs * size, expand(dtype))
+    for queries, vectors in ((1, 4), (4, 2), (8, 1)):
+        macs = queries * vectors * LANES
+        name = f"K·q, {count(queries, 'query')} × {vectors * LANES} tokens"
+        yield Expected(COMMON, "6Blocks", name, 1, macs * LANES, 0, score(queries, vectors))
     for queries in (1, 2):
         name = f"P·V, {count(queries, 'query')}"
-        yield Expected(COMMON, "6Blocks", name, queries * 4 * LANES, 0, weighted(queries))
+        yield Expected(COMMON, "6Blocks", name, 1, queries * 4 * LANES, 0, weighted(queries))
 
 
 def count(n: int, what: str) -> str:
@@ -114,7 +133,7 @@ def integer(tier: str, dtype: str, rows: int) -> Callable[[Loop], int]:
             # Rows go in pairs.
             "neon-i8mm": times(loop.has("smmla"), 8) * (2 if rows > 1 else 1),
         }[tier]
-        nibbles = loop.has("sshr") > 0
+        nibbles = loop.has("shl") == 4 * blocks
         same = products == loop.has("scvtf") == blocks * rows and nibbles == (dtype == "q4_0")
         return blocks if same else 0
 
@@ -128,16 +147,16 @@ def row_by_row(loop: Loop) -> int:
 
 
 def number(dtype: str, rows: int, panels: int) -> Callable[[Loop], int]:
-    """Inputs of float products: one request of weights ahead a panel."""
+    """Inputs of float products: a vector of weights for every panel, and the rows' values in vectors or alone."""
 
     def measure(loop: Loop) -> int:
-        inputs = 0 if loop.has("scvtf") else times(loop.has("prfm"), panels)
-        loads = {
-            "f32": loop.has("fcvtl", "shll", "ushll") == 0 and loop.loads("q") >= inputs * panels,
-            "f16": loop.has("fcvtl") == inputs * panels,
-            "bf16": loop.has("shll", "ushll") == inputs * panels,
-        }[dtype]
-        return inputs if loads and loop.has("fmla") == inputs * rows * panels else 0
+        inputs = times(loop.has("fmla"), rows * panels)
+        weights, values = inputs * panels, inputs * (rows // LANES)
+        loaded = loop.loads("q") == values + weights * (dtype == "f32")
+        loaded &= loop.loads("s") == inputs * (rows % LANES)
+        same = loop.has("fcvtl") == weights * (dtype == "f16")
+        same &= loop.has("shll", "ushll") == weights * (dtype == "bf16")
+        return inputs if loaded and same and loop.has("scvtf") == 0 else 0
 
     return measure
 
@@ -162,12 +181,15 @@ def expand(dtype: str) -> Callable[[Loop], int]:
     return measure
 
 
-def score(queries: int) -> Callable[[Loop], int]:
-    """Dimensions of a vector of keys, each with one value of every query."""
+def score(queries: int, vectors: int) -> Callable[[Loop], int]:
+    """Four dimensions of every query, each with some vectors of keys."""
 
     def measure(loop: Loop) -> int:
-        dims = loop.loads("q")
-        return dims if loop.loads("s") == loop.has("fmla") == dims * queries else 0
+        fours = times(loop.has("fmla"), LANES * queries * vectors)
+        loaded = loop.loads("q") == fours * (queries + LANES * vectors) and loop.loads("s") == 0
+        # A query's value meets as many keys as there are vectors of tokens.
+        values = {line.split(", ")[-1] for line in loop.body if line.startswith("fmla")}
+        return fours if loaded and len(values) == fours * LANES * queries else 0
 
     return measure
 

@@ -73,7 +73,7 @@ def compile_kernels(target_dir: Path) -> Path:
 
 def table(tool: str, core: Core, kernels: list[Kernel]) -> None:
     """One core's predictions as Markdown."""
-    rows = [(kernel, mca.predict(tool, core.cpu, kernel.loop.body)) for kernel in kernels]
+    rows = [(kernel, mca.predict(tool, core.cpu, kernel.body)) for kernel in kernels]
     model, width = rows[0][1].model, rows[0][1].width
     print(f"## {core.title}\n")
     print(f"Scheduling model: {model}, {width} micro-operations dispatched a cycle. Weights per second at")
