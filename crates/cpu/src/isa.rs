@@ -4,6 +4,8 @@
 //! A kernel enters a tier through [`Isa::enter`], whose body is compiled with the tier's instructions;
 //! everything it calls is inlined into it, so the methods here carry no instruction set of their own.
 
+use interleaf_contract::QUANT_BLOCK;
+
 /// A kernel: its arguments, and its body over any tier.
 ///
 /// `run` must be `#[inline(always)]`, and so must all that it calls with `I`.
@@ -22,7 +24,7 @@ pub trait Kernel {
 /// 32 codes, M scales and M sums of codes.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantisedTile {
-    /// Codes, blocks × M × 32.
+    /// Codes, blocks × M × 32, within a block as [`code_place`] says.
     pub codes: *const i8,
     /// Scales, blocks × M.
     pub scales: *const f32,
@@ -56,6 +58,17 @@ pub struct Interleave {
     pub signed: bool,
 }
 
+/// Where code `k` of a row stands in a block of a tile of `rows` rows: row by row, or of each pair of rows
+/// [`Interleave::step`] codes of the first, then of the second.
+#[inline(always)]
+pub fn code_place<I: Isa>(rows: usize, row: usize, k: usize) -> usize {
+    let step = I::INTERLEAVE.step;
+    if I::ROW_PAIRS && rows > 1 {
+        return row / 2 * 2 * QUANT_BLOCK + (k / step * 2 + row % 2) * step + k % step;
+    }
+    row * QUANT_BLOCK + k
+}
+
 /// Bytes of weights that are fetched ahead of the products: the hardware's own prefetch ends at each page, and a
 /// row of products takes long enough for memory to answer only from about here on.
 pub const AHEAD: usize = 4096;
@@ -71,6 +84,8 @@ pub unsafe trait Isa: Copy + 'static {
     const LANES: usize;
     /// How its integer products want the codes.
     const INTERLEAVE: Interleave;
+    /// Whether they multiply two rows at once, whose codes then stand together: see [`code_place`].
+    const ROW_PAIRS: bool = false;
     /// Most rows of a tile of integer products, a power of two: what fits in registers beside the weights.
     const INTEGER_ROWS: usize;
     /// Most rows of a tile of float products, likewise.
@@ -124,6 +139,41 @@ pub unsafe trait Isa: Copy + 'static {
         for row in 0..Self::LANES {
             for col in 0..Self::LANES {
                 *to.add(col * to_stride + row) = *from.add(row * from_stride + col);
+            }
+        }
+    }
+
+    /// `acc[m][p] += x[m] · w[p]`, the values of x one after another.
+    #[inline(always)]
+    unsafe fn rank_1_update<const M: usize, const P: usize>(
+        x: *const f32,
+        w: [Self::V; P],
+        acc: &mut [[Self::V; P]; M],
+    ) {
+        for (m, acc) in acc.iter_mut().enumerate() {
+            let x = Self::splat(*x.add(m));
+            for (acc, w) in acc.iter_mut().zip(w) {
+                *acc = Self::fma(x, w, *acc);
+            }
+        }
+    }
+
+    /// `acc[m][p] += Σ x[m][k] · w[k][p]` over LANES of k in ascending order, where P vectors of w stand one after
+    /// another and the next k `stride` elements on.
+    #[inline(always)]
+    unsafe fn rank_lanes_update<const M: usize, const P: usize>(
+        x: [*const f32; M],
+        w: *const f32,
+        stride: usize,
+        acc: &mut [[Self::V; P]; M],
+    ) {
+        for k in 0..Self::LANES {
+            let w: [Self::V; P] = std::array::from_fn(|p| Self::load(w.add(k * stride + p * Self::LANES)));
+            for (acc, x) in acc.iter_mut().zip(x) {
+                let x = Self::splat(*x.add(k));
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = Self::fma(x, w, *acc);
+                }
             }
         }
     }

@@ -320,16 +320,20 @@ unsafe fn score_all<I: Isa>(
     let mut query = range.start;
     while query < range.end {
         query += match range.end - query {
-            8.. => score::<I, 8>(queries, query, keys, scale, scores, at),
-            4.. => score::<I, 4>(queries, query, keys, scale, scores, at),
-            _ => score::<I, 1>(queries, query, keys, scale, scores, at),
+            8.. => score::<I, 8, 1>(queries, query, keys, scale, scores, at),
+            // Of few queries several vectors of tokens where a page has them, lest every product wait for the one
+            // before it.
+            4.. if 4 * I::LANES <= CHUNK_TOKENS => score::<I, 4, 2>(queries, query, keys, scale, scores, at),
+            4.. => score::<I, 4, 1>(queries, query, keys, scale, scores, at),
+            _ if 4 * I::LANES <= CHUNK_TOKENS => score::<I, 1, 4>(queries, query, keys, scale, scores, at),
+            _ => score::<I, 1, 1>(queries, query, keys, scale, scores, at),
         };
     }
 }
 
-/// Q queries at once; every product adds its dimensions in one ascending chain.
+/// Q queries and T vectors of tokens at once; every product adds its dimensions in one ascending chain.
 #[inline(always)]
-unsafe fn score<I: Isa, const Q: usize>(
+unsafe fn score<I: Isa, const Q: usize, const T: usize>(
     queries: &Queries<'_>,
     first: usize,
     keys: &[f32],
@@ -339,17 +343,25 @@ unsafe fn score<I: Isa, const Q: usize>(
 ) -> usize {
     let q: [*const f32; Q] = std::array::from_fn(|i| queries.pointer(first + i));
     let scale = I::splat(scale);
-    for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
-        let mut sums = [I::splat(0.0); Q];
-        for d in 0..queries.dim {
-            let key = I::load(keys.as_ptr().add(d * CHUNK_TOKENS + token));
-            for (sum, q) in sums.iter_mut().zip(q) {
-                *sum = I::fma(I::splat(*q.add(d)), key, *sum);
+    let whole = queries.dim / I::LANES * I::LANES;
+    for token in (0..CHUNK_TOKENS).step_by(T * I::LANES) {
+        let mut sums = [[I::splat(0.0); T]; Q];
+        let keys = |d: usize| keys.as_ptr().add(d * CHUNK_TOKENS + token);
+        for d in (0..whole).step_by(I::LANES) {
+            I::rank_lanes_update(q.map(|q| q.add(d)), keys(d), CHUNK_TOKENS, &mut sums);
+        }
+        for d in whole..queries.dim {
+            for (sums, q) in sums.iter_mut().zip(q) {
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::fma(I::splat(*q.add(d)), I::load(keys(d).add(t * I::LANES)), *sum);
+                }
             }
         }
-        for (i, sum) in sums.into_iter().enumerate() {
-            let place = &mut scores[(first + i) * ATTENTION_SPLIT + at + token..][..I::LANES];
-            I::store(place.as_mut_ptr(), I::mul(sum, scale));
+        for (i, sums) in sums.into_iter().enumerate() {
+            let place = &mut scores[(first + i) * ATTENTION_SPLIT + at + token..][..T * I::LANES];
+            for (place, sum) in place.chunks_exact_mut(I::LANES).zip(sums) {
+                I::store(place.as_mut_ptr(), I::mul(sum, scale));
+            }
         }
     }
     Q

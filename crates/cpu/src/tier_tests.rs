@@ -2,7 +2,7 @@
 
 use interleaf_contract::QUANT_BLOCK;
 
-use crate::isa::{Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::isa::{Isa, Kernel, QuantisedPanel, QuantisedTile, code_place};
 use crate::math::{self, MOST_LANES};
 use crate::tier::{Call, Tier};
 
@@ -57,6 +57,60 @@ fn exponentials_are_within_two_units_in_the_last_place() {
         }
     }
     on_every_tier(Exp);
+}
+
+#[test]
+fn rank_updates_are_chains_of_products() {
+    #[derive(Clone)]
+    struct Updates;
+    impl Kernel for Updates {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            // SAFETY: the tier is here.
+            unsafe {
+                check::<I, 1, 4>();
+                check::<I, 2, 4>();
+                check::<I, 4, 3>();
+                check::<I, 8, 1>();
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn check<I: Isa, const M: usize, const P: usize>() {
+        let (lanes, stride) = (I::LANES, P * I::LANES + 1);
+        let x: Vec<f32> = (0..M * lanes).map(value).collect();
+        let w: Vec<f32> = (0..lanes * stride).map(|i| value(i + 77)).collect();
+        let rows: [*const f32; M] = std::array::from_fn(|m| x[m * lanes..].as_ptr());
+        let mut out = [0.0f32; MOST_LANES];
+        // SAFETY: the caller has the tier; `w` has LANES rows of P vectors, x M values and M rows of LANES.
+        unsafe {
+            let first: [I::V; P] = std::array::from_fn(|p| I::load(w[p * lanes..].as_ptr()));
+            let mut one = [[I::splat(0.1); P]; M];
+            I::rank_1_update(x.as_ptr(), first, &mut one);
+            let mut all = [[I::splat(0.1); P]; M];
+            I::rank_lanes_update(rows, w.as_ptr(), stride, &mut all);
+            for m in 0..M {
+                for p in 0..P {
+                    let product = |k: usize, x: f32, sum| {
+                        I::fma(I::splat(x), I::load(w[k * stride + p * lanes..].as_ptr()), sum)
+                    };
+                    let chain = (0..lanes).fold(I::splat(0.1), |sum, k| product(k, x[m * lanes + k], sum));
+                    for (found, expected) in
+                        [(one[m][p], product(0, x[m], I::splat(0.1))), (all[m][p], chain)]
+                    {
+                        I::store(out.as_mut_ptr(), found);
+                        let found = out;
+                        I::store(out.as_mut_ptr(), expected);
+                        assert_eq!(found[..lanes], out[..lanes], "row {m} of {M}, vector {p} of {P}");
+                    }
+                }
+            }
+        }
+    }
+
+    on_every_tier(Updates);
 }
 
 #[test]
@@ -154,7 +208,11 @@ fn integer_sums_are_exact() {
             .collect();
         let ones = [1.0f32; 16];
         let scales = [half::f16::ONE.to_bits(); MOST_LANES];
-        let tile = QuantisedTile { codes: x.as_ptr(), scales: ones.as_ptr(), sums8: sums8.as_ptr() };
+        let mut codes = x.clone();
+        for (i, &code) in x.iter().enumerate() {
+            codes[code_place::<I>(M, i / QUANT_BLOCK, i % QUANT_BLOCK)] = code;
+        }
+        let tile = QuantisedTile { codes: codes.as_ptr(), scales: ones.as_ptr(), sums8: sums8.as_ptr() };
         let dot = |row: usize, w: &dyn Fn(usize) -> i32| -> f32 {
             (0..QUANT_BLOCK).map(|k| i32::from(x[row * QUANT_BLOCK + k]) * w(k)).sum::<i32>() as f32
         };

@@ -9,12 +9,9 @@ use std::ops::Range;
 
 use interleaf_contract::Matrix;
 
-use super::{overlap, shrink::Shrink};
+use super::{LINE, overlap, shrink::Shrink};
 use crate::isa::Isa;
 use crate::region::Worker;
-
-/// Bytes that one prefetch brings, on every core that these tiers are for.
-const LINE: usize = 64;
 
 /// What one worker fetches for the next layer.
 pub struct Ahead<'a> {

@@ -7,7 +7,7 @@ use interleaf_contract::Dtype;
 
 use super::expand::finish;
 use super::tiles::{Tile, tiles};
-use super::{Ahead, Job, LoraMatmul, STEP};
+use super::{Ahead, Job, LINE, LoraMatmul, STEP};
 use crate::isa::{AHEAD, Isa};
 use crate::math::load_first;
 
@@ -138,6 +138,22 @@ unsafe fn group<I: Isa, E: Element>(
     }
 }
 
+/// Adds the products of input k.
+#[inline(always)]
+unsafe fn multiply<I: Isa, E: Element, const M: usize, const P: usize>(
+    w: [*const u8; P],
+    x: *const f32,
+    k: usize,
+    acc: &mut [[I::V; P]; M],
+) {
+    // In a loop, which the scalar tier's compiler inlines where it does not a closure.
+    let mut weights = [I::splat(0.0); P];
+    for (weights, w) in weights.iter_mut().zip(w) {
+        *weights = E::load::<I>(w.add(k * I::LANES * E::BYTES));
+    }
+    I::rank_1_update(x.add(k * M), weights, acc);
+}
+
 /// A tile of rows over some panels and inputs.
 struct Part {
     weights: Weights,
@@ -180,21 +196,27 @@ impl Part {
                 }
             }
         }
-        for k in self.depth.clone() {
-            if k % (STEP / P) == 0 {
-                ahead.step::<I>();
-            }
-            // Filled in a loop, which the scalar tier's compiler inlines where it does not a closure.
-            let mut weights = [I::splat(0.0); P];
-            for (weights, w) in weights.iter_mut().zip(w) {
-                let at = w.add(k * I::LANES * E::BYTES);
-                I::prefetch(at.wrapping_add(AHEAD));
-                *weights = E::load::<I>(at);
-            }
-            for (m, acc) in acc.iter_mut().enumerate() {
-                let x = I::splat(*x.add(k * M + m));
-                for (acc, w) in acc.iter_mut().zip(weights) {
-                    *acc = I::fma(x, w, *acc);
+        let input_bytes = I::LANES * E::BYTES;
+        let inputs_per_line = (LINE / input_bytes).max(1);
+        let mut k = self.depth.start;
+        while k < self.depth.end {
+            ahead.step::<I>();
+            let end = (k + STEP / P).min(self.depth.end);
+            while k < end {
+                for w in w {
+                    I::prefetch(w.add(k * input_bytes).wrapping_add(AHEAD));
+                }
+                let line = (k + inputs_per_line).min(end);
+                // Few products an input are unrolled; the sums of many would not stay in registers.
+                if M <= 2 && line - k == inputs_per_line {
+                    for i in 0..inputs_per_line {
+                        multiply::<I, E, M, P>(w, x, k + i, &mut acc);
+                    }
+                    k = line;
+                }
+                while k < line {
+                    multiply::<I, E, M, P>(w, x, k, &mut acc);
+                    k += 1;
                 }
             }
         }

@@ -8,7 +8,7 @@ use interleaf_contract::QUANT_BLOCK;
 
 use super::LoraMatmul;
 use super::tiles::tile_of;
-use crate::isa::Isa;
+use crate::isa::{Isa, code_place};
 
 /// Inputs of one row that are packed at a time.
 pub const PIECE: usize = 64;
@@ -24,9 +24,21 @@ pub unsafe fn quantise<I: Isa>(layer: &LoraMatmul<'_>, range: Range<usize>) {
     for index in range {
         let (row, block) = (index / blocks, index % blocks);
         let tile = tile_of(row, layer.rows, I::INTEGER_ROWS);
-        let at = tile.first * blocks + block * tile.rows + row - tile.first;
-        let codes = layer.scratch.codes.part_mut(at * QUANT_BLOCK..(at + 1) * QUANT_BLOCK);
-        let (scale, sum) = quantise_block(&x[index * QUANT_BLOCK..(index + 1) * QUANT_BLOCK], codes);
+        let (first, row) = (tile.first * blocks + block * tile.rows, row - tile.first);
+        let at = first + row;
+        let x = &x[index * QUANT_BLOCK..(index + 1) * QUANT_BLOCK];
+        let (scale, sum) = if I::ROW_PAIRS {
+            let mut codes = [0; QUANT_BLOCK];
+            let quantised = quantise_block(x, &mut codes);
+            let step = I::INTERLEAVE.step;
+            for (group, codes) in codes.chunks_exact(step).enumerate() {
+                let place = first * QUANT_BLOCK + code_place::<I>(tile.rows, row, group * step);
+                layer.scratch.codes.part_mut(place..place + step).copy_from_slice(codes);
+            }
+            quantised
+        } else {
+            quantise_block(x, layer.scratch.codes.part_mut(at * QUANT_BLOCK..(at + 1) * QUANT_BLOCK))
+        };
         layer.scratch.scales.part_mut(at..at + 1)[0] = scale;
         layer.scratch.sums.part_mut(at..at + 1)[0] = sum;
     }

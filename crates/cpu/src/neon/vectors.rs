@@ -120,6 +120,56 @@ macro_rules! neon_vectors {
             vmaxvq_f32(v)
         }
 
+        // A product takes one lane of a register for all lanes at no cost, so that one load brings four factors.
+        #[inline(always)]
+        unsafe fn rank_1_update<const M: usize, const P: usize>(
+            x: *const f32,
+            w: [Self::V; P],
+            acc: &mut [[Self::V; P]; M],
+        ) {
+            let (fours, rest) = acc.as_chunks_mut::<4>();
+            for (i, four) in fours.iter_mut().enumerate() {
+                let x = vld1q_f32(x.add(4 * i));
+                for (p, w) in w.into_iter().enumerate() {
+                    four[0][p] = vfmaq_laneq_f32::<0>(four[0][p], w, x);
+                    four[1][p] = vfmaq_laneq_f32::<1>(four[1][p], w, x);
+                    four[2][p] = vfmaq_laneq_f32::<2>(four[2][p], w, x);
+                    four[3][p] = vfmaq_laneq_f32::<3>(four[3][p], w, x);
+                }
+            }
+            for (i, acc) in rest.iter_mut().enumerate() {
+                let x = *x.add(M / 4 * 4 + i);
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = vfmaq_n_f32(*acc, w, x);
+                }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn rank_lanes_update<const M: usize, const P: usize>(
+            x: [*const f32; M],
+            w: *const f32,
+            stride: usize,
+            acc: &mut [[Self::V; P]; M],
+        ) {
+            let x = x.map(|x| vld1q_f32(x));
+            let w = |k: usize, p: usize| vld1q_f32(w.add(k * stride + p * $crate::neon::LANES));
+            macro_rules! lane {
+                ($k:literal) => {
+                    let w: [Self::V; P] = std::array::from_fn(|p| w($k, p));
+                    for (acc, x) in acc.iter_mut().zip(x) {
+                        for (acc, w) in acc.iter_mut().zip(w) {
+                            *acc = vfmaq_laneq_f32::<$k>(*acc, w, x);
+                        }
+                    }
+                };
+            }
+            lane!(0);
+            lane!(1);
+            lane!(2);
+            lane!(3);
+        }
+
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
             let rows: [float32x4_t; 4] = std::array::from_fn(|i| vld1q_f32(from.add(i * from_stride)));

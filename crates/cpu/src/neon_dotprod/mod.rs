@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use interleaf_contract::QUANT_BLOCK;
 
 use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
-use crate::neon::{LANES, V, neon_vectors, scaled};
+use crate::neon::{LANES, V, neon_vectors, nibbles, scaled, scaled_nibbles};
 
 /// The tier of NEON with `dotprod`.
 #[derive(Debug, Clone, Copy)]
@@ -69,20 +69,19 @@ unsafe impl Isa for NeonDotprod {
             let mut sums = [vdupq_n_s32(0); M];
             let packed: [int8x16_t; 4] = std::array::from_fn(|i| vld1q_s8(codes.add(16 * i)));
             let front: [int8x16_t; M] = std::array::from_fn(|i| vld1q_s8(rows.add(i * QUANT_BLOCK)));
-            let low = packed.map(|packed| vshrq_n_s8::<4>(vshlq_n_s8::<4>(packed)));
-            product::<M, 0>(&mut sums, low[0], &front);
-            product::<M, 1>(&mut sums, low[1], &front);
-            product::<M, 2>(&mut sums, low[2], &front);
-            product::<M, 3>(&mut sums, low[3], &front);
+            let codes = packed.map(|packed| nibbles(packed));
+            product::<M, 0>(&mut sums, codes[0].0, &front);
+            product::<M, 1>(&mut sums, codes[1].0, &front);
+            product::<M, 2>(&mut sums, codes[2].0, &front);
+            product::<M, 3>(&mut sums, codes[3].0, &front);
             let back: [int8x16_t; M] = std::array::from_fn(|i| vld1q_s8(rows.add(i * QUANT_BLOCK + 16)));
-            let high = packed.map(|packed| vshrq_n_s8::<4>(packed));
-            product::<M, 0>(&mut sums, high[0], &back);
-            product::<M, 1>(&mut sums, high[1], &back);
-            product::<M, 2>(&mut sums, high[2], &back);
-            product::<M, 3>(&mut sums, high[3], &back);
+            product::<M, 0>(&mut sums, codes[0].1, &back);
+            product::<M, 1>(&mut sums, codes[1].1, &back);
+            product::<M, 2>(&mut sums, codes[2].1, &back);
+            product::<M, 3>(&mut sums, codes[3].1, &back);
             let weight_scales = Self::load_f16(w.scales.add(block * LANES));
             for (row, (acc, sum)) in acc.iter_mut().zip(sums).enumerate() {
-                *acc = scaled(sum, weight_scales, *x.scales.add(block * M + row), *acc);
+                *acc = scaled_nibbles(sum, weight_scales, *x.scales.add(block * M + row), *acc);
             }
         }
     }

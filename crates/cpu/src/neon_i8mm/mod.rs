@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use interleaf_contract::QUANT_BLOCK;
 
 use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
-use crate::neon::{LANES, V, neon_vectors, scaled};
+use crate::neon::{LANES, V, neon_vectors, nibbles, scaled, scaled_nibbles};
 
 /// The tier of NEON with `i8mm`.
 #[derive(Debug, Clone, Copy)]
@@ -39,17 +39,20 @@ unsafe fn smmla(mut acc: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t
     acc
 }
 
-/// Eight inputs of a pair of rows; the second is the first once more where there is only one.
+/// Eight inputs of a pair of rows, or of the only row twice.
 #[inline(always)]
 unsafe fn pair<const M: usize>(x: *const i8, first: usize, group: usize) -> int8x16_t {
-    let second = if first + 1 < M { first + 1 } else { first };
-    let row = |row: usize| vld1_s8(x.add(row * QUANT_BLOCK + 8 * group));
-    vcombine_s8(row(first), row(second))
+    if M == 1 {
+        let row = vld1_s8(x.add(8 * group));
+        return vcombine_s8(row, row);
+    }
+    vld1q_s8(x.add(first * QUANT_BLOCK + 16 * group))
 }
 
-/// A block's products: for each pair of rows the sums of outputs 0 and 1, and of 2 and 3.
+/// A block's products: for each pair of rows the sums of outputs 0 and 1, and of 2 and 3. NIBBLES says that the codes
+/// are [`nibbles`].
 #[inline(always)]
-unsafe fn products<const M: usize>(
+unsafe fn products<const M: usize, const NIBBLES: bool>(
     codes: [[int8x16_t; 2]; 4],
     w: QuantisedPanel,
     x: QuantisedTile,
@@ -58,6 +61,7 @@ unsafe fn products<const M: usize>(
 ) {
     let weight_scales = NeonI8mm::load_f16(w.scales.add(block * LANES));
     let rows = x.codes.add(block * M * QUANT_BLOCK);
+    let scaled = if NIBBLES { scaled_nibbles } else { scaled };
     for first in (0..M).step_by(2) {
         let mut sums = [vdupq_n_s32(0); 2];
         for (group, codes) in codes.into_iter().enumerate() {
@@ -76,6 +80,7 @@ unsafe fn products<const M: usize>(
 // SAFETY: methods use what `missing` asks for, and touch LANES elements.
 unsafe impl Isa for NeonI8mm {
     const INTERLEAVE: Interleave = Interleave { lanes: LANES, step: 8, signed: true };
+    const ROW_PAIRS: bool = true;
     // 8 registers of codes and 8 results of the 32 registers.
     const INTEGER_ROWS: usize = 8;
 
@@ -87,11 +92,9 @@ unsafe impl Isa for NeonI8mm {
             let codes = w.codes.add(block * LANES * QUANT_BLOCK / 2).cast::<i8>();
             Self::prefetch(codes.wrapping_add(AHEAD).cast());
             // Low nibbles are the first sixteen inputs, high ones the others.
-            let packed: [int8x16_t; 4] = std::array::from_fn(|i| vld1q_s8(codes.add(16 * i)));
-            let low = packed.map(|packed| vshrq_n_s8::<4>(vshlq_n_s8::<4>(packed)));
-            let high = packed.map(|packed| vshrq_n_s8::<4>(packed));
-            let groups = [[low[0], low[1]], [low[2], low[3]], [high[0], high[1]], [high[2], high[3]]];
-            products::<M>(groups, w, x, block, acc);
+            let [a, b, c, d] = std::array::from_fn(|i| nibbles(vld1q_s8(codes.add(16 * i))));
+            let groups = [[a.0, b.0], [c.0, d.0], [a.1, b.1], [c.1, d.1]];
+            products::<M, true>(groups, w, x, block, acc);
         }
     }
 
@@ -103,7 +106,7 @@ unsafe impl Isa for NeonI8mm {
             Self::prefetch(codes.wrapping_add(AHEAD + 64).cast());
             let groups =
                 std::array::from_fn(|i| [vld1q_s8(codes.add(32 * i)), vld1q_s8(codes.add(32 * i + 16))]);
-            products::<M>(groups, w, x, block, acc);
+            products::<M, false>(groups, w, x, block, acc);
         }
     }
 }
