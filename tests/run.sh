@@ -16,6 +16,9 @@ if [ "$(uname -sm)" = "Linux x86_64" ]; then
     packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)
     if command -v rustup >/dev/null && rustup target add "$arm"; then
         arm_env=()
+    elif ! command -v dpkg-query >/dev/null; then
+        echo "The NEON tiers need a standard library for $arm: expected rustup, or Debian's packages" >&2
+        exit 1
     else
         # Debian's own compiler brings a standard library for it; never mixed with another compiler's output.
         packages+=(rustc-web cargo-web libstd-rust-web-dev:arm64)
@@ -30,19 +33,19 @@ if [ "$(uname -s)" = Linux ] && command -v dpkg-query >/dev/null; then
     done
 fi
 if [ ${#missing[@]} -gt 0 ]; then
+    # No question of Debian's front end may wait for an answer here.
+    export DEBIAN_FRONTEND=noninteractive
     foreign=
     case "${missing[*]}" in *:arm64*) foreign="dpkg --add-architecture arm64 && " ;; esac
     install="${foreign}apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
     if [ "$(id -u)" = 0 ]; then
         echo "+ $install"
-        # Ignored by Debian's front end unless set: no question may wait for an answer here.
-        export DEBIAN_FRONTEND=noninteractive
         bash -c "$install"
     else
         echo "The tests need: ${missing[*]}"
         echo "    sudo sh -c '$install'"
         if [ -n "${CI:-}" ]; then
-            sudo sh -c "$install"
+            sudo -E sh -c "$install"
         else
             read -r -p "Run it now? [y/N] " answer
             case "$answer" in
@@ -58,12 +61,14 @@ fi
 
 if [ "$(uname -s)" = Linux ]; then
     # The software device, whatever else is there: the same one everywhere, and it must be found.
-    icd=$(find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' 2>/dev/null | head -n 1)
-    if [ -z "$icd" ] && [ -z "${VK_DRIVER_FILES:-}" ]; then
+    if [ -z "${VK_DRIVER_FILES:-}" ]; then
+        VK_DRIVER_FILES=$(find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' 2>/dev/null | head -n 1 || true)
+    fi
+    if [ -z "$VK_DRIVER_FILES" ]; then
         echo "No software Vulkan driver: expected lvp_icd*.json in /usr/share/vulkan/icd.d" >&2
         exit 1
     fi
-    export VK_DRIVER_FILES="${VK_DRIVER_FILES:-$icd}"
+    export VK_DRIVER_FILES
     export VK_ICD_FILENAMES="$VK_DRIVER_FILES"
     export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
 fi
@@ -84,6 +89,9 @@ step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 step cargo test --release --workspace --all-targets
 step cargo test --release --workspace --doc
 
+# Which tiers were tested, and which this machine lacks.
+step cargo test --release -p interleaf-cpu --lib tiers_of_this_machine -- --show-output
+
 # The NEON tiers. On an ARM machine the tests above were theirs.
 if [ -z "$emulate_arm" ]; then
     [ "$(uname -m)" = aarch64 ] || [ "$(uname -m)" = arm64 ] ||
@@ -101,8 +109,8 @@ done
 on_arm() {
     local core=$1
     shift
-    # No GPU is emulated.
-    step env -u INTERLEAF_REQUIRE_GPU "${arm_env[@]}" \
+    # No GPU is emulated; flags of the caller's would replace those of the target.
+    step env -u INTERLEAF_REQUIRE_GPU -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS "${arm_env[@]}" \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="timeout 600 qemu-aarch64-static -cpu $core" \
@@ -118,7 +126,8 @@ for core in max:neon-i8mm cortex-a76:neon-dotprod cortex-a53:neon; do
     on_arm "$core" cargo run --release --target "$arm" -p interleaf-cli --no-default-features -- \
         verify --model tests/data/families/llama-bias --golden tests/data/families/llama-bias/golden \
         --backend cpu --pages f32
+    # Every kernel against the reference, on every tier of the core.
+    on_arm "$core" cargo test --release --target "$arm" -p interleaf-tests --no-default-features \
+        --test kernels -- --test-threads=1
 done
-# Every kernel against the reference; this core has all tiers.
-on_arm max cargo test --release --target "$arm" -p interleaf-tests --no-default-features --test kernels -- \
-    --test-threads=1
+on_arm max cargo clippy --release --target "$arm" -p interleaf-cpu --all-targets -- -D warnings

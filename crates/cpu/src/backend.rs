@@ -70,7 +70,7 @@ impl CpuKernels {
             return Err(device(format!("tier {tier} cannot run here: {reason}")));
         }
         let placement = Placement::new(options.threads, options.performance_threads);
-        let confined = placement.cores.is_some();
+        let confined = placement.cores.as_ref().is_some_and(|cores| !cores.numbers.is_empty());
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(placement.threads)
             .thread_name(|i| format!("interleaf-cpu-{i}"))

@@ -34,6 +34,8 @@ impl Barrier {
             return;
         }
         let generation = self.generation.load(Ordering::SeqCst);
+        // Whoever has failed said so before it opened this generation.
+        self.check();
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.workers {
             self.arrived.store(0, Ordering::Relaxed);
             self.open();
@@ -220,6 +222,21 @@ mod tests {
                     }
                 });
             }
+        });
+    }
+
+    #[test]
+    fn a_worker_that_comes_after_the_panic_ends_too() {
+        let barrier = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let barrier = &barrier;
+            let failed = scope.spawn(move || {
+                let _worker = Worker::new(1, barrier);
+                std::panic::resume_unwind(Box::new("worker 1 fails"));
+            });
+            assert!(failed.join().is_err());
+            let late = scope.spawn(move || Worker::new(0, barrier).wait());
+            assert!(late.join().is_err());
         });
     }
 

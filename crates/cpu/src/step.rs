@@ -1,19 +1,19 @@
 //! A step as the workers walk it: every handle resolved, every buffer in place, one operation after another.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use interleaf_contract::host::{HostSite, Pool, Resident};
 use interleaf_contract::{
-    Activation, BackendError, Batch, MatrixId, Numerics, Op, ProjectionId, RopeTable, RowSet, Sampled, Step,
-    StepOutput, Tensor,
+    Activation, AttentionShape, BackendError, Batch, MatrixId, Numerics, Op, ProjectionId, RopeTable, RowSet,
+    Sampled, Step, StepOutput, Tensor,
 };
 
 use crate::activations::{Activations, Buffer};
 use crate::isa::Isa;
 use crate::lora_matmul::{LoraMatmul, Projection, Scratch};
 use crate::packed::{Packed, Panels};
-use crate::paged_attention::PagedAttention;
+use crate::paged_attention::{self, PagedAttention};
 use crate::region::{Shared, Worker};
 use crate::{embed, kv_append, rms_norm, rope, sample, softcap, swiglu};
 
@@ -129,7 +129,8 @@ impl<'a> Plan<'a> {
         pool: &'a mut Pool,
         buffers: &'a mut Buffers,
     ) -> Result<Self, BackendError> {
-        let sizes = sizes(step, resident)?;
+        let mut plans = AttentionPlans::default();
+        let sizes = sizes(step, resident, &mut plans)?;
         let tensors = buffers.activations.fit(step)?;
         let tensor = |t: &Tensor| tensors[t.index as usize];
         let scratch = Scratch {
@@ -188,6 +189,7 @@ impl<'a> Plan<'a> {
                 Op::KvAppend { layer, k, v } => Work::KvAppend { layer: *layer, k: tensor(k), v: tensor(v) },
                 Op::PagedAttention { layer, shape, q, out } => Work::Attention(PagedAttention::new(
                     batch,
+                    plans.of(batch, *shape),
                     *layer,
                     *shape,
                     tensor(q),
@@ -228,18 +230,11 @@ impl<'a> Plan<'a> {
     /// The machine has the tier, and every worker of the region calls this.
     pub unsafe fn walk<I: Isa>(&self, worker: &Worker<'_>) {
         for (i, work) in self.work.iter().enumerate() {
-            match work {
-                Work::Matmul(layer) => {
-                    let next = self.work[i + 1..].iter().find_map(Work::as_matmul);
-                    layer.run::<I>(next, worker);
-                }
-                other => self.one::<I>(other, worker),
-            }
+            self.one::<I>(work, &self.work[i + 1..], worker);
         }
     }
 
-    /// Everything but a linear layer, which looks ahead to the next one.
-    unsafe fn one<I: Isa>(&self, work: &Work<'a>, worker: &Worker<'_>) {
+    unsafe fn one<I: Isa>(&self, work: &Work<'a>, later: &[Work<'a>], worker: &Worker<'_>) {
         let batch = self.step.batch();
         match work {
             Work::Load { out, data } => {
@@ -253,7 +248,7 @@ impl<'a> Plan<'a> {
                 }
             }
             Work::Norm(norm) => return self.norm::<I>(norm, worker),
-            Work::Matmul(layer) => return layer.run::<I>(None, worker),
+            Work::Matmul(layer) => return layer.run::<I>(later.iter().find_map(Work::as_matmul), worker),
             Work::Rope { x, cols, rows, head_dim, table } => {
                 let half = table.rotary_dim / 2;
                 let positions: Vec<usize> = self.step.rows(*rows).map(|r| r.position as usize).collect();
@@ -336,6 +331,24 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// The plans of a step's attention layers: one for all that have the same heads and window.
+#[derive(Default)]
+struct AttentionPlans<'a>(Vec<(AttentionShape, Arc<paged_attention::Plan<'a>>)>);
+
+impl<'a> AttentionPlans<'a> {
+    fn of(&mut self, batch: &'a Batch, shape: AttentionShape) -> Arc<paged_attention::Plan<'a>> {
+        let alike = |of: &AttentionShape| {
+            (of.heads, of.kv_heads, of.window) == (shape.heads, shape.kv_heads, shape.window)
+        };
+        if let Some((_, plan)) = self.0.iter().find(|(of, _)| alike(of)) {
+            return Arc::clone(plan);
+        }
+        let plan = Arc::new(paged_attention::Plan::new(batch, shape));
+        self.0.push((shape, Arc::clone(&plan)));
+        plan
+    }
+}
+
 /// How much scratch a step needs at most.
 struct Sizes {
     values: usize,
@@ -343,7 +356,11 @@ struct Sizes {
     partials: usize,
 }
 
-fn sizes(step: &Step, resident: &Resident<Packed>) -> Result<Sizes, BackendError> {
+fn sizes<'a>(
+    step: &'a Step,
+    resident: &Resident<Packed>,
+    plans: &mut AttentionPlans<'a>,
+) -> Result<Sizes, BackendError> {
     let mut sizes = Sizes { values: 0, z: 0, partials: 0 };
     for op in step.ops() {
         match op {
@@ -357,7 +374,8 @@ fn sizes(step: &Step, resident: &Resident<Packed>) -> Result<Sizes, BackendError
                 sizes.z = sizes.z.max(shrunk.sum());
             }
             Op::PagedAttention { shape, .. } => {
-                sizes.partials = sizes.partials.max(PagedAttention::scratch_len(step.batch(), *shape));
+                let plan = plans.of(step.batch(), *shape);
+                sizes.partials = sizes.partials.max(paged_attention::scratch_len(&plan, *shape));
             }
             _ => {}
         }

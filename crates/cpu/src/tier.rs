@@ -19,16 +19,25 @@ pub enum Tier {
     NeonDotprod,
     /// ARM with integer matrix products, from ARMv8.6 on.
     NeonI8mm,
-    /// x86 with AVX2, FMA and F16C; AVX-VNNI where it is.
+    /// x86 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-VNNI.
+    Avx2Vnni,
     /// x86 with AVX-512 and VNNI.
     Avx512,
 }
 
 impl Tier {
     /// All tiers, the best last.
-    pub const ALL: [Self; 6] =
-        [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::NeonI8mm, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 7] = [
+        Self::Scalar,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+    ];
 
     /// The name used in reports and by `INTERLEAF_CPU`.
     #[must_use]
@@ -39,6 +48,7 @@ impl Tier {
             Self::NeonDotprod => "neon-dotprod",
             Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
+            Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
         }
     }
@@ -50,6 +60,8 @@ impl Tier {
             Self::Scalar => None,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => list(crate::avx2::Avx2::<false>::missing()),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2Vnni => list(crate::avx2::Avx2::<true>::missing()),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => list(crate::avx512::Avx512::missing()),
             #[cfg(target_arch = "aarch64")]
@@ -85,7 +97,7 @@ impl Tier {
         match self {
             Self::Scalar => call.call::<crate::scalar::Scalar>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 if is_x86_feature_detected!("avxvnni") => call.call::<crate::avx2::Avx2<true>>(),
+            Self::Avx2Vnni => call.call::<crate::avx2::Avx2<true>>(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => call.call::<crate::avx2::Avx2<false>>(),
             #[cfg(target_arch = "x86_64")]
@@ -133,6 +145,17 @@ impl FromStr for Tier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiers_of_this_machine() {
+        for tier in Tier::ALL {
+            println!(
+                "{tier}: {}",
+                tier.missing().map_or("tested".into(), |reason| format!("SKIPPED, {reason}"))
+            );
+        }
+        assert_eq!(Tier::Scalar.missing(), None);
+    }
 
     #[test]
     fn names_are_read_back() {

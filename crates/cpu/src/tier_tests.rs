@@ -185,6 +185,12 @@ fn integer_sums_are_exact() {
                     check::<I, 1>(seed);
                     check::<I, 2>(seed);
                     check::<I, 4>(seed);
+                    if I::INTEGER_ROWS >= 8 {
+                        check::<I, 8>(seed);
+                    }
+                    if I::INTEGER_ROWS >= 16 {
+                        check::<I, 16>(seed);
+                    }
                 }
             }
         }

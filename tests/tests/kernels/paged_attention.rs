@@ -1,8 +1,12 @@
 //! `paged_attention` against the reference: page borders, split borders, grouped heads, mixed batches.
 
-use interleaf_contract::{AttentionShape, BackendError, PageCodec, RowKind};
+use interleaf_contract::{
+    AttentionShape, BackendError, Batch, Op, PageCodec, PageData, PoolGeometry, Row, RowKind, RowSet,
+};
 use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive, naive_shaped};
 use interleaf_tests::backends::{self, Boxed, label};
+use interleaf_tests::data::Random;
+use interleaf_tests::single;
 use interleaf_tests::tolerance::{assert_bits, assert_twice_naive};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -121,6 +125,75 @@ fn a_row_alone_has_the_bits_it_has_in_a_batch() {
             first += sequence.spec.queries;
         }
     }
+}
+
+/// Generated rows that name the same pages read them together, and have the bits that they have alone: other lengths,
+/// windows that begin in other blocks, and a block that one of them joins late.
+#[test]
+fn rows_that_share_pages_have_the_bits_they_have_alone() {
+    for backend in &mut backends::all(true) {
+        let on_gpu = backend.info().name == "gpu";
+        for window in [None, Some(512)] {
+            if on_gpu && window.is_some() {
+                continue;
+            }
+            let longest = 1100;
+            let mut case = case((4, 2), 32, PageCodec::F16, vec![decode(longest)]);
+            case.seed = 5;
+            let whole = case.data().remove(0);
+            let shape = AttentionShape { window, ..case.shape() };
+            // The same pages, read as if at these positions.
+            let positions = [1000, 700, 1099, 255, 256, 700, 0];
+            let (mut batch, pages, geometry) = case.batch(std::slice::from_ref(&whole));
+            let row = batch.rows[0];
+            let sequence = batch.sequences[0].clone();
+            batch.sequences = vec![sequence; positions.len()];
+            batch.rows = positions
+                .iter()
+                .enumerate()
+                .map(|(i, &position)| Row { position, sequence: i as u32, ..row })
+                .collect();
+            let cols = case.heads * case.head_dim;
+            let q: Vec<f32> = Random::new(8).values(positions.len() * cols).iter().map(|v| 6.0 * v).collect();
+            let label = format!("{} window {window:?}", label(&**backend));
+            let numerics = backend.info().numerics;
+            let expected =
+                run_batch(&mut backends::reference(numerics), shape, geometry, &pages, batch.clone(), &q);
+            let found = run_batch(backend, shape, geometry, &pages, batch.clone(), &q);
+            for (i, row) in batch.rows.iter().enumerate() {
+                let mut alone = batch.clone();
+                alone.rows = vec![Row { sequence: 0, ..*row }];
+                alone.sequences.truncate(1);
+                let place = i * cols..(i + 1) * cols;
+                let bits = run_batch(backend, shape, geometry, &pages, alone, &q[place.clone()]);
+                assert_bits(&format!("{label} position {}", row.position), &bits, &found[place.clone()]);
+                let largest = expected[place.clone()].iter().fold(0f32, |m, v| m.max(v.abs()));
+                // A score of some tens is off by some 10⁻⁶ in f32, and what it weighs by as much.
+                let error = interleaf_tests::tolerance::error(&expected[place.clone()], &found[place]);
+                assert!(error.max_abs <= 1e-5 * f64::from(largest), "{label} position {}", row.position);
+            }
+        }
+    }
+}
+
+/// Attention of layer 1 over pages that are written first.
+fn run_batch(
+    backend: &mut Boxed,
+    shape: AttentionShape,
+    geometry: PoolGeometry,
+    pages: &[PageData],
+    batch: Batch,
+    q: &[f32],
+) -> Vec<f32> {
+    backend.create_pool(geometry).expect("room for a pool");
+    backend.write_pages(pages).expect("pages of the pool");
+    let cols = shape.heads * shape.head_dim;
+    let output = single::run(&mut **backend, batch, &[(cols, q.to_vec())], |step, t| {
+        let out = step.tensor(RowSet::All, cols);
+        step.push(Op::PagedAttention { layer: 1, shape, q: t[0], out });
+        vec![out]
+    });
+    output.expect("attention runs").probes.remove(0)
 }
 
 #[test]

@@ -57,7 +57,9 @@ fn quantise_block(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
     // A NaN stays: a block that has one must not pass for zeros.
     let scale = f16::from_f32(d).to_f32();
     if !(d.is_finite() && inverse.is_finite()) {
-        return (scale, 8 * codes_of(&values, codes, |v| (v * inverse + almost_half(v)) as i32));
+        // As the reference's conversion to i8, which saturates.
+        let round = |v: f32| i32::from((v * inverse).round() as i8);
+        return (scale, 8 * codes_of(&values, codes, round));
     }
     let round = |v: f32| {
         let scaled = v * inverse;
@@ -123,6 +125,23 @@ mod tests {
                     let found = (x + 0.499_999_97_f32.copysign(x)) as i32;
                     assert_eq!(found, x.round() as i32, "{x}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_out_of_the_ordinary_are_the_references() {
+        for value in [0.0, 1e-40, -1e-38, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NEG_INFINITY] {
+            for other in [0.0, value, -value, 1.0] {
+                let mut x = [other; QUANT_BLOCK];
+                x[3] = value;
+                let mut codes = [0; QUANT_BLOCK];
+                let (scale, sum) = quantise_block(&x, &mut codes);
+                let expected = interleaf_kernels_ref::numerics::quantise_q8_0(&x)[0];
+                assert_eq!(codes, expected.qs, "{value} among {other}");
+                assert_eq!(sum, 8 * codes.iter().map(|&q| i32::from(q)).sum::<i32>());
+                let exact = f16::from_bits(expected.d).to_f32();
+                assert!(scale.to_bits() == exact.to_bits() || (scale.is_nan() && exact.is_nan()));
             }
         }
     }

@@ -7,30 +7,21 @@
 //! All of this gives the same bits.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
+mod plan;
+
+use std::sync::Arc;
+
 use interleaf_contract::host::Pool;
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageAddress, PageHalf, PageTable, Row,
-    RowKind,
+    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageAddress, PageHalf, Row,
 };
 
+use self::plan::Group;
+pub use self::plan::Plan;
 use crate::isa::{Isa, Kernel};
 use crate::math::{exp, load_first, store_first};
 use crate::page_codec::decode;
 use crate::region::{Shared, Worker};
-
-/// Prompt rows of one task: enough to pay for decoding a block, few enough to spread over cores.
-const ROW_TILE: usize = 16;
-
-/// Rows, one key/value head and a range of blocks.
-struct Task<'a> {
-    pages: &'a PageTable,
-    /// Indices of the rows in the batch.
-    rows: Vec<usize>,
-    kv_head: usize,
-    blocks: std::ops::Range<usize>,
-    /// Where its partials begin: rows × heads of the group.
-    partials: usize,
-}
 
 /// An attention layer of a step.
 pub struct PagedAttention<'a> {
@@ -39,9 +30,7 @@ pub struct PagedAttention<'a> {
     shape: AttentionShape,
     q: Shared<'a, f32>,
     out: Shared<'a, f32>,
-    tasks: Vec<Task<'a>>,
-    /// For every row and key/value head, the partials to merge, in ascending blocks.
-    merges: Vec<Vec<usize>>,
+    plan: Arc<Plan<'a>>,
     scratch: Shared<'a, f32>,
 }
 
@@ -51,30 +40,17 @@ const fn partial_len(dim: usize) -> usize {
 }
 
 impl<'a> PagedAttention<'a> {
-    /// A layer whose scratch has [`PagedAttention::scratch_len`] values.
+    /// A layer whose scratch has [`scratch_len`] values.
     pub fn new(
         batch: &'a Batch,
+        plan: Arc<Plan<'a>>,
         layer: u32,
         shape: AttentionShape,
         q: Shared<'a, f32>,
         out: Shared<'a, f32>,
         scratch: Shared<'a, f32>,
     ) -> Self {
-        let (tasks, _) = tasks(batch, layer, shape);
-        let (kv_heads, group) = (shape.kv_heads as usize, (shape.heads / shape.kv_heads) as usize);
-        let mut merges = vec![Vec::new(); batch.rows.len() * kv_heads];
-        // Tasks of one row and head stand in ascending blocks.
-        for task in &tasks {
-            for (i, &row) in task.rows.iter().enumerate() {
-                merges[row * kv_heads + task.kv_head].push(task.partials + i * group);
-            }
-        }
-        Self { rows: &batch.rows, layer, shape, q, out, tasks, merges, scratch }
-    }
-
-    /// How many values of scratch a layer needs.
-    pub fn scratch_len(batch: &Batch, shape: AttentionShape) -> usize {
-        tasks(batch, 0, shape).1 * partial_len(shape.head_dim as usize)
+        Self { rows: &batch.rows, layer, shape, q, out, plan, scratch }
     }
 
     /// This worker's part of the layer.
@@ -89,57 +65,16 @@ impl<'a> PagedAttention<'a> {
     }
 }
 
-/// The tasks of a layer, and how many partials they leave.
-fn tasks(batch: &Batch, layer: u32, shape: AttentionShape) -> (Vec<Task<'_>>, usize) {
-    let group = (shape.heads / shape.kv_heads) as usize;
-    let mut tasks: Vec<Task<'_>> = Vec::new();
-    for (sequence, first, count) in batch.runs() {
-        let pages = &batch.sequences[sequence].pages;
-        let mut next = first;
-        while next < first + count {
-            let kind = batch.rows[next].kind;
-            let tile = if kind == RowKind::Prompt { ROW_TILE } else { 1 };
-            let last = (next + tile).min(first + count);
-            let alike = batch.rows[next..last].iter().take_while(|r| r.kind == kind).count();
-            let rows: Vec<usize> = (next..next + alike).collect();
-            let first_block = shape.first_visible(batch.rows[next].position) as usize / ATTENTION_SPLIT;
-            let blocks = first_block..batch.rows[next + alike - 1].position as usize / ATTENTION_SPLIT + 1;
-            for kv_head in 0..shape.kv_heads as usize {
-                let task = |blocks, rows| Task { pages, rows, kv_head, blocks, partials: 0 };
-                if kind == RowKind::Prompt {
-                    tasks.push(task(blocks.clone(), rows.clone()));
-                    continue;
-                }
-                for block in blocks.clone() {
-                    let same = |other: &&mut Task<'_>| {
-                        other.kv_head == kv_head
-                            && other.blocks == (block..block + 1)
-                            && batch.rows[other.rows[0]].kind == RowKind::Generated
-                            && same_pages(other.pages, pages, layer, block)
-                    };
-                    match tasks.iter_mut().find(same) {
-                        Some(shared) => shared.rows.extend(&rows),
-                        None => tasks.push(task(block..block + 1, rows.clone())),
-                    }
-                }
-            }
-            next += alike;
-        }
-    }
-    let mut partials = 0;
-    for task in &mut tasks {
-        task.partials = partials;
-        partials += task.rows.len() * group;
-    }
-    (tasks, partials)
+/// How many values of scratch a layer needs.
+pub fn scratch_len(plan: &Plan<'_>, shape: AttentionShape) -> usize {
+    plan.partials() * partial_len(shape.head_dim as usize)
 }
 
-/// Whether two tables name the same pages all through a block.
-fn same_pages(a: &PageTable, b: &PageTable, layer: u32, block: usize) -> bool {
-    const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
-    let entry = |table: &PageTable, chunk| table.entry(layer as usize, chunk);
-    (block * CHUNKS..(block + 1) * CHUNKS)
-        .all(|chunk| entry(a, chunk).is_some() && entry(a, chunk) == entry(b, chunk))
+/// A group of rows and a key/value head.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    group: &'a Group<'a>,
+    kv_head: usize,
 }
 
 struct Blocks<'a, 'b> {
@@ -156,7 +91,7 @@ impl Kernel for Blocks<'_, '_> {
         let Self { layer, pool, worker } = self;
         let dim = layer.shape.head_dim as usize;
         let group = (layer.shape.heads / layer.shape.kv_heads) as usize;
-        let most = layer.tasks.iter().map(|task| task.rows.len()).max().unwrap_or(0) * group;
+        let most = layer.plan.groups.iter().map(|group| group.rows.len()).max().unwrap_or(0) * group;
         let mut work = Work {
             page: vec![0.0; CHUNK_TOKENS * dim],
             keys: vec![0.0; CHUNK_TOKENS * dim],
@@ -164,12 +99,11 @@ impl Kernel for Blocks<'_, '_> {
             blocks: Vec::new(),
         };
         // Tasks of a prompt grow along it, so each worker takes every n-th.
-        for index in worker.every(layer.tasks.len()) {
-            let task = &layer.tasks[index];
+        for index in worker.every(layer.plan.tasks()) {
+            let (group, kv_head, partials) = layer.plan.task(index);
             let len = partial_len(dim);
-            let count = task.rows.len() * group;
-            let partials = layer.scratch.part_mut(task.partials * len..(task.partials + count) * len);
-            run_task::<I>(layer, pool, task, partials, &mut work);
+            let partials = layer.scratch.part_mut(partials.start * len..partials.end * len);
+            run_task::<I>(layer, pool, Task { group, kv_head }, partials, &mut work);
         }
     }
 }
@@ -214,7 +148,7 @@ impl Queries<'_> {
 unsafe fn run_task<I: Isa>(
     layer: &PagedAttention<'_>,
     pool: &Pool,
-    task: &Task<'_>,
+    task: Task<'_>,
     partials: &mut [f32],
     work: &mut Work,
 ) {
@@ -226,11 +160,11 @@ unsafe fn run_task<I: Isa>(
         partial.fill(0.0);
         partial[0] = f32::NEG_INFINITY;
     }
-    let starts = task.rows.iter().map(|row| (row * heads + task.kv_head * group) * dim).collect();
+    let starts = task.group.rows.iter().map(|row| (row * heads + task.kv_head * group) * dim).collect();
     let queries = Queries { values: layer.q.all(), dim, group, starts };
-    let rows: Vec<&Row> = task.rows.iter().map(|&row| &layer.rows[row]).collect();
+    let rows: Vec<&Row> = task.group.rows.iter().map(|&row| &layer.rows[row]).collect();
     let end = rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0);
-    for block in task.blocks.clone() {
+    for block in task.group.blocks.clone() {
         let start = block * ATTENTION_SPLIT;
         let seen: Vec<_> = rows.iter().map(|row| visible(shape, row, start)).collect();
         let chunks = start / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
@@ -238,7 +172,7 @@ unsafe fn run_task<I: Isa>(
             let at = chunk * CHUNK_TOKENS - start;
             if load_page::<I>(layer, pool, task, chunk, PageHalf::K, &mut work.page) {
                 transpose::<I>(&work.page, dim, &mut work.keys);
-                // Rows stand in ascending positions, so those that see something of a page stand together.
+                // From the first to the last row that sees something of the page; a prompt's rows between them do, too.
                 let sees = |seen: &std::ops::Range<usize>| seen.start < at + CHUNK_TOKENS && seen.end > at;
                 let first = seen.iter().position(sees).unwrap_or(rows.len()) * group;
                 let last = seen.iter().rposition(sees).map_or(first, |row| (row + 1) * group);
@@ -275,12 +209,12 @@ unsafe fn run_task<I: Isa>(
 unsafe fn load_page<I: Isa>(
     layer: &PagedAttention<'_>,
     pool: &Pool,
-    task: &Task<'_>,
+    task: Task<'_>,
     chunk: usize,
     half: PageHalf,
     out: &mut [f32],
 ) -> bool {
-    let Some(ChunkEntry { k, v }) = task.pages.entry(layer.layer as usize, chunk) else { return false };
+    let Some(ChunkEntry { k, v }) = task.group.pages.entry(layer.layer as usize, chunk) else { return false };
     let entry = if half == PageHalf::K { k } else { v };
     let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
     // The step was checked: every entry is in the pool.
@@ -503,12 +437,12 @@ impl Kernel for Merge<'_, '_> {
         let (dim, group) = (layer.shape.head_dim as usize, heads / kv_heads);
         let len = partial_len(dim);
         let mut merged = vec![0.0; len];
-        for index in worker.range(layer.merges.len()) {
+        for index in worker.range(layer.rows.len() * kv_heads) {
             let (row, kv_head) = (index / kv_heads, index % kv_heads);
             for g in 0..group {
                 merged.fill(0.0);
                 merged[0] = f32::NEG_INFINITY;
-                for &partial in &layer.merges[index] {
+                for partial in layer.plan.merges(row, kv_head) {
                     let at = (partial + g) * len;
                     merge::<I>(&mut merged, layer.scratch.part(at..at + len));
                 }

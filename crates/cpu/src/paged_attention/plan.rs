@@ -1,0 +1,145 @@
+//! Who computes what of an attention layer: groups of rows that read the same pages, and what each row merges.
+//!
+//! A plan depends on the batch and on heads and window alone, so that the layers of a step share one.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use interleaf_contract::{
+    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageTable, RowKind,
+};
+
+/// Prompt rows of one group: enough to pay for decoding a block, few enough to spread over cores.
+const ROW_TILE: usize = 16;
+
+const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
+
+/// Rows that go through a range of blocks together; one task for each key/value head.
+pub struct Group<'a> {
+    pub pages: &'a PageTable,
+    /// Indices of the rows in the batch.
+    pub rows: Vec<usize>,
+    pub blocks: Range<usize>,
+    /// The rows of all groups before it.
+    before: usize,
+}
+
+/// Where a row's share of a group is.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    first_block: usize,
+    group: usize,
+    /// Which of the group's rows.
+    row: usize,
+}
+
+/// The groups of a layer and what is merged of them.
+pub struct Plan<'a> {
+    pub groups: Vec<Group<'a>>,
+    /// For every row of the batch, in ascending blocks.
+    shares: Vec<Vec<Share>>,
+    kv_heads: usize,
+    heads_of_group: usize,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans a layer. Tables name the same pages in every layer, as [`PageTable::uniform`] does.
+    pub fn new(batch: &'a Batch, shape: AttentionShape) -> Self {
+        let mut groups: Vec<Group<'a>> = Vec::new();
+        let mut shared: HashMap<(usize, u32, u32), Vec<usize>> = HashMap::new();
+        for (sequence, first, count) in batch.runs() {
+            let pages = &batch.sequences[sequence].pages;
+            let mut next = first;
+            while next < first + count {
+                let kind = batch.rows[next].kind;
+                let tile = if kind == RowKind::Prompt { ROW_TILE } else { 1 };
+                let last = (next + tile).min(first + count);
+                let alike = batch.rows[next..last].iter().take_while(|r| r.kind == kind).count();
+                let rows = next..next + alike;
+                let first_block = shape.first_visible(batch.rows[next].position) as usize / ATTENTION_SPLIT;
+                let blocks = first_block..batch.rows[rows.end - 1].position as usize / ATTENTION_SPLIT + 1;
+                let group = |blocks| Group { pages, rows: rows.clone().collect(), blocks, before: 0 };
+                if kind == RowKind::Prompt {
+                    groups.push(group(blocks));
+                } else {
+                    for block in blocks {
+                        let candidates = whole(pages, block)
+                            .map(|entry| shared.entry((block, entry.k.slot, entry.v.slot)).or_default());
+                        let same = candidates.as_ref().and_then(|candidates| {
+                            candidates.iter().find(|&&other| same_pages(groups[other].pages, pages, block))
+                        });
+                        match same {
+                            Some(&other) => groups[other].rows.extend(rows.clone()),
+                            None => {
+                                if let Some(candidates) = candidates {
+                                    candidates.push(groups.len());
+                                }
+                                groups.push(group(block..block + 1));
+                            }
+                        }
+                    }
+                }
+                next += alike;
+            }
+        }
+        Self::of(groups, batch.rows.len(), shape)
+    }
+
+    fn of(mut groups: Vec<Group<'a>>, rows: usize, shape: AttentionShape) -> Self {
+        let mut shares: Vec<Vec<Share>> = vec![Vec::new(); rows];
+        let mut before = 0;
+        for (index, group) in groups.iter_mut().enumerate() {
+            group.before = before;
+            before += group.rows.len();
+            for (i, &row) in group.rows.iter().enumerate() {
+                shares[row].push(Share { first_block: group.blocks.start, group: index, row: i });
+            }
+        }
+        // A row may have joined an older group for a later block than it made a new one for.
+        shares.iter_mut().for_each(|shares| shares.sort_unstable_by_key(|share| share.first_block));
+        let (kv_heads, heads) = (shape.kv_heads as usize, shape.heads as usize);
+        Self { groups, shares, kv_heads, heads_of_group: heads / kv_heads }
+    }
+
+    /// Tasks: a group's for every key/value head, then the next group's.
+    pub fn tasks(&self) -> usize {
+        self.groups.len() * self.kv_heads
+    }
+
+    /// The group of a task, its key/value head, and its partials: rows × heads that share the key/value head.
+    pub fn task(&self, index: usize) -> (&Group<'a>, usize, Range<usize>) {
+        let (group, kv_head) = (&self.groups[index / self.kv_heads], index % self.kv_heads);
+        let first = self.first_partial(group, kv_head);
+        (group, kv_head, first..first + group.rows.len() * self.heads_of_group)
+    }
+
+    /// How many partials all tasks leave.
+    pub fn partials(&self) -> usize {
+        self.groups
+            .last()
+            .map_or(0, |last| (last.before + last.rows.len()) * self.kv_heads * self.heads_of_group)
+    }
+
+    /// The partials of a row and a key/value head in ascending blocks, each the first of its heads.
+    pub fn merges(&self, row: usize, kv_head: usize) -> impl Iterator<Item = usize> {
+        self.shares[row].iter().map(move |share| {
+            let group = &self.groups[share.group];
+            self.first_partial(group, kv_head) + share.row * self.heads_of_group
+        })
+    }
+
+    fn first_partial(&self, group: &Group<'a>, kv_head: usize) -> usize {
+        (group.before * self.kv_heads + kv_head * group.rows.len()) * self.heads_of_group
+    }
+}
+
+/// The first pages of a block, if the table has all of them: rows that end within a block share nothing of it.
+fn whole(pages: &PageTable, block: usize) -> Option<ChunkEntry> {
+    pages.entry(0, (block + 1) * CHUNKS - 1)?;
+    pages.entry(0, block * CHUNKS)
+}
+
+/// Whether two tables name the same pages all through a block.
+fn same_pages(a: &PageTable, b: &PageTable, block: usize) -> bool {
+    (block * CHUNKS..(block + 1) * CHUNKS).all(|chunk| a.entry(0, chunk) == b.entry(0, chunk))
+}
