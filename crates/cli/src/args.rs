@@ -70,7 +70,7 @@ pub struct EngineArgs {
     /// How the host backends multiply quantised weights; other weights always meet f32 activations.
     #[arg(long, value_enum, default_value_t = NumericsArg::ActQ8)]
     pub numerics: NumericsArg,
-    /// Worker threads of the CPU backend [default: one per core]
+    /// Worker threads of the CPU backend [default: one per core, on machines with fast and slow ones per fast core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
     /// Use slow cores too, on a machine that has fast and slow ones.

@@ -55,21 +55,19 @@ fn families() {
 /// Against the reference, under the same numerics.
 #[test]
 fn quantised_weights() {
-    let (model, golden) = (data("families/llama-rope3"), data("families/llama-rope3/golden"));
-    let (model, golden) = (model.to_string_lossy(), golden.to_string_lossy());
+    let suite = data("families");
     for weights in ["q8", "q4"] {
         for numerics in ["act-q8", "act-f32"] {
+            let suite = suite.to_string_lossy();
             verify_on_every_tier(&[
-                "--model",
-                &model,
-                "--golden",
-                &golden,
+                "--backends",
+                "cpu",
+                "--suite",
+                &suite,
                 "--weights",
                 weights,
                 "--numerics",
                 numerics,
-                "--backend",
-                "cpu",
             ]);
         }
     }

@@ -19,7 +19,9 @@ pub fn kv_append(
     for (i, row) in batch.rows.iter().enumerate() {
         let position = row.position as usize;
         let table = &batch.sequences[row.sequence as usize].pages;
-        let Some(entry) = table.entry(layer as usize, position / CHUNK_TOKENS) else { continue };
+        let Some(entry) = table.entry(layer as usize, position / CHUNK_TOKENS) else {
+            unreachable!("position {position} is in no page of its sequence")
+        };
         for (half, entry, rows) in [(PageHalf::K, entry.k, k), (PageHalf::V, entry.v, v)] {
             let page = pool.page_mut(PageAddress { layer, slot: entry.slot, half })?;
             for (head, values) in rows[i * cols..(i + 1) * cols].chunks_exact(geometry.head_dim).enumerate() {

@@ -171,6 +171,19 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
     }
 
+    /// Where a part is, for kernels whose results may take the place of what they read.
+    ///
+    /// Reading and writing through it is under the conditions of [`Shared::part`] and [`Shared::part_mut`].
+    pub fn pointer(&self, range: Range<usize>) -> *mut T {
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "a part of {} ends at {}",
+            self.len,
+            range.end
+        );
+        self.first.wrapping_add(range.start)
+    }
+
     /// All of it, to be read.
     ///
     /// # Safety

@@ -24,11 +24,12 @@ impl Kernel for Add<'_> {
     }
 }
 
-/// `out = x / √(mean(x²) + epsilon) · weight` over each group of `weight.len()` values, from `x` to `out`.
+/// `out = x / √(mean(x²) + epsilon) · weight` over each group of `weight.len()` of n values, from `x` to `out`.
 pub struct RmsNorm<'a> {
     /// Where the groups are read; may be where they are written.
     pub x: *const f32,
-    pub out: &'a mut [f32],
+    pub out: *mut f32,
+    pub n: usize,
     pub weight: &'a [f32],
     pub epsilon: f32,
 }
@@ -37,18 +38,18 @@ impl Kernel for RmsNorm<'_> {
     type Output = ();
 
     /// # Safety
-    /// `x` has as many readable elements as `out`.
+    /// n elements of `x` are readable and of `out` writable, and the two are the same or apart.
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let n = self.weight.len();
-        for (group, out) in self.out.chunks_exact_mut(n).enumerate() {
-            let x = self.x.add(group * n);
+        for group in 0..self.n / n {
+            let (x, out) = (self.x.add(group * n), self.out.add(group * n));
             let factor = I::splat(1.0 / (dot::<I>(x, x, n) / n as f32 + self.epsilon).sqrt());
             for i in (0..n).step_by(I::LANES) {
                 let lanes = I::LANES.min(n - i);
                 let weight = load_first::<I>(self.weight.as_ptr().add(i), lanes);
                 let value = I::mul(I::mul(load_first::<I>(x.add(i), lanes), factor), weight);
-                store_first::<I>(out.as_mut_ptr().add(i), value, lanes);
+                store_first::<I>(out.add(i), value, lanes);
             }
         }
     }

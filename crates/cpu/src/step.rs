@@ -261,12 +261,17 @@ impl<'a> Plan<'a> {
                         sin: &table.sin[angles],
                     });
                 }
+                // Another one has the same rows for each worker.
+                if matches!(later.first(), Some(Work::Rope { .. })) {
+                    return;
+                }
             }
             Work::KvAppend { layer, k, v } => {
                 if worker.is_first() {
                     let mut pool = self.pool.write().unwrap_or_else(PoisonError::into_inner);
-                    // The step was checked: every entry is in the pool.
-                    let _ = kv_append::kv_append(batch, *layer, k.all(), v.all(), &mut pool);
+                    let appended = kv_append::kv_append(batch, *layer, k.all(), v.all(), &mut pool);
+                    // The step was checked: every entry is in the pool. What panics here ends the step with an error.
+                    assert!(appended.is_ok(), "{appended:?}");
                 }
             }
             Work::Attention(layer) => {
@@ -277,9 +282,10 @@ impl<'a> Plan<'a> {
                 let mine = worker.range(*n);
                 I::enter(swiglu::SwiGlu {
                     activation: *activation,
-                    gate: gate.part(mine.clone()).as_ptr(),
-                    up: up.part(mine.clone()),
-                    out: out.part_mut(mine),
+                    gate: gate.pointer(mine.clone()),
+                    up: up.pointer(mine.clone()),
+                    n: mine.len(),
+                    out: out.pointer(mine),
                 });
             }
             Work::Softcap { x, n, cap } => softcap::softcap(x.part_mut(worker.range(*n)), *cap),
@@ -313,19 +319,24 @@ impl<'a> Plan<'a> {
             let x = norm.x.part_mut(values.clone());
             I::enter(rms_norm::Add { x, delta: delta.part(values.clone()) });
         }
-        let form =
-            |x: *const f32, out| rms_norm::RmsNorm { x, out, weight: norm.weight, epsilon: norm.epsilon };
+        let form = |x: *const f32, out: *mut f32, n| rms_norm::RmsNorm {
+            x,
+            out,
+            n,
+            weight: norm.weight,
+            epsilon: norm.epsilon,
+        };
         if norm.outputs {
             // Rows that other workers may have added to.
             worker.wait();
             for i in worker.range(self.step.batch().outputs.len()) {
                 let row = self.step.batch().outputs[i].row as usize;
-                let x = norm.x.part(row * cols..(row + 1) * cols).as_ptr();
-                I::enter(form(x, norm.out.part_mut(i * cols..(i + 1) * cols)));
+                let x = norm.x.pointer(row * cols..(row + 1) * cols);
+                I::enter(form(x, norm.out.pointer(i * cols..(i + 1) * cols), cols));
             }
         } else {
-            let x = norm.x.part(values.clone()).as_ptr();
-            I::enter(form(x, norm.out.part_mut(values)));
+            let x = norm.x.pointer(values.clone());
+            I::enter(form(x, norm.out.pointer(values.clone()), values.len()));
         }
         worker.wait();
     }

@@ -6,23 +6,25 @@ use interleaf_contract::Activation;
 use crate::isa::{Isa, Kernel};
 use crate::math::{gelu_tanh, load_first, silu, store_first};
 
-/// `out = activation(gate) · up`, element by element.
-pub struct SwiGlu<'a> {
+/// `out = activation(gate) · up`, element by element of n.
+pub struct SwiGlu {
     pub activation: Activation,
     /// May be where `out` is.
     pub gate: *const f32,
-    pub up: &'a [f32],
-    pub out: &'a mut [f32],
+    /// Likewise.
+    pub up: *const f32,
+    pub out: *mut f32,
+    pub n: usize,
 }
 
-impl Kernel for SwiGlu<'_> {
+impl Kernel for SwiGlu {
     type Output = ();
 
     /// # Safety
-    /// `gate` has as many readable elements as `up` and `out`.
+    /// n elements of `gate` and `up` are readable and of `out` writable, and `out` is one of them or apart.
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let n = self.out.len().min(self.up.len());
+        let n = self.n;
         for i in (0..n).step_by(I::LANES) {
             let lanes = I::LANES.min(n - i);
             let gate = load_first::<I>(self.gate.add(i), lanes);
@@ -30,8 +32,8 @@ impl Kernel for SwiGlu<'_> {
                 Activation::Silu => silu::<I>(gate),
                 Activation::GeluTanh => gelu_tanh::<I>(gate),
             };
-            let up = load_first::<I>(self.up.as_ptr().add(i), lanes);
-            store_first::<I>(self.out.as_mut_ptr().add(i), I::mul(gate, up), lanes);
+            let up = load_first::<I>(self.up.add(i), lanes);
+            store_first::<I>(self.out.add(i), I::mul(gate, up), lanes);
         }
     }
 }

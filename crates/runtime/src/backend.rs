@@ -11,7 +11,7 @@ use crate::{EngineError, EngineOptions};
 pub enum BackendChoice {
     /// The best backend that can run a whole model here: the CPU.
     Auto,
-    /// Rayon over vectorised loops.
+    /// The CPU, on the best tier of instructions that it has.
     Cpu,
     /// wgpu.
     Gpu,

@@ -32,7 +32,7 @@ pub struct EngineOptions {
     pub pages: PageCodec,
     /// How host backends multiply quantised weights.
     pub numerics: Numerics,
-    /// Worker threads of the CPU backend; 0 for one per core.
+    /// Worker threads of the CPU backend; 0 for one per core that `performance_threads` allows.
     pub threads: usize,
     /// Whether the CPU backend keeps to the fast cores of a machine that has slow ones too, as phones do; 0 threads
     /// are then one per fast core. More threads than fast cores run on all of them.

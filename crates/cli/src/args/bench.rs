@@ -42,7 +42,7 @@ pub struct BenchArgs {
     /// The adapters' rank.
     #[arg(long, value_name = "R", default_value_t = 16)]
     pub rank: usize,
-    /// Worker threads of the CPU backend; 0 for one per core.
+    /// Worker threads of the CPU backend; 0 for one per core, on machines with fast and slow ones per fast core.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
     pub threads: Vec<usize>,
     /// Use slow cores too, on a machine that has fast and slow ones.

@@ -1,4 +1,8 @@
 //! AVX-512 with VNNI: vectors of sixteen, 32 registers, and `vpdpbusd` for the integer products.
+//!
+//! Products of bf16 weights are those of f32: `vdpbf16ps` would round the activations to 8 bits of mantissa, which
+//! `act=f32` rules out, and activations split into the three parts that are exact would take three of its products
+//! where two of f32 do.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition of every method: the machine has the tier")]
 
 use std::arch::x86_64::*;

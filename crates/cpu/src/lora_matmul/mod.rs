@@ -111,7 +111,10 @@ impl<'a> LoraMatmul<'a> {
             let mut terms = Vec::new();
             for (group, sites) in groups.iter().zip(sites) {
                 let Some(site) = sites[index].filter(|s| s.rank() > 0 && !group.is_empty()) else { continue };
-                let (Packed::Rows(a), Packed::Panels(b)) = (&site.a, &site.b) else { continue };
+                // Taken in by `factors`, which makes no others.
+                let (Packed::Rows(a), Packed::Panels(b)) = (&site.a, &site.b) else {
+                    unreachable!("an adapter's factors are rows of A and panels of B")
+                };
                 terms.resize(rows, None);
                 let first = Term {
                     b: b.float_panel(0),
@@ -138,8 +141,13 @@ impl<'a> LoraMatmul<'a> {
     /// # Safety
     /// The machine has the tier, and all workers of the region call this with the same layer.
     pub unsafe fn run<I: Isa>(&self, next: Option<&Self>, worker: &Worker<'_>) {
-        I::enter(Prepare { layer: self, worker });
-        worker.wait();
+        // One row of floats is read as it is.
+        let as_it_is =
+            self.rows <= 1 && self.shrinks.is_empty() && !self.jobs.iter().any(|job| self.is_integer(job.w));
+        if !as_it_is {
+            I::enter(Prepare { layer: self, worker });
+            worker.wait();
+        }
         let next = next.map_or(&[][..], |next| &next.shrinks);
         I::enter(Products { layer: self, next, worker });
         worker.wait();

@@ -167,17 +167,18 @@ unsafe fn run_task<I: Isa>(
     for block in task.group.blocks.clone() {
         let start = block * ATTENTION_SPLIT;
         let seen: Vec<_> = rows.iter().map(|row| visible(shape, row, start)).collect();
-        let chunks = start / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
+        // A window may begin within the block.
+        let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min().unwrap_or(0);
+        let chunks = (start + first) / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
         for chunk in chunks.clone() {
             let at = chunk * CHUNK_TOKENS - start;
-            if load_page::<I>(layer, pool, task, chunk, PageHalf::K, &mut work.page) {
-                transpose::<I>(&work.page, dim, &mut work.keys);
-                // From the first to the last row that sees something of the page; a prompt's rows between them do, too.
-                let sees = |seen: &std::ops::Range<usize>| seen.start < at + CHUNK_TOKENS && seen.end > at;
-                let first = seen.iter().position(sees).unwrap_or(rows.len()) * group;
-                let last = seen.iter().rposition(sees).map_or(first, |row| (row + 1) * group);
-                score_all::<I>(&queries, first..last, &work.keys, shape.scale, &mut work.scores, at);
-            }
+            load_page::<I>(layer, pool, task, chunk, PageHalf::K, &mut work.page);
+            transpose::<I>(&work.page, dim, &mut work.keys);
+            // From the first to the last row that sees something of the page; a prompt's rows between them do, too.
+            let sees = |seen: &std::ops::Range<usize>| seen.start < at + CHUNK_TOKENS && seen.end > at;
+            let first = seen.iter().position(sees).unwrap_or(rows.len()) * group;
+            let last = seen.iter().rposition(sees).map_or(first, |row| (row + 1) * group);
+            score_all::<I>(&queries, first..last, &work.keys, shape.scale, &mut work.scores, at);
         }
         work.blocks.clear();
         work.blocks.resize(rows.len() * group * len, 0.0);
@@ -192,9 +193,8 @@ unsafe fn run_task<I: Isa>(
         }
         for chunk in chunks {
             let at = chunk * CHUNK_TOKENS - start;
-            if load_page::<I>(layer, pool, task, chunk, PageHalf::V, &mut work.page) {
-                accumulate_all::<I>(&seen, group, at, dim, work);
-            }
+            load_page::<I>(layer, pool, task, chunk, PageHalf::V, &mut work.page);
+            accumulate_all::<I>(&seen, group, at, dim, work);
         }
         for (partial, block) in partials.chunks_exact_mut(len).zip(work.blocks.chunks_exact(len)) {
             if block[1] != 0.0 {
@@ -204,7 +204,7 @@ unsafe fn run_task<I: Isa>(
     }
 }
 
-/// Decodes one head's K or V of a chunk, tokens × dim; false if the table does not reach it.
+/// Decodes one head's K or V of a chunk, tokens × dim.
 #[inline(always)]
 unsafe fn load_page<I: Isa>(
     layer: &PagedAttention<'_>,
@@ -213,14 +213,15 @@ unsafe fn load_page<I: Isa>(
     chunk: usize,
     half: PageHalf,
     out: &mut [f32],
-) -> bool {
-    let Some(ChunkEntry { k, v }) = task.group.pages.entry(layer.layer as usize, chunk) else { return false };
+) {
+    // The step was checked: tables reach as far as their rows' positions, and every entry is in the pool.
+    let Some(ChunkEntry { k, v }) = task.group.pages.entry(layer.layer as usize, chunk) else {
+        unreachable!("no page of chunk {chunk}")
+    };
     let entry = if half == PageHalf::K { k } else { v };
     let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
-    // The step was checked: every entry is in the pool.
-    let Ok(page) = pool.page(address) else { return false };
+    let Ok(page) = pool.page(address) else { unreachable!("{address:?} is not in the pool") };
     decode::<I>(entry.codec, page, pool.geometry().element_offset(task.kv_head, 0), out);
-    true
 }
 
 /// A page with its tokens side by side: `[token][dim]` to `[dim][token]`.
