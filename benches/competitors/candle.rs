@@ -71,8 +71,8 @@ pub fn quantised_activations(x: &Tensor, weights: Dtype) -> Vec<f32> {
     quantised
 }
 
-/// What candle 0.11 quantises activations to, and the elements of a block: as the weights' blocks, but for Q8_0 on
-/// x86-64 with integer dot products, where it is 256 elements under one scale.
+/// What candle 0.11 quantises activations to, and the elements of a block: as the weights' blocks, but for
+/// Q8_0 on x86-64 with integer dot products, where it is 256 elements under one scale.
 fn activation_format(weights: Dtype) -> (GgmlDType, usize) {
     #[cfg(target_arch = "x86_64")]
     if weights == Dtype::Q8_0

@@ -60,8 +60,8 @@ impl Element for gemm::f16 {
     }
 
     fn roundings() -> f64 {
-        // Sums are f32, but what is added up so far goes through the result, in f16, after each part of the inputs;
-        // a part is 512 or more. Each time it loses half of the last of 11 bits.
+        // Sums are f32, but what is added up so far goes through the result, in f16, after each part of the
+        // inputs; a part is 512 or more. Each time it loses half of the last of 11 bits.
         let stores = rig::HIDDEN.div_ceil(512) as f64;
         rig::f32_roundings() + stores * 2f64.powi(-11) / f64::from(f32::EPSILON)
     }
@@ -120,8 +120,8 @@ impl<E: Element> Weights<E> {
             1 => Parallelism::None,
             threads => Parallelism::Rayon(threads),
         };
-        // SAFETY: x is m × k, y is m × n and the weights are n × k or turned, whole and of these strides: the first
-        // two by the assertion above, the weights by `new`.
+        // SAFETY: x is m × k, y is m × n and the weights are n × k or turned, whole and of these strides: the
+        // first two by the assertion above, the weights by `new`.
         unsafe {
             gemm::gemm(
                 m,

@@ -16,7 +16,8 @@ use rig::Shape;
 
 const SHAPES: [Shape; 3] = [(1, RowKind::Generated), (16, RowKind::Generated), (512, RowKind::Prompt)];
 
-/// Threads of everyone: candle cannot be told, so it is asked. `RAYON_NUM_THREADS` decides, or the machine's cores.
+/// Threads of everyone: candle cannot be told, so it is asked. `RAYON_NUM_THREADS` decides, or the machine's
+/// cores.
 fn threads() -> usize {
     candle_core::utils::get_num_threads()
 }

@@ -1,5 +1,5 @@
-//! What a bench of `lora_matmul` runs on: a backend with more weights than caches hold, and the reference that
-//! checks its answers.
+//! What a bench of `lora_matmul` runs on: a backend with more weights than caches hold, and the reference
+//! that checks its answers.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -131,8 +131,8 @@ impl Rig {
         Self { backend, projections: Round::new(projections), adapters }
     }
 
-    /// One step over the next projection, `adapters` of them in turn over the rows. Its answer comes back only if
-    /// it is probed.
+    /// One step over the next projection, `adapters` of them in turn over the rows. Its answer comes back
+    /// only if it is probed.
     pub fn run(&mut self, x: &Arc<[f32]>, (count, kind): Shape, adapters: usize, probe: bool) -> Vec<f32> {
         let adapter = |i: usize| if adapters == 0 { -1 } else { (i % adapters) as i32 };
         let kinds: Vec<(RowKind, i32)> = (0..count).map(|i| (kind, adapter(i))).collect();
@@ -173,8 +173,8 @@ impl Reference {
         Self { exact: rig(&first), magnitude: rig(&numbers.magnitudes()) }
     }
 
-    /// Checks the answer of `label` over the first projection, within `roundings` times ε of its magnitudes: the
-    /// first and the last rows of the batch, since a row does not depend on its neighbours.
+    /// Checks the answer of `label` over the first projection, within `roundings` times ε of its magnitudes:
+    /// the first and the last rows of the batch, since a row does not depend on its neighbours.
     pub fn check(
         &self,
         label: &str,
