@@ -187,7 +187,7 @@ impl Reference {
         assert_eq!(found.len(), count * HIDDEN, "{label}: rows times outputs");
         let rows = count.min(16);
         let positive: Vec<f32> = x.iter().map(|v| v.abs()).collect();
-        // Both parts begin with adapter 0: a batch has either sixteen rows or fewer, or whole sixteens of them.
+        // Both parts begin with adapter 0: a batch has sixteen rows or fewer, or whole sixteens of them.
         for first in [0, count - rows] {
             let part = |x: &[f32]| -> Arc<[f32]> { x[first * HIDDEN..(first + rows) * HIDDEN].into() };
             let run = |rig: &RefCell<Rig>, x| rig.borrow_mut().run(&x, (rows, kind), adapters, true);
