@@ -146,7 +146,7 @@ unsafe fn multiply<I: Isa, E: Element, const M: usize, const P: usize>(
     k: usize,
     acc: &mut [[I::V; P]; M],
 ) {
-    // In a loop, which the scalar tier's compiler inlines where it does not a closure.
+    // In a loop: a closure is not always inlined, and then lacks the tier's instructions.
     let mut weights = [I::splat(0.0); P];
     for (weights, w) in weights.iter_mut().zip(w) {
         *weights = E::load::<I>(w.add(k * I::LANES * E::BYTES));
@@ -206,15 +206,13 @@ impl Part {
                 for w in w {
                     I::prefetch(w.add(k * input_bytes).wrapping_add(AHEAD));
                 }
-                let line = (k + inputs_per_line).min(end);
-                // Few products an input are unrolled; the sums of many would not stay in registers.
-                if M <= 2 && line - k == inputs_per_line {
+                // Unrolled, one row takes its inputs a vector at a time; the sums of more would not stay in registers.
+                if M == 1 && k + inputs_per_line <= end {
                     for i in 0..inputs_per_line {
                         multiply::<I, E, M, P>(w, x, k + i, &mut acc);
                     }
-                    k = line;
-                }
-                while k < line {
+                    k += inputs_per_line;
+                } else {
                     multiply::<I, E, M, P>(w, x, k, &mut acc);
                     k += 1;
                 }
