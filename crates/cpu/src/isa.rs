@@ -90,6 +90,9 @@ pub unsafe trait Isa: Copy + 'static {
     const INTEGER_ROWS: usize;
     /// Most rows of a tile of float products, likewise.
     const FLOAT_ROWS: usize;
+    /// Factors of a row that one load brings to [`Isa::rank_update`]: a vector of them where a product takes one lane of
+    /// a register for all lanes, and 1 else.
+    const FACTORS: usize = 1;
     /// LANES of f32.
     type V: Copy;
 
@@ -158,20 +161,23 @@ pub unsafe trait Isa: Copy + 'static {
         }
     }
 
-    /// `acc[m][p] += Σ x[m][k] · w[k][p]` over LANES of k in ascending order, where P vectors of w stand one after
-    /// another and the next k `stride` elements on.
+    /// `acc[m][p] += Σ x[m][k] · w[k][p]` over FACTORS of k in ascending order, where P vectors of w stand one after
+    /// another and those of the next k `stride` elements on.
     #[inline(always)]
-    unsafe fn rank_lanes_update<const M: usize, const P: usize>(
+    unsafe fn rank_update<const M: usize, const P: usize>(
         x: [*const f32; M],
         w: *const f32,
         stride: usize,
         acc: &mut [[Self::V; P]; M],
     ) {
-        for k in 0..Self::LANES {
-            let w: [Self::V; P] = std::array::from_fn(|p| Self::load(w.add(k * stride + p * Self::LANES)));
+        for k in 0..Self::FACTORS {
+            let mut vectors = [Self::splat(0.0); P];
+            for (p, vector) in vectors.iter_mut().enumerate() {
+                *vector = Self::load(w.add(k * stride + p * Self::LANES));
+            }
             for (acc, x) in acc.iter_mut().zip(x) {
                 let x = Self::splat(*x.add(k));
-                for (acc, w) in acc.iter_mut().zip(w) {
+                for (acc, w) in acc.iter_mut().zip(vectors) {
                     *acc = Self::fma(x, w, *acc);
                 }
             }

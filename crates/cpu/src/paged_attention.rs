@@ -343,12 +343,13 @@ unsafe fn score<I: Isa, const Q: usize, const T: usize>(
 ) -> usize {
     let q: [*const f32; Q] = std::array::from_fn(|i| queries.pointer(first + i));
     let scale = I::splat(scale);
-    let whole = queries.dim / I::LANES * I::LANES;
+    let whole = queries.dim / I::FACTORS * I::FACTORS;
     for token in (0..CHUNK_TOKENS).step_by(T * I::LANES) {
         let mut sums = [[I::splat(0.0); T]; Q];
         let keys = |d: usize| keys.as_ptr().add(d * CHUNK_TOKENS + token);
-        for d in (0..whole).step_by(I::LANES) {
-            I::rank_lanes_update(q.map(|q| q.add(d)), keys(d), CHUNK_TOKENS, &mut sums);
+        for d in (0..whole).step_by(I::FACTORS) {
+            let q = std::array::from_fn(|i| q[i].add(d));
+            I::rank_update(q, keys(d), CHUNK_TOKENS, &mut sums);
         }
         for d in whole..queries.dim {
             for (sums, q) in sums.iter_mut().zip(q) {

@@ -79,24 +79,25 @@ fn rank_updates_are_chains_of_products() {
 
     #[inline(always)]
     unsafe fn check<I: Isa, const M: usize, const P: usize>() {
-        let (lanes, stride) = (I::LANES, P * I::LANES + 1);
-        let x: Vec<f32> = (0..M * lanes).map(value).collect();
-        let w: Vec<f32> = (0..lanes * stride).map(|i| value(i + 77)).collect();
-        let rows: [*const f32; M] = std::array::from_fn(|m| x[m * lanes..].as_ptr());
+        let (lanes, factors, stride) = (I::LANES, I::FACTORS, P * I::LANES + 1);
+        let x: Vec<f32> = (0..M * factors).map(value).collect();
+        let w: Vec<f32> = (0..factors * stride).map(|i| value(i + 77)).collect();
+        let rows: [*const f32; M] = std::array::from_fn(|m| x[m * factors..].as_ptr());
         let mut out = [0.0f32; MOST_LANES];
-        // SAFETY: the caller has the tier; `w` has LANES rows of P vectors, x M values and M rows of LANES.
+        // SAFETY: the caller has the tier; `w` has FACTORS rows of P vectors, x M rows of FACTORS.
         unsafe {
             let first: [I::V; P] = std::array::from_fn(|p| I::load(w[p * lanes..].as_ptr()));
             let mut one = [[I::splat(0.1); P]; M];
             I::rank_1_update(x.as_ptr(), first, &mut one);
             let mut all = [[I::splat(0.1); P]; M];
-            I::rank_lanes_update(rows, w.as_ptr(), stride, &mut all);
+            I::rank_update(rows, w.as_ptr(), stride, &mut all);
             for m in 0..M {
                 for p in 0..P {
                     let product = |k: usize, x: f32, sum| {
                         I::fma(I::splat(x), I::load(w[k * stride + p * lanes..].as_ptr()), sum)
                     };
-                    let chain = (0..lanes).fold(I::splat(0.1), |sum, k| product(k, x[m * lanes + k], sum));
+                    let chain =
+                        (0..factors).fold(I::splat(0.1), |sum, k| product(k, x[m * factors + k], sum));
                     for (found, expected) in
                         [(one[m][p], product(0, x[m], I::splat(0.1))), (all[m][p], chain)]
                     {

@@ -146,7 +146,11 @@ unsafe fn multiply<I: Isa, E: Element, const M: usize, const P: usize>(
     k: usize,
     acc: &mut [[I::V; P]; M],
 ) {
-    let weights = w.map(|w| E::load::<I>(w.add(k * I::LANES * E::BYTES)));
+    // A closure would not always be inlined where it is called often, and then lacks the tier's instructions.
+    let mut weights = [I::splat(0.0); P];
+    for (weight, w) in weights.iter_mut().zip(w) {
+        *weight = E::load::<I>(w.add(k * I::LANES * E::BYTES));
+    }
     I::rank_1_update(x.add(k * M), weights, acc);
 }
 
@@ -202,15 +206,13 @@ impl Part {
                 for w in w {
                     I::prefetch(w.add(k * input_bytes).wrapping_add(AHEAD));
                 }
-                let line = (k + inputs_per_line).min(end);
-                // Few products an input are unrolled; the sums of many would not stay in registers.
-                if M <= 2 && line - k == inputs_per_line {
+                // Unrolled, one row takes its inputs a vector at a time; the sums of more would not stay in registers.
+                if M == 1 && k + inputs_per_line <= end {
                     for i in 0..inputs_per_line {
                         multiply::<I, E, M, P>(w, x, k + i, &mut acc);
                     }
-                    k = line;
-                }
-                while k < line {
+                    k += inputs_per_line;
+                } else {
                     multiply::<I, E, M, P>(w, x, k, &mut acc);
                     k += 1;
                 }

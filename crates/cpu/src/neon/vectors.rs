@@ -14,6 +14,7 @@ macro_rules! neon_vectors {
         const LANES: usize = $crate::neon::LANES;
         // 8 rows of three panels are 24 sums of the 32 registers.
         const FLOAT_ROWS: usize = 8;
+        const FACTORS: usize = $crate::neon::LANES;
         type V = $crate::neon::V;
 
         #[inline(always)]
@@ -120,7 +121,6 @@ macro_rules! neon_vectors {
             vmaxvq_f32(v)
         }
 
-        // A product takes one lane of a register for all lanes at no cost, so that one load brings four factors.
         #[inline(always)]
         unsafe fn rank_1_update<const M: usize, const P: usize>(
             x: *const f32,
@@ -146,7 +146,7 @@ macro_rules! neon_vectors {
         }
 
         #[inline(always)]
-        unsafe fn rank_lanes_update<const M: usize, const P: usize>(
+        unsafe fn rank_update<const M: usize, const P: usize>(
             x: [*const f32; M],
             w: *const f32,
             stride: usize,
