@@ -14,10 +14,10 @@ TIERS = {
     "neon-dotprod": ("12neon_dotprod5enter",),
     "neon-i8mm": ("9neon_i8mm5enter",),
 }
-# f32 and outputs in a vector, inputs of a quantised block, tokens of a page, bytes of a cache line.
-LANES, BLOCK, PAGE, LINE = 4, 32, 16, 64
-# Blocks between two steps of the fetching ahead.
-STEP = 4
+# f32 and outputs in a vector, inputs of a quantised block, tokens of a page.
+LANES, BLOCK, PAGE = 4, 32, 16
+# Inputs of a panel between two steps of the fetching ahead.
+STEP = 128
 # Bytes of a block of four outputs: the codes and the f16 scales.
 BLOCK_BYTES = {"q4_0": LANES * (BLOCK // 2 + 2), "q8_0": LANES * (BLOCK + 2)}
 # Vectors and rows are the same code in every tier; it is taken from this one.
@@ -90,14 +90,13 @@ def expected() -> Iterator[Expected]:
                     yield Expected(tier, "8Products", name, rows, LANES * BLOCK, 0, row_by_row)
                 else:
                     measure = integer(tier, dtype, rows)
-                    yield Expected(tier, "8Products", name, STEP, macs, streamed, measure)
+                    yield Expected(tier, "8Products", name, STEP // BLOCK, macs, streamed, measure)
     for dtype, size in (("f32", 4), ("f16", 2), ("bf16", 2)):
         for rows, panels in ((1, 4), (8, 3)):
             outputs = panels * LANES
             name = f"{dtype}, {count(rows, 'row')} × {outputs} outputs"
-            line, streamed = LINE // (LANES * size), outputs * size * (rows == 1)
-            measure = number(dtype, rows, panels)
-            yield Expected(COMMON, "8Products", name, line, rows * outputs, streamed, measure)
+            streamed, measure = outputs * size * (rows == 1), number(dtype, rows, panels)
+            yield Expected(COMMON, "8Products", name, STEP // panels, rows * outputs, streamed, measure)
     for dtype, size in (("f32", 4), ("f16", 2)):
         macs = 8 * LANES
         yield Expected(COMMON, "7Prepare", f"shrink, {dtype} A", 1, macs, macs * size, shrink(dtype))

@@ -146,10 +146,10 @@ unsafe fn multiply<I: Isa, E: Element, const M: usize, const P: usize>(
     k: usize,
     acc: &mut [[I::V; P]; M],
 ) {
-    // In a loop: a closure is not always inlined, and then lacks the tier's instructions.
+    // A closure would not always be inlined where it is called often, and then lacks the tier's instructions.
     let mut weights = [I::splat(0.0); P];
-    for (weights, w) in weights.iter_mut().zip(w) {
-        *weights = E::load::<I>(w.add(k * I::LANES * E::BYTES));
+    for (weight, w) in weights.iter_mut().zip(w) {
+        *weight = E::load::<I>(w.add(k * I::LANES * E::BYTES));
     }
     I::rank_1_update(x.add(k * M), weights, acc);
 }
