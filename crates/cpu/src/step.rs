@@ -130,7 +130,10 @@ impl<'a> Plan<'a> {
         buffers: &'a mut Buffers,
     ) -> Result<Self, BackendError> {
         let mut plans = AttentionPlans::default();
-        let sizes = sizes(step, resident, &mut plans)?;
+        let groups = Groups::new(step);
+        let mut sites = Vec::new();
+        let sizes = sizes(step, resident, &groups, &mut plans, &mut sites)?;
+        let mut sites = sites.into_iter();
         let tensors = buffers.activations.fit(step)?;
         let tensor = |t: &Tensor| tensors[t.index as usize];
         let scratch = Scratch {
@@ -160,8 +163,7 @@ impl<'a> Plan<'a> {
                     outputs: (x.rows, out.rows) == (RowSet::All, RowSet::Outputs),
                 }),
                 Op::LoraMatmul { x, projections } => {
-                    let groups = groups(step, x.rows);
-                    let sites = sites(batch, projections, resident)?;
+                    let sites = sites.next().unwrap_or_default();
                     let projections = projections.iter().map(|(id, y)| {
                         let projection = resident.projection(*id)?;
                         let bias = projection.bias.map(|b| resident.vector(b)).transpose()?;
@@ -174,7 +176,7 @@ impl<'a> Plan<'a> {
                         rows,
                         numerics,
                         projections,
-                        &groups,
+                        groups.of(x.rows),
                         &sites,
                         scratch,
                     ))
@@ -367,10 +369,13 @@ struct Sizes {
     partials: usize,
 }
 
+/// Sizes scratch, and finds the sites of every linear layer in the order of the operations.
 fn sizes<'a>(
     step: &'a Step,
-    resident: &Resident<Packed>,
+    resident: &'a Resident<Packed>,
+    groups: &Groups,
     plans: &mut AttentionPlans<'a>,
+    all_sites: &mut Vec<Sites<'a>>,
 ) -> Result<Sizes, BackendError> {
     let mut sizes = Sizes { values: 0, z: 0, partials: 0 };
     for op in step.ops() {
@@ -378,11 +383,11 @@ fn sizes<'a>(
             Op::LoraMatmul { x, projections } => {
                 sizes.values = sizes.values.max(step.row_count(x.rows) * x.cols as usize);
                 let sites = sites(step.batch(), projections, resident)?;
-                let rows = groups(step, x.rows);
-                let shrunk = rows.iter().zip(&sites).map(|(rows, sites)| {
+                let shrunk = groups.of(x.rows).iter().zip(&sites).map(|(rows, sites)| {
                     rows.len() * sites.iter().flatten().map(|site| site.rank()).sum::<usize>()
                 });
                 sizes.z = sizes.z.max(shrunk.sum());
+                all_sites.push(sites);
             }
             Op::PagedAttention { shape, .. } => {
                 let plan = plans.of(step.batch(), *shape);
@@ -394,23 +399,42 @@ fn sizes<'a>(
     Ok(sizes)
 }
 
-/// The rows of each adapter of the batch.
-fn groups(step: &Step, rows: RowSet) -> Vec<Vec<usize>> {
-    let mut groups = vec![Vec::new(); step.batch().adapters.len()];
-    for (i, row) in step.rows(rows).enumerate() {
-        if let Ok(slot) = usize::try_from(row.adapter) {
-            groups[slot].push(i);
-        }
-    }
-    groups
+/// The rows of each adapter of the batch, in either set of rows.
+struct Groups {
+    all: Vec<Vec<usize>>,
+    outputs: Vec<Vec<usize>>,
 }
 
-/// Each adapter's site on each projection.
+impl Groups {
+    fn new(step: &Step) -> Self {
+        let of = |rows| {
+            let mut groups = vec![Vec::new(); step.batch().adapters.len()];
+            for (i, row) in step.rows(rows).enumerate() {
+                if let Ok(slot) = usize::try_from(row.adapter) {
+                    groups[slot].push(i);
+                }
+            }
+            groups
+        };
+        Self { all: of(RowSet::All), outputs: of(RowSet::Outputs) }
+    }
+
+    fn of(&self, rows: RowSet) -> &[Vec<usize>] {
+        match rows {
+            RowSet::All => &self.all,
+            RowSet::Outputs => &self.outputs,
+        }
+    }
+}
+
+/// Each adapter's site on each projection of a layer.
+type Sites<'a> = Vec<Vec<Option<&'a HostSite<Packed>>>>;
+
 fn sites<'a>(
     batch: &Batch,
     projections: &[(ProjectionId, Tensor)],
     resident: &'a Resident<Packed>,
-) -> Result<Vec<Vec<Option<&'a HostSite<Packed>>>>, BackendError> {
+) -> Result<Sites<'a>, BackendError> {
     let of = |adapter| {
         let sites = resident.adapter(adapter)?;
         Ok(projections.iter().map(|(id, _)| sites.get(id)).collect())
