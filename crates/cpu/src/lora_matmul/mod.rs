@@ -221,5 +221,5 @@ impl Kernel for Products<'_, '_> {
 fn overlap(mine: &Range<usize>, whole: Range<usize>) -> Range<usize> {
     let start = mine.start.max(whole.start);
     let end = mine.end.min(whole.end).max(start);
-    start - whole.start.min(start)..end - whole.start.min(start)
+    start - whole.start..end - whole.start
 }
