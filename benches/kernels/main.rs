@@ -1,7 +1,14 @@
 //! Kernel benches, by stem.
 
 mod lora_matmul;
+mod paged_attention;
 mod rig;
+mod sample;
 mod step_overhead;
 
-criterion::criterion_main!(lora_matmul::benches, step_overhead::benches);
+criterion::criterion_main!(
+    lora_matmul::benches,
+    paged_attention::benches,
+    sample::benches,
+    step_overhead::benches
+);

@@ -19,7 +19,6 @@ const LAYERS: usize = 16;
 const DISTINCT: usize = 2;
 
 const HEAD_DIM: usize = 32;
-const VOCABULARY: usize = 32;
 
 criterion::criterion_group!(
     name = benches;
@@ -29,7 +28,9 @@ criterion::criterion_group!(
 
 fn cpu(c: &mut Criterion) {
     let mut group = c.benchmark_group("step/cpu");
-    for (name, widths) in [("width 32", Widths::new(32, 32, 32)), ("1b", Widths::new(2048, 512, 8192))] {
+    for (name, widths) in
+        [("width 32", Widths::new(32, 32, 32, 32)), ("1b", Widths::new(2048, 512, 8192, 128_256))]
+    {
         let expected = Rig::new(backends::reference(Numerics::ActQ8_0), widths).token();
         for threads in [1, 2] {
             let mut rig = Rig::new(backends::cpu(threads, Numerics::ActQ8_0), widths);
@@ -47,11 +48,12 @@ struct Widths {
     hidden: usize,
     kv: usize,
     inner: usize,
+    vocabulary: usize,
 }
 
 impl Widths {
-    const fn new(hidden: usize, kv: usize, inner: usize) -> Self {
-        Self { hidden, kv, inner }
+    const fn new(hidden: usize, kv: usize, inner: usize, vocabulary: usize) -> Self {
+        Self { hidden, kv, inner, vocabulary }
     }
 }
 
@@ -77,7 +79,7 @@ struct Rig {
 
 impl Rig {
     fn new(mut backend: Boxed, widths: Widths) -> Self {
-        let Widths { hidden, kv, inner } = widths;
+        let Widths { hidden, kv, inner, vocabulary } = widths;
         let mut random = Random::new(11);
         let mut projection = |backend: &mut dyn Backend, outputs, inputs| {
             let w = matrix("w", Dtype::Q4_0, outputs, inputs, &mut random);
@@ -97,8 +99,8 @@ impl Rig {
             down: projection(&mut *backend, hidden, inner),
         });
         let layers = layers.collect();
-        let head = projection(&mut *backend, VOCABULARY, hidden);
-        let table = matrix("embedding", Dtype::F16, VOCABULARY, hidden, &mut Random::new(12));
+        let head = projection(&mut *backend, vocabulary, hidden);
+        let table = matrix("embedding", Dtype::F16, vocabulary, hidden, &mut Random::new(12));
         let embedding = backend.create_matrix(table).expect("room for a matrix");
         let angles = (0..16 * HEAD_DIM / 2).map(|i| i as f32);
         let (cos, sin) = (angles.clone().map(f32::cos).collect(), angles.map(f32::sin).collect());
@@ -117,7 +119,7 @@ impl Rig {
 
     /// Decodes one token at the first position.
     fn token(&mut self) -> u32 {
-        let Widths { hidden, kv, inner } = self.widths;
+        let Widths { hidden, kv, inner, vocabulary } = self.widths;
         let batch = Batch {
             rows: vec![Row { token: 5, position: 0, sequence: 0, adapter: -1, kind: RowKind::Generated }],
             sequences: vec![Sequence { pages: PageTable::uniform(PageCodec::F16, 0..1) }],
@@ -159,7 +161,7 @@ impl Rig {
             add = Some(delta);
         }
         let last = step.tensor(RowSet::Outputs, hidden as u32);
-        let logits = step.tensor(RowSet::Outputs, VOCABULARY as u32);
+        let logits = step.tensor(RowSet::Outputs, vocabulary as u32);
         let weight = self.layers[0].norm;
         step.push(Op::RmsNorm { x, add, weight, epsilon: 1e-5, heads: 1, out: last });
         step.push(Op::LoraMatmul { x: last, projections: vec![(self.head, logits)] });

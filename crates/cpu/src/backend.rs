@@ -6,7 +6,7 @@ use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{BackendError, BackendInfo, ContractError, Matrix, Numerics, Step, StepOutput};
 
 use crate::cores::Placement;
-use crate::packed::{Packed, Panels};
+use crate::packed::Packed;
 use crate::region::{Barrier, Worker};
 use crate::step::{Buffers, Plan};
 use crate::tier::{Call, Tier, VARIABLE};
@@ -98,12 +98,11 @@ impl HostKernels for CpuKernels {
     type Matrix = Packed;
 
     fn weights(&self, matrix: Matrix) -> Result<Packed, BackendError> {
-        let pack = || Panels::pack(&matrix, self.tier.interleave());
-        self.workers.install(pack).map(Packed::Panels)
+        self.workers.install(|| Packed::weights(&matrix, self.tier.interleave()))
     }
 
-    fn factors(&self, a: Matrix, b: Matrix) -> Result<[Packed; 2], BackendError> {
-        Ok([Packed::Rows(a), self.weights(b)?])
+    fn factors(&self, sites: Vec<[Matrix; 2]>) -> Result<Vec<[Packed; 2]>, BackendError> {
+        self.workers.install(|| Packed::factors(&sites, self.tier.interleave()))
     }
 
     fn info(&self) -> BackendInfo {

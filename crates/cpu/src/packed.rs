@@ -5,14 +5,16 @@
 //! holds, for each block of 32 inputs, the codes in the tier's [`Interleave`] and apart from them the scales.
 //! The last panel is filled up with zeros. [`Panels::row`] gives the stored bits of a row back.
 
+use std::sync::Arc;
+
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use interleaf_contract::host::HostMatrix;
-use interleaf_contract::{BackendError, BlockQ4_0, BlockQ8_0, Dtype, Matrix, QUANT_BLOCK};
+use interleaf_contract::{BackendError, BlockQ4_0, BlockQ8_0, Bytes, Dtype, Matrix, QUANT_BLOCK};
 use rayon::prelude::*;
 
 use crate::isa::{Interleave, QuantisedPanel};
-use crate::lines::Lines;
+use crate::lines::{Lines, Section, whole_lines};
 
 /// A matrix in panels.
 #[derive(Debug)]
@@ -22,9 +24,9 @@ pub struct Panels {
     cols: usize,
     interleave: Interleave,
     /// Elements, or codes.
-    elements: Lines,
+    elements: Section,
     /// Bits of f16, for each panel and block one for every lane; empty for float weights.
-    scales: Lines,
+    scales: Section,
 }
 
 /// A matrix as the CPU backend keeps it.
@@ -47,56 +49,134 @@ impl HostMatrix for Packed {
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Panels(p) => p.elements.bytes().len() + p.scales.bytes().len(),
-            Self::Rows(m) => m.data().len(),
+            Self::Panels(p) => whole_lines(p.elements.bytes().len()) + whole_lines(p.scales.bytes().len()),
+            Self::Rows(m) => whole_lines(m.data().len()),
+        }
+    }
+}
+
+impl Packed {
+    /// Repacks a weight matrix for a tier.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn weights(matrix: &Matrix, interleave: Interleave) -> Result<Self, BackendError> {
+        let layout = Layout::new(matrix, interleave);
+        let mut memory = room(layout.bytes(), matrix.name())?;
+        layout.fill(matrix, interleave, memory.bytes_mut());
+        Ok(Self::Panels(layout.panels(matrix, interleave, &Arc::new(memory), 0)))
+    }
+
+    /// Takes the factors A and B of an adapter's sites in, all into one memory in the order of the sites: a batch of
+    /// many adapters reads a little of each in turn, and would find the translation of every small page gone.
+    ///
+    /// # Errors
+    /// If there is no room.
+    pub fn factors(sites: &[[Matrix; 2]], interleave: Interleave) -> Result<Vec<[Self; 2]>, BackendError> {
+        let layouts: Vec<Layout> = sites.iter().map(|[_, b]| Layout::new(b, interleave)).collect();
+        let bytes = |([a, _], layout): (&[Matrix; 2], &Layout)| whole_lines(a.data().len()) + layout.bytes();
+        let name = sites.first().map_or("", |[a, _]| a.name());
+        let mut memory = room(sites.iter().zip(&layouts).map(bytes).sum(), name)?;
+        let mut rest = memory.bytes_mut();
+        for ([a, b], layout) in sites.iter().zip(&layouts) {
+            let (rows, more) = rest.split_at_mut(whole_lines(a.data().len()));
+            rows[..a.data().len()].copy_from_slice(a.data());
+            let (panels, more) = more.split_at_mut(layout.bytes());
+            layout.fill(b, interleave, panels);
+            rest = more;
+        }
+        let memory = Arc::new(memory);
+        let mut at = 0;
+        let packed = sites.iter().zip(&layouts).map(|([a, b], layout)| {
+            let rows = Bytes::from_owner(Section::new(&memory, at..at + a.data().len()));
+            let rows = Matrix::new(a.name(), a.dtype(), a.rows(), a.cols(), rows)?;
+            at += whole_lines(a.data().len());
+            let panels = layout.panels(b, interleave, &memory, at);
+            at += layout.bytes();
+            Ok([Self::Rows(rows), Self::Panels(panels)])
+        });
+        packed.collect()
+    }
+}
+
+fn room(bytes: usize, what: &str) -> Result<Lines, BackendError> {
+    Lines::zeroed(bytes).ok_or_else(|| BackendError::OutOfMemory {
+        backend: "cpu",
+        what: what.into(),
+        bytes: bytes as u64,
+        reason: "the allocator refused".into(),
+    })
+}
+
+/// Where the parts of a matrix in panels stand in their memory: elements or codes, then scales, each from a cache
+/// line on.
+struct Layout {
+    elements: usize,
+    scales: usize,
+    panel_elements: usize,
+    panel_scales: usize,
+}
+
+impl Layout {
+    fn new(matrix: &Matrix, interleave: Interleave) -> Self {
+        let dtype = matrix.dtype();
+        let panels = matrix.rows().div_ceil(interleave.lanes);
+        let blocks = matrix.cols() / dtype.block_len();
+        let scale_bytes = if dtype.is_quantised() { size_of::<u16>() } else { 0 };
+        let panel_elements = interleave.lanes * blocks * (dtype.block_bytes() - scale_bytes);
+        let panel_scales = interleave.lanes * blocks * scale_bytes;
+        Self {
+            elements: panels * panel_elements,
+            scales: panels * panel_scales,
+            panel_elements,
+            panel_scales,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        whole_lines(self.elements) + whole_lines(self.scales)
+    }
+
+    /// Writes a matrix's panels into so many zeros.
+    fn fill(&self, matrix: &Matrix, interleave: Interleave, memory: &mut [u8]) {
+        let (elements, scales) = memory.split_at_mut(whole_lines(self.elements));
+        let elements = &mut elements[..self.elements];
+        let rows_of = |panel: usize| {
+            let first = panel * interleave.lanes;
+            (first..matrix.rows().min(first + interleave.lanes)).map(|r| matrix.row(r)).collect::<Vec<_>>()
+        };
+        if self.panel_elements == 0 {
+            return;
+        }
+        let panels = elements.par_chunks_exact_mut(self.panel_elements);
+        if self.panel_scales > 0 {
+            let scales: &mut [u16] = cast_slice_mut(&mut scales[..self.scales]);
+            let scales = scales.par_chunks_exact_mut(self.panel_scales / size_of::<u16>());
+            panels.zip(scales).enumerate().for_each(|(panel, (codes, scales))| {
+                pack_quantised(matrix.dtype(), interleave, &rows_of(panel), codes, scales);
+            });
+        } else {
+            panels.enumerate().for_each(|(panel, elements)| {
+                pack_float(matrix.dtype(), interleave.lanes, &rows_of(panel), elements);
+            });
+        }
+    }
+
+    /// The panels that [`Self::fill`] wrote from a place of the memory on.
+    fn panels(&self, matrix: &Matrix, interleave: Interleave, memory: &Arc<Lines>, at: usize) -> Panels {
+        let scales = at + whole_lines(self.elements);
+        Panels {
+            dtype: matrix.dtype(),
+            rows: matrix.rows(),
+            cols: matrix.cols(),
+            interleave,
+            elements: Section::new(memory, at..at + self.elements),
+            scales: Section::new(memory, scales..scales + self.scales),
         }
     }
 }
 
 impl Panels {
-    /// Repacks a matrix for a tier.
-    ///
-    /// # Errors
-    /// If there is no room.
-    pub fn pack(matrix: &Matrix, interleave: Interleave) -> Result<Self, BackendError> {
-        let (dtype, rows, cols) = (matrix.dtype(), matrix.rows(), matrix.cols());
-        let panels = rows.div_ceil(interleave.lanes);
-        let blocks = cols / dtype.block_len();
-        let code_bytes = dtype.block_bytes() - if dtype.is_quantised() { 2 } else { 0 };
-        let no_room = |bytes| BackendError::OutOfMemory {
-            backend: "cpu",
-            what: matrix.name().into(),
-            bytes: bytes as u64,
-            reason: "the allocator refused".into(),
-        };
-        let lines = |bytes: usize| Lines::zeroed(bytes).ok_or_else(|| no_room(bytes));
-        let panel_bytes = interleave.lanes * blocks * code_bytes;
-        let mut elements = lines(panels * panel_bytes)?;
-        let panel_scales = if dtype.is_quantised() { interleave.lanes * blocks } else { 0 };
-        let mut scales = lines(panels * panel_scales * 2)?;
-        if panel_bytes > 0 {
-            let rows_of = |panel: usize| {
-                let first = panel * interleave.lanes;
-                (first..rows.min(first + interleave.lanes)).map(|r| matrix.row(r)).collect::<Vec<_>>()
-            };
-            if panel_scales > 0 {
-                let scales: &mut [u16] = cast_slice_mut(scales.bytes_mut());
-                let panels = elements.bytes_mut().par_chunks_exact_mut(panel_bytes);
-                panels.zip(scales.par_chunks_exact_mut(panel_scales)).enumerate().for_each(
-                    |(panel, (codes, scales))| {
-                        pack_quantised(dtype, interleave, &rows_of(panel), codes, scales);
-                    },
-                );
-            } else {
-                let panels = elements.bytes_mut().par_chunks_exact_mut(panel_bytes);
-                panels.enumerate().for_each(|(panel, elements)| {
-                    pack_float(dtype, interleave.lanes, &rows_of(panel), elements);
-                });
-            }
-        }
-        Ok(Self { dtype, rows, cols, interleave, elements, scales })
-    }
-
     /// How its elements are stored.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
@@ -242,10 +322,10 @@ fn stored_block(dtype: Dtype, row: &[u8], block: usize) -> (u16, &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use interleaf_contract::Bytes;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lines::LINE;
 
     /// Bytes in words, so that they are aligned for every dtype.
     fn matrix(dtype: Dtype, rows: usize, blocks: usize, seed: u64) -> Matrix {
@@ -270,11 +350,33 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let matrix = matrix(dtype, rows, blocks, seed);
-            let packed = Panels::pack(&matrix, Interleave { lanes, step, signed }).unwrap();
+            let packed = Packed::weights(&matrix, Interleave { lanes, step, signed }).unwrap();
+            let Packed::Panels(packed) = packed else { unreachable!() };
             prop_assert_eq!((packed.rows(), packed.cols()), (rows, matrix.cols()));
             for row in 0..rows {
                 prop_assert_eq!(packed.row(row), matrix.row(row));
             }
         }
+    }
+
+    #[test]
+    fn factors_of_an_adapter_stand_one_after_another() {
+        let interleave = Interleave { lanes: 8, step: 4, signed: false };
+        let sites: Vec<[Matrix; 2]> = (0..5)
+            .map(|i| [matrix(Dtype::F16, i, 40 + i, i as u64), matrix(Dtype::F32, 20 + i, i, 7 + i as u64)])
+            .collect();
+        let packed = Packed::factors(&sites, interleave).unwrap();
+        let mut end = None;
+        for ([a, b], found) in sites.iter().zip(&packed) {
+            let [Packed::Rows(rows), Packed::Panels(panels)] = found else { panic!("rows and panels") };
+            assert_eq!(rows.data(), a.data());
+            for row in 0..b.rows() {
+                assert_eq!(panels.row(row), b.row(row));
+            }
+            let first = rows.data().as_ptr() as usize;
+            assert!(first.is_multiple_of(LINE) && end.is_none_or(|end| end == first));
+            end = Some(first + found[0].bytes() + found[1].bytes());
+        }
+        assert!(Packed::factors(&[], interleave).unwrap().is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! A token from logits. Weights are computed in f64 as in the reference, and candidates are sorted only as far as
-//! the draw goes: a vocabulary of 128 thousand takes longer to sort than a small model takes for a layer.
+//! A token from logits. Weights are computed in f64 as in the reference, and candidates are found and sorted only as
+//! far as the draw goes: a vocabulary of 128 thousand takes longer to sort than a small model takes for a layer.
 
 use interleaf_contract::Sampler;
 
@@ -81,32 +81,38 @@ fn descending(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 }
 
 /// Draws from what top-k, top-p and min-p leave.
+#[inline(always)]
 fn draw(logits: &[f32], largest: f32, sampler: &Sampler) -> Option<u32> {
-    let candidates = logits.iter().enumerate().filter(|(_, l)| can_be_chosen(**l));
-    let mut candidates: Vec<Candidate> = candidates.map(|(t, l)| (l.min(f32::MAX), t as u32)).collect();
-    let k = sampler.top_k as usize;
-    if k > 0 && k < candidates.len() {
-        candidates.select_nth_unstable_by(k, descending);
-        candidates.truncate(k);
+    let weights = Weights { largest, temperature: f64::from(sampler.temperature) };
+    let mut candidates = Descending::new(logits, weights);
+    if sampler.top_k == 0 {
+        return choose(candidates, weights.total(logits), weights, sampler);
     }
-    let temperature = f64::from(sampler.temperature);
-    // The most likely token has weight 1, so min-p compares with the weights themselves.
-    let weight = |&(logit, _): &Candidate| (f64::from(logit - largest) / temperature).exp();
-    let total: f64 = candidates.iter().map(weight).sum();
+    let most: Vec<Candidate> = candidates.by_ref().take(sampler.top_k as usize).collect();
+    let total = most.iter().map(|(logit, _)| weights.of(*logit)).sum();
+    choose(most.into_iter(), total, weights, sampler)
+}
+
+/// Draws from candidates in descending order whose weights add up to `total`.
+fn choose(
+    candidates: impl Iterator<Item = Candidate>,
+    total: f64,
+    weights: Weights,
+    sampler: &Sampler,
+) -> Option<u32> {
     let (nucleus, least) = (f64::from(sampler.top_p) * total, f64::from(sampler.min_p));
     let fraction = uniform(sampler);
     // Without a rule that cuts the tail off, what is drawn from is known at once.
     let whole = sampler.top_p >= 1.0 && sampler.min_p <= 0.0;
-
     let mut kept: Vec<(u32, f64)> = Vec::new();
     let mut reached = 0.0;
-    let mut sorted = Sorted::new(&mut candidates);
-    while let Some(candidate) = sorted.next() {
-        let weight = weight(&candidate);
+    for (logit, token) in candidates {
+        // The most likely token has weight 1, so min-p compares with the weights themselves.
+        let weight = weights.of(logit);
         if weight < least {
             break;
         }
-        kept.push((candidate.1, weight));
+        kept.push((token, weight));
         reached += weight;
         if reached >= nucleus || (whole && reached > fraction * total) {
             break;
@@ -121,23 +127,158 @@ fn draw(logits: &[f32], largest: f32, sampler: &Sampler) -> Option<u32> {
     drawn.or(kept.last()).map(|(token, _)| *token)
 }
 
+/// What logits weigh, as a share of the largest.
+#[derive(Clone, Copy)]
+struct Weights {
+    largest: f32,
+    temperature: f64,
+}
+
+impl Weights {
+    #[inline(always)]
+    fn of(self, logit: f32) -> f64 {
+        exp(f64::from(logit.min(f32::MAX) - self.largest) / self.temperature)
+    }
+
+    /// Of all that can be chosen. Plain loops over an array of lanes, as in [`largest`].
+    #[inline(always)]
+    fn total(self, logits: &[f32]) -> f64 {
+        const LANES: usize = 16;
+        let of = |logit: f32| if can_be_chosen(logit) { self.of(logit) } else { 0.0 };
+        let mut lanes = [0.0; LANES];
+        let (whole, rest) = logits.as_chunks::<LANES>();
+        for chunk in whole {
+            for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+                *lane += of(logit);
+            }
+        }
+        lanes.iter().sum::<f64>() + rest.iter().map(|&logit| of(logit)).sum::<f64>()
+    }
+}
+
+/// `eˣ` for x ≤ 0 to within 2 units in the last place, without a branch, so that a loop of it becomes vectors; 0 where
+/// the result would not be a normal number.
+///
+/// `eˣ = 2ⁿ·eʳ` with `r = x − n·ln 2`, the logarithm in two parts of which n times the first is exact, and Taylor's
+/// polynomial: r¹⁴/14! is below 5e-18 for |r| ≤ ln 2 / 2.
+#[inline(always)]
+fn exp(x: f64) -> f64 {
+    const LEAST: f64 = -708.0;
+    const LN_2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    /// 1.5 · 2⁵²: a number of small magnitude that is added to it leaves its nearest integer in the low bits.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    const TAYLOR: [f64; 12] = [
+        1.0 / 6_227_020_800.0,
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        1.0 / 2.0,
+    ];
+    let clamped = if x > LEAST { x } else { LEAST };
+    let shifted = clamped * std::f64::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (clamped - n * LN_2_HIGH) - n * LN_2_LOW;
+    let mut p = TAYLOR[0];
+    for c in &TAYLOR[1..] {
+        p = p * r + c;
+    }
+    let p = 1.0 + (r + r * r * p);
+    // The bits of n, moved into the exponent, which is at least −1022.
+    let scale = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
+    if x > LEAST { p * scale } else { 0.0 }
+}
+
+/// Candidates in descending order. They are collected in bands, each of what a pass over the logits finds below the band
+/// before it: most draws end in the first, of a few hundred.
+struct Descending<'a> {
+    logits: &'a [f32],
+    weights: Weights,
+    /// Bands that have been collected, and the least logit of the last.
+    bands: usize,
+    least: f32,
+    band: Sorted,
+}
+
+/// How far below the largest logit the bands reach, in temperatures; what is below all of them weighs less than 1e-13
+/// each.
+const BANDS: [f64; 2] = [8.0, 30.0];
+
+impl<'a> Descending<'a> {
+    fn new(logits: &'a [f32], weights: Weights) -> Self {
+        Self { logits, weights, bands: 0, least: f32::INFINITY, band: Sorted::new(Vec::new()) }
+    }
+
+    fn collect(&mut self) {
+        const CHUNK: usize = 32;
+        let above = self.least;
+        let reach = BANDS.get(self.bands).map(|reach| reach * self.weights.temperature);
+        self.least =
+            reach.map_or(f32::NEG_INFINITY, |reach| (f64::from(self.weights.largest) - reach) as f32);
+        let least = self.least;
+        // In the first band +∞ is too; in the last one nothing is that cannot be chosen.
+        let first = self.bands == 0;
+        let inside = |logit: f32| {
+            (first || logit < above)
+                && if least > f32::NEG_INFINITY { logit >= least } else { can_be_chosen(logit) }
+        };
+        self.bands += 1;
+        let mut found = Vec::new();
+        for (index, chunk) in self.logits.chunks(CHUNK).enumerate() {
+            if chunk.iter().fold(false, |any, &logit| any | inside(logit)) {
+                let tokens = (index * CHUNK) as u32..;
+                let candidates = chunk.iter().zip(tokens).filter(|(logit, _)| inside(**logit));
+                found.extend(candidates.map(|(logit, token)| (logit.min(f32::MAX), token)));
+            }
+        }
+        self.band = Sorted::new(found);
+    }
+}
+
+impl Iterator for Descending<'_> {
+    type Item = Candidate;
+
+    fn next(&mut self) -> Option<Candidate> {
+        loop {
+            if let Some(candidate) = self.band.next() {
+                return Some(candidate);
+            }
+            if self.bands > BANDS.len() {
+                return None;
+            }
+            self.collect();
+        }
+    }
+}
+
 /// Candidates in descending order, sorted in blocks as they are asked for.
-struct Sorted<'a> {
-    rest: &'a mut [Candidate],
-    /// How many of the first of `rest` are in their places, and how many of those have been given out.
+struct Sorted {
+    candidates: Vec<Candidate>,
+    /// How many of the first are in their places, and how many of those have been given out.
     sorted: usize,
     next: usize,
     block: usize,
 }
 
-impl<'a> Sorted<'a> {
-    fn new(rest: &'a mut [Candidate]) -> Self {
-        Self { rest, sorted: 0, next: 0, block: 128 }
+impl Sorted {
+    fn new(candidates: Vec<Candidate>) -> Self {
+        Self { candidates, sorted: 0, next: 0, block: 128 }
     }
+}
+
+impl Iterator for Sorted {
+    type Item = Candidate;
 
     fn next(&mut self) -> Option<Candidate> {
         if self.next == self.sorted {
-            let unsorted = &mut self.rest[self.sorted..];
+            let unsorted = &mut self.candidates[self.sorted..];
             let block = self.block.min(unsorted.len());
             if block < unsorted.len() {
                 unsorted.select_nth_unstable_by(block, descending);
@@ -146,7 +287,7 @@ impl<'a> Sorted<'a> {
             self.sorted += block;
             self.block *= 8;
         }
-        let candidate = self.rest.get(self.next).copied();
+        let candidate = self.candidates.get(self.next).copied();
         self.next += 1;
         candidate
     }
@@ -176,14 +317,49 @@ mod tests {
     #[test]
     fn candidates_come_in_order_whatever_their_number() {
         for n in [0usize, 1, 127, 128, 129, 1151, 1152, 1153, 20_000] {
-            let mut candidates: Vec<Candidate> =
-                (0..n).map(|i| (((i * 7919) % 1013) as f32, i as u32)).collect();
-            let mut expected = candidates.clone();
-            expected.sort_by(descending);
-            let mut sorted = Sorted::new(&mut candidates);
-            let found: Vec<Candidate> = std::iter::from_fn(|| sorted.next()).collect();
-            assert_eq!(found, expected);
+            for spread in [0.0f32, 1e-3, 1.0, 1e36] {
+                let mut logits: Vec<f32> =
+                    (0..n).map(|i| ((i * 7919) % 1013) as f32 * 0.1 * spread - 40.0).collect();
+                for (i, logit) in logits.iter_mut().enumerate() {
+                    match i % 97 {
+                        5 => *logit = f32::NAN,
+                        6 => *logit = f32::NEG_INFINITY,
+                        7 => *logit = f32::INFINITY,
+                        _ => {}
+                    }
+                }
+                let mut expected: Vec<Candidate> = logits
+                    .iter()
+                    .zip(0..)
+                    .filter(|(logit, _)| can_be_chosen(**logit))
+                    .map(|(logit, token)| (logit.min(f32::MAX), token))
+                    .collect();
+                expected.sort_by(descending);
+                let largest = expected.first().map_or(0.0, |(logit, _)| *logit);
+                for temperature in [1e-30, 0.1, 1.0, 1e30] {
+                    let found: Vec<Candidate> =
+                        Descending::new(&logits, Weights { largest, temperature }).collect();
+                    assert_eq!(found, expected, "{n} spread by {spread} at {temperature}");
+                }
+            }
         }
+    }
+
+    #[test]
+    fn exponentials_are_those_of_the_library() {
+        for i in 0..2_000_000u32 {
+            let x = -f64::from(i) * 3.6e-4;
+            let (found, expected) = (exp(x), x.exp());
+            if x > -708.0 {
+                assert!(
+                    (found - expected).abs() <= 2.0 * f64::EPSILON * expected,
+                    "{x}: {found}, {expected}"
+                );
+            } else {
+                assert!(found == 0.0 && expected < 1e-300, "{x}");
+            }
+        }
+        assert_eq!((exp(0.0), exp(f64::NEG_INFINITY)), (1.0, 0.0));
     }
 
     #[test]

@@ -32,20 +32,28 @@ fn choose(backend: &mut backends::Boxed, logits: &[Vec<f32>], samplers: &[Sample
 proptest! {
     #[test]
     fn every_rule_chooses_as_the_reference(
-        temperature in prop::sample::select(vec![0.0f32, 0.2, 0.8, 1.0, 3.0]),
+        temperature in prop::sample::select(vec![0.0f32, 1e-30, 0.2, 0.8, 1.0, 3.0, 1e4, 1e30]),
         top_k in prop::sample::select(vec![0u32, 1, 5, 40, 1000]),
         top_p in prop::sample::select(vec![0.1f32, 0.5, 0.9, 1.0]),
         min_p in prop::sample::select(vec![0.0f32, 0.05, 0.5, 1.0]),
         repeat_penalty in prop::sample::select(vec![1.0f32, 1.1, 2.0, 0.5]),
         bias in 0usize..4,
+        broken in any::<bool>(),
         seed in any::<u64>(),
-        vocabulary in prop::sample::select(vec![1usize, 2, 97, 512]),
+        vocabulary in prop::sample::select(vec![1usize, 2, 97, 512, 5000]),
     ) {
         let mut random = Random::new(seed);
         // Coarse logits, so that there are equal ones.
-        let logits: Vec<Vec<f32>> = (0..4)
+        let mut logits: Vec<Vec<f32>> = (0..4)
             .map(|_| random.values(vocabulary).iter().map(|v| (v * 40.0).round() / 4.0).collect())
             .collect();
+        if broken {
+            for logits in &mut logits {
+                for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN, f32::MAX, f32::MIN] {
+                    logits[random.below(vocabulary)] = value;
+                }
+            }
+        }
         let samplers: Vec<Sampler> = (0..4)
             .map(|i| Sampler {
                 bias: (0..bias).map(|i| (random.below(vocabulary) as u32, [3.5, f32::NEG_INFINITY, 3e38, 3e38][i % 4])).collect(),

@@ -26,11 +26,11 @@ pub trait HostKernels: Send {
     /// If there is no room.
     fn weights(&self, matrix: Matrix) -> Result<Self::Matrix, BackendError>;
 
-    /// Takes the factors A and B of an adapter's site in.
+    /// Takes the factors A and B of all sites of an adapter in, and returns as many.
     ///
     /// # Errors
     /// If there is no room.
-    fn factors(&self, a: Matrix, b: Matrix) -> Result<[Self::Matrix; 2], BackendError>;
+    fn factors(&self, sites: Vec<[Matrix; 2]>) -> Result<Vec<[Self::Matrix; 2]>, BackendError>;
 
     /// What the backend says of itself.
     fn info(&self) -> BackendInfo;
@@ -137,12 +137,12 @@ impl<K: HostKernels> Backend for HostBackend<K> {
 
     fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
         check::adapter(&adapter, self)?;
-        let site = |site: LoraSite| {
-            let [a, b] = self.kernels.factors(site.a, site.b)?;
-            Ok((site.projection, HostSite { scale: site.scale, a, b }))
-        };
-        let sites = adapter.sites.into_iter().map(site).collect::<Result<_, BackendError>>()?;
-        Ok(self.resident.add_adapter(sites))
+        let split = |LoraSite { projection, scale, a, b }| ((projection, scale), [a, b]);
+        let (sites, factors): (Vec<_>, Vec<_>) = adapter.sites.into_iter().map(split).unzip();
+        let factors = self.kernels.factors(factors)?;
+        let sites = sites.into_iter().zip(factors);
+        let sites = sites.map(|((projection, scale), [a, b])| (projection, HostSite { scale, a, b }));
+        Ok(self.resident.add_adapter(sites.collect()))
     }
 
     fn drop_adapter(&mut self, adapter: AdapterId) -> Result<(), BackendError> {

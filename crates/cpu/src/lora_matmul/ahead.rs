@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use interleaf_contract::Matrix;
 
-use super::{LINE, overlap, shrink::Shrink};
+use super::{overlap, shrink::Shrink};
 use crate::isa::Isa;
+use crate::lines::LINE;
 use crate::region::Worker;
 
 /// What one worker fetches for the next layer.

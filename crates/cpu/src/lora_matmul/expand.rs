@@ -3,50 +3,114 @@
 
 use std::ops::Range;
 
-use super::{Job, LoraMatmul};
+use super::{Job, LoraMatmul, Term};
 use crate::isa::Isa;
+use crate::lines::LINE;
 use crate::math::{load_first, store_first};
 
-/// Adds bias and `scale · z·Bᵀ` to one row's sums of one panel, and stores them.
+/// Adds bias and `scale · z·Bᵀ` to the sums of one panel of consecutive rows, and stores them. Rows of one adapter that
+/// follow each other read its panel of B together.
 ///
 /// # Safety
-/// The machine has the tier; z is computed; nobody else has this row and panel.
+/// The machine has the tier; z is computed; nobody else has these rows and panel.
 #[inline(always)]
-pub unsafe fn finish<I: Isa>(layer: &LoraMatmul<'_>, job: &Job<'_>, row: usize, panel: usize, mut sum: I::V) {
+pub unsafe fn finish<I: Isa, const M: usize>(
+    layer: &LoraMatmul<'_>,
+    job: &Job<'_>,
+    first: usize,
+    panel: usize,
+    mut sums: [I::V; M],
+) {
     if let Some(bias) = job.bias {
-        let first = panel * I::LANES;
-        let bias = &bias[first..bias.len().min(first + I::LANES)];
-        sum = I::add(sum, load_first::<I>(bias.as_ptr(), bias.len()));
+        let output = panel * I::LANES;
+        let bias = &bias[output..bias.len().min(output + I::LANES)];
+        let bias = load_first::<I>(bias.as_ptr(), bias.len());
+        for sum in &mut sums {
+            *sum = I::add(*sum, bias);
+        }
     }
-    if let Some(Some(term)) = job.terms.get(row) {
-        let z = layer.scratch.z.all().as_ptr().add(term.z);
-        let b = term.b.as_ptr().add(panel * term.panel_bytes);
-        let delta = if term.half {
-            combine::<I>(term.rank, z, |r| I::load_f16(b.cast::<u16>().add(r * I::LANES)))
-        } else {
-            combine::<I>(term.rank, z, |r| I::load(b.cast::<f32>().add(r * I::LANES)))
-        };
-        sum = I::fma(I::splat(term.scale), delta, sum);
+    if !job.terms.is_empty() {
+        let terms = &job.terms[first..first + M];
+        let mut row = 0;
+        while row < M {
+            // Four sums of each of four rows, where there are registers for them.
+            row += match &terms[row] {
+                None => 1,
+                Some(_) if I::FLOAT_ROWS >= 8 && alike(terms, row, 4) => {
+                    add::<I, 4>(layer, terms, row, panel, &mut sums)
+                }
+                Some(_) if alike(terms, row, 2) => add::<I, 2>(layer, terms, row, panel, &mut sums),
+                Some(_) => add::<I, 1>(layer, terms, row, panel, &mut sums),
+            };
+        }
     }
-    store::<I>(job, row, panel, sum);
+    store::<I, M>(job, first, panel, sums);
 }
 
-/// `Σ z[r] · b(r)` in four interleaved sums, so that no product waits for the one before it.
+/// Whether so many rows from this one on have the same factors.
 #[inline(always)]
-unsafe fn combine<I: Isa>(rank: usize, z: *const f32, b: impl Fn(usize) -> I::V) -> I::V {
-    let mut sums = [I::splat(0.0); 4];
+fn alike(terms: &[Option<Term<'_>>], row: usize, n: usize) -> bool {
+    let b = |term: &Option<Term<'_>>| term.as_ref().map(|term| term.b.as_ptr());
+    terms.len() >= row + n && terms[row + 1..row + n].iter().all(|term| b(term) == b(&terms[row]))
+}
+
+/// Adds the terms of N rows that have the same factors; returns N.
+#[inline(always)]
+unsafe fn add<I: Isa, const N: usize>(
+    layer: &LoraMatmul<'_>,
+    terms: &[Option<Term<'_>>],
+    row: usize,
+    panel: usize,
+    sums: &mut [I::V],
+) -> usize {
+    let z = layer.scratch.z.all().as_ptr();
+    let z: [*const f32; N] =
+        std::array::from_fn(|i| z.wrapping_add(terms[row + i].as_ref().map_or(0, |term| term.z)));
+    let Some(term) = &terms[row] else { return N };
+    let b = term.b.as_ptr().add(panel * term.panel_bytes);
+    let deltas = if term.half {
+        combine::<I, N>(term.rank, z, |r| I::load_f16(b.cast::<u16>().add(r * I::LANES)))
+    } else {
+        combine::<I, N>(term.rank, z, |r| I::load(b.cast::<f32>().add(r * I::LANES)))
+    };
+    let scale = I::splat(term.scale);
+    for (sum, delta) in sums[row..].iter_mut().zip(deltas) {
+        *sum = I::fma(scale, delta, *sum);
+    }
+    N
+}
+
+/// `Σ z[r] · b(r)` of each row in four interleaved sums, so that no product waits for the one before it.
+#[inline(always)]
+unsafe fn combine<I: Isa, const N: usize>(
+    rank: usize,
+    z: [*const f32; N],
+    b: impl Fn(usize) -> I::V,
+) -> [I::V; N] {
+    let mut sums = [[I::splat(0.0); 4]; N];
     let mut r = 0;
     while r + 4 <= rank {
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = I::fma(I::splat(*z.add(r + i)), b(r + i), *sum);
+        for i in 0..4 {
+            let b = b(r + i);
+            for (sums, z) in sums.iter_mut().zip(z) {
+                sums[i] = I::fma(I::splat(*z.add(r + i)), b, sums[i]);
+            }
         }
         r += 4;
     }
     while r < rank {
-        sums[0] = I::fma(I::splat(*z.add(r)), b(r), sums[0]);
+        let b = b(r);
+        for (sums, z) in sums.iter_mut().zip(z) {
+            sums[0] = I::fma(I::splat(*z.add(r)), b, sums[0]);
+        }
         r += 1;
     }
-    I::add(I::add(sums[0], sums[1]), I::add(sums[2], sums[3]))
+    // A closure in a closure is not always inlined, and then lacks the tier's instructions.
+    let mut deltas = [I::splat(0.0); N];
+    for (delta, [a, b, c, d]) in deltas.iter_mut().zip(sums) {
+        *delta = I::add(I::add(a, b), I::add(c, d));
+    }
+    deltas
 }
 
 /// Asks for what some rows will add to a panel.
@@ -58,23 +122,33 @@ pub unsafe fn prefetch<I: Isa>(job: &Job<'_>, rows: Range<usize>, panel: usize) 
     if job.terms.is_empty() {
         return;
     }
-    for term in job.terms[rows].iter().flatten() {
-        let b = term.b.as_ptr().wrapping_add(panel * term.panel_bytes);
-        for line in (0..term.panel_bytes).step_by(64) {
-            I::prefetch(b.wrapping_add(line));
+    let mut before =
+        rows.start.checked_sub(1).and_then(|row| job.terms[row].as_ref()).map(|term| term.b.as_ptr());
+    for term in &job.terms[rows] {
+        let b = term.as_ref().map(|term| term.b.as_ptr());
+        if let Some(term) = term
+            && b != before
+        {
+            let b = term.b.as_ptr().wrapping_add(panel * term.panel_bytes);
+            for line in (0..term.panel_bytes).step_by(LINE) {
+                I::prefetch(b.wrapping_add(line));
+            }
         }
+        before = b;
     }
 }
 
-/// Stores one row's sums of one panel.
+/// Stores the sums of one panel of consecutive rows.
 ///
 /// # Safety
-/// The machine has the tier; nobody else has this row and panel.
+/// The machine has the tier; nobody else has these rows and panel.
 #[inline(always)]
-pub unsafe fn store<I: Isa>(job: &Job<'_>, row: usize, panel: usize, sum: I::V) {
+pub unsafe fn store<I: Isa, const M: usize>(job: &Job<'_>, first: usize, panel: usize, sums: [I::V; M]) {
     let outputs = job.w.rows();
     let output = panel * I::LANES;
     let lanes = I::LANES.min(outputs - output);
-    let at = row * outputs + output;
-    store_first::<I>(job.y.part_mut(at..at + lanes).as_mut_ptr(), sum, lanes);
+    for (row, sum) in (first..).zip(sums) {
+        let at = row * outputs + output;
+        store_first::<I>(job.y.part_mut(at..at + lanes).as_mut_ptr(), sum, lanes);
+    }
 }

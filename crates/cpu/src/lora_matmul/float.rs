@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use interleaf_contract::Dtype;
 
-use super::expand::finish;
+use super::expand::{finish, prefetch, store};
 use super::tiles::{Tile, tiles};
-use super::{Ahead, Job, LINE, LoraMatmul, STEP};
+use super::{Ahead, Job, LoraMatmul, STEP};
 use crate::isa::{AHEAD, Isa};
+use crate::lines::LINE;
 use crate::math::load_first;
 
 /// Inputs after which the next tile of rows has its turn: three panels of sixteen f16 outputs are then 192 KiB,
@@ -198,9 +199,18 @@ impl Part {
         }
         let input_bytes = I::LANES * E::BYTES;
         let inputs_per_line = (LINE / input_bytes).max(1);
+        let last = self.depth.end == cols;
+        let steps = self.depth.len().div_ceil(STEP / P);
         let mut k = self.depth.start;
-        while k < self.depth.end {
+        for step in 0..steps {
             ahead.step::<I>();
+            if last {
+                // Spread over the panels, what the rows add to the next ones.
+                for item in step * M * P / steps..(step + 1) * M * P / steps {
+                    let row = self.tile.first + item % M;
+                    prefetch::<I>(job, row..row + 1, self.panel + P + item / M);
+                }
+            }
             let end = (k + STEP / P).min(self.depth.end);
             while k < end {
                 for w in w {
@@ -218,13 +228,15 @@ impl Part {
                 }
             }
         }
-        for (m, acc) in acc.into_iter().enumerate() {
-            for (p, acc) in acc.into_iter().enumerate() {
-                if self.depth.end == cols {
-                    finish::<I>(layer, job, self.tile.first + m, self.panel + p, acc);
-                } else {
-                    super::expand::store::<I>(job, self.tile.first + m, self.panel + p, acc);
-                }
+        for p in 0..P {
+            let mut sums = [I::splat(0.0); M];
+            for (sum, acc) in sums.iter_mut().zip(&acc) {
+                *sum = acc[p];
+            }
+            if last {
+                finish::<I, M>(layer, job, self.tile.first, self.panel + p, sums);
+            } else {
+                store::<I, M>(job, self.tile.first, self.panel + p, sums);
             }
         }
         P

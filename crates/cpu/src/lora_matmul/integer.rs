@@ -82,7 +82,5 @@ unsafe fn one<I: Isa, const M: usize>(
         x.scales = x.scales.add(w.blocks * M);
         x.sums8 = x.sums8.add(w.blocks * M);
     }
-    for (i, acc) in acc.into_iter().enumerate() {
-        finish::<I>(layer, job, tile.first + i, panel, acc);
-    }
+    finish::<I, M>(layer, job, tile.first, panel, acc);
 }

@@ -31,9 +31,6 @@ use crate::region::{Shared, Worker};
 /// step asks for a handful of lines.
 const STEP: usize = 128;
 
-/// Bytes that one prefetch brings, on every core that these tiers are for.
-const LINE: usize = 64;
-
 /// One projection of those that share x: its weights and where its results go.
 pub struct Projection<'a> {
     /// W, out × in.

@@ -6,7 +6,7 @@ use interleaf_contract::{Dtype, Matrix};
 use super::LoraMatmul;
 use crate::isa::Isa;
 use crate::math::{MOST_LANES, load_first};
-use crate::region::Worker;
+use crate::region::{Shared, Worker};
 
 /// The rows that one site of an adapter shrinks.
 pub struct Shrink<'a> {
@@ -35,35 +35,70 @@ pub unsafe fn shrink<I: Isa>(layer: &LoraMatmul<'_>, worker: &Worker<'_>) {
         let mut r = part.start;
         while r < part.end {
             let n = if part.end - r >= 4 { 4 } else { 1 };
-            for (i, &row) in site.rows.iter().enumerate() {
-                let x = &x[row * layer.cols..(row + 1) * layer.cols];
-                let z = layer.scratch.z.part_mut(site.z + i * rank + r..site.z + i * rank + r + n);
-                match (site.a.dtype(), n) {
-                    (Dtype::F16, 4) => z.copy_from_slice(&dots::<I, 4, true>(x, site.a, r)),
-                    (Dtype::F16, _) => z.copy_from_slice(&dots::<I, 1, true>(x, site.a, r)),
-                    (_, 4) => z.copy_from_slice(&dots::<I, 4, false>(x, site.a, r)),
-                    (_, _) => z.copy_from_slice(&dots::<I, 1, false>(x, site.a, r)),
+            let mut i = 0;
+            while i < site.rows.len() {
+                // Two rows of x with four of A are sixteen sums.
+                let m = if I::FLOAT_ROWS >= 8 && site.rows.len() - i >= 2 { 2 } else { 1 };
+                let values = Values { site, x, first: i, r, z: layer.scratch.z };
+                match (site.a.dtype(), m, n) {
+                    (Dtype::F16, 2, 4) => values.compute::<I, 2, 4, true>(),
+                    (Dtype::F16, 2, _) => values.compute::<I, 2, 1, true>(),
+                    (Dtype::F16, _, 4) => values.compute::<I, 1, 4, true>(),
+                    (Dtype::F16, _, _) => values.compute::<I, 1, 1, true>(),
+                    (_, 2, 4) => values.compute::<I, 2, 4, false>(),
+                    (_, 2, _) => values.compute::<I, 2, 1, false>(),
+                    (_, _, 4) => values.compute::<I, 1, 4, false>(),
+                    (_, _, _) => values.compute::<I, 1, 1, false>(),
                 }
+                i += m;
             }
             r += n;
         }
     }
 }
 
-/// Dot products of x with N rows of A from `first` on, each in two interleaved sums.
+/// Some values of a site: those of its rows from `first` on with the rows of A from `r` on.
+struct Values<'a> {
+    site: &'a Shrink<'a>,
+    x: &'a [f32],
+    first: usize,
+    r: usize,
+    z: Shared<'a, f32>,
+}
+
+impl Values<'_> {
+    /// Computes M × N of them.
+    #[inline(always)]
+    unsafe fn compute<I: Isa, const M: usize, const N: usize, const HALF: bool>(self) {
+        let (cols, rank) = (self.site.a.cols(), self.site.a.rows());
+        let x = std::array::from_fn(|m| self.x[self.site.rows[self.first + m] * cols..].as_ptr());
+        for (m, dots) in dots::<I, M, N, HALF>(x, self.site.a, self.r).into_iter().enumerate() {
+            let at = self.site.z + (self.first + m) * rank + self.r;
+            self.z.part_mut(at..at + N).copy_from_slice(&dots);
+        }
+    }
+}
+
+/// Dot products of M rows of x with N rows of A from `first` on, each in two interleaved sums.
 #[inline(always)]
-unsafe fn dots<I: Isa, const N: usize, const HALF: bool>(x: &[f32], a: &Matrix, first: usize) -> [f32; N] {
-    let (n, bytes) = (x.len(), a.data().as_ptr());
+unsafe fn dots<I: Isa, const M: usize, const N: usize, const HALF: bool>(
+    x: [*const f32; M],
+    a: &Matrix,
+    first: usize,
+) -> [[f32; N]; M] {
+    let (n, bytes) = (a.cols(), a.data().as_ptr());
     let element = if HALF { 2 } else { 4 };
-    let rows: [*const u8; N] = std::array::from_fn(|i| bytes.add((first + i) * n * element));
-    let mut sums = [[I::splat(0.0); 2]; N];
+    let rows: [*const u8; N] = std::array::from_fn(|i| bytes.wrapping_add((first + i) * n * element));
+    let mut sums = [[[I::splat(0.0); 2]; N]; M];
     let mut k = 0;
     while k + 2 * I::LANES <= n {
         for part in 0..2 {
             let at = k + part * I::LANES;
-            let x = I::load(x.as_ptr().add(at));
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                sums[part] = I::fma(x, load_element::<I, HALF>(row, at), sums[part]);
+            for (i, row) in rows.into_iter().enumerate() {
+                let a = load_element::<I, HALF>(row, at);
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    sums[i][part] = I::fma(I::load(x.add(at)), a, sums[i][part]);
+                }
             }
         }
         k += 2 * I::LANES;
@@ -71,20 +106,29 @@ unsafe fn dots<I: Isa, const N: usize, const HALF: bool>(x: &[f32], a: &Matrix, 
     for part in 0..2 {
         if k < n {
             let lanes = I::LANES.min(n - k);
-            let x = load_first::<I>(x.as_ptr().add(k), lanes);
-            for (sums, row) in sums.iter_mut().zip(rows) {
+            for (i, row) in rows.into_iter().enumerate() {
                 let mut tail = [0u32; MOST_LANES];
                 std::ptr::copy_nonoverlapping(
                     row.add(k * element),
                     tail.as_mut_ptr().cast(),
                     lanes * element,
                 );
-                sums[part] = I::fma(x, load_element::<I, HALF>(tail.as_ptr().cast(), 0), sums[part]);
+                let a = load_element::<I, HALF>(tail.as_ptr().cast(), 0);
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    sums[i][part] = I::fma(load_first::<I>(x.add(k), lanes), a, sums[i][part]);
+                }
             }
             k += lanes;
         }
     }
-    sums.map(|[a, b]| I::sum(I::add(a, b)))
+    // A closure in a closure is not always inlined, and then lacks the tier's instructions.
+    let mut dots = [[0.0; N]; M];
+    for (dots, sums) in dots.iter_mut().zip(sums) {
+        for (dot, [a, b]) in dots.iter_mut().zip(sums) {
+            *dot = I::sum(I::add(a, b));
+        }
+    }
+    dots
 }
 
 #[inline(always)]

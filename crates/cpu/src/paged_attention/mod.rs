@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use interleaf_contract::host::Pool;
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageAddress, PageHalf, Row,
+    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageAddress, PageCodec, PageHalf, Row,
 };
 
 use self::plan::Group;
 pub use self::plan::Plan;
 use crate::isa::{Isa, Kernel};
+use crate::lines::LINE;
 use crate::math::{exp, load_first, store_first};
 use crate::page_codec::decode;
 use crate::region::{Shared, Worker};
@@ -170,9 +171,10 @@ unsafe fn run_task<I: Isa>(
         // A window may begin within the block.
         let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min().unwrap_or(0);
         let chunks = (start + first) / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
+        let pages = Pages { layer, pool, task, chunks: chunks.clone() };
         for chunk in chunks.clone() {
             let at = chunk * CHUNK_TOKENS - start;
-            load_page::<I>(layer, pool, task, chunk, PageHalf::K, &mut work.page);
+            pages.load::<I>(PageHalf::K, chunk, &mut work.page);
             transpose::<I>(&work.page, dim, &mut work.keys);
             // From the first to the last row that sees something of the page; a prompt's rows between them do, too.
             let sees = |seen: &std::ops::Range<usize>| seen.start < at + CHUNK_TOKENS && seen.end > at;
@@ -193,7 +195,7 @@ unsafe fn run_task<I: Isa>(
         }
         for chunk in chunks {
             let at = chunk * CHUNK_TOKENS - start;
-            load_page::<I>(layer, pool, task, chunk, PageHalf::V, &mut work.page);
+            pages.load::<I>(PageHalf::V, chunk, &mut work.page);
             accumulate_all::<I>(&seen, group, at, dim, work);
         }
         for (partial, block) in partials.chunks_exact_mut(len).zip(work.blocks.chunks_exact(len)) {
@@ -204,24 +206,52 @@ unsafe fn run_task<I: Isa>(
     }
 }
 
-/// Decodes one head's K or V of a chunk, tokens × dim.
-#[inline(always)]
-unsafe fn load_page<I: Isa>(
-    layer: &PagedAttention<'_>,
-    pool: &Pool,
-    task: Task<'_>,
-    chunk: usize,
-    half: PageHalf,
-    out: &mut [f32],
-) {
-    // The step was checked: tables reach as far as their rows' positions, and every entry is in the pool.
-    let Some(ChunkEntry { k, v }) = task.group.pages.entry(layer.layer as usize, chunk) else {
-        unreachable!("no page of chunk {chunk}")
-    };
-    let entry = if half == PageHalf::K { k } else { v };
-    let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
-    let Ok(page) = pool.page(address) else { unreachable!("{address:?} is not in the pool") };
-    decode::<I>(entry.codec, page, pool.geometry().element_offset(task.kv_head, 0), out);
+/// Pages that are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
+const PAGES_AHEAD: usize = 2;
+
+/// The pages of a block as a task reads them: K of every chunk, then V.
+struct Pages<'a, 'b> {
+    layer: &'b PagedAttention<'a>,
+    pool: &'b Pool,
+    task: Task<'b>,
+    chunks: std::ops::Range<usize>,
+}
+
+impl Pages<'_, '_> {
+    /// Decodes one head's K or V of a chunk, tokens × dim.
+    #[inline(always)]
+    unsafe fn load<I: Isa>(&self, half: PageHalf, chunk: usize, out: &mut [f32]) {
+        let later = chunk + PAGES_AHEAD;
+        let next = match half {
+            _ if later < self.chunks.end => Some((half, later)),
+            PageHalf::K => Some((PageHalf::V, later - self.chunks.len())),
+            PageHalf::V => None,
+        };
+        if let Some((half, chunk)) = next.filter(|(_, chunk)| self.chunks.contains(chunk)) {
+            let (_, page) = self.find(half, chunk);
+            for line in (0..page.len()).step_by(LINE) {
+                I::prefetch(page[line..].as_ptr());
+            }
+        }
+        let (codec, page) = self.find(half, chunk);
+        decode::<I>(codec, page, 0, out);
+    }
+
+    /// The head's part of a page.
+    #[inline(always)]
+    fn find(&self, half: PageHalf, chunk: usize) -> (PageCodec, &[u8]) {
+        let Self { layer, pool, task, .. } = self;
+        // The step was checked: tables reach as far as their rows' positions, and every entry is in the pool.
+        let Some(ChunkEntry { k, v }) = task.group.pages.entry(layer.layer as usize, chunk) else {
+            unreachable!("no page of chunk {chunk}")
+        };
+        let entry = if half == PageHalf::K { k } else { v };
+        let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
+        let Ok(page) = pool.page(address) else { unreachable!("{address:?} is not in the pool") };
+        let geometry = pool.geometry();
+        let first = entry.codec.bytes(geometry.element_offset(task.kv_head, 0));
+        (entry.codec, &page[first..first + entry.codec.bytes(CHUNK_TOKENS * geometry.head_dim)])
+    }
 }
 
 /// A page with its tokens side by side: `[token][dim]` to `[dim][token]`.

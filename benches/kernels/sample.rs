@@ -1,0 +1,63 @@
+//! `sample` over a vocabulary of 128 thousand, by rule, on the CPU: one token of one row.
+
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use interleaf_contract::{Batch, Numerics, Op, Output, RowKind, RowSet, Sampler, Step};
+use interleaf_tests::backends::{self, Boxed};
+use interleaf_tests::data::Random;
+use interleaf_tests::lora::{one_page, rows};
+
+const VOCABULARY: usize = 128_256;
+
+criterion::criterion_group!(
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = cpu
+);
+
+fn cpu(c: &mut Criterion) {
+    // Sums of a few uniform values have tails as those of a model's logits, which sorting and cutting off feel.
+    let mut random = Random::new(21);
+    let mut logit = || random.values(6).iter().sum::<f32>() * 3.0;
+    let logits: Arc<[f32]> = (0..VOCABULARY).map(|_| logit()).collect();
+    let greedy = Sampler::greedy();
+    let warm = Sampler { temperature: 0.8, seed: 5, ..greedy.clone() };
+    let samplers = [
+        ("greedy", greedy),
+        ("temperature", warm.clone()),
+        ("top-k 40", Sampler { top_k: 40, ..warm.clone() }),
+        ("top-p 0.9", Sampler { top_p: 0.9, ..warm.clone() }),
+        ("min-p 0.05", Sampler { min_p: 0.05, ..warm }),
+    ];
+    let mut group = c.benchmark_group("sample/cpu");
+    group.throughput(Throughput::Elements(VOCABULARY as u64));
+    let mut backend = backends::cpu(1, Numerics::ActF32);
+    let mut reference = backends::reference(Numerics::ActF32);
+    for (name, sampler) in samplers {
+        assert_eq!(
+            choose(&mut backend, &logits, &sampler),
+            choose(&mut reference, &logits, &sampler),
+            "{name}: the token that the reference chooses"
+        );
+        group.bench_function(BenchmarkId::from_parameter(name), |b| {
+            b.iter(|| choose(&mut backend, &logits, &sampler));
+        });
+    }
+    group.finish();
+}
+
+fn choose(backend: &mut Boxed, logits: &Arc<[f32]>, sampler: &Sampler) -> Option<u32> {
+    let batch = Batch {
+        rows: rows(&[(RowKind::Generated, -1)]),
+        sequences: vec![one_page()],
+        adapters: Vec::new(),
+        outputs: vec![Output { row: 0, sampler: Some(sampler.clone()) }],
+    };
+    let mut step = Step::new(batch).expect("a well-formed batch");
+    let out = step.tensor(RowSet::Outputs, logits.len() as u32);
+    step.push(Op::Load { out, data: Arc::clone(logits) });
+    step.push(Op::Sample { logits: out });
+    let ticket = backend.submit(step).expect("the step is lawful");
+    backend.wait(ticket).expect("the step ends").tokens[0].token
+}
