@@ -54,6 +54,29 @@ const FIELDS: [&str; 12] = [
 ];
 
 #[test]
+fn rows_in_turn_stand_beside_the_one_without_adapters() {
+    let report = json(&["--batch", "1,2", "--adapters", "0,2", "--in-turn", "-r", "3"]);
+    let rows = report["rows"].as_array().expect("rows");
+    let of = |row: &Value| (row["test"].clone(), row["batch"].clone(), row["adapters"].clone());
+    let found: Vec<_> = rows.iter().map(of).collect();
+    let expected =
+        [("pp24", 1, 0), ("pp24", 1, 2), ("tg3", 1, 0), ("tg3", 1, 2), ("tg3", 2, 0), ("tg3", 2, 2)];
+    assert_eq!(found, expected.map(|(test, batch, adapters)| (test.into(), batch.into(), adapters.into())));
+    for pair in rows.chunks(2) {
+        assert_eq!(pair[0]["time_ratio"].as_f64(), Some(1.0));
+        let times = |row: &Value| -> Vec<f64> {
+            let rates = row["samples"].as_array().expect("a list").iter().filter_map(Value::as_f64);
+            rates.map(f64::recip).collect()
+        };
+        let mut ratios: Vec<f64> = times(&pair[1]).iter().zip(times(&pair[0])).map(|(a, b)| a / b).collect();
+        ratios.sort_by(f64::total_cmp);
+        assert!((pair[1]["time_ratio"].as_f64().expect("a ratio") / ratios[1] - 1.0).abs() < 1e-9);
+    }
+    let apart = json(&["--adapters", "0,2"]);
+    assert!(apart["rows"].as_array().expect("rows").iter().all(|row| row["time_ratio"].is_null()));
+}
+
+#[test]
 fn rows_say_what_was_measured_and_where() {
     let report = json(&["--depth", "32", "--adapters", "2", "--rank", "4", "--weights", "q8"]);
     assert_eq!((&report["model"], &report["parameters"]), (&"tiny-rust-llama".into(), &5_770_496.into()));

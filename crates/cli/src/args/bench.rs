@@ -39,6 +39,10 @@ pub struct BenchArgs {
     /// 0 for the base model alone.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
     pub adapters: Vec<usize>,
+    /// Take rows that differ in --adapters alone step by step in turn, so that what else the machine does slows all of
+    /// them alike, and print each one's time as a multiple of that without adapters. Their contexts are held side by side.
+    #[arg(long)]
+    pub in_turn: bool,
     /// The adapters' rank.
     #[arg(long, value_name = "R", default_value_t = 16)]
     pub rank: usize,

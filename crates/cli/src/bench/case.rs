@@ -91,6 +91,19 @@ pub fn all(args: &BenchArgs, positions: usize) -> Result<Vec<Case>, CliError> {
     Ok(cases)
 }
 
+/// Cases that are measured together: with `in_turn` those that differ in adapters alone, else each by itself.
+pub fn together(cases: &[Case], in_turn: bool) -> Vec<Vec<Case>> {
+    let mut groups: Vec<Vec<Case>> = Vec::new();
+    for &case in cases {
+        let like = |group: &&mut Vec<Case>| in_turn && Case { adapters: case.adapters, ..group[0] } == case;
+        match groups.iter_mut().find(like) {
+            Some(group) => group.push(case),
+            None => groups.push(vec![case]),
+        }
+    }
+    groups
+}
+
 /// Checks that a model of so many positions has them for a test.
 fn check_room(test: Test, depth: usize, positions: usize) -> Result<(), CliError> {
     let (name, tokens) = (test.name(), test.tokens());
@@ -107,4 +120,18 @@ fn check_room(test: Test, depth: usize, positions: usize) -> Result<(), CliError
         "{name} at --depth {depth} needs {needed} positions, but the model has {positions}: {option} must be at \
          most {most}"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_that_differ_in_adapters_alone_go_together() {
+        let case = |batch, adapters| Case { test: Test::Generate(8), batch, adapters, depth: 0 };
+        let cases = [case(1, 0), case(16, 0), case(1, 4), case(16, 4)];
+        let expected = vec![vec![case(1, 0), case(1, 4)], vec![case(16, 0), case(16, 4)]];
+        assert_eq!(together(&cases, true), expected);
+        assert_eq!(together(&cases, false), cases.map(|case| vec![case]));
+    }
 }

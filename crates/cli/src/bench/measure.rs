@@ -12,44 +12,66 @@ use crate::args::BenchArgs;
 /// Steps of generating that warm up caches, page tables and clocks.
 const WARM_UP_STEPS: usize = 8;
 
-/// The seconds that each repetition took. Every sequence is filled to the row's depth once, and cut back to it
-/// after each repetition; neither is timed.
+/// The seconds that each repetition of each case took. Cases are of one test, batch and depth, and take turns: prompt by
+/// prompt, or token by token. Every sequence is filled to the depth once, and cut back to it after each repetition;
+/// neither is timed.
 pub fn seconds(
     engine: &mut Engine,
-    case: &Case,
+    cases: &[Case],
     args: &BenchArgs,
     bar: &ProgressBar,
-) -> Result<Vec<f64>, CliError> {
-    engine.reserve_kv(case.batch, case.depth + case.test.tokens())?;
-    let sequences: Vec<SequenceHandle> = (0..case.batch)
-        .map(|i| engine.open_sequence(case.adapter(i).as_deref(), &[]))
-        .collect::<Result<_, _>>()?;
+) -> Result<Vec<Vec<f64>>, CliError> {
+    let Some(&Case { test, depth, .. }) = cases.first() else { return Ok(Vec::new()) };
     let tokens = Tokens { vocabulary: engine.config().vocab_size };
-    for (done, &sequence) in sequences.iter().enumerate().filter(|_| case.depth > 0) {
-        bar.set_message(format!("{}: filling the cache, {done} of {}", case.test.name(), case.batch));
-        read(engine, sequence, &tokens.take(case.depth), args.prefill_rows, &Want::Nothing)?;
+    let all = cases.iter().map(|case| case.batch).sum();
+    engine.reserve_kv(all, depth + test.tokens())?;
+    let mut contexts = Vec::with_capacity(cases.len());
+    for case in cases {
+        let open = |i| engine.open_sequence(case.adapter(i).as_deref(), &[]);
+        contexts.push((0..case.batch).map(open).collect::<Result<Vec<SequenceHandle>, _>>()?);
     }
-    bar.set_message(case.test.name());
-    let prompt = tokens.take(case.test.tokens());
-    let once = |engine: &mut Engine, most: usize| -> Result<f64, CliError> {
-        let start = Instant::now();
-        match case.test {
+    for (done, &sequence) in contexts.iter().flatten().enumerate().filter(|_| depth > 0) {
+        bar.set_message(format!("{}: filling the cache, {done} of {all}", test.name()));
+        read(engine, sequence, &tokens.take(depth), args.prefill_rows, &Want::Nothing)?;
+    }
+    bar.set_message(test.name());
+    let prompt = tokens.take(test.tokens());
+    let once = |engine: &mut Engine, most: usize| -> Result<Vec<f64>, CliError> {
+        let mut seconds = vec![0.0; cases.len()];
+        match test {
             Test::Prompt(_) => {
                 let want = Want::Token(Sampler::greedy());
-                sequences.iter().try_for_each(|&s| read(engine, s, &prompt, args.prefill_rows, &want))?;
+                for (seconds, sequences) in seconds.iter_mut().zip(&contexts) {
+                    let start = Instant::now();
+                    sequences.iter().try_for_each(|&s| read(engine, s, &prompt, args.prefill_rows, &want))?;
+                    *seconds = start.elapsed().as_secs_f64();
+                }
             }
-            Test::Generate(steps) => generate(engine, &sequences, tokens.first(), steps.min(most))?,
+            Test::Generate(steps) => {
+                let first = |sequences: &Vec<_>| vec![tokens.first(); sequences.len()];
+                let mut tokens: Vec<Vec<u32>> = contexts.iter().map(first).collect();
+                for _ in 0..steps.min(most) {
+                    for ((seconds, sequences), tokens) in seconds.iter_mut().zip(&contexts).zip(&mut tokens) {
+                        let start = Instant::now();
+                        generate(engine, sequences, tokens)?;
+                        *seconds += start.elapsed().as_secs_f64();
+                    }
+                }
+            }
         }
-        let seconds = start.elapsed().as_secs_f64();
-        for &sequence in &sequences {
-            engine.truncate_sequence(sequence, case.depth)?;
+        for &sequence in contexts.iter().flatten() {
+            engine.truncate_sequence(sequence, depth)?;
         }
-        bar.inc(1);
+        bar.inc(cases.len() as u64);
         Ok(seconds)
     };
     once(engine, WARM_UP_STEPS)?;
-    let seconds = (0..args.repetitions).map(|_| once(engine, usize::MAX)).collect::<Result<_, _>>()?;
-    for sequence in sequences {
+    let mut seconds = vec![Vec::with_capacity(args.repetitions); cases.len()];
+    for _ in 0..args.repetitions {
+        let repetition = once(engine, usize::MAX)?;
+        seconds.iter_mut().zip(repetition).for_each(|(seconds, one)| seconds.push(one));
+    }
+    for sequence in contexts.into_iter().flatten() {
         engine.close_sequence(sequence)?;
     }
     Ok(seconds)
@@ -71,26 +93,19 @@ fn read(
     Ok(())
 }
 
-/// Every sequence generates, each token from the one before.
-fn generate(
-    engine: &mut Engine,
-    sequences: &[SequenceHandle],
-    first: u32,
-    steps: usize,
-) -> Result<(), CliError> {
-    let mut tokens = vec![first; sequences.len()];
-    for _ in 0..steps {
-        let feeds: Vec<Feed<'_>> = (sequences.iter().zip(&tokens))
-            .map(|(&sequence, token)| Feed {
-                sequence,
-                tokens: std::slice::from_ref(token),
-                kind: RowKind::Generated,
-                want: Want::Token(Sampler::greedy()),
-            })
-            .collect();
-        let chosen: Vec<Option<u32>> = engine.feed(&feeds)?.into_iter().map(|fed| fed.token).collect();
-        tokens.iter_mut().zip(chosen).for_each(|(token, next)| *token = next.unwrap_or(first));
-    }
+/// Every sequence generates a token from its last, which it replaces.
+fn generate(engine: &mut Engine, sequences: &[SequenceHandle], tokens: &mut [u32]) -> Result<(), CliError> {
+    let feeds: Vec<Feed<'_>> = (sequences.iter().zip(&*tokens))
+        .map(|(&sequence, token)| Feed {
+            sequence,
+            tokens: std::slice::from_ref(token),
+            kind: RowKind::Generated,
+            want: Want::Token(Sampler::greedy()),
+        })
+        .collect();
+    let chosen: Vec<Option<u32>> = engine.feed(&feeds)?.into_iter().map(|fed| fed.token).collect();
+    // Without a token that could be chosen the last one is fed again.
+    tokens.iter_mut().zip(chosen).for_each(|(token, next)| *token = next.unwrap_or(*token));
     Ok(())
 }
 

@@ -100,14 +100,20 @@ fn rows(
         }
     };
     let mut rows = Vec::with_capacity(cases.len());
-    for case in cases {
+    for group in case::together(cases, args.in_turn) {
         probe(bar);
-        let seconds = measure::seconds(engine, case, args, bar)?;
-        let work = Work::of(engine, case, args.prefill_rows, args.pages.into());
-        let row = Row::new(args, weights, engine, case, &seconds, work);
-        // For who watches: the table itself comes at the end.
-        bar.println(format!("{:>12} {}", "", row.line()));
-        rows.push(row);
+        let seconds = measure::seconds(engine, &group, args, bar)?;
+        let alone = group.iter().position(|case| case.adapters == 0).filter(|_| group.len() > 1);
+        for (case, own) in group.iter().zip(&seconds) {
+            let work = Work::of(engine, case, args.prefill_rows, args.pages.into());
+            let mut row = Row::new(args, weights, engine, case, own, work);
+            if let Some(alone) = alone {
+                row.set_time_ratio(own, &seconds[alone]);
+            }
+            // For who watches: the table itself comes at the end.
+            bar.println(format!("{:>12} {}", "", row.line()));
+            rows.push(row);
+        }
     }
     probe(bar);
     Ok(rows)

@@ -49,6 +49,8 @@ pub struct Row {
     /// Of the samples; 0 for one.
     stddev: f64,
     ms_per_step: f64,
+    /// The time of the row without adapters that it took turns with is 1; the median of the repetitions.
+    time_ratio: Option<f64>,
     /// Share of the read bandwidth that was measured in the same run.
     bandwidth_fraction: Option<f64>,
     /// Share of the multiply-adds that were measured in the same run.
@@ -101,6 +103,7 @@ impl Row {
             tokens_per_second,
             stddev: deviation(&samples),
             ms_per_step: 1e3 / (repetitions_per_second * work.steps as f64),
+            time_ratio: None,
             bandwidth_fraction: None,
             peak_fraction: None,
             samples,
@@ -108,6 +111,13 @@ impl Row {
             read_rate: work.bytes as f64 * repetitions_per_second,
             multiply_rate: work.multiply_adds as f64 * repetitions_per_second,
         }
+    }
+
+    /// Puts the row beside the one without adapters, repetition by repetition.
+    pub fn set_time_ratio(&mut self, own: &[f64], without: &[f64]) {
+        let mut ratios: Vec<f64> = own.iter().zip(without).map(|(own, without)| own / without).collect();
+        ratios.sort_by(f64::total_cmp);
+        self.time_ratio = ratios.get(ratios.len() / 2).copied();
     }
 
     /// One line, for who watches.
@@ -208,7 +218,7 @@ impl Style {
 /// A column's name, its side, and a row's cell in it.
 type Column = (&'static str, Align, fn(&Row, Style) -> String);
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     ("test", Align::Left, |row, _| row.test.clone()),
     ("backend", Align::Left, |row, _| row.backend.into()),
     ("tier", Align::Left, |row, _| row.tier.into()),
@@ -224,6 +234,7 @@ const COLUMNS: [Column; 14] = [
     ("tokens_per_second", Align::Right, |row, style| style.number(row.tokens_per_second, 2)),
     ("stddev", Align::Right, |row, style| style.number(row.stddev, 2)),
     ("ms_per_step", Align::Right, |row, style| style.number(row.ms_per_step, 2)),
+    ("time_ratio", Align::Right, |row, style| style.share(row.time_ratio)),
     ("bandwidth_fraction", Align::Right, |row, style| style.share(row.bandwidth_fraction)),
     ("peak_fraction", Align::Right, |row, style| style.share(row.peak_fraction)),
 ];

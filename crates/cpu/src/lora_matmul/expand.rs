@@ -3,13 +3,13 @@
 
 use std::ops::Range;
 
-use super::{Job, LoraMatmul, Term};
+use super::{Job, LoraMatmul};
 use crate::isa::Isa;
 use crate::lines::LINE;
 use crate::math::{load_first, store_first};
 
-/// Adds bias and `scale · z·Bᵀ` to the sums of one panel of consecutive rows, and stores them. Rows of one adapter that
-/// follow each other read its panel of B together.
+/// Adds bias and `scale · z·Bᵀ` to the sums of one panel of consecutive rows, and stores them. A tile of one adapter reads
+/// its panel of B for several rows at once.
 ///
 /// # Safety
 /// The machine has the tier; z is computed; nobody else has these rows and panel.
@@ -19,7 +19,35 @@ pub unsafe fn finish<I: Isa, const M: usize>(
     job: &Job<'_>,
     first: usize,
     panel: usize,
-    mut sums: [I::V; M],
+    sums: [I::V; M],
+) {
+    let rows = first..first + M;
+    if M >= 4 && job.terms.get(first).is_some_and(|term| term.as_ref().is_some_and(|term| term.alike >= M)) {
+        // Four sums of each of four rows, where there are registers for them.
+        if I::FLOAT_ROWS >= 8 {
+            for (rows, sums) in rows.step_by(4).zip(sums.as_chunks::<4>().0) {
+                together::<I, 4>(layer, job, rows, panel, *sums);
+            }
+        } else {
+            for (rows, sums) in rows.step_by(2).zip(sums.as_chunks::<2>().0) {
+                together::<I, 2>(layer, job, rows, panel, *sums);
+            }
+        }
+        return;
+    }
+    for (row, sum) in rows.zip(sums) {
+        together::<I, 1>(layer, job, row, panel, [sum]);
+    }
+}
+
+/// The same for N rows that have the same factors, or one.
+#[inline(always)]
+unsafe fn together<I: Isa, const N: usize>(
+    layer: &LoraMatmul<'_>,
+    job: &Job<'_>,
+    first: usize,
+    panel: usize,
+    mut sums: [I::V; N],
 ) {
     if let Some(bias) = job.bias {
         let output = panel * I::LANES;
@@ -29,62 +57,28 @@ pub unsafe fn finish<I: Isa, const M: usize>(
             *sum = I::add(*sum, bias);
         }
     }
-    if !job.terms.is_empty() {
-        let terms = &job.terms[first..first + M];
-        let mut row = 0;
-        while row < M {
-            // Four sums of each of four rows, where there are registers for them.
-            row += match &terms[row] {
-                None => 1,
-                Some(_) if I::FLOAT_ROWS >= 8 && alike(terms, row, 4) => {
-                    add::<I, 4>(layer, terms, row, panel, &mut sums)
-                }
-                Some(_) if alike(terms, row, 2) => add::<I, 2>(layer, terms, row, panel, &mut sums),
-                Some(_) => add::<I, 1>(layer, terms, row, panel, &mut sums),
-            };
+    if let Some(Some(term)) = job.terms.get(first) {
+        // The shrunk values of an adapter's rows stand one after another.
+        let z = layer.scratch.z.all().as_ptr().add(term.z);
+        let b = term.b.as_ptr().add(panel * term.panel_bytes);
+        let deltas = if term.half {
+            combine::<I, N>(term.rank, z, |r| I::load_f16(b.cast::<u16>().add(r * I::LANES)))
+        } else {
+            combine::<I, N>(term.rank, z, |r| I::load(b.cast::<f32>().add(r * I::LANES)))
+        };
+        let scale = I::splat(term.scale);
+        for (sum, delta) in sums.iter_mut().zip(deltas) {
+            *sum = I::fma(scale, delta, *sum);
         }
     }
-    store::<I, M>(job, first, panel, sums);
-}
-
-/// Whether so many rows from this one on have the same factors.
-#[inline(always)]
-fn alike(terms: &[Option<Term<'_>>], row: usize, n: usize) -> bool {
-    let b = |term: &Option<Term<'_>>| term.as_ref().map(|term| term.b.as_ptr());
-    terms.len() >= row + n && terms[row + 1..row + n].iter().all(|term| b(term) == b(&terms[row]))
-}
-
-/// Adds the terms of N rows that have the same factors; returns N.
-#[inline(always)]
-unsafe fn add<I: Isa, const N: usize>(
-    layer: &LoraMatmul<'_>,
-    terms: &[Option<Term<'_>>],
-    row: usize,
-    panel: usize,
-    sums: &mut [I::V],
-) -> usize {
-    let z = layer.scratch.z.all().as_ptr();
-    let z: [*const f32; N] =
-        std::array::from_fn(|i| z.wrapping_add(terms[row + i].as_ref().map_or(0, |term| term.z)));
-    let Some(term) = &terms[row] else { return N };
-    let b = term.b.as_ptr().add(panel * term.panel_bytes);
-    let deltas = if term.half {
-        combine::<I, N>(term.rank, z, |r| I::load_f16(b.cast::<u16>().add(r * I::LANES)))
-    } else {
-        combine::<I, N>(term.rank, z, |r| I::load(b.cast::<f32>().add(r * I::LANES)))
-    };
-    let scale = I::splat(term.scale);
-    for (sum, delta) in sums[row..].iter_mut().zip(deltas) {
-        *sum = I::fma(scale, delta, *sum);
-    }
-    N
+    store::<I, N>(job, first, panel, sums);
 }
 
 /// `Σ z[r] · b(r)` of each row in four interleaved sums, so that no product waits for the one before it.
 #[inline(always)]
 unsafe fn combine<I: Isa, const N: usize>(
     rank: usize,
-    z: [*const f32; N],
+    z: *const f32,
     b: impl Fn(usize) -> I::V,
 ) -> [I::V; N] {
     let mut sums = [[I::splat(0.0); 4]; N];
@@ -92,16 +86,16 @@ unsafe fn combine<I: Isa, const N: usize>(
     while r + 4 <= rank {
         for i in 0..4 {
             let b = b(r + i);
-            for (sums, z) in sums.iter_mut().zip(z) {
-                sums[i] = I::fma(I::splat(*z.add(r + i)), b, sums[i]);
+            for (row, sums) in sums.iter_mut().enumerate() {
+                sums[i] = I::fma(I::splat(*z.add(row * rank + r + i)), b, sums[i]);
             }
         }
         r += 4;
     }
     while r < rank {
         let b = b(r);
-        for (sums, z) in sums.iter_mut().zip(z) {
-            sums[0] = I::fma(I::splat(*z.add(r)), b, sums[0]);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            sums[0] = I::fma(I::splat(*z.add(row * rank + r)), b, sums[0]);
         }
         r += 1;
     }
@@ -122,19 +116,15 @@ pub unsafe fn prefetch<I: Isa>(job: &Job<'_>, rows: Range<usize>, panel: usize) 
     if job.terms.is_empty() {
         return;
     }
-    let mut before =
-        rows.start.checked_sub(1).and_then(|row| job.terms[row].as_ref()).map(|term| term.b.as_ptr());
-    for term in &job.terms[rows] {
-        let b = term.as_ref().map(|term| term.b.as_ptr());
-        if let Some(term) = term
-            && b != before
-        {
-            let b = term.b.as_ptr().wrapping_add(panel * term.panel_bytes);
-            for line in (0..term.panel_bytes).step_by(LINE) {
-                I::prefetch(b.wrapping_add(line));
-            }
+    for term in job.terms[rows].iter().flatten() {
+        // What the row before reads too is on its way.
+        if term.again {
+            continue;
         }
-        before = b;
+        let b = term.b.as_ptr().wrapping_add(panel * term.panel_bytes);
+        for line in (0..term.panel_bytes).step_by(LINE) {
+            I::prefetch(b.wrapping_add(line));
+        }
     }
 }
 

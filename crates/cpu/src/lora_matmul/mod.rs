@@ -62,6 +62,10 @@ struct Term<'a> {
     scale: f32,
     /// Where the row's shrunk values begin.
     z: usize,
+    /// How many rows from this one on have these factors.
+    alike: usize,
+    /// Whether the row before has them.
+    again: bool,
 }
 
 /// A linear layer of a step, with its handles resolved.
@@ -120,9 +124,15 @@ impl<'a> LoraMatmul<'a> {
                     rank: site.rank(),
                     scale: site.scale,
                     z: next,
+                    alike: 1,
+                    again: false,
                 };
-                for (i, &row) in group.iter().enumerate() {
-                    terms[row] = Some(Term { z: next + i * site.rank(), ..first });
+                let mut after = None;
+                for (i, &row) in group.iter().enumerate().rev() {
+                    let alike = after.filter(|&(next, _)| next == row + 1).map_or(1, |(_, alike)| alike + 1);
+                    let again = i > 0 && group[i - 1] + 1 == row;
+                    terms[row] = Some(Term { z: next + i * site.rank(), alike, again, ..first });
+                    after = Some((row, alike));
                 }
                 shrinks.push(shrink::Shrink { a, rows: group.clone(), z: next });
                 next += group.len() * site.rank();

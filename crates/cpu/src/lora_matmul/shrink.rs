@@ -94,10 +94,14 @@ unsafe fn dots<I: Isa, const M: usize, const N: usize, const HALF: bool>(
     while k + 2 * I::LANES <= n {
         for part in 0..2 {
             let at = k + part * I::LANES;
+            let mut values = [I::splat(0.0); M];
+            for (value, x) in values.iter_mut().zip(x) {
+                *value = I::load(x.add(at));
+            }
             for (i, row) in rows.into_iter().enumerate() {
                 let a = load_element::<I, HALF>(row, at);
-                for (sums, x) in sums.iter_mut().zip(x) {
-                    sums[i][part] = I::fma(I::load(x.add(at)), a, sums[i][part]);
+                for (sums, value) in sums.iter_mut().zip(values) {
+                    sums[i][part] = I::fma(value, a, sums[i][part]);
                 }
             }
         }
