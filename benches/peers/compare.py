@@ -35,8 +35,10 @@ class Row:
 
     def interleaf(self) -> list[str]:
         values = [("-p", self.prompt), ("-n", self.generate), ("--batch", self.batch)]
-        values += [("--depth", self.depth), ("--adapters", self.adapters)]
-        return [word for option, value in values for word in (option, str(value))]
+        # With and without adapters step by step in turn: turns of whole runs are too far apart to compare.
+        adapters = f"0,{self.adapters}" if self.adapters else "0"
+        values += [("--depth", self.depth), ("--adapters", adapters)]
+        return ["--in-turn"] + [word for option, value in values for word in (option, str(value))]
 
 
 ROWS = [
@@ -102,14 +104,15 @@ def generated(python: Path, args: argparse.Namespace) -> tuple[Path, Path]:
     return model, adapter
 
 
-def interleaf(args: argparse.Namespace, row: Row) -> list[float]:
+def interleaf(args: argparse.Namespace, row: Row) -> tuple[list[float], float | None]:
+    """Tokens per second, and the time as a multiple of that without adapters."""
     report = run(
         [args.interleaf, "bench", "--shape", args.shape, "--weights", args.weights, "--backend", "cpu"]
         + ["--threads", args.threads, "-r", args.repetitions, "--rank", args.rank, "--output", "json"]
         + row.interleaf()
     )
-    [measured] = report["rows"]
-    return measured["samples"]
+    [*_, measured] = report["rows"]
+    return measured["samples"], measured["time_ratio"]
 
 
 def llama(python: Path, args: argparse.Namespace, row: Row, model: Path, adapter: Path) -> list[float]:
@@ -133,13 +136,23 @@ def measure(args: argparse.Namespace) -> list[dict]:
     model, adapter = generated(python, args)
     measured = []
     for row in rows:
-        ours, theirs = [], []
+        ours, theirs, ratios = [], [], []
         for turn in range(args.rounds):
             print(f"{row.name}: turn {turn + 1} of {args.rounds}", file=sys.stderr)
-            ours += interleaf(args, row)
+            samples, ratio = interleaf(args, row)
+            ours += samples
+            ratios += [ratio] if row.adapters else []
             if not row.not_there:
                 theirs += llama(python, args, row, model, adapter)
-        measured.append({"row": row.name, "interleaf": ours, "llama.cpp": theirs, "not_there": row.not_there})
+        measured.append(
+            {
+                "row": row.name,
+                "interleaf": ours,
+                "time_ratios": ratios,
+                "llama.cpp": theirs,
+                "not_there": row.not_there,
+            }
+        )
     return measured
 
 
@@ -151,12 +164,12 @@ def middle(samples: list[float]) -> str:
 
 def table(rows: list[dict]) -> list[str]:
     """Markdown: medians, with the least and the most, and the ratio of the medians."""
-    cells = [["row", "interleaf, tokens/s", "llama.cpp, tokens/s", "ratio"]]
+    cells = [["row", "interleaf, tokens/s", "× time without adapters", "llama.cpp, tokens/s", "ratio"]]
     for row in rows:
         ours, theirs = row["interleaf"], row["llama.cpp"]
         ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}×" if theirs else row["not_there"]
-        cells.append([row["row"], middle(ours), middle(theirs), ratio])
-    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+        cells.append([row["row"], middle(ours), middle(row["time_ratios"]), middle(theirs), ratio])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     padded = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in cells]
     padded.insert(1, " | ".join("-" * width for width in widths))
     return [f"| {line} |" for line in padded]

@@ -5,6 +5,7 @@
 //! holds, for each block of 32 inputs, the codes in the tier's [`Interleave`] and apart from them the scales.
 //! The last panel is filled up with zeros. [`Panels::row`] gives the stored bits of a row back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -53,6 +54,13 @@ impl HostMatrix for Packed {
             Self::Rows(m) => whole_lines(m.data().len()),
         }
     }
+
+    fn address(&self) -> usize {
+        match self {
+            Self::Panels(p) => p.elements.bytes().as_ptr() as usize,
+            Self::Rows(m) => m.address(),
+        }
+    }
 }
 
 impl Packed {
@@ -68,32 +76,32 @@ impl Packed {
     }
 
     /// Takes the factors A and B of an adapter's sites in, all into one memory in the order of the sites: a batch of
-    /// many adapters reads a little of each in turn, and would find the translation of every small page gone.
+    /// many adapters reads a little of each in turn, and would find the translation of every small page gone. An A that
+    /// sites have in common, as the parts of a fused module do, is kept once.
     ///
     /// # Errors
     /// If there is no room.
     pub fn factors(sites: &[[Matrix; 2]], interleave: Interleave) -> Result<Vec<[Self; 2]>, BackendError> {
         let layouts: Vec<Layout> = sites.iter().map(|[_, b]| Layout::new(b, interleave)).collect();
-        let bytes = |([a, _], layout): (&[Matrix; 2], &Layout)| whole_lines(a.data().len()) + layout.bytes();
-        let name = sites.first().map_or("", |[a, _]| a.name());
-        let mut memory = room(sites.iter().zip(&layouts).map(bytes).sum(), name)?;
-        let mut rest = memory.bytes_mut();
-        for ([a, b], layout) in sites.iter().zip(&layouts) {
-            let (rows, more) = rest.split_at_mut(whole_lines(a.data().len()));
-            rows[..a.data().len()].copy_from_slice(a.data());
-            let (panels, more) = more.split_at_mut(layout.bytes());
-            layout.fill(b, interleave, panels);
-            rest = more;
+        let mut bytes = 0;
+        let mut known: HashMap<(*const u8, usize), usize> = HashMap::new();
+        let mut places = Vec::with_capacity(sites.len());
+        for ([a, _], layout) in sites.iter().zip(&layouts) {
+            let rows = *known.entry((a.data().as_ptr(), a.data().len())).or_insert(bytes);
+            bytes = bytes.max(rows + whole_lines(a.data().len()));
+            places.push((rows, bytes));
+            bytes += layout.bytes();
+        }
+        let mut memory = room(bytes, sites.first().map_or("", |[a, _]| a.name()))?;
+        for (([a, b], layout), &(rows, panels)) in sites.iter().zip(&layouts).zip(&places) {
+            memory.bytes_mut()[rows..rows + a.data().len()].copy_from_slice(a.data());
+            layout.fill(b, interleave, &mut memory.bytes_mut()[panels..panels + layout.bytes()]);
         }
         let memory = Arc::new(memory);
-        let mut at = 0;
-        let packed = sites.iter().zip(&layouts).map(|([a, b], layout)| {
-            let rows = Bytes::from_owner(Section::new(&memory, at..at + a.data().len()));
+        let packed = sites.iter().zip(&layouts).zip(&places).map(|(([a, b], layout), &(rows, panels))| {
+            let rows = Bytes::from_owner(Section::new(&memory, rows..rows + a.data().len()));
             let rows = Matrix::new(a.name(), a.dtype(), a.rows(), a.cols(), rows)?;
-            at += whole_lines(a.data().len());
-            let panels = layout.panels(b, interleave, &memory, at);
-            at += layout.bytes();
-            Ok([Self::Rows(rows), Self::Panels(panels)])
+            Ok([Self::Rows(rows), Self::Panels(layout.panels(b, interleave, &memory, panels))])
         });
         packed.collect()
     }
@@ -378,5 +386,24 @@ mod tests {
             end = Some(first + found[0].bytes() + found[1].bytes());
         }
         assert!(Packed::factors(&[], interleave).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_factor_that_sites_have_in_common_is_kept_once() {
+        let interleave = Interleave { lanes: 4, step: 4, signed: false };
+        let a = matrix(Dtype::F16, 3, 50, 1);
+        let b = |seed| matrix(Dtype::F16, 9, 3, seed);
+        let part = Matrix::new("part", Dtype::F16, 1, 50, a.data().slice(..100)).unwrap();
+        let sites = [[a.clone(), b(2)], [part.clone(), matrix(Dtype::F16, 9, 1, 4)], [a.clone(), b(3)]];
+        let packed = Packed::factors(&sites, interleave).unwrap();
+        let addresses: Vec<usize> = packed.iter().map(|[a, _]| a.address()).collect();
+        assert!(addresses[0] == addresses[2] && addresses[0] != addresses[1]);
+        for ([a, b], [rows, panels]) in sites.iter().zip(&packed) {
+            let (Packed::Rows(rows), Packed::Panels(panels)) = (rows, panels) else {
+                panic!("rows and panels")
+            };
+            assert_eq!(rows.data(), a.data());
+            (0..b.rows()).for_each(|row| assert_eq!(panels.row(row), b.row(row)));
+        }
     }
 }

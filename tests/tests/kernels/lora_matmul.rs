@@ -150,6 +150,30 @@ fn a_row_alone_has_the_bits_it_has_in_a_batch() {
 }
 
 #[test]
+fn rows_of_one_adapter_have_the_bits_they_have_alone() {
+    // Whole tiles of one adapter, tiles that a run begins or ends in, and single rows between.
+    let runs = [(19, 0), (2, -1), (1, 2), (34, 1), (3, 2), (1, -1), (8, 2)];
+    let rows = runs.iter().flat_map(|&(n, adapter)| std::iter::repeat_n((RowKind::Prompt, adapter), n));
+    let rows: Vec<(RowKind, i32)> = rows.collect();
+    for backend in &mut backends::all(true) {
+        for dtype in DTYPES {
+            let case = LoraCase { rows: rows.clone(), ..case(dtype, 160, &[33, 64, 17], 0, 5) };
+            let data = case.data();
+            let batch = data.run(&mut **backend).expect("the batch runs");
+            for row in 0..rows.len() {
+                let alone = data.select(&[row]).run(&mut **backend).expect("the row runs");
+                for (batch, alone) in batch.iter().zip(&alone) {
+                    let outputs = alone.len();
+                    let label = format!("{} {dtype} row {row}", label(&**backend));
+                    assert_bits(&label, alone, &batch[row * outputs..(row + 1) * outputs]);
+                }
+            }
+            check(&case, &mut **backend);
+        }
+    }
+}
+
+#[test]
 fn repeated_runs_and_any_number_of_threads_give_the_same_bits() {
     for dtype in DTYPES {
         let data = case(dtype, 128, &[96, 31], 21, 9).data();

@@ -1,7 +1,7 @@
 //! Handle tables of what is resident. Matrices are kept as the kernels want them: by reference to their bytes, or
 //! laid out anew; never both.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     AdapterId, BackendError, Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId,
@@ -14,6 +14,9 @@ pub trait HostMatrix: std::fmt::Debug + Send + Sync {
 
     /// Bytes held for it, those of a mapped file included.
     fn bytes(&self) -> usize;
+
+    /// Where they begin: matrices of as many bytes that begin at the same place are held once.
+    fn address(&self) -> usize;
 }
 
 impl HostMatrix for Matrix {
@@ -23,6 +26,10 @@ impl HostMatrix for Matrix {
 
     fn bytes(&self) -> usize {
         self.data().len()
+    }
+
+    fn address(&self) -> usize {
+        self.data().as_ptr() as usize
     }
 }
 
@@ -173,6 +180,9 @@ impl<M: HostMatrix> Resident<M> {
 
     pub(super) fn adapter_bytes(&self) -> u64 {
         let sites = self.adapters.values().flat_map(HashMap::values);
-        sites.map(|s| (s.a.bytes() + s.b.bytes()) as u64).sum()
+        // The parts of a fused module have one A.
+        let held: HashSet<(usize, usize)> =
+            sites.flat_map(|site| [&site.a, &site.b]).map(|m| (m.address(), m.bytes())).collect();
+        held.into_iter().map(|(_, bytes)| bytes as u64).sum()
     }
 }

@@ -17,9 +17,10 @@ mod prepare;
 mod shrink;
 mod tiles;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use interleaf_contract::host::HostSite;
+use interleaf_contract::host::{HostMatrix, HostSite};
 use interleaf_contract::{Dtype, Numerics, QUANT_BLOCK};
 
 use self::ahead::Ahead;
@@ -107,23 +108,32 @@ impl<'a> LoraMatmul<'a> {
     ) -> Self {
         let cols = projections.first().map_or(0, |p| p.w.cols());
         let mut shrinks = Vec::new();
+        let mut places = HashMap::new();
         let mut next = 0;
         let jobs = projections.into_iter().enumerate().map(|(index, Projection { w, bias, y })| {
             let mut terms = Vec::new();
-            for (group, sites) in groups.iter().zip(sites) {
+            for (adapter, (group, sites)) in groups.iter().zip(sites).enumerate() {
                 let Some(site) = sites[index].filter(|s| s.rank() > 0 && !group.is_empty()) else { continue };
                 // Taken in by `factors`, which makes no others.
                 let (Packed::Rows(a), Packed::Panels(b)) = (&site.a, &site.b) else {
                     unreachable!("an adapter's factors are rows of A and panels of B")
                 };
                 terms.resize(rows, None);
+                // The parts of a fused module have one A, and one shrink.
+                let key = (adapter, a.address(), site.rank());
+                let z = *places.entry(key).or_insert_with(|| {
+                    let z = next;
+                    shrinks.push(shrink::Shrink { a, rows: group.clone(), z });
+                    next += group.len() * site.rank();
+                    z
+                });
                 let first = Term {
                     b: b.float_panel(0),
                     panel_bytes: b.panel_bytes(),
                     half: b.dtype() == Dtype::F16,
                     rank: site.rank(),
                     scale: site.scale,
-                    z: next,
+                    z,
                     alike: 1,
                     again: false,
                 };
@@ -131,11 +141,9 @@ impl<'a> LoraMatmul<'a> {
                 for (i, &row) in group.iter().enumerate().rev() {
                     let alike = after.filter(|&(next, _)| next == row + 1).map_or(1, |(_, alike)| alike + 1);
                     let again = i > 0 && group[i - 1] + 1 == row;
-                    terms[row] = Some(Term { z: next + i * site.rank(), alike, again, ..first });
+                    terms[row] = Some(Term { z: z + i * site.rank(), alike, again, ..first });
                     after = Some((row, alike));
                 }
-                shrinks.push(shrink::Shrink { a, rows: group.clone(), z: next });
-                next += group.len() * site.rank();
             }
             Job { w, bias, y, terms }
         });
