@@ -20,6 +20,9 @@ const DISTINCT: usize = 2;
 
 const HEAD_DIM: usize = 32;
 
+/// Rows of the embedding.
+const TOKENS: usize = 32;
+
 criterion::criterion_group!(
     name = benches;
     config = Criterion::default().sample_size(30);
@@ -100,7 +103,8 @@ impl Rig {
         });
         let layers = layers.collect();
         let head = projection(&mut *backend, vocabulary, hidden);
-        let table = matrix("embedding", Dtype::F16, vocabulary, hidden, &mut Random::new(12));
+        // Of which one row is read.
+        let table = matrix("embedding", Dtype::F16, TOKENS, hidden, &mut Random::new(12));
         let embedding = backend.create_matrix(table).expect("room for a matrix");
         let angles = (0..16 * HEAD_DIM / 2).map(|i| i as f32);
         let (cos, sin) = (angles.clone().map(f32::cos).collect(), angles.map(f32::sin).collect());

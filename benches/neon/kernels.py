@@ -98,10 +98,12 @@ def expected() -> Iterator[Expected]:
             streamed, measure = outputs * size * (rows == 1), number(dtype, rows, panels)
             yield Expected(COMMON, "8Products", name, STEP // panels, rows * outputs, streamed, measure)
     for dtype, size in (("f32", 4), ("f16", 2)):
-        macs = 8 * LANES
-        yield Expected(COMMON, "7Prepare", f"shrink, {dtype} A", 1, macs, macs * size, shrink(dtype))
-        macs = 4 * LANES
-        yield Expected(COMMON, "8Products", f"expand, {dtype} B", 1, macs, macs * size, expand(dtype))
+        for rows in (1, 2):
+            macs, name = rows * 8 * LANES, f"shrink, {count(rows, 'row')}, {dtype} A"
+            yield Expected(COMMON, "7Prepare", name, 1, macs, 8 * LANES * size * (rows == 1), shrink(dtype, rows))
+        for rows in (1, 4):
+            macs, name = rows * 4 * LANES, f"expand, {count(rows, 'row')}, {dtype} B"
+            yield Expected(COMMON, "8Products", name, 1, macs, 4 * LANES * size * (rows == 1), expand(dtype, rows))
     for queries, vectors in ((1, 4), (4, 2), (8, 1)):
         macs = queries * vectors * LANES
         name = f"K·q, {count(queries, 'query')} × {vectors * LANES} tokens"
@@ -129,8 +131,8 @@ def integer(tier: str, dtype: str, rows: int) -> Callable[[Loop], int]:
         products = {
             "neon": times(loop.has("smull", "smull2", "smlal", "smlal2"), 16),
             "neon-dotprod": times(loop.has("sdot"), 8),
-            # Rows go in pairs.
-            "neon-i8mm": times(loop.has("smmla"), 8) * (2 if rows > 1 else 1),
+            # Rows go in pairs, and alone as in the tier before.
+            "neon-i8mm": times(loop.has("smmla"), 8) * 2 if rows > 1 else times(loop.has("sdot"), 8),
         }[tier]
         nibbles = loop.has("shl") == 4 * blocks
         same = products == loop.has("scvtf") == blocks * rows and nibbles == (dtype == "q4_0")
@@ -160,22 +162,22 @@ def number(dtype: str, rows: int, panels: int) -> Callable[[Loop], int]:
     return measure
 
 
-def shrink(dtype: str) -> Callable[[Loop], int]:
-    """Four rows of A, each in two sums."""
+def shrink(dtype: str, rows: int) -> Callable[[Loop], int]:
+    """Four rows of A with some of x, each product in two sums."""
 
     def measure(loop: Loop) -> int:
         halves = loop.has("fcvtl") == (8 if dtype == "f16" else 0)
-        return int(loop.has("fmla") == 8 and halves and loop.loads("s") == 0 and loop.loads("q") >= 2)
+        return int(loop.has("fmla") == 8 * rows and halves and loop.loads("s") == 0 and loop.loads("q") >= 2)
 
     return measure
 
 
-def expand(dtype: str) -> Callable[[Loop], int]:
-    """Four values of z, each in a sum of its own."""
+def expand(dtype: str, rows: int) -> Callable[[Loop], int]:
+    """Four values of each row's z, each in a sum of its own."""
 
     def measure(loop: Loop) -> int:
         halves = loop.has("fcvtl") == (4 if dtype == "f16" else 0)
-        return int(loop.has("fmla") == loop.loads("s") == 4 and halves and loop.has("prfm", "scvtf") == 0)
+        return int(loop.has("fmla") == loop.loads("s") == 4 * rows and halves and loop.has("prfm", "scvtf") == 0)
 
     return measure
 

@@ -38,7 +38,8 @@ class Row:
         # With and without adapters step by step in turn: turns of whole runs are too far apart to compare.
         adapters = f"0,{self.adapters}" if self.adapters else "0"
         values += [("--depth", self.depth), ("--adapters", adapters)]
-        return ["--in-turn"] + [word for option, value in values for word in (option, str(value))]
+        in_turn = ["--in-turn"] if self.adapters else []
+        return in_turn + [word for option, value in values for word in (option, str(value))]
 
 
 ROWS = [

@@ -72,6 +72,8 @@ fn rows_in_turn_stand_beside_the_one_without_adapters() {
         ratios.sort_by(f64::total_cmp);
         assert!((pair[1]["time_ratio"].as_f64().expect("a ratio") / ratios[1] - 1.0).abs() < 1e-9);
     }
+    refused(&["--adapters", "1,2", "--in-turn"], &["--in-turn", "--adapters", "0"]);
+    refused(&["--adapters", "0", "--in-turn"], &["--in-turn", "--adapters", "0"]);
     let apart = json(&["--adapters", "0,2"]);
     assert!(apart["rows"].as_array().expect("rows").iter().all(|row| row["time_ratio"].is_null()));
 }

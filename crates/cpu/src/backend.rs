@@ -41,8 +41,8 @@ impl Default for CpuOptions {
 #[derive(Debug)]
 pub struct CpuKernels {
     workers: rayon::ThreadPool,
-    /// Whether they are kept on the machine's fast cores.
-    confined: bool,
+    /// Whether they are kept on the machine's fast cores; `None` if that was not wanted.
+    confined: Option<bool>,
     tier: Tier,
     numerics: Numerics,
     buffers: Buffers,
@@ -70,13 +70,13 @@ impl CpuKernels {
             return Err(device(format!("tier {tier} cannot run here: {reason}")));
         }
         let placement = Placement::new(options.threads, options.performance_threads);
-        let confined = placement.cores.as_ref().is_some_and(|cores| !cores.numbers.is_empty());
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(placement.threads)
             .thread_name(|i| format!("interleaf-cpu-{i}"))
-            .start_handler(move |_| placement.apply())
             .build()
             .map_err(|e| device(format!("cannot start threads: {e}")))?;
+        let applied = workers.broadcast(|_| placement.apply());
+        let confined = placement.confines().then(|| applied.into_iter().all(|done| done));
         let kernels =
             Self { workers, confined, tier, numerics: options.numerics, buffers: Buffers::default() };
         Ok(HostBackend::new(kernels))
@@ -109,7 +109,11 @@ impl HostKernels for CpuKernels {
         BackendInfo {
             name: "cpu",
             device: {
-                let cores = if self.confined { ", performance cores" } else { "" };
+                let cores = match self.confined {
+                    Some(true) => ", performance cores",
+                    Some(false) => ", all cores: the system refused to keep to the fast ones",
+                    None => "",
+                };
                 format!("{}, {}{cores}", self.tier, std::env::consts::ARCH)
             },
             tier: self.tier.name(),

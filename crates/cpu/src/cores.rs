@@ -41,16 +41,22 @@ impl Placement {
         Self { threads, cores: cores.filter(|cores| threads <= cores.count) }
     }
 
-    /// Confines the calling thread. A system that refuses has its reasons, and the thread runs anywhere.
-    pub fn apply(&self) {
+    /// Whether threads are to be confined.
+    pub fn confines(&self) -> bool {
+        self.cores.as_ref().is_some_and(|cores| !cores.numbers.is_empty())
+    }
+
+    /// Confines the calling thread. False where the system refuses: it has its reasons, and the thread runs anywhere.
+    pub fn apply(&self) -> bool {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(cores) = self.cores.as_ref().filter(|cores| !cores.numbers.is_empty()) {
             let mut set = rustix::thread::CpuSet::new();
             for &core in &cores.numbers {
                 set.set(core);
             }
-            let _ = rustix::thread::sched_setaffinity(None, &set);
+            return rustix::thread::sched_setaffinity(None, &set).is_ok();
         }
+        true
     }
 }
 
@@ -171,7 +177,7 @@ mod tests {
         let last = (0..rustix::thread::CpuSet::MAX_CPU).rfind(|&core| allowed.is_set(core)).unwrap();
         let cores = Some(PerformanceCores { count: 1, numbers: vec![last] });
         let confined = std::thread::spawn(move || {
-            Placement { threads: 1, cores }.apply();
+            assert!(Placement { threads: 1, cores }.apply());
             rustix::thread::sched_getaffinity(None).unwrap()
         });
         let confined = confined.join().unwrap();

@@ -8,8 +8,9 @@
 //! never split between workers, a sum has one order for every number of rows, and attention merges fixed blocks in
 //! ascending order.
 //!
-//! `unsafe` is in the bodies over a tier, and in what the workers of a region share (`region`).
-#![allow(unsafe_code, reason = "instructions of a tier, and memory that workers write in parts")]
+//! `unsafe` is in the bodies over a tier, in what the workers of a region share (`region`), and in asking for huge pages
+//! (`lines`).
+#![allow(unsafe_code, reason = "a tier's instructions, memory that workers write in parts, huge pages")]
 
 mod activations;
 #[cfg(target_arch = "x86_64")]

@@ -37,10 +37,11 @@ impl Lines {
     pub fn zeroed(bytes: usize) -> Option<Self> {
         let to_next = |address: usize, unit: usize| address.next_multiple_of(unit) - address;
         if bytes >= HUGE_PAGE {
-            // Only addresses: what stands before the first huge page is never touched.
+            // Only addresses: what stands before the first huge page is never touched, and what does not fill the last
+            // one stays in small pages, so that no more is held than was asked for.
             let mapped = MmapMut::map_anon(bytes.checked_add(HUGE_PAGE)?).ok()?;
-            ask_for_huge_pages(&mapped);
             let first = to_next(mapped.as_ptr() as usize, HUGE_PAGE);
+            ask_for_huge_pages(&mapped[first..first + bytes / HUGE_PAGE * HUGE_PAGE]);
             return Some(Self { memory: Memory::Mapped(mapped), first, bytes });
         }
         let words = bytemuck::allocation::try_zeroed_slice_box::<u64>((bytes + LINE).div_ceil(8)).ok()?;
@@ -69,15 +70,15 @@ impl Lines {
 
 /// Where there are none, small pages do.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn ask_for_huge_pages(mapped: &MmapMut) {
+fn ask_for_huge_pages(mapped: &[u8]) {
     use rustix::mm::{Advice, madvise};
 
-    // SAFETY: an advice changes none of the mapping's contents.
+    // SAFETY: an advice changes nothing of what the mapping contains.
     let _ = unsafe { madvise(mapped.as_ptr().cast_mut().cast(), mapped.len(), Advice::LinuxHugepage) };
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn ask_for_huge_pages(_mapped: &MmapMut) {}
+fn ask_for_huge_pages(_mapped: &[u8]) {}
 
 /// Some of the bytes of a memory that is written and now shared.
 #[derive(Debug)]
@@ -101,5 +102,52 @@ impl Section {
 impl AsRef<[u8]> for Section {
     fn as_ref(&self) -> &[u8] {
         self.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_any_size_begins_on_a_line_and_is_all_there() {
+        for bytes in [0, 1, 63, 64, 4096, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 4097] {
+            let mut lines = Lines::zeroed(bytes).unwrap();
+            assert_eq!((lines.bytes().len(), lines.bytes().as_ptr() as usize % LINE), (bytes, 0));
+            assert!(lines.bytes().iter().all(|&byte| byte == 0));
+            lines.bytes_mut().fill(7);
+            let memory = Arc::new(lines);
+            let section = Section::new(&memory, bytes / 3..bytes / 2);
+            assert!(
+                section.bytes().len() == bytes / 2 - bytes / 3 && section.bytes().iter().all(|&b| b == 7)
+            );
+        }
+    }
+
+    /// What a memory holds beyond its bytes would be held for every matrix of a model.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_more_is_held_than_was_asked_for() {
+        let bytes = HUGE_PAGE + HUGE_PAGE / 8;
+        let mut memory: Vec<Lines> = (0..20).map(|_| Lines::zeroed(bytes).unwrap()).collect();
+        memory.iter_mut().for_each(|lines| lines.bytes_mut().fill(1));
+        let places: Vec<(usize, usize)> = memory
+            .iter()
+            .map(|lines| {
+                let Memory::Mapped(mapped) = &lines.memory else { panic!("mapped") };
+                (mapped.as_ptr() as usize, mapped.as_ptr() as usize + mapped.len())
+            })
+            .collect();
+        // Mappings beside each other are one entry there, which may have a neighbour of another test's, too.
+        let (mut ours, mut held) = (false, 0);
+        for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+            if let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
+                let hex = |text| usize::from_str_radix(text, 16).unwrap();
+                ours = places.iter().any(|&(first, last)| hex(start) < last && hex(end) > first);
+            } else if let Some(kib) = line.strip_prefix("Rss:").filter(|_| ours) {
+                held += kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10;
+            }
+        }
+        assert!((20 * bytes..21 * bytes).contains(&held), "{held} bytes for {}", 20 * bytes);
     }
 }

@@ -36,12 +36,18 @@ pub const MOST_LANES: usize = 16;
 
 /// `eˣ` to within 2 units in the last place; below −87 it stays at e⁻⁸⁷, above 88 at e⁸⁸. NaN stays NaN.
 ///
-/// `eˣ = 2ⁿ·eʳ` with `r = x − n·ln 2` in two parts and a polynomial of degree 7 (Cephes' `expf`, S. Moshier).
-///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
 pub unsafe fn exp<I: Isa>(x: I::V) -> I::V {
+    let (power, rest) = exp_parts::<I>(x);
+    I::mul(I::add(rest, I::splat(1.0)), power)
+}
+
+/// `2ⁿ` and `eʳ − 1`, of which `eˣ = 2ⁿ·eʳ` is made: `r = x − n·ln 2` in two parts, and a polynomial of degree 7 (Cephes'
+/// `expf`, S. Moshier). The limits are those of [`exp`].
+#[inline(always)]
+unsafe fn exp_parts<I: Isa>(x: I::V) -> (I::V, I::V) {
     const COEFFICIENTS: [f32; 6] =
         [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
     // The constant stands first: what is NaN is taken from the second.
@@ -53,8 +59,7 @@ pub unsafe fn exp<I: Isa>(x: I::V) -> I::V {
     for c in &COEFFICIENTS[1..] {
         p = I::fma(p, r, I::splat(*c));
     }
-    let p = I::add(I::fma(p, I::mul(r, r), r), I::splat(1.0));
-    I::mul(p, I::exp2i(n))
+    (I::exp2i(n), I::fma(p, I::mul(r, r), r))
 }
 
 /// `x·sigmoid(x)`.
@@ -78,6 +83,17 @@ pub unsafe fn gelu_tanh<I: Isa>(x: I::V) -> I::V {
     let cube = I::mul(I::mul(x, x), x);
     let y = I::mul(I::splat(-FACTOR), I::fma(I::splat(0.044_715), cube, x));
     I::div(x, I::add(I::splat(1.0), exp::<I>(y)))
+}
+
+/// `tanh(x) = m / (m + 2)` with `m = e²ˣ − 1 = (2ⁿ − 1) + 2ⁿ·(eʳ − 1)`, which near 0 is as exact as elsewhere.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn tanh<I: Isa>(x: I::V) -> I::V {
+    let (power, rest) = exp_parts::<I>(I::add(x, x));
+    let m = I::fma(power, rest, I::sub(power, I::splat(1.0)));
+    I::div(m, I::add(m, I::splat(2.0)))
 }
 
 /// `Σ a·b` in four interleaved sums.

@@ -92,7 +92,7 @@ impl Packed {
             places.push((rows, bytes));
             bytes += layout.bytes();
         }
-        let mut memory = room(bytes, sites.first().map_or("", |[a, _]| a.name()))?;
+        let mut memory = room(bytes, "an adapter's factors")?;
         for (([a, b], layout), &(rows, panels)) in sites.iter().zip(&layouts).zip(&places) {
             memory.bytes_mut()[rows..rows + a.data().len()].copy_from_slice(a.data());
             layout.fill(b, interleave, &mut memory.bytes_mut()[panels..panels + layout.bytes()]);
@@ -335,7 +335,6 @@ mod tests {
     use super::*;
     use crate::lines::LINE;
 
-    /// Bytes in words, so that they are aligned for every dtype.
     fn matrix(dtype: Dtype, rows: usize, blocks: usize, seed: u64) -> Matrix {
         let cols = blocks * dtype.block_len();
         let mut state = seed;
@@ -343,7 +342,17 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         });
-        Matrix::new("m", dtype, rows, cols, Bytes::from(bytes.collect::<Vec<u8>>())).unwrap()
+        // In words, so that they are aligned for every dtype.
+        struct Words(Vec<u32>, usize);
+        impl AsRef<[u8]> for Words {
+            fn as_ref(&self) -> &[u8] {
+                &cast_slice(&self.0)[..self.1]
+            }
+        }
+        let bytes: Vec<u8> = bytes.collect();
+        let mut words = vec![0u32; bytes.len().div_ceil(4)];
+        cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(&bytes);
+        Matrix::new("m", dtype, rows, cols, Bytes::from_owner(Words(words, bytes.len()))).unwrap()
     }
 
     proptest! {

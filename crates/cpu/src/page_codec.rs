@@ -17,13 +17,13 @@ pub fn encode(codec: PageCodec, page: &mut [u8], first: usize, values: &[f32]) {
     }
 }
 
-/// Reads `out.len()` values from element `first` of a page on.
+/// Reads `out.len()` values, the first of some of a page.
 ///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn decode<I: Isa>(codec: PageCodec, page: &[u8], first: usize, out: &mut [f32]) {
-    let place = first..first + out.len();
+pub unsafe fn decode<I: Isa>(codec: PageCodec, page: &[u8], out: &mut [f32]) {
+    let place = ..out.len();
     match codec {
         PageCodec::F16 => {
             let values = &cast_slice::<u8, u16>(page)[place];

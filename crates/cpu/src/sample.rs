@@ -85,7 +85,8 @@ fn descending(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 fn draw(logits: &[f32], largest: f32, sampler: &Sampler) -> Option<u32> {
     let weights = Weights { largest, temperature: f64::from(sampler.temperature) };
     let mut candidates = Descending::new(logits, weights);
-    if sampler.top_k == 0 {
+    // As many as there are leave nothing out, and are not sorted for it.
+    if sampler.top_k == 0 || sampler.top_k as usize >= logits.len() {
         return choose(candidates, weights.total(logits), weights, sampler);
     }
     let most: Vec<Candidate> = candidates.by_ref().take(sampler.top_k as usize).collect();
@@ -94,6 +95,7 @@ fn draw(logits: &[f32], largest: f32, sampler: &Sampler) -> Option<u32> {
 }
 
 /// Draws from candidates in descending order whose weights add up to `total`.
+#[inline(always)]
 fn choose(
     candidates: impl Iterator<Item = Candidate>,
     total: f64,
@@ -156,8 +158,8 @@ impl Weights {
     }
 }
 
-/// `eˣ` for x ≤ 0 to within 2 units in the last place, without a branch, so that a loop of it becomes vectors; 0 where
-/// the result would not be a normal number.
+/// `eˣ` for x ≤ 0 to within 2 units in the last place, without a branch, so that a loop of it becomes vectors; 0 below
+/// −708, where results cease to be normal numbers.
 ///
 /// `eˣ = 2ⁿ·eʳ` with `r = x − n·ln 2`, the logarithm in two parts of which n times the first is exact, and Taylor's
 /// polynomial: r¹⁴/14! is below 5e-18 for |r| ≤ ln 2 / 2.
@@ -216,6 +218,7 @@ impl<'a> Descending<'a> {
         Self { logits, weights, bands: 0, least: f32::INFINITY, band: Sorted::new(Vec::new()) }
     }
 
+    #[inline(always)]
     fn collect(&mut self) {
         const CHUNK: usize = 32;
         let above = self.least;

@@ -290,7 +290,9 @@ impl<'a> Plan<'a> {
                     out: out.pointer(mine),
                 });
             }
-            Work::Softcap { x, n, cap } => softcap::softcap(x.part_mut(worker.range(*n)), *cap),
+            Work::Softcap { x, n, cap } => {
+                I::enter(softcap::Softcap { x: x.part_mut(worker.range(*n)), cap: *cap })
+            }
             Work::Sample { logits, cols } => {
                 for i in worker.range(batch.outputs.len()) {
                     if let Some(sampler) = &batch.outputs[i].sampler {

@@ -11,7 +11,6 @@ pub struct SwiGlu {
     pub activation: Activation,
     /// May be where `out` is.
     pub gate: *const f32,
-    /// Likewise.
     pub up: *const f32,
     pub out: *mut f32,
     pub n: usize,

@@ -40,7 +40,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
     pub adapters: Vec<usize>,
     /// Take rows that differ in --adapters alone step by step in turn, so that what else the machine does slows all of
-    /// them alike, and print each one's time as a multiple of that without adapters. Their contexts are held side by side.
+    /// them alike, and print each one's time as a multiple of that without adapters, which must be among them. Their
+    /// contexts are held side by side.
     #[arg(long)]
     pub in_turn: bool,
     /// The adapters' rank.

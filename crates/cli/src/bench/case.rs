@@ -71,6 +71,10 @@ pub fn all(args: &BenchArgs, positions: usize) -> Result<Vec<Case>, CliError> {
             return Err(CliError::Usage(format!("{option} must be at least 1, found 0")));
         }
     }
+    if args.in_turn && !(args.adapters.contains(&0) && args.adapters.iter().any(|&n| n > 0)) {
+        let message = "--in-turn sets rows with adapters beside those without: --adapters must list 0 and another number";
+        return Err(CliError::Usage(message.into()));
+    }
     let mut cases = Vec::new();
     for &depth in &args.depth {
         for &adapters in &args.adapters {

@@ -117,7 +117,7 @@ impl Row {
     pub fn set_time_ratio(&mut self, own: &[f64], without: &[f64]) {
         let mut ratios: Vec<f64> = own.iter().zip(without).map(|(own, without)| own / without).collect();
         ratios.sort_by(f64::total_cmp);
-        self.time_ratio = ratios.get(ratios.len() / 2).copied();
+        self.time_ratio = median(&ratios);
     }
 
     /// One line, for who watches.
@@ -276,6 +276,13 @@ fn mean(samples: &[f64]) -> f64 {
     samples.iter().sum::<f64>() / samples.len().max(1) as f64
 }
 
+/// Of samples in order.
+fn median(samples: &[f64]) -> Option<f64> {
+    let upper = samples.get(samples.len() / 2)?;
+    let lower = if samples.len().is_multiple_of(2) { samples[samples.len() / 2 - 1] } else { *upper };
+    Some((lower + upper) / 2.0)
+}
+
 /// The standard deviation of what the samples are drawn from.
 fn deviation(samples: &[f64]) -> f64 {
     let mean = mean(samples);
@@ -291,5 +298,13 @@ mod tests {
     fn deviations_are_those_of_the_population() {
         assert_eq!((mean(&[1.0, 3.0]), deviation(&[1.0, 3.0])), (2.0, 2.0f64.sqrt()));
         assert_eq!(deviation(&[5.0]), 0.0);
+    }
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0]), Some(3.0));
+        assert_eq!(median(&[1.0, 2.0, 9.0]), Some(2.0));
+        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), Some(3.0));
     }
 }

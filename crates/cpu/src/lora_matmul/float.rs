@@ -12,8 +12,8 @@ use crate::isa::{AHEAD, Isa};
 use crate::lines::LINE;
 use crate::math::load_first;
 
-/// Inputs after which the next tile of rows has its turn: three panels of sixteen f16 outputs are then 192 KiB,
-/// which stay in a second-level cache. Sums are kept in y meanwhile, so the order is that of one chain.
+/// Inputs after which the next tile of rows has its turn: six panels of sixteen f16 outputs are then 384 KiB, which stay
+/// in a second-level cache of 512 KiB. Sums are kept in y meanwhile, so the order is that of one chain.
 const DEPTH: usize = 2048;
 
 /// Panels that all tiles pass over before the next ones.

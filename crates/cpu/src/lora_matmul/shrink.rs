@@ -1,11 +1,13 @@
 //! `z = x·Aᵀ`, once for all projections that share x; the rows of A are split between workers.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
+use std::ops::Range;
+
 use interleaf_contract::{Dtype, Matrix};
 
 use super::LoraMatmul;
 use crate::isa::Isa;
-use crate::math::{MOST_LANES, load_first};
+use crate::math::MOST_LANES;
 use crate::region::{Shared, Worker};
 
 /// The rows that one site of an adapter shrinks.
@@ -89,50 +91,84 @@ unsafe fn dots<I: Isa, const M: usize, const N: usize, const HALF: bool>(
     let (n, bytes) = (a.cols(), a.data().as_ptr());
     let element = if HALF { 2 } else { 4 };
     let rows: [*const u8; N] = std::array::from_fn(|i| bytes.wrapping_add((first + i) * n * element));
-    let mut sums = [[[I::splat(0.0); 2]; N]; M];
+    let (mut even, mut odd) = ([[I::splat(0.0); M]; N], [[I::splat(0.0); M]; N]);
     let mut k = 0;
     while k + 2 * I::LANES <= n {
-        for part in 0..2 {
-            let at = k + part * I::LANES;
-            let mut values = [I::splat(0.0); M];
-            for (value, x) in values.iter_mut().zip(x) {
-                *value = I::load(x.add(at));
-            }
-            for (i, row) in rows.into_iter().enumerate() {
-                let a = load_element::<I, HALF>(row, at);
-                for (sums, value) in sums.iter_mut().zip(values) {
-                    sums[i][part] = I::fma(value, a, sums[i][part]);
-                }
-            }
-        }
+        multiply::<I, M, N, HALF>(
+            x.map(|x| x.wrapping_add(k)),
+            rows.map(|row| row.wrapping_add(k * element)),
+            &mut even,
+        );
+        let k_odd = k + I::LANES;
+        multiply::<I, M, N, HALF>(
+            x.map(|x| x.wrapping_add(k_odd)),
+            rows.map(|row| row.wrapping_add(k_odd * element)),
+            &mut odd,
+        );
         k += 2 * I::LANES;
     }
-    for part in 0..2 {
-        if k < n {
-            let lanes = I::LANES.min(n - k);
-            for (i, row) in rows.into_iter().enumerate() {
-                let mut tail = [0u32; MOST_LANES];
-                std::ptr::copy_nonoverlapping(
-                    row.add(k * element),
-                    tail.as_mut_ptr().cast(),
-                    lanes * element,
-                );
-                let a = load_element::<I, HALF>(tail.as_ptr().cast(), 0);
-                for (sums, x) in sums.iter_mut().zip(x) {
-                    sums[i][part] = I::fma(load_first::<I>(x.add(k), lanes), a, sums[i][part]);
-                }
-            }
-            k += lanes;
-        }
+    // Not a loop over the two: indexed by one that is not unrolled, they would be kept in memory all along.
+    if k < n {
+        tail::<I, M, N, HALF>(x, rows, k..n.min(k + I::LANES), &mut even);
+    }
+    if k + I::LANES < n {
+        tail::<I, M, N, HALF>(x, rows, k + I::LANES..n, &mut odd);
     }
     // A closure in a closure is not always inlined, and then lacks the tier's instructions.
     let mut dots = [[0.0; N]; M];
-    for (dots, sums) in dots.iter_mut().zip(sums) {
-        for (dot, [a, b]) in dots.iter_mut().zip(sums) {
-            *dot = I::sum(I::add(a, b));
+    for (m, dots) in dots.iter_mut().enumerate() {
+        for (dot, (even, odd)) in dots.iter_mut().zip(even.iter().zip(&odd)) {
+            *dot = I::sum(I::add(even[m], odd[m]));
         }
     }
     dots
+}
+
+/// A vector of M rows of x with one of N rows of A.
+#[inline(always)]
+unsafe fn multiply<I: Isa, const M: usize, const N: usize, const HALF: bool>(
+    x: [*const f32; M],
+    rows: [*const u8; N],
+    sums: &mut [[I::V; M]; N],
+) {
+    let mut values = [I::splat(0.0); M];
+    for (value, x) in values.iter_mut().zip(x) {
+        *value = I::load(x);
+    }
+    for (sums, row) in sums.iter_mut().zip(rows) {
+        let a = load_element::<I, HALF>(row, 0);
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum = I::fma(value, a, *sum);
+        }
+    }
+}
+
+/// The same where fewer are left than a vector has.
+#[inline(always)]
+unsafe fn tail<I: Isa, const M: usize, const N: usize, const HALF: bool>(
+    x: [*const f32; M],
+    rows: [*const u8; N],
+    rest: Range<usize>,
+    sums: &mut [[I::V; M]; N],
+) {
+    let element = if HALF { 2 } else { 4 };
+    let mut values = [[0.0f32; MOST_LANES]; M];
+    for (value, x) in values.iter_mut().zip(x) {
+        std::ptr::copy_nonoverlapping(x.add(rest.start), value.as_mut_ptr(), rest.len());
+    }
+    let mut factors = [[0u32; MOST_LANES]; N];
+    for (factors, row) in factors.iter_mut().zip(rows) {
+        let from = row.add(rest.start * element);
+        std::ptr::copy_nonoverlapping(from, factors.as_mut_ptr().cast(), rest.len() * element);
+    }
+    let (mut x, mut rows) = ([std::ptr::null(); M], [std::ptr::null(); N]);
+    for (x, value) in x.iter_mut().zip(&values) {
+        *x = value.as_ptr();
+    }
+    for (row, factors) in rows.iter_mut().zip(&factors) {
+        *row = factors.as_ptr().cast();
+    }
+    multiply::<I, M, N, HALF>(x, rows, sums);
 }
 
 #[inline(always)]

@@ -23,6 +23,7 @@ use crate::lines::LINE;
 use crate::math::{exp, load_first, store_first};
 use crate::page_codec::decode;
 use crate::region::{Shared, Worker};
+use crate::softcap::softcap;
 
 /// An attention layer of a step.
 pub struct PagedAttention<'a> {
@@ -110,7 +111,6 @@ impl Kernel for Blocks<'_, '_> {
 }
 
 /// A worker's decoded page, scores and running blocks.
-#[derive(Default)]
 struct Work {
     /// K or V of one head and chunk, tokens × dim.
     page: Vec<f32>,
@@ -188,7 +188,7 @@ unsafe fn run_task<I: Isa>(
             let seen = seen[query / group].clone();
             let scores = &mut work.scores[query * ATTENTION_SPLIT..][seen];
             if let Some(cap) = shape.softcap {
-                scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+                softcap::<I>(scores, cap);
             }
             // Weights in place of scores.
             (own[0], own[1]) = weigh::<I>(scores);
@@ -234,7 +234,7 @@ impl Pages<'_, '_> {
             }
         }
         let (codec, page) = self.find(half, chunk);
-        decode::<I>(codec, page, 0, out);
+        decode::<I>(codec, page, out);
     }
 
     /// The head's part of a page.
