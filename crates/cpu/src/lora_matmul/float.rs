@@ -204,7 +204,7 @@ impl Part {
         let mut k = self.depth.start;
         for step in 0..steps {
             ahead.step::<I>();
-            if last {
+            if last && !job.terms.is_empty() {
                 // Spread over the panels, what the rows add to the next ones.
                 for item in step * M * P / steps..(step + 1) * M * P / steps {
                     let row = self.tile.first + item % M;
