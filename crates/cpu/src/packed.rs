@@ -94,7 +94,9 @@ impl Packed {
         }
         let mut memory = room(bytes, "an adapter's factors")?;
         for (([a, b], layout), &(rows, panels)) in sites.iter().zip(&layouts).zip(&places) {
-            memory.bytes_mut()[rows..rows + a.data().len()].copy_from_slice(a.data());
+            if known.remove(&(a.data().as_ptr(), a.data().len())).is_some() {
+                memory.bytes_mut()[rows..rows + a.data().len()].copy_from_slice(a.data());
+            }
             layout.fill(b, interleave, &mut memory.bytes_mut()[panels..panels + layout.bytes()]);
         }
         let memory = Arc::new(memory);
@@ -342,17 +344,11 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         });
-        // In words, so that they are aligned for every dtype.
-        struct Words(Vec<u32>, usize);
-        impl AsRef<[u8]> for Words {
-            fn as_ref(&self) -> &[u8] {
-                &cast_slice(&self.0)[..self.1]
-            }
-        }
         let bytes: Vec<u8> = bytes.collect();
-        let mut words = vec![0u32; bytes.len().div_ceil(4)];
-        cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(&bytes);
-        Matrix::new("m", dtype, rows, cols, Bytes::from_owner(Words(words, bytes.len()))).unwrap()
+        let mut lines = Lines::zeroed(bytes.len()).unwrap();
+        lines.bytes_mut().copy_from_slice(&bytes);
+        let bytes = Bytes::from_owner(Section::new(&Arc::new(lines), 0..bytes.len()));
+        Matrix::new("m", dtype, rows, cols, bytes).unwrap()
     }
 
     proptest! {

@@ -105,7 +105,7 @@ impl<'a> Worker<'a> {
         (self.index..n).step_by(self.count)
     }
 
-    /// Whether this is the one that does what cannot be split.
+    /// Whether this is the one that does what is not split.
     pub fn is_first(&self) -> bool {
         self.index == 0
     }

@@ -29,33 +29,35 @@ unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<NeonI8mm>()
 }
 
-/// `acc[2·output + row] += Σ codes[output][0 ..= 7] · x[row][0 ..= 7]`. The intrinsic is not stable yet.
-#[inline(always)]
-unsafe fn smmla(mut acc: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
-    std::arch::asm!(
-        ".arch_extension i8mm",
-        "smmla {acc:v}.4s, {codes:v}.16b, {x:v}.16b",
-        acc = inout(vreg) acc,
-        codes = in(vreg) codes,
-        x = in(vreg) x,
-        options(pure, nomem, nostack, preserves_flags)
-    );
-    acc
+/// An instruction that adds products of sixteen pairs of codes to four sums. Its intrinsic is not stable yet.
+macro_rules! product {
+    ($(#[$what:meta])* $name:ident, $extension:literal) => {
+        $(#[$what])*
+        #[inline(always)]
+        unsafe fn $name(mut acc: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
+            std::arch::asm!(
+                concat!(".arch_extension ", $extension),
+                concat!(stringify!($name), " {acc:v}.4s, {codes:v}.16b, {x:v}.16b"),
+                acc = inout(vreg) acc,
+                codes = in(vreg) codes,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            acc
+        }
+    };
 }
 
-/// `acc[2·output + half] += Σ codes[output][4·half ..= 4·half + 3] · x[4·half ..= 4·half + 3]`, where x stands twice.
-#[inline(always)]
-unsafe fn sdot(mut acc: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
-    std::arch::asm!(
-        ".arch_extension dotprod",
-        "sdot {acc:v}.4s, {codes:v}.16b, {x:v}.16b",
-        acc = inout(vreg) acc,
-        codes = in(vreg) codes,
-        x = in(vreg) x,
-        options(pure, nomem, nostack, preserves_flags)
-    );
-    acc
-}
+product!(
+    /// `acc[2·output + row] += Σ codes[output][0 ..= 7] · x[row][0 ..= 7]`.
+    smmla,
+    "i8mm"
+);
+product!(
+    /// `acc[2·output + half] += Σ codes[output][4·half ..= 4·half + 3] · x[4·half ..= 4·half + 3]`, where x stands twice.
+    sdot,
+    "dotprod"
+);
 
 /// A block's products with one row.
 #[inline(always)]
