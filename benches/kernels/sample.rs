@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use interleaf_contract::{Batch, Numerics, Op, Output, RowKind, RowSet, Sampler, Step};
-use interleaf_tests::backends::{self, Boxed};
+use interleaf_contract::{Numerics, Sampler};
+use interleaf_tests::backends;
 use interleaf_tests::data::Random;
-use interleaf_tests::lora::{one_page, rows};
+use interleaf_tests::sampling::choose;
 
 const VOCABULARY: usize = 128_256;
 
@@ -35,29 +35,15 @@ fn cpu(c: &mut Criterion) {
     let mut backend = backends::cpu(1, Numerics::ActF32);
     let mut reference = backends::reference(Numerics::ActF32);
     for (name, sampler) in samplers {
+        let sampler = [sampler];
         assert_eq!(
-            choose(&mut backend, &logits, &sampler),
-            choose(&mut reference, &logits, &sampler),
+            choose(&mut *backend, &logits, &sampler),
+            choose(&mut *reference, &logits, &sampler),
             "{name}: the token that the reference chooses"
         );
         group.bench_function(BenchmarkId::from_parameter(name), |b| {
-            b.iter(|| choose(&mut backend, &logits, &sampler));
+            b.iter(|| choose(&mut *backend, &logits, &sampler));
         });
     }
     group.finish();
-}
-
-fn choose(backend: &mut Boxed, logits: &Arc<[f32]>, sampler: &Sampler) -> Option<u32> {
-    let batch = Batch {
-        rows: rows(&[(RowKind::Generated, -1)]),
-        sequences: vec![one_page()],
-        adapters: Vec::new(),
-        outputs: vec![Output { row: 0, sampler: Some(sampler.clone()) }],
-    };
-    let mut step = Step::new(batch).expect("a well-formed batch");
-    let out = step.tensor(RowSet::Outputs, logits.len() as u32);
-    step.push(Op::Load { out, data: Arc::clone(logits) });
-    step.push(Op::Sample { logits: out });
-    let ticket = backend.submit(step).expect("the step is lawful");
-    backend.wait(ticket).expect("the step ends").tokens[0].token
 }

@@ -7,5 +7,6 @@ pub mod backends;
 pub mod data;
 pub mod fuzz;
 pub mod lora;
+pub mod sampling;
 pub mod single;
 pub mod tolerance;

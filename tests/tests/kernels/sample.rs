@@ -1,33 +1,10 @@
 //! `sample` against the reference: the same token for every combination of rules.
 
-use interleaf_contract::{Batch, Numerics, Op, Output, RowKind, RowSet, Sampler};
+use interleaf_contract::{Numerics, Sampler};
 use interleaf_tests::backends;
 use interleaf_tests::data::Random;
-use interleaf_tests::lora::{one_page, rows};
+use interleaf_tests::sampling::choose;
 use proptest::prelude::*;
-
-fn choose(backend: &mut backends::Boxed, logits: &[Vec<f32>], samplers: &[Sampler]) -> Vec<Option<u32>> {
-    let n = logits.len();
-    let outputs = samplers
-        .iter()
-        .enumerate()
-        .map(|(i, s)| Output { row: i as u32, sampler: Some(s.clone()) })
-        .collect();
-    let batch = Batch {
-        rows: rows(&vec![(RowKind::Generated, -1); n]),
-        sequences: (0..n).map(|_| one_page()).collect(),
-        adapters: Vec::new(),
-        outputs,
-    };
-    let mut step = interleaf_contract::Step::new(batch).expect("a well-formed batch");
-    let out = step.tensor(RowSet::Outputs, logits[0].len() as u32);
-    step.push(Op::Load { out, data: logits.concat().into() });
-    step.push(Op::Sample { logits: out });
-    let ticket = backend.submit(step).expect("sampling runs");
-    let tokens = backend.wait(ticket).expect("and ends").tokens;
-    assert_eq!(tokens.iter().map(|t| t.output).collect::<Vec<_>>(), (0..n as u32).collect::<Vec<_>>());
-    tokens.iter().map(|t| t.token).collect()
-}
 
 proptest! {
     #[test]
@@ -68,9 +45,10 @@ proptest! {
                 step: i * 3,
             })
             .collect();
-        let reference = choose(&mut backends::reference(Numerics::ActF32), &logits, &samplers);
+        let logits: std::sync::Arc<[f32]> = logits.concat().into();
+        let reference = choose(&mut *backends::reference(Numerics::ActF32), &logits, &samplers);
         for mut backend in backends::cpu_tiers(2, Numerics::ActF32) {
-            prop_assert_eq!(&reference, &choose(&mut backend, &logits, &samplers), "{}", backend.info().tier);
+            prop_assert_eq!(&reference, &choose(&mut *backend, &logits, &samplers), "{}", backend.info().tier);
         }
     }
 }
