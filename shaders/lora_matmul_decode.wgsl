@@ -1,21 +1,33 @@
 // lora_matmul for generated rows: W is ${DTYPE}, read once for up to ${ROW_TILE} rows.
 //
 // A workgroup computes ${OUT_TILE} outputs of ${ROW_TILE} rows. ${LANES} lanes share the K of an output,
-// each lane ${OUTS} outputs, so that a value of x that was loaded serves ${OUTS} of them. Lanes read
-// neighbouring 16-byte units. One barrier, then a thread per result adds the lanes, the bias and the
-// expand. A lone row takes the one-row body: the same terms in the same order with fewer registers. Rows of
-// a tile are unrolled into expressions of their own in any case, so that one body for all would not tie a
-// row's bits closer together (see fma_quad).
+// each lane ${OUTS} outputs, so that a value of x that was staged serves ${OUTS} of them. A thread per result
+// then adds the lanes, the bias and the expand. A lone row takes the one-row body: the same terms in the same
+// order with fewer registers. Rows of a tile are unrolled into expressions of their own in any case, so that
+// one body for all would not tie a row's bits closer together (see fma_quad).
+//
+// Gated, the entries are a gate and its up: a lane's first outputs are of the one, its last of the other,
+// and what is stored is activation(gate) · up.
 #include "lib/lora_matmul.wgsl"
+#include "lib/gate_${GATE}.wgsl"
 
-var<workgroup> partials: array<f32, ${OUTS}u * ${ROW_TILE}u * ${WORKGROUP}u>;  // (OUTS, ROW_TILE, thread)
+var<workgroup> staged: array<vec4<f32>, ${STAGED}u>;  // x, then the sums of every lane
 
-#include "lib/rows_dot.wgsl" ROWS=1
-#include "lib/rows_dot.wgsl" ROWS=${ROW_TILE}
-#include "lib/lanes_sum.wgsl"
+fn x_quad(of_tile: u32, row: u32, quad: u32) -> vec4<f32> {
+    return x[params.x_at + row * params.x_stride + quad];
+}
+
+#include "lib/lanes_${LANES_BY}.wgsl"
+#include "lib/rows_dot.wgsl" ROWS=1 REST=3
+#include "lib/rows_dot.wgsl" ROWS=${ROW_TILE} REST=0
 
 const_assert ${ROW_TILE}u == 4u;  // the rows of a tile are held in a vec4
 const_assert ${WORKGROUP}u / ${LANES}u * ${OUTS}u == ${OUT_TILE}u;
+const_assert ${STAGED}u >= ${X_QUADS}u && ${STAGED}u >= ${OUTS}u * ${WORKGROUP}u;
+
+// Outputs of one entry: half of a tile's where two entries share it.
+const OWN_OUTS: u32 = ${OUTS}u / GATE_ENTRIES;
+const OWN_TILE: u32 = ${OUT_TILE}u / GATE_ENTRIES;
 
 @compute @workgroup_size(${WORKGROUP})
 fn lora_matmul_decode(
@@ -26,11 +38,11 @@ fn lora_matmul_decode(
     // Row tiles are the fastest index: workgroups that read the same weights run together.
     let row_tiles = (params.rows + ${ROW_TILE}u - 1u) / ${ROW_TILE}u;
     let index = folded_index(id, grid);
-    let first_row = (index % row_tiles) * ${ROW_TILE}u;
-    let first_out = (index / row_tiles) * ${OUT_TILE}u;
-    if (first_out >= params.outs_stored) {
+    let tile = index / row_tiles;
+    if (tile >= params.tiles) {
         return;
     }
+    let first_row = (index % row_tiles) * ${ROW_TILE}u;
     let count = min(params.rows - first_row, ${ROW_TILE}u);
     let last = params.rows - 1u;
     let rows = vec4<u32>(
@@ -38,20 +50,36 @@ fn lora_matmul_decode(
         tables[params.rows_at + min(first_row + ${r}u, last)],
 #end
     );
-    let lane_out = first_out + (thread / ${LANES}u) * ${OUTS}u;
-    let weight_row = min(vec4<u32>(lane_out) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.outs - 1u));
-    let weight_at = weight_row * params.row_units;
+    let entry = entry_of(tile);
+    let first_out = (tile - first_tile(entry)) * OWN_TILE;
+    let lane_out = first_out + (thread / ${LANES}u) * OWN_OUTS;
+#repeat o ${OUTS}
+    let entry_${o} = entry + (${o}u / OWN_OUTS) * ENTRY_WORDS;
+    let weight_row_${o} = min(lane_out + ${o}u % OWN_OUTS, tables[entry_${o} + ENTRY_OUTS] - 1u);
+#end
+    var weight_at = vec4<u32>();
+    var scale_at = vec4<u32>();
+#repeat o ${OUTS}
+    weight_at[${o}] = tables[entry_${o} + ENTRY_CODES] + weight_row_${o} * params.row_units;
+    scale_at[${o}] = tables[entry_${o} + ENTRY_SCALES] + weight_row_${o} * tables[entry_${o} + ENTRY_SCALE_WORDS];
+#end
     if (count == 1u) {
-        rows_dot_1(thread, rows * params.x_quads, weight_row, weight_at);
+        rows_dot_1(thread, rows, weight_at, scale_at);
     } else {
-        rows_dot_${ROW_TILE}(thread, rows * params.x_quads, weight_row, weight_at);
+        rows_dot_${ROW_TILE}(thread, rows, weight_at, scale_at);
     }
-    workgroupBarrier();
-    for (var i = thread; i < count * ${OUT_TILE}u; i += ${WORKGROUP}u) {
-        let out = i % ${OUT_TILE}u;
-        let row = i / ${OUT_TILE}u;
-        if (first_out + out < params.outs_stored) {
-            store(lanes_sum(out, row), rows[row], first_out + out);
+    let stored = tables[entry + ENTRY_STORED];
+    for (var i = thread; i < count * OWN_TILE; i += ${WORKGROUP}u) {
+        let of_tile = i % OWN_TILE;
+        let row = i / OWN_TILE;
+        if (first_out + of_tile < stored) {
+            let group = of_tile / OWN_OUTS;
+            let o = of_tile % OWN_OUTS;
+            var second = 0.0;
+            if (GATE_ENTRIES == 2u) {
+                second = lanes_sum(group, o + ${OUTS}u / 2u, row);
+            }
+            store_result(lanes_sum(group, o, row), second, entry, rows[row], first_out + of_tile);
         }
     }
 }

@@ -1,19 +1,28 @@
 // lora_matmul for prompt rows: W is ${DTYPE}.
 //
-// A workgroup computes ${ROW_TILE} rows by ${OUT_TILE} outputs, a thread 4 by 4 of them in registers.
-// Tiles of ${K_QUADS} quads of K are staged as f32, so a weight is unpacked once for ${ROW_TILE} rows. A
-// staged row is one vec4 longer than its tile: eight threads that read eight rows then meet eight banks.
-// K is walked from 0 in order, whatever the number of rows.
+// A workgroup computes ${ROW_TILE} rows by ${OUT_TILE} outputs, a thread ${THREAD_ROWS} by ${THREAD_OUTS} of
+// them in registers. Tiles of ${K_QUADS} quads of K are staged, weights as ${STAGE}, so a weight is unpacked
+// once for ${ROW_TILE} rows. A staged row is one vec4 longer than its tile: eight threads that read eight rows
+// then meet eight banks. K is walked from 0 in order, whatever the number of rows.
+//
+// Gated, the entries are a gate and its up: the first half of a tile's outputs are of the one, the last of
+// the other, and what is stored is activation(gate) · up.
 #include "lib/lora_matmul.wgsl"
+#include "lib/gate_${GATE}.wgsl"
+#include "lib/stage_${STAGE}.wgsl"
 
 const STAGED: u32 = ${K_QUADS}u + 1u;
 const TILE_UNITS: u32 = ${K_QUADS}u / ${UNIT_QUADS}u;
+const ROW_THREADS: u32 = ${ROW_TILE}u / ${THREAD_ROWS}u;
+const OUT_THREADS: u32 = ${OUT_TILE}u / ${THREAD_OUTS}u;
+const OWN_TILE: u32 = ${OUT_TILE}u / GATE_ENTRIES;
 
-var<workgroup> x_tile: array<vec4<f32>, ${ROW_TILE}u * STAGED>;  // (ROW_TILE, STAGED)
-var<workgroup> w_tile: array<vec4<f32>, ${OUT_TILE}u * STAGED>;  // (OUT_TILE, STAGED)
+var<workgroup> x_tile: array<vec4<f32>, ${ROW_TILE}u * STAGED>;      // (ROW_TILE, STAGED)
+var<workgroup> w_tile: array<vec4<staged_f>, ${OUT_TILE}u * STAGED>;  // (OUT_TILE, STAGED)
 var<workgroup> row_of: array<u32, ${ROW_TILE}>;
 
-const_assert ${ROW_TILE}u == 32u && ${OUT_TILE}u == 32u && ${WORKGROUP}u == 64u;  // 8 × 8 threads
+const_assert ${THREAD_OUTS}u == 4u;  // the outputs of a thread's row are held in a vec4
+const_assert ROW_THREADS * OUT_THREADS == ${WORKGROUP}u;
 const_assert TILE_UNITS * ${UNIT_QUADS}u == ${K_QUADS}u;
 
 @compute @workgroup_size(${WORKGROUP})
@@ -25,63 +34,77 @@ fn lora_matmul_prefill(
     let row_tiles = (params.rows + ${ROW_TILE}u - 1u) / ${ROW_TILE}u;
     let index = folded_index(id, grid);
     let first_row = (index % row_tiles) * ${ROW_TILE}u;
-    let first_out = (index / row_tiles) * ${OUT_TILE}u;
-    if (first_out >= params.outs_stored) {
+    let out_tile = index / row_tiles;
+    if (out_tile >= params.tiles) {
         return;
     }
+    let entry = entry_of(out_tile);
+    let first_out = (out_tile - first_tile(entry)) * OWN_TILE;
     for (var i = thread; i < ${ROW_TILE}u; i += ${WORKGROUP}u) {
         row_of[i] = tables[params.rows_at + min(first_row + i, params.rows - 1u)];
     }
     workgroupBarrier();
 
-    let thread_row = thread / 8u;
-    let thread_out = thread % 8u;
-#repeat r 4
-#repeat o 4
+    let thread_row = thread / OUT_THREADS;
+    let thread_out = thread % OUT_THREADS;
+#repeat r ${THREAD_ROWS}
+#repeat o ${THREAD_OUTS}
     var sum_${r}_${o} = 0.0;
 #end
 #end
     let tiles = (params.x_quads + ${K_QUADS}u - 1u) / ${K_QUADS}u;
     for (var tile = 0u; tile < tiles; tile++) {
         for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
-            let row = i / ${K_QUADS}u;
             let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;
-            let value = x[row_of[row] * params.x_quads + min(quad, params.x_quads - 1u)];
-            x_tile[row * STAGED + i % ${K_QUADS}u] = select(vec4<f32>(), value, quad < params.x_quads);
+            let safe = min(quad, params.x_quads - 1u);
+            let value = x[params.x_at + row_of[i / ${K_QUADS}u] * params.x_stride + safe];
+            x_tile[i / ${K_QUADS}u * STAGED + i % ${K_QUADS}u] = select(vec4<f32>(), value, quad < params.x_quads);
         }
         for (var i = thread; i < ${OUT_TILE}u * TILE_UNITS; i += ${WORKGROUP}u) {
             let out = i / TILE_UNITS;
-            let weight_row = min(first_out + out, params.outs - 1u);
+            let of_entry = entry + out / OWN_TILE * ENTRY_WORDS;
+            let weight_row = min(first_out + out % OWN_TILE, tables[of_entry + ENTRY_OUTS] - 1u);
             let unit_of_tile = i % TILE_UNITS;
             let unit_of_row = tile * TILE_UNITS + unit_of_tile;
             let safe = min(unit_of_row, params.row_units - 1u);
             let inside = unit_of_row < params.row_units;
-            let unit = select(vec4<u32>(), weights[weight_row * params.row_units + safe], inside);
-            let scale = select(0.0, unit_scale(weight_row, safe), inside);
+            let unit_at = tables[of_entry + ENTRY_CODES] + weight_row * params.row_units + safe;
+            let unit = select(vec4<u32>(), weights[unit_at], inside);
+            let scale_at = tables[of_entry + ENTRY_SCALES] + weight_row * tables[of_entry + ENTRY_SCALE_WORDS];
+            let scale = select(0.0, unit_scale(span_scales(scale_at, safe), safe % ${SPAN}u), inside);
 #repeat q ${UNIT_QUADS}
-            w_tile[out * STAGED + unit_of_tile * ${UNIT_QUADS}u + ${q}u] = unit_quad(unit, ${q}u) * scale;
+            w_tile[out * STAGED + unit_of_tile * ${UNIT_QUADS}u + ${q}u] = vec4<staged_f>(unit_quad(unit, ${q}u) * scale);
 #end
         }
         workgroupBarrier();
         for (var quad = 0u; quad < ${K_QUADS}u; quad++) {
-#repeat r 4
-            let x_${r} = x_tile[(thread_row + ${r}u * 8u) * STAGED + quad];
+#repeat r ${THREAD_ROWS}
+            let x_${r} = x_tile[(thread_row + ${r}u * ROW_THREADS) * STAGED + quad];
 #end
-#repeat o 4
-            let w_${o} = w_tile[(thread_out + ${o}u * 8u) * STAGED + quad];
-#repeat r 4
+#repeat o ${THREAD_OUTS}
+            let w_${o} = vec4<f32>(w_tile[(thread_out + ${o}u * OUT_THREADS) * STAGED + quad]);
+#repeat r ${THREAD_ROWS}
             sum_${r}_${o} = fma_quad(x_${r}, w_${o}, sum_${r}_${o});
 #end
 #end
         }
         workgroupBarrier();
     }
-#repeat r 4
-    if (first_row + thread_row + ${r}u * 8u < params.rows) {
-        let row = row_of[thread_row + ${r}u * 8u];
-#repeat o 4
-        if (first_out + thread_out + ${o}u * 8u < params.outs_stored) {
-            store(sum_${r}_${o}, row, first_out + thread_out + ${o}u * 8u);
+    let stored = tables[entry + ENTRY_STORED];
+#repeat r ${THREAD_ROWS}
+    if (first_row + thread_row + ${r}u * ROW_THREADS < params.rows) {
+        let row = row_of[thread_row + ${r}u * ROW_THREADS];
+        let sums = vec4<f32>(
+#repeat o ${THREAD_OUTS}
+            sum_${r}_${o},
+#end
+        );
+#repeat o ${OWN_OUTS}
+        let out_${o} = first_out + thread_out + ${o}u * OUT_THREADS;
+        if (out_${o} < stored) {
+            // Gated, the up of a gate is this thread's too, half of its outputs further on.
+            let second = sums[${o}u + (GATE_ENTRIES - 1u) * ${THREAD_OUTS}u / 2u];
+            store_result(sums[${o}], second, entry, row, out_${o});
         }
 #end
     }

@@ -1,31 +1,39 @@
-// paged_attention for generated rows, first half: one block of one row, ${LANES} heads that share a KV
-// head side by side. Pages are ${CODEC}. Blocks of a long context run beside each other and leave partial
-// states, which paged_attention_merge joins in order.
+// paged_attention for generated rows, first half: one block of up to ${VECTORS} rows, ${LANES} heads that share
+// a KV head side by side. Pages are ${CODEC}. Rows are put together where they share pages, which are then read
+// once. Blocks of a long context run beside each other and leave partial states, which paged_attention_merge
+// joins in order.
 struct Params {
     items: u32,         // blocks of all rows
-    items_at: u32,      // (row, first position), in tables
+    items_at: u32,      // (first position, rows, a row and its state for each vector), in tables
     records_at: u32,    // (position, sequence) of each row, in tables
     directory_at: u32,  // of the layer's page tables, in tables
     heads: u32,
     kv_heads: u32,
     vectors: u32,       // vectors of heads to a KV head
-    q_stride: u32,      // f32 in a row of q
+    q_at: u32,          // of row 0 of q
+    q_stride: u32,      // f32 from a row of q to the next
     page_words: u32,    // u32 in a page
+    window: u32,        // positions that a row sees
     scale: f32,
+    softcap: f32,       // 0: none
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;                // (rows, q_stride)
 // Binding 2 is the stripe of the layer, declared with its codec.
 @group(0) @binding(3) var<storage, read> tables: array<u32>;           // items, records, pages
-@group(0) @binding(4) var<storage, read_write> partials: array<f32>;   // (item, head, 2 + head_dim)
+@group(0) @binding(4) var<storage, read_write> partials: array<f32>;   // (state, head, 2 + head_dim)
 
 #include "lib/grid.wgsl"
 #include "lib/lanes_${LANES}.wgsl"
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
+#include "lib/pages_apart.wgsl"
 #include "lib/softmax_state.wgsl"
-#include "lib/attention_block.wgsl" VECTORS=1
+#include "lib/softcap_scores.wgsl"
+#include "lib/attention_block.wgsl"
+
+const ITEM_WORDS: u32 = 2u + 2u * ${VECTORS}u;
 
 @compute @workgroup_size(${WORKGROUP})
 fn paged_attention_decode(
@@ -39,43 +47,68 @@ fn paged_attention_decode(
     if (item >= params.items) {
         return;
     }
-    let row = tables[params.items_at + 2u * item];
-    let first = tables[params.items_at + 2u * item + 1u];
-    let length = tables[params.records_at + 2u * row] + 1u;
-    let pages_at = pages_of(tables[params.records_at + 2u * row + 1u]);
+    let item_at = params.items_at + item * ITEM_WORDS;
+    let first = tables[item_at];
+    let rows = tables[item_at + 1u];
     let kv_head = (index % vectors) / params.vectors;
     let heads_per_kv = params.heads / params.kv_heads;
     let first_head = (index % params.vectors) * ${LANES}u;
 
-    // Lanes behind the last head of the group repeat it and are not stored.
+    // Lanes behind the last head of the group and vectors behind the last row repeat it and are not stored.
+    var pages: Pages;
+    var skipped = ${SPLIT}u;
+#repeat v ${VECTORS}
+    let row_${v} = tables[item_at + 2u + 2u * min(${v}u, rows - 1u)];
+    let length_${v} = tables[params.records_at + 2u * row_${v}] + 1u;
+    let start_${v} = length_${v} - min(length_${v}, params.window);
+    skipped = min(skipped, max(start_${v}, first) - first);
+    pages.at_${v} = pages_of(tables[params.records_at + 2u * row_${v} + 1u]);
+    pages.chunks_${v} = (length_${v} + ${CHUNK}u - 1u) / ${CHUNK}u;
     for (var element = thread; element < ${QUADS}u * 4u; element += ${WORKGROUP}u) {
         let safe = min(element, ${HEAD_DIM}u - 1u);
 #repeat l ${LANES}
         let head_${l} = kv_head * heads_per_kv + min(first_head + ${l}u, heads_per_kv - 1u);
-        let value_${l} = q[row * params.q_stride + head_${l} * ${HEAD_DIM}u + safe];
+        let value_${l} = q[params.q_at + row_${v} * params.q_stride + head_${l} * ${HEAD_DIM}u + safe];
 #end
         let value = lanes(
 #repeat l ${LANES}
             value_${l},
 #end
         );
-        queries[element] = select(lanes(0.0), value, element < ${HEAD_DIM}u);
+        queries[${v}u * ${QUADS}u * 4u + element] = select(lanes(0.0), value, element < ${HEAD_DIM}u);
     }
+#end
     workgroupBarrier();
 
-    let count = min(length - first, ${SPLIT}u);
-    let block = attend_block(thread, pages_at, kv_head, first, count, lanes_u(length));
+    let count = min(length_0 - first, ${SPLIT}u);
+    let block = attend_block(
+        thread,
+        pages,
+        kv_head,
+        first,
+        skipped,
+        count,
+#repeat v ${VECTORS}
+        lanes_u(start_${v}),
+        lanes_u(length_${v}),
+#end
+    );
+#repeat v ${VECTORS}
+    if (${v}u < rows) {
+        let state = tables[item_at + 3u + 2u * ${v}u];
 #repeat l ${LANES}
-    if (first_head + ${l}u < heads_per_kv) {
-        let head = kv_head * heads_per_kv + first_head + ${l}u;
-        let partial = (item * params.heads + head) * (2u + ${HEAD_DIM}u);
-        if (thread == 0u) {
-            partials[partial] = lane(block.largest_0, ${l}u);
-            partials[partial + 1u] = lane(block.sum_0, ${l}u);
-        }
+        if (first_head + ${l}u < heads_per_kv) {
+            let head = kv_head * heads_per_kv + first_head + ${l}u;
+            let partial = (state * params.heads + head) * (2u + ${HEAD_DIM}u);
+            if (thread == 0u) {
+                partials[partial] = lane(block.largest_${v}, ${l}u);
+                partials[partial + 1u] = lane(block.sum_${v}, ${l}u);
+            }
 #repeat i ${OWNED}
-        if (thread + ${i}u * ${WORKGROUP}u < ${HEAD_DIM}u) {
-            partials[partial + 2u + thread + ${i}u * ${WORKGROUP}u] = lane(block.value_0_${i}, ${l}u);
+            if (thread + ${i}u * ${WORKGROUP}u < ${HEAD_DIM}u) {
+                partials[partial + 2u + thread + ${i}u * ${WORKGROUP}u] = lane(block.value_${v}_${i}, ${l}u);
+            }
+#end
         }
 #end
     }

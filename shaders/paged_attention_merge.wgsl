@@ -2,13 +2,15 @@
 // ascending order, and divides by the sum. A workgroup takes one head of one row.
 struct Params {
     rows: u32,        // generated rows
-    rows_at: u32,     // (row, first item, items), in tables
+    rows_at: u32,     // (row, the state of its first block, blocks), in tables
     heads: u32,
-    out_stride: u32,  // f32 in a row of out
+    out_at: u32,      // of row 0 of out
+    out_stride: u32,  // f32 from a row of out to the next
+    out_columns: u32, // f32 of a row of out, the zeros that pad it included
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> partials: array<f32>;   // (item, head, 2 + head_dim)
+@group(0) @binding(1) var<storage, read> partials: array<f32>;   // (state, head, 2 + head_dim)
 @group(0) @binding(2) var<storage, read> tables: array<u32>;     // rows
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;  // (rows, out_stride)
 
@@ -31,15 +33,15 @@ fn paged_attention_merge(
     let head = index % params.heads;
     let row = tables[entry];
     let first = tables[entry + 1u];
-    let items = tables[entry + 2u];
+    let states = tables[entry + 2u];
 #repeat i ${OWNED}
     let element_${i} = min(thread + ${i}u * ${WORKGROUP}u, ${HEAD_DIM}u - 1u);
     var value_${i} = 0.0;
 #end
     var largest = MASKED;
     var sum = 0.0;
-    for (var item = first; item < first + items; item++) {
-        let partial = (item * params.heads + head) * (2u + ${HEAD_DIM}u);
+    for (var state = first; state < first + states; state++) {
+        let partial = (state * params.heads + head) * (2u + ${HEAD_DIM}u);
         let by = merge(largest, partials[partial], partials[partial + 1u]);
         largest = by.largest;
         sum = fma(sum, by.keep, partials[partial + 1u] * by.take);

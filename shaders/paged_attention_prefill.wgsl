@@ -9,10 +9,15 @@ struct Params {
     directory_at: u32,  // of the layer's page tables, in tables
     heads: u32,
     kv_heads: u32,
-    q_stride: u32,      // f32 in a row of q
-    out_stride: u32,    // f32 in a row of out
+    q_at: u32,          // of row 0 of q
+    q_stride: u32,      // f32 from a row of q to the next
+    out_at: u32,
+    out_stride: u32,
+    out_columns: u32,   // f32 of a row of out, the zeros that pad it included
     page_words: u32,    // u32 in a page
+    window: u32,        // positions that a row sees
     scale: f32,
+    softcap: f32,       // 0: none
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -25,7 +30,9 @@ struct Params {
 #include "lib/lanes_4.wgsl"
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
+#include "lib/pages_one.wgsl"
 #include "lib/softmax_state.wgsl"
+#include "lib/softcap_scores.wgsl"
 #include "lib/attention_block.wgsl"
 #include "lib/attention_store.wgsl"
 
@@ -46,7 +53,7 @@ fn paged_attention_prefill(
     let last_record = params.records_at + 2u * (first_row + rows - 1u);
     // Positions ascend within a tile: the last row sees most.
     let longest = tables[last_record] + 1u;
-    let pages_at = pages_of(tables[last_record + 1u]);
+    let pages = Pages(pages_of(tables[last_record + 1u]));
     let head = index % params.heads;
     let kv_head = head / (params.heads / params.kv_heads);
 
@@ -60,11 +67,12 @@ fn paged_attention_prefill(
         tables[params.records_at + 2u * row_${v}_${l}],
 #end
     );
+    let start_${v} = length_${v} - min(length_${v}, lanes_u(params.window));
     for (var element = thread; element < ${QUADS}u * 4u; element += ${WORKGROUP}u) {
         let column = head * ${HEAD_DIM}u + min(element, ${HEAD_DIM}u - 1u);
         let value = lanes(
 #repeat l 4
-            q[row_${v}_${l} * params.q_stride + column],
+            q[params.q_at + row_${v}_${l} * params.q_stride + column],
 #end
         );
         queries[${v}u * ${QUADS}u * 4u + element] = select(lanes(0.0), value, element < ${HEAD_DIM}u);
@@ -77,14 +85,19 @@ fn paged_attention_prefill(
 #end
     workgroupBarrier();
 
-    for (var first = 0u; first < longest; first += ${SPLIT}u) {
+    // The first row sees furthest back: nobody sees a block before its window.
+    let shortest = tables[params.records_at + 2u * first_row] + 1u;
+    let seen_from = shortest - min(shortest, params.window);
+    for (var first = seen_from / ${SPLIT}u * ${SPLIT}u; first < longest; first += ${SPLIT}u) {
         let block = attend_block(
             thread,
-            pages_at,
+            pages,
             kv_head,
             first,
+            max(seen_from, first) - first,
             min(longest - first, ${SPLIT}u),
 #repeat v ${VECTORS}
+            start_${v},
             length_${v},
 #end
         );

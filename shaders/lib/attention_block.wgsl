@@ -1,5 +1,5 @@
 // Attention over one block of at most ${SPLIT} tokens, for the queries in `queries`, which read the same
-// KV head of the same sequence: ${VECTORS} vectors of lanes. Decode and prefill share it, so a block is
+// KV head: ${VECTORS} vectors of lanes. Decode and prefill share it, so a block is
 // computed in one order only: token t by thread t % ${WORKGROUP} for scores, by group t % ${GROUPS} of
 // its chunk for values, then threads and groups in ascending order. What a lane may not see is never added
 // to its sums, not even with weight 0, which an inf would turn into a NaN: a lane's result does not depend
@@ -7,6 +7,9 @@
 //
 // A thread scores whole tokens: no reduction, hence no barrier, within a head. ${QUADS} threads share a
 // token's values, a quad of the head each, and ${GROUPS} such groups take turns over a chunk's tokens.
+//
+// Vectors may be rows of different sequences (lib/pages_apart) or of one (lib/pages_one). Either way a page that
+// several of them read is loaded once, for all of them.
 var<workgroup> queries: array<lanes, ${VECTORS}u * ${QUADS}u * 4u>;      // (VECTORS, head_dim)
 // First (VECTORS, token) scores and weights, then (VECTORS, 4, thread) sums of values.
 var<workgroup> scores: array<lanes, ${VECTORS}u * ${SPLIT}u>;
@@ -14,6 +17,10 @@ var<workgroup> shares: array<lanes, ${VECTORS}u * ${WORKGROUP}u>;        // (VEC
 
 const_assert ${SPLIT}u == 4u * ${WORKGROUP}u;  // the two uses of `scores` are of one size
 const_assert ${GROUPS}u * ${QUADS}u <= ${WORKGROUP}u && ${GROUPS}u <= ${CHUNK}u;
+
+fn sees(position: u32, start: lanes_u, length: lanes_u) -> lanes_b {
+    return (lanes_u(position) < length) & (lanes_u(position) >= start);
+}
 
 struct Block {
 #repeat v ${VECTORS}
@@ -26,15 +33,17 @@ struct Block {
 #end
 }
 
-// `count` ≥ 1 tokens from position `first` on; a lane sees the positions below its `length`. Ends with
-// workgroup memory free for the next block.
+// The tokens from number `skipped` to below `count` ≥ 1 from position `first` on; a lane sees the positions
+// from its `start` to below its `length`. Ends with workgroup memory free for the next block.
 fn attend_block(
     thread: u32,
-    pages_at: u32,
+    pages: Pages,
     kv_head: u32,
     first: u32,
+    skipped: u32,
     count: u32,
 #repeat v ${VECTORS}
+    start_${v}: lanes_u,
     length_${v}: lanes_u,
 #end
 ) -> Block {
@@ -45,22 +54,27 @@ fn attend_block(
     var largest_${v} = lanes(MASKED);
 #end
     for (var token = thread; token < count; token += ${WORKGROUP}u) {
-        let entry = chunk_entry(pages_at, first_chunk + token / ${CHUNK}u, K_PAGE);
-        let row = page_row(entry, K_PAGE, kv_head, token % ${CHUNK}u);
+        if (token < skipped) {
+#repeat v ${VECTORS}
+            scores[${v}u * ${SPLIT}u + token] = lanes(MASKED);
+#end
+            continue;
+        }
+        let rows = page_rows(pages, first_chunk + token / ${CHUNK}u, K_PAGE, kv_head, token % ${CHUNK}u);
 #repeat v ${VECTORS}
         var dot_${v} = lanes(0.0);
 #end
         for (var quad = 0u; quad < ${QUADS}u; quad++) {
-            let key = page_quad(row, quad);
+            let keys = page_quads(rows, quad);
 #repeat v ${VECTORS}
 #repeat e 4
-            dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], lanes(key[${e}]), dot_${v});
+            dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], lanes(keys.quad_${v}[${e}]), dot_${v});
 #end
 #end
         }
 #repeat v ${VECTORS}
-        let seen_${v} = lanes_u(first + token) < length_${v};
-        let score_${v} = select(lanes(MASKED), dot_${v} * params.scale, seen_${v});
+        let seen_${v} = sees(first + token, start_${v}, length_${v});
+        let score_${v} = select(lanes(MASKED), capped(dot_${v} * params.scale), seen_${v});
         scores[${v}u * ${SPLIT}u + token] = score_${v};
         largest_${v} = max(largest_${v}, score_${v});
 #end
@@ -81,7 +95,7 @@ fn attend_block(
     for (var token = thread; token < count; token += ${WORKGROUP}u) {
 #repeat v ${VECTORS}
         let at_${v} = ${v}u * ${SPLIT}u + token;
-        let seen_${v} = lanes_u(first + token) < length_${v};
+        let seen_${v} = sees(first + token, start_${v}, length_${v});
         let weight_${v} = select(lanes(0.0), exp(scores[at_${v}] - block.largest_${v}), seen_${v});
         scores[at_${v}] = weight_${v};
         sum_${v} += weight_${v};
@@ -104,16 +118,15 @@ fn attend_block(
     let quad = thread % ${QUADS}u;
     let group = thread / ${QUADS}u;
     if (group < ${GROUPS}u) {
-        for (var chunk = 0u; chunk * ${CHUNK}u < count; chunk++) {
-            let entry = chunk_entry(pages_at, first_chunk + chunk, V_PAGE);
+        for (var chunk = skipped / ${CHUNK}u; chunk * ${CHUNK}u < count; chunk++) {
             let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
             for (var token = group; token < tokens; token += ${GROUPS}u) {
-                let value = page_quad(page_row(entry, V_PAGE, kv_head, token), quad);
+                let values = page_quads(page_rows(pages, first_chunk + chunk, V_PAGE, kv_head, token), quad);
 #repeat v ${VECTORS}
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
-                let seen_${v} = lanes_u(first + chunk * ${CHUNK}u + token) < length_${v};
+                let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
 #repeat e 4
-                let next_${v}_${e} = fma(weight_${v}, lanes(value[${e}]), value_${v}_${e});
+                let next_${v}_${e} = fma(weight_${v}, lanes(values.quad_${v}[${e}]), value_${v}_${e});
                 value_${v}_${e} = select(value_${v}_${e}, next_${v}_${e}, seen_${v});
 #end
 #end

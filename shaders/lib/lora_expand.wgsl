@@ -1,11 +1,11 @@
 // The expand of LoRA, as an epilogue: value + s·(z·Bᵀ) for one row and one output. Exactly `rank` terms,
 // in order; a row without an adapter, or whose adapter has no site here, keeps its value bit for bit.
-fn lora_expand(value: f32, row: u32, out: u32) -> f32 {
+fn lora_expand(value: f32, row: u32, projection: u32, out: u32) -> f32 {
     let slot = tables[params.adapters_at + row];
     if (slot == NO_ADAPTER) {
         return value;
     }
-    let site = site_at(slot, params.projection);
+    let site = site_at(slot, projection);
     let rank = tables[site + SITE_RANK];
     if (rank == 0u) {
         return value;

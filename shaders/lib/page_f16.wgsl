@@ -1,5 +1,5 @@
 // Pages in f16: 4 elements in two words.
-#include "lib/f16_pair.wgsl"
+#include "lib/half_${HALF}.wgsl"
 
 @group(0) @binding(2) var<storage, read> stripe: array<vec2<u32>>;  // (slot, K or V, kv_head, token, head_dim)
 

@@ -1,5 +1,5 @@
 // Pages in f16 whose rows are not whole quads: the last quad of a row is filled up with zeros.
-#include "lib/f16_pair.wgsl"
+#include "lib/half_${HALF}.wgsl"
 
 @group(0) @binding(2) var<storage, read> stripe: array<u32>;  // (slot, K or V, kv_head, token, head_dim)
 

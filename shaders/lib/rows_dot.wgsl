@@ -1,42 +1,83 @@
 // Dot products of ${ROWS} rows of x with ${OUTS} rows of weights, over one lane's share of K.
 //
-// Lane l of ${LANES} takes the units l, l + ${LANES}, ... of K, in that order, whatever the number of
-// rows, and leaves its sums in `partials`. Everything stays in registers with names of their own:
-// indexed private arrays spill on phones. A unit is read and unpacked once for all rows.
-fn rows_dot_${ROWS}(thread: u32, x_at: vec4<u32>, weight_row: vec4<u32>, weight_at: vec4<u32>) {
+// x passes through workgroup memory in stretches, so that a workgroup loads it once, whatever the number of
+// outputs. Lane l of ${LANES} takes the spans l, l + ${LANES}, ... of K, in that order, whatever the number
+// of rows and the length of a stretch. A span is what one word of scales covers: ${SPAN} units. Quads that the
+// lanes read at the same time are staged side by side. Sums stay in registers with names of their own: indexed
+// private arrays spill on phones. A unit is read and unpacked once for all rows. Ends with every lane's sums in
+// `staged`, (OUTS, thread), a row to a component, behind a barrier.
+fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at: vec4<u32>) {
+    const SPAN_QUADS = ${SPAN}u * ${UNIT_QUADS}u;
+    const STRETCH = ${X_QUADS}u / ${ROWS}u;
+    const TURNS = STRETCH / (SPAN_QUADS * ${LANES}u);
+    const_assert TURNS * SPAN_QUADS * ${LANES}u * ${ROWS}u == ${X_QUADS}u;
+    let lane = thread % ${LANES}u;
 #repeat o ${OUTS}
 #repeat r ${ROWS}
     var sum_${o}_${r} = 0.0;
 #end
 #end
-    for (var unit = thread % ${LANES}u; unit < params.row_units; unit += ${LANES}u) {
+    for (var first = 0u; first < params.x_quads; first += STRETCH) {
+        workgroupBarrier();
+        for (var i = thread; i < ${ROWS}u * STRETCH; i += ${WORKGROUP}u) {
+            let quad = i % STRETCH;
+            let safe = min(first + quad, params.x_quads - 1u);
+            let value = select(vec4<f32>(), x_quad(i / STRETCH, rows[i / STRETCH], safe), first + quad < params.x_quads);
+            let span = quad / SPAN_QUADS;
+            let turn_at = (span / ${LANES}u * SPAN_QUADS + quad % SPAN_QUADS) * ${LANES}u;
+            staged[i / STRETCH * STRETCH + turn_at + span % ${LANES}u] = value;
+        }
+        workgroupBarrier();
+        for (var turn = 0u; turn < TURNS; turn++) {
+            let unit = first / ${UNIT_QUADS}u + (turn * ${LANES}u + lane) * ${SPAN}u;
+            if (unit >= params.row_units) {
+                break;
+            }
+            let x_at = turn * SPAN_QUADS * ${LANES}u + lane;
 #repeat o ${OUTS}
-        let unit_${o} = weights[weight_at[${o}] + unit];
-        let scale_${o} = unit_scale(weight_row[${o}], unit);
+            let scales_${o} = span_scales(scale_at[${o}], unit);
+#end
+#repeat u ${SPAN}
+            {
+                // A row may end within a span: its last unit is then read again, and meets zeros.
+                let unit_at = min(unit + ${u}u, params.row_units - 1u);
+#repeat o ${OUTS}
+                let unit_${o} = weights[weight_at[${o}] + unit_at];
 #repeat r ${ROWS}
-        var unit_sum_${o}_${r} = unit_start(sum_${o}_${r});
+                var unit_sum_${o}_${r} = unit_start(sum_${o}_${r});
 #end
 #end
 #repeat q ${UNIT_QUADS}
 #repeat r ${ROWS}
-        let x_${q}_${r} = x[x_at[${r}] + unit * ${UNIT_QUADS}u + ${q}u];
+                let x_${q}_${r} = staged[${r}u * STRETCH + x_at + (${u}u * ${UNIT_QUADS}u + ${q}u) * ${LANES}u];
 #end
 #repeat o ${OUTS}
-        let w_${q}_${o} = unit_quad(unit_${o}, ${q}u);
+                let w_${q}_${o} = unit_quad(unit_${o}, ${q}u);
 #repeat r ${ROWS}
-        unit_sum_${o}_${r} = fma_quad(x_${q}_${r}, w_${q}_${o}, unit_sum_${o}_${r});
+                unit_sum_${o}_${r} = fma_quad(x_${q}_${r}, w_${q}_${o}, unit_sum_${o}_${r});
 #end
 #end
 #end
 #repeat o ${OUTS}
+                let scale_${o} = unit_scale(scales_${o}, ${u}u);
 #repeat r ${ROWS}
-        sum_${o}_${r} = unit_end(sum_${o}_${r}, unit_sum_${o}_${r}, scale_${o});
+                sum_${o}_${r} = unit_end(sum_${o}_${r}, unit_sum_${o}_${r}, scale_${o});
 #end
 #end
+            }
+#end
+        }
     }
+    workgroupBarrier();
 #repeat o ${OUTS}
+    leave_sums(thread, ${o}u, vec4<f32>(
 #repeat r ${ROWS}
-    partials[(${o}u * ${ROW_TILE}u + ${r}u) * ${WORKGROUP}u + thread] = sum_${o}_${r};
+        sum_${o}_${r},
 #end
+#repeat r ${REST}
+        0.0,
 #end
+    ));
+#end
+    workgroupBarrier();
 }

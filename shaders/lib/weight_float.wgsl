@@ -1,5 +1,9 @@
 // Units of weights without a scale: their products go straight into the running sum.
-fn unit_scale(row: u32, unit: u32) -> f32 {
+fn span_scales(at: u32, unit: u32) -> u32 {
+    return 0u;
+}
+
+fn unit_scale(scales: u32, unit_of_span: u32) -> f32 {
     return 1.0;
 }
 

@@ -1,9 +1,13 @@
-// Units of quantised weights: a unit's products are summed as codes, and its scale is applied once.
-// The f16 scales stand behind the codes in the same buffer, two to a word, one per block of 32.
-fn unit_scale(row: u32, unit: u32) -> f32 {
-    let block = unit * ${UNIT_QUADS}u / 8u;
-    let word = params.scales_at + row * params.scale_words + (block >> 1u);
-    return f16_pair(weights[word >> 2u][word & 3u] >> ((block & 1u) * 16u)).x;
+// Units of quantised weights: a unit's products are summed as codes, and its scale is applied once. The
+// f16 scales stand behind the codes in the same buffer, two to a word, one per block of 32: a word of them
+// covers a span of ${SPAN} units.
+fn span_scales(at: u32, unit: u32) -> u32 {
+    let word = at + unit / ${SPAN}u;
+    return weights[word >> 2u][word & 3u];
+}
+
+fn unit_scale(scales: u32, unit_of_span: u32) -> f32 {
+    return f16_pair(scales)[unit_of_span * 2u / ${SPAN}u];
 }
 
 fn unit_start(sum: f32) -> f32 {

@@ -33,10 +33,11 @@ pub fn cpu_tiers(threads: usize, numerics: Numerics) -> Vec<Boxed> {
     tiers
 }
 
-/// The reference, then the CPU on every tier.
-pub fn reference_and_tiers() -> Vec<Boxed> {
+/// The reference, then the CPU on every tier and the GPU.
+pub fn reference_and_others() -> Vec<Boxed> {
     let mut backends = vec![reference(Numerics::ActF32)];
     backends.extend(cpu_tiers(2, Numerics::ActF32));
+    backends.extend(gpu());
     backends
 }
 
@@ -62,13 +63,11 @@ pub fn gpu() -> Option<Boxed> {
     None
 }
 
-/// Every backend that has the kernel at hand; `on_gpu` says whether the GPU does.
-pub fn all(on_gpu: bool) -> Vec<Boxed> {
+/// Every backend under test, under every numerics that it has.
+pub fn all() -> Vec<Boxed> {
     let mut all = cpu_tiers(2, Numerics::ActF32);
     all.extend(cpu_tiers(2, Numerics::ActQ8_0));
-    if on_gpu {
-        all.extend(gpu());
-    }
+    all.extend(gpu());
     all
 }
 

@@ -108,6 +108,15 @@ pub trait Backend: Send {
     /// If there is no room, or the dtype is not supported here.
     fn create_matrix(&mut self, matrix: Matrix) -> Result<MatrixId, BackendError>;
 
+    /// Makes matrices resident that are read together: those of projections that share an input, or a gate and
+    /// its up. A backend may lay them side by side; without that they are like any others.
+    ///
+    /// # Errors
+    /// As [`Backend::create_matrix`].
+    fn create_matrices(&mut self, matrices: Vec<Matrix>) -> Result<Vec<MatrixId>, BackendError> {
+        matrices.into_iter().map(|matrix| self.create_matrix(matrix)).collect()
+    }
+
     /// Makes a vector resident. `name` is for messages.
     ///
     /// # Errors

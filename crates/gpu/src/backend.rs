@@ -19,7 +19,7 @@ use crate::options::GpuOptions;
 use crate::page_transfer::{self, PageRead};
 use crate::pages::{PagePool, PoolPlan};
 use crate::readback::Pending;
-use crate::step::{Plan, Probe};
+use crate::step::{Plan, Results};
 use crate::weights::Weights;
 
 /// A [`Backend`] on a GPU, through wgpu.
@@ -33,7 +33,7 @@ pub struct GpuBackend {
     scratch: BufferPool,
     read_backs: BufferPool,
     submitter: Submitter,
-    steps: HashMap<Ticket, (Pending, Vec<Probe>)>,
+    steps: HashMap<Ticket, (Pending, Results)>,
     reads: HashMap<PageTicket, PageRead>,
     tickets: u64,
 }
@@ -71,7 +71,7 @@ impl check::Inventory for GpuBackend {
     }
 
     fn vector_len(&self, id: VectorId) -> Result<usize, BackendError> {
-        self.weights.vector_len(id)
+        self.weights.vectors.len(id)
     }
 
     fn projection_shape(&self, id: ProjectionId) -> Result<(usize, usize), BackendError> {
@@ -79,7 +79,7 @@ impl check::Inventory for GpuBackend {
     }
 
     fn rope_shape(&self, id: RopeId) -> Result<(usize, usize), BackendError> {
-        Err(error::unknown("rope table", id.0.into()))
+        self.weights.rope(id).map(|rope| (rope.rotary_dim, rope.positions))
     }
 
     fn has_adapter(&self, id: AdapterId) -> Result<(), BackendError> {
@@ -104,11 +104,21 @@ impl Backend for GpuBackend {
     }
 
     fn create_matrix(&mut self, matrix: Matrix) -> Result<MatrixId, BackendError> {
-        self.weights.create_matrix(&self.gpu, &matrix)
+        let created = self.weights.create_matrices(&self.gpu, &[matrix])?;
+        created.first().copied().ok_or_else(|| error::device("a matrix was not created"))
+    }
+
+    fn create_matrices(&mut self, matrices: Vec<Matrix>) -> Result<Vec<MatrixId>, BackendError> {
+        self.weights.create_matrices(&self.gpu, &matrices)
     }
 
     fn create_vector(&mut self, name: &str, values: &[f32]) -> Result<VectorId, BackendError> {
-        self.weights.create_vector(&self.gpu, name, values)
+        let before = self.weights.vectors.bytes();
+        let created = self.weights.vectors.create(&self.gpu, name, values);
+        if self.weights.vectors.bytes() != before {
+            self.submitter.forget_bind_groups();
+        }
+        created
     }
 
     fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
@@ -118,7 +128,7 @@ impl Backend for GpuBackend {
 
     fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
         check::rope(&table)?;
-        Err(error::unsupported("rope"))
+        self.weights.create_rope(&self.gpu, &table)
     }
 
     fn create_adapter(&mut self, adapter: Adapter) -> Result<AdapterId, BackendError> {
@@ -153,20 +163,20 @@ impl Backend for GpuBackend {
             self.submitter.forget_bind_groups();
         }
         let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
-        let plan = Plan::new(&step, &self.weights, &self.factors, self.pool.as_ref());
-        let probes = plan.record(&mut recorder)?;
+        let pool = self.pool.as_ref();
+        let results = Plan::record(&step, &self.weights, &self.factors, pool, &mut recorder)?;
         let recording = recorder.recording;
         let pending = Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording)?;
         let ticket = Ticket(self.next_ticket());
-        self.steps.insert(ticket, (pending, probes));
+        self.steps.insert(ticket, (pending, results));
         Ok(ticket)
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, BackendError> {
         let found = self.steps.remove(&ticket);
-        let (pending, probes) = found.ok_or_else(|| error::unknown("ticket", ticket.0))?;
+        let (pending, results) = found.ok_or_else(|| error::unknown("ticket", ticket.0))?;
         let bytes = pending.wait(&self.gpu, &mut self.read_backs)?;
-        Ok(StepOutput { tokens: Vec::new(), probes: probes.iter().map(|p| p.values(&bytes)).collect() })
+        Ok(results.output(&bytes))
     }
 
     fn read_pages(&mut self, pages: &[PageAddress]) -> Result<PageTicket, BackendError> {

@@ -64,6 +64,37 @@ pub(crate) fn create(
     gpu.guarded(what, size, || gpu.device.create_buffer(&descriptor))
 }
 
+/// A buffer of at least `bytes` that begins with what `old` holds: `old` itself where it is long enough, else one
+/// twice as long, or as long as it must be.
+pub(crate) fn grown(
+    gpu: &Gpu,
+    what: &str,
+    old: Option<&wgpu::Buffer>,
+    bytes: u64,
+    first: u64,
+) -> Result<wgpu::Buffer, BackendError> {
+    let size = old.map_or(0, wgpu::Buffer::size);
+    if let Some(old) = old
+        && bytes <= size
+    {
+        return Ok(old.clone());
+    }
+    let most = gpu.caps.binding_bytes;
+    if bytes > most {
+        return Err(error::no_room(what, bytes, format!("all of them together may take {most} bytes here")));
+    }
+    let larger = create(gpu, what, (2 * size).max(first).min(most).max(bytes), STORAGE)?;
+    if let Some(old) = old {
+        gpu.guarded(what, 0, || {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("grow") };
+            let mut encoder = gpu.device.create_command_encoder(&descriptor);
+            encoder.copy_buffer_to_buffer(old, 0, &larger, 0, size);
+            gpu.queue.submit([encoder.finish()]);
+        })?;
+    }
+    Ok(larger)
+}
+
 /// Writes host bytes to buffers, in pieces, with bounded staging. Ordered with submissions.
 #[derive(Debug)]
 pub(crate) struct Uploader<'a> {

@@ -13,7 +13,7 @@ use crate::buffers::{BufferPool, STORAGE};
 use crate::decide::grid;
 use crate::device::Gpu;
 use crate::error;
-use crate::kernel::{Compiled, Kernel, Kernels};
+use crate::kernel::{Access, Compiled, Kernel, Kernels};
 
 /// Offset alignment of a slot of parameters: the lowest tier's for dynamic uniform offsets.
 const PARAMS_SLOT: usize = 256;
@@ -96,12 +96,13 @@ impl<'a> Recorder<'a> {
         Self { gpu, scratch, recording: Recording::default(), kernels }
     }
 
-    /// Records a kernel over a number of workgroups; none of them is nothing to do.
+    /// Records a kernel over a number of workgroups; none of them is nothing to do. What it reads of a buffer that
+    /// it also writes is copied first: a device takes a buffer either way in a dispatch, and not both.
     pub(crate) fn dispatch<P: Pod>(
         &mut self,
         kernel: Kernel,
         params: &P,
-        places: Vec<Place>,
+        mut places: Vec<Place>,
         workgroups: u64,
     ) -> Result<(), BackendError> {
         if workgroups == 0 {
@@ -111,11 +112,36 @@ impl<'a> Recorder<'a> {
             return Err(error::unsupported(format!("a dispatch of {workgroups} workgroups")));
         };
         let compiled = self.kernels.get(self.gpu, kernel)?;
+        self.separate(&compiled, &mut places)?;
         let Recording { params: slots, commands, .. } = &mut self.recording;
         let params_at = word(slots.len());
         slots.extend_from_slice(bytemuck::bytes_of(params));
         slots.resize(slots.len().next_multiple_of(PARAMS_SLOT), 0);
         commands.push(Command::Dispatch { kernel, compiled, places, params_at, grid });
+        Ok(())
+    }
+}
+
+impl Recorder<'_> {
+    /// Puts copies in the place of buffers that a kernel would read and write.
+    fn separate(&mut self, compiled: &Compiled, places: &mut [Place]) -> Result<(), BackendError> {
+        let written: Vec<Place> = (compiled.bindings.iter().zip(places.iter()))
+            .filter(|(access, _)| **access == Access::Write)
+            .map(|(_, place)| place.clone())
+            .collect();
+        for (access, place) in compiled.bindings.iter().zip(places.iter_mut()) {
+            if *access == Access::Read
+                && written.contains(place)
+                && let Place::Buffer(buffer) = place.clone()
+            {
+                let copy = self.scratch.take(self.gpu, buffer.size())?;
+                let bytes = buffer.size();
+                self.recording.copy((Place::Buffer(buffer), 0), (Place::Buffer(copy.clone()), 0), bytes);
+                // Free for whatever is recorded after this dispatch.
+                self.scratch.give(&copy);
+                *place = Place::Buffer(copy);
+            }
+        }
         Ok(())
     }
 }

@@ -4,17 +4,27 @@
 //! Nothing depends on how many rows a batch has: a row's kernel is chosen by its kind, so that its bits do
 //! not depend on its neighbours.
 
-use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, Dtype, RowKind};
+use interleaf_contract::{ATTENTION_SPLIT, Activation, CHUNK_TOKENS, Dtype, RowKind};
 
 use crate::limits::Caps;
 
-/// Invocations of every workgroup, always in one dimension: near-square workgroups gave wrong tiles on an
+/// Invocations of a workgroup in kernels that need not say better, always in one dimension: near-square workgroups gave wrong tiles on an
 /// Adreno. 64 is one or two subgroups on Adreno and a few on Mali, and leaves each thread many registers.
 pub(crate) const WORKGROUP: u32 = 64;
 
-/// Rows that share one read of a weight in decode and shrink: what four vec4 of x, eight sums and the
-/// codes of two weights leave of the 64 registers that Arm gives a thread. Held in a vec4 in WGSL.
+/// Invocations of a workgroup that norms whole rows: the most of the lowest tier, because few workgroups run then.
+pub(crate) const NORM_WORKGROUP: u32 = 256;
+
+/// Its square root: sums go through two levels of so many terms.
+pub(crate) const NORM_ROOT: u32 = 16;
+
+/// Rows that share one read of a weight in decode and shrink: what four vec4 of x, sixteen sums and the
+/// codes of a weight leave of the 64 registers that Arm gives a thread. Held in a vec4 in WGSL.
 pub(crate) const ROW_TILE: u32 = 4;
+
+/// Dtypes of base weights.
+#[cfg(test)]
+pub(crate) const BASE_DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0];
 
 /// How a row is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,47 +44,185 @@ impl Strategy {
     }
 }
 
+/// How a half becomes an f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Half {
+    /// By integers: exact everywhere, for a dozen instructions.
+    Integer,
+    /// By the device's conversion, where it is trusted to keep subnormals: where halves are a type of its own.
+    Native,
+}
+
+impl Half {
+    pub(crate) const ALL: [Self; 2] = [Self::Integer, Self::Native];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// How lanes that share a dot product add their sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LanesBy {
+    /// Through workgroup memory.
+    Memory,
+    /// Through registers of a subgroup, which must hold all of them.
+    Subgroup,
+}
+
+impl LanesBy {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Subgroup => "subgroup",
+        }
+    }
+}
+
+/// What weights of the prefill kernel are staged as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    F32,
+    F16,
+}
+
+impl Stage {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+/// Which variants of the kernels a device runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Decisions {
+    pub half: Half,
+    pub stage: Stage,
+    /// The smallest subgroup there may be; 0 where subgroups are not used.
+    pub subgroup: u32,
+    /// Outputs to a lane of the decode kernel, for each dtype of weights.
+    pub decode_outs: DecodeOuts,
+}
+
+/// Outputs to a lane of the decode kernel. A workgroup loads x once for 32 times as many outputs: the more, the
+/// less is loaded besides weights; the fewer, the more workgroups there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct DecodeOuts {
+    pub float: u32,
+    pub q8_0: u32,
+    pub q4_0: u32,
+}
+
+impl Decisions {
+    /// What suits a device.
+    pub(crate) const fn of(caps: Caps) -> Self {
+        Self {
+            half: if caps.f16 { Half::Native } else { Half::Integer },
+            // Halved workgroup memory is not worth the digits of quantised weights unless it is asked for.
+            stage: Stage::F32,
+            subgroup: caps.subgroup,
+            // x is at most a sixteenth of what a workgroup loads: 4·K bytes against 2·K, 1.06·K and
+            // 0.56·K for each output.
+            decode_outs: DecodeOuts { float: 2, q8_0: 2, q4_0: 4 },
+        }
+    }
+
+    /// Every combination, for tests.
+    #[cfg(test)]
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for f16 in [false, true] {
+            for subgroup in [0, 4, 8, 32] {
+                let decisions = Self::of(Caps { f16, subgroup, ..Caps::lowest() });
+                all.push(decisions);
+                if f16 {
+                    all.push(Self { stage: Stage::F16, ..decisions });
+                }
+            }
+        }
+        all
+    }
+
+    /// `lora_matmul` for generated rows. Eight lanes read 128 or more neighbouring bytes of a row of W.
+    pub(crate) const fn matmul_decode(self, dtype: Dtype) -> LanesTile {
+        let outs = match dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => self.decode_outs.float,
+            Dtype::Q8_0 => self.decode_outs.q8_0,
+            Dtype::Q4_0 => self.decode_outs.q4_0,
+        };
+        self.lanes(LanesTile { workgroup: 256, lanes: 8, outs, by: LanesBy::Memory })
+    }
+
+    /// The shrink. There are few ranks, so that more lanes share a K. A site of rank 16 is one workgroup, which
+    /// loads, and where it must norms, x once.
+    pub(crate) const fn shrink(self) -> LanesTile {
+        self.lanes(LanesTile { workgroup: NORM_WORKGROUP, lanes: 32, outs: 2, by: LanesBy::Memory })
+    }
+
+    const fn lanes(self, tile: LanesTile) -> LanesTile {
+        let by = if self.subgroup >= tile.lanes { LanesBy::Subgroup } else { LanesBy::Memory };
+        LanesTile { by, ..tile }
+    }
+
+    /// 32 × 32 outputs: 8 × 8 threads with 16 sums each, which with five operands of four stay within 64
+    /// registers. 32 of K is one quantised block; both tiles together take 9 KiB.
+    pub(crate) const fn matmul_prefill(self) -> RegisterTile {
+        RegisterTile { rows: 32, outs: 32, thread_rows: 4, thread_outs: 4, k_quads: 8 }
+    }
+}
+
 /// Dot products whose K is shared by lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct LanesTile {
+    pub workgroup: u32,
     /// Threads that share the K of an output.
     pub lanes: u32,
     /// Outputs of a thread: what a value of x is loaded for.
     pub outs: u32,
+    pub by: LanesBy,
 }
 
 impl LanesTile {
     /// Outputs of a workgroup.
     pub(crate) const fn out_tile(self) -> u32 {
-        WORKGROUP / self.lanes * self.outs
+        self.workgroup / self.lanes * self.outs
+    }
+
+    /// vec4 of x that are staged at a time, for all rows of a tile: 8 KiB, or one turn of all lanes if that is more.
+    pub(crate) const fn x_quads(self, dtype: Dtype) -> u32 {
+        let turn = self.lanes * span(dtype) * unit_quads(dtype) * ROW_TILE;
+        if turn > 512 { turn } else { 512 / turn * turn }
+    }
+
+    /// vec4 of workgroup memory: x, then the sums of all lanes.
+    pub(crate) const fn staged(self, dtype: Dtype) -> u32 {
+        let sums = self.outs * self.workgroup;
+        let x = self.x_quads(dtype);
+        if x > sums { x } else { sums }
     }
 }
 
-/// `lora_matmul` for generated rows. Eight lanes read 128 neighbouring bytes of a row of W; 16 outputs to
-/// a workgroup give 128 workgroups for a hidden size of 2048.
-pub(crate) const fn matmul_decode() -> LanesTile {
-    LanesTile { lanes: 8, outs: 2 }
-}
-
-/// The shrink. There are few ranks, so that more lanes share a K to occupy a device: at rank 16 and three
-/// projections 12 workgroups instead of 3.
-pub(crate) const fn shrink() -> LanesTile {
-    LanesTile { lanes: 32, outs: 2 }
-}
-
-/// `lora_matmul` for prompt rows: a tile of outputs, 4 × 4 to a thread.
+/// A tile of outputs in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RegisterTile {
     pub rows: u32,
     pub outs: u32,
+    /// Of a thread.
+    pub thread_rows: u32,
+    pub thread_outs: u32,
     /// vec4 of K that are staged at a time.
     pub k_quads: u32,
 }
 
-/// 32 × 32 outputs: 8 × 8 threads with 16 sums each, which with five operands of four stay within 64
-/// registers. 32 of K is one quantised block; both tiles together take 9 KiB.
-pub(crate) const fn matmul_prefill() -> RegisterTile {
-    RegisterTile { rows: 32, outs: 32, k_quads: 8 }
+impl RegisterTile {
+    pub(crate) const fn workgroup(self) -> u32 {
+        (self.rows / self.thread_rows) * (self.outs / self.thread_outs)
+    }
 }
 
 /// vec4 in the unit, 16 bytes, that weights are read by.
@@ -84,6 +232,33 @@ pub(crate) const fn unit_quads(dtype: Dtype) -> u32 {
         Dtype::F16 | Dtype::Bf16 => 2,
         Dtype::Q8_0 => 4,
         Dtype::Q4_0 => 8,
+    }
+}
+
+/// Units that one word of scales covers: two blocks of 32.
+pub(crate) const fn span(dtype: Dtype) -> u32 {
+    match dtype {
+        Dtype::F32 | Dtype::F16 | Dtype::Bf16 => 1,
+        Dtype::Q8_0 => 4,
+        Dtype::Q4_0 => 2,
+    }
+}
+
+/// Constants of every template that unpacks weights.
+pub(crate) fn weight_constants(dtype: Dtype, half: Half) -> Vec<(&'static str, String)> {
+    vec![
+        ("DTYPE", dtype.name().to_owned()),
+        ("HALF", half.name().to_owned()),
+        ("UNIT_QUADS", unit_quads(dtype).to_string()),
+        ("SPAN", span(dtype).to_string()),
+    ]
+}
+
+/// What an activation is called in the names of shader files.
+pub(crate) const fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_tanh",
     }
 }
 
@@ -139,6 +314,16 @@ pub(crate) const fn attention_decode(head_dim: u32, heads_per_kv: u32) -> Attent
     AttentionTile { head_dim, lanes, vectors: 1 }
 }
 
+/// For generated rows that share pages: as many rows as workgroup memory has room for, at most four.
+pub(crate) const fn attention_shared(caps: Caps, head_dim: u32, heads_per_kv: u32) -> AttentionTile {
+    let alone = attention_decode(head_dim, heads_per_kv);
+    let mut vectors = 4;
+    while vectors > 1 && (AttentionTile { vectors, ..alone }).workgroup_bytes() > caps.workgroup_bytes {
+        vectors -= 1;
+    }
+    AttentionTile { vectors, ..alone }
+}
+
 /// For prompt rows: eight rows of one head where workgroup memory allows, else four.
 pub(crate) const fn attention_prefill(caps: Caps, head_dim: u32) -> AttentionTile {
     let eight = AttentionTile { head_dim, lanes: 4, vectors: 2 };
@@ -162,12 +347,40 @@ mod tests {
 
     #[test]
     fn lanes_divide_a_workgroup_and_fill_a_vec4_at_most() {
-        for tile in [matmul_decode(), shrink()] {
-            assert_eq!(WORKGROUP % tile.lanes, 0);
-            assert!(tile.outs <= 4);
+        for decisions in Decisions::all() {
+            let decode = BASE_DTYPES.map(|dtype| (decisions.matmul_decode(dtype), dtype));
+            let shrink = [Dtype::F32, Dtype::F16].map(|dtype| (decisions.shrink(), dtype));
+            for (tile, dtype) in decode.into_iter().chain(shrink) {
+                assert_eq!(tile.workgroup % tile.lanes, 0);
+                // Even, so that a gate and its up can share a lane.
+                assert!(tile.outs <= 4 && tile.outs % 2 == 0);
+                let turn = tile.lanes * span(dtype) * unit_quads(dtype) * ROW_TILE;
+                assert_eq!(tile.x_quads(dtype) % turn, 0, "{dtype}");
+                assert!(tile.staged(dtype) * 16 <= 16 << 10, "{dtype}");
+                assert!(tile.by == LanesBy::Memory || decisions.subgroup >= tile.lanes);
+            }
         }
-        assert_eq!(matmul_decode().out_tile(), 16);
-        assert_eq!(shrink().out_tile(), 4);
+        assert_eq!(Decisions::of(Caps::lowest()).matmul_decode(Dtype::Q4_0).out_tile(), 128);
+        assert_eq!(Decisions::of(Caps::lowest()).shrink().out_tile(), 16);
+    }
+
+    #[test]
+    fn what_a_device_lacks_is_never_chosen() {
+        let lowest = Decisions::of(Caps::lowest());
+        assert_eq!((lowest.half, lowest.stage, lowest.subgroup), (Half::Integer, Stage::F32, 0));
+        let small = Decisions::of(Caps { subgroup: 4, ..Caps::lowest() });
+        assert_eq!(small.matmul_decode(Dtype::F16).by, LanesBy::Memory);
+        let large = Decisions::of(Caps { subgroup: 32, f16: true, ..Caps::lowest() });
+        assert_eq!(large.matmul_decode(Dtype::F16).by, LanesBy::Subgroup);
+        assert_eq!(large.half, Half::Native);
+    }
+
+    #[test]
+    fn rows_that_share_pages_fit_the_lowest_tier() {
+        let caps = Caps::lowest();
+        assert_eq!(attention_shared(caps, 64, 1).vectors, 4);
+        assert_eq!(attention_shared(caps, 64, 4).queries(), 8);
+        assert_eq!(attention_shared(caps, 256, 4).vectors, 1);
     }
 
     #[test]
@@ -184,8 +397,9 @@ mod tests {
     fn every_head_has_a_tile_within_the_lowest_tier() {
         let caps = Caps::lowest();
         for head_dim in (2..=LARGEST_HEAD as u32).step_by(2) {
-            for tile in [1, 2, 3, 4, 7].map(|heads| attention_decode(head_dim, heads)) {
-                assert!(tile.workgroup_bytes() <= caps.workgroup_bytes);
+            for heads in [1, 2, 3, 4, 7] {
+                assert!(attention_decode(head_dim, heads).workgroup_bytes() <= caps.workgroup_bytes);
+                assert!(attention_shared(caps, head_dim, heads).workgroup_bytes() <= caps.workgroup_bytes);
             }
             let tile = attention_prefill(caps, head_dim);
             assert!(tile.workgroup_bytes() <= caps.workgroup_bytes, "{head_dim}");

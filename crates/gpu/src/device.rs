@@ -8,9 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use interleaf_contract::BackendError;
-use wgpu::{ErrorFilter, PollType};
+use wgpu::{ErrorFilter, Features, PollType};
 
 use crate::choose::{Candidate, choose};
+use crate::decide::Decisions;
 use crate::error;
 use crate::limits::{Caps, required};
 use crate::options::GpuOptions;
@@ -21,6 +22,8 @@ pub(crate) struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub caps: Caps,
+    /// Which variants of the kernels it runs.
+    pub decisions: Decisions,
     /// Adapter, API and driver, for reports.
     pub name: String,
     /// The first error that no scope caught, or why the device was lost.
@@ -47,11 +50,15 @@ impl Gpu {
             let wanted = name.map(|n| format!(" named like {n:?}")).unwrap_or_default();
             return Err(error::device(format!("no adapter{wanted} among {found:?}")));
         };
+        let info = adapter.get_info();
         let required_limits = required(&adapter.limits(), options.lowest_tier);
-        let caps = Caps::of(&required_limits, options.binding_bytes);
+        let required_features = if options.lowest_tier { Features::empty() } else { wanted(adapter.features()) };
+        let caps = Caps::of(&required_limits, options.binding_bytes)
+            .with(required_features, info.subgroup_min_size);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("interleaf"),
             required_limits,
+            required_features,
             // Weights fill memory: large speculative blocks of the allocator would come on top.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -68,9 +75,8 @@ impl Gpu {
                 record(&lost, format!("the device was lost: {message}"));
             }
         });
-        let info = adapter.get_info();
         let name = format!("{} ({}, {} {})", info.name, info.backend, info.driver, info.driver_info);
-        Ok(Self { device, queue, caps, name, fault })
+        Ok(Self { device, queue, caps, decisions: Decisions::of(caps), name, fault })
     }
 
     /// Runs calls into wgpu and returns what they made, or the first error that they caused. `bytes` is
@@ -121,6 +127,11 @@ impl Gpu {
             }
         }
     }
+}
+
+/// What kernels have variants for, of what an adapter offers.
+fn wanted(offered: Features) -> Features {
+    offered & (Features::SUBGROUP | Features::SHADER_F16)
 }
 
 /// Keeps the first reason: later ones are consequences.

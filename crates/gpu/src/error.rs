@@ -22,3 +22,13 @@ pub(crate) fn no_room(what: impl Into<String>, bytes: u64, reason: impl Display)
 pub(crate) fn unknown(kind: &'static str, handle: u64) -> BackendError {
     BackendError::UnknownHandle { backend: BACKEND, kind, handle }
 }
+
+/// The same, of something more particular.
+pub(crate) fn of(name: &str, e: BackendError) -> BackendError {
+    match e {
+        BackendError::OutOfMemory { backend, what, bytes, reason } => {
+            BackendError::OutOfMemory { backend, what: format!("{name} ({what})"), bytes, reason }
+        }
+        other => other,
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use interleaf_contract::{Adapter, AdapterId, BackendError, Dtype, LoraSite, ProjectionId};
 
-use crate::buffers::{STORAGE, Uploader, create};
+use crate::buffers::{Uploader, grown};
 use crate::command::word;
 use crate::device::Gpu;
 use crate::error;
@@ -113,22 +113,8 @@ impl Factors {
         if end <= self.extents.end() {
             return Ok(());
         }
-        let most = gpu.caps.binding_bytes;
-        if end * UNIT > most {
-            let reason = format!("all adapters together may take {most} bytes here");
-            return Err(error::no_room(name, units * UNIT, reason));
-        }
-        let doubled = (2 * self.bytes()).max(FIRST_BYTES).min(most);
-        let larger = create(gpu, "adapters", doubled.max(end * UNIT), STORAGE)?;
-        if let Some(old) = &self.buffer {
-            gpu.guarded("adapters", 0, || {
-                let mut encoder = gpu
-                    .device
-                    .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("grow adapters") });
-                encoder.copy_buffer_to_buffer(old, 0, &larger, 0, old.size());
-                gpu.queue.submit([encoder.finish()]);
-            })?;
-        }
+        let larger = grown(gpu, "adapters", self.buffer.as_ref(), end * UNIT, FIRST_BYTES)
+            .map_err(|e| error::of(name, e))?;
         self.extents.grow(larger.size() / UNIT);
         self.buffer = Some(larger);
         Ok(())

@@ -10,14 +10,22 @@ use interleaf_contract::BackendError;
 use crate::device::Gpu;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
-use crate::{error, kv_append, lora_matmul, paged_attention};
+use crate::{
+    embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu,
+};
 
 /// One pipeline. Small and hashable: the key of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
+    Embed(embed::Variant),
+    RmsNorm(rms_norm::Variant),
     LoraMatmul(lora_matmul::Variant),
-    PagedAttention(paged_attention::Variant),
+    Rope(rope::Variant),
     KvAppend(kv_append::Variant),
+    PagedAttention(paged_attention::Variant),
+    SwiGlu(swiglu::Variant),
+    Softcap(softcap::Variant),
+    Sample(sample::Variant),
 }
 
 /// How a kernel uses a storage buffer.
@@ -36,21 +44,30 @@ pub(crate) struct Template {
     pub bindings: &'static [Access],
     /// Bytes of the parameters.
     pub params: usize,
+    /// Whether it needs the f16 feature.
+    pub f16: bool,
 }
 
 impl Template {
     /// The WGSL.
     pub(crate) fn compose(&self) -> Result<String, ComposeError> {
-        compose(FILES, &format!("{}.wgsl", self.name), &self.constants)
+        let body = compose(FILES, &format!("{}.wgsl", self.name), &self.constants)?;
+        Ok(if self.f16 { format!("enable f16;\n{body}") } else { body })
     }
 }
 
 impl Kernel {
     pub(crate) fn template(self) -> Template {
         match self {
+            Self::Embed(variant) => variant.template(),
+            Self::RmsNorm(variant) => variant.template(),
             Self::LoraMatmul(variant) => variant.template(),
-            Self::PagedAttention(variant) => variant.template(),
+            Self::Rope(variant) => variant.template(),
             Self::KvAppend(variant) => variant.template(),
+            Self::PagedAttention(variant) => variant.template(),
+            Self::SwiGlu(variant) => variant.template(),
+            Self::Softcap(variant) => variant.template(),
+            Self::Sample(variant) => variant.template(),
         }
     }
 }
@@ -62,6 +79,7 @@ pub(crate) struct Compiled {
     pub layout: wgpu::BindGroupLayout,
     /// Bytes of the parameters.
     pub params: NonZeroU64,
+    pub bindings: &'static [Access],
 }
 
 /// The pipelines compiled so far, and those that a driver refused.
@@ -120,7 +138,7 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
             },
             cache: None,
         });
-        Compiled { pipeline, layout, params }
+        Compiled { pipeline, layout, params, bindings: template.bindings }
     })
 }
 
@@ -151,19 +169,40 @@ mod tests {
     use crate::limits::Caps;
 
     fn every_kernel() -> Vec<Kernel> {
-        let matmul = lora_matmul::Variant::all().into_iter().map(Kernel::LoraMatmul);
-        let attention = paged_attention::Variant::all().into_iter().map(Kernel::PagedAttention);
-        let append = kv_append::Variant::all().into_iter().map(Kernel::KvAppend);
-        matmul.chain(attention).chain(append).collect()
+        let mut all = Vec::new();
+        all.extend(embed::Variant::all().into_iter().map(Kernel::Embed));
+        all.extend(rms_norm::Variant::all().into_iter().map(Kernel::RmsNorm));
+        all.extend(lora_matmul::Variant::all().into_iter().map(Kernel::LoraMatmul));
+        all.extend(rope::Variant::all().into_iter().map(Kernel::Rope));
+        all.extend(kv_append::Variant::all().into_iter().map(Kernel::KvAppend));
+        all.extend(paged_attention::Variant::all().into_iter().map(Kernel::PagedAttention));
+        all.extend(swiglu::Variant::all().into_iter().map(Kernel::SwiGlu));
+        all.extend(softcap::Variant::all().into_iter().map(Kernel::Softcap));
+        all.extend(sample::Variant::all().into_iter().map(Kernel::Sample));
+        all
     }
 
     fn parse(kernel: Kernel) -> (Template, Module, ModuleInfo) {
         let template = kernel.template();
         let source = template.compose().unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
-        let module = naga::front::wgsl::parse_str(&source)
+        let options = naga::front::wgsl::Options {
+            capabilities: Capabilities::all(),
+            ..naga::front::wgsl::Options::new()
+        };
+        let module = naga::front::wgsl::Frontend::new_with_options(options)
+            .parse(&source)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
-        // Nothing beyond core WebGPU.
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        // Nothing beyond core WebGPU but what the variant asks for.
+        let mut needs = Capabilities::empty();
+        if template.f16 {
+            needs |= Capabilities::SHADER_FLOAT16;
+        }
+        if source.contains("subgroup") {
+            needs |= Capabilities::SUBGROUP;
+        }
+        let info = Validator::new(ValidationFlags::all(), needs)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
         (template, module, info)

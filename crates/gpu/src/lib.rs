@@ -4,9 +4,7 @@
 //! without waiting. Within the lowest tier of WebGPU limits, with no optional feature: 8 storage buffers,
 //! 16 KiB of workgroup memory, 256 invocations, no subgroups, no f16 arithmetic.
 //!
-//! Numerics are `act=f32`. Kernels here: `lora_matmul`, `paged_attention`, `kv_append`; a step that asks
-//! for another is refused before any of it runs. What a kernel computes is defined in `kernels-ref`, not
-//! here.
+//! Numerics are `act=f32`. What a kernel computes is defined in `kernels-ref`, not here.
 
 mod backend;
 mod buffers;
@@ -14,9 +12,11 @@ mod choose;
 mod command;
 mod decide;
 mod device;
+mod embed;
 mod error;
 mod extents;
 mod factors;
+mod fuse;
 mod kernel;
 mod kv_append;
 mod limits;
@@ -27,13 +27,18 @@ mod page_transfer;
 mod paged_attention;
 mod pages;
 mod readback;
+mod rms_norm;
+mod rope;
 mod rows;
+mod sample;
 mod shader;
+mod softcap;
 mod sources;
 mod step;
+mod swiglu;
 mod tensors;
+mod vectors;
 mod weights;
 
 pub use backend::GpuBackend;
 pub use options::GpuOptions;
-pub use step::supports;

@@ -9,6 +9,10 @@ pub(crate) struct Caps {
     pub workgroup_bytes: u32,
     /// Workgroups along one dimension of a dispatch.
     pub workgroups: u32,
+    /// The smallest subgroup that the device may use; 0 where kernels may not rely on subgroups.
+    pub subgroup: u32,
+    /// Whether WGSL may use f16.
+    pub f16: bool,
 }
 
 /// What is asked of a device that offers `offered`.
@@ -39,7 +43,15 @@ impl Caps {
             binding_bytes: binding / 16 * 16,
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
             workgroups: limits.max_compute_workgroups_per_dimension,
+            subgroup: 0,
+            f16: false,
         }
+    }
+
+    /// The same of a device with features: with subgroups, the smallest is given.
+    pub(crate) fn with(self, features: wgpu::Features, subgroup: u32) -> Self {
+        let subgroup = if features.contains(wgpu::Features::SUBGROUP) { subgroup } else { 0 };
+        Self { subgroup, f16: features.contains(wgpu::Features::SHADER_F16), ..self }
     }
 
     /// The lowest tier.

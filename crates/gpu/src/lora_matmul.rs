@@ -1,25 +1,29 @@
-//! `lora_matmul`: records an operation's shrink and the matmuls of its projections. What the kernels do is in `shaders/lora_matmul_*.wgsl`.
+//! `lora_matmul`: records an operation's shrink and its matmuls, with the norm before it and the gate behind it
+//! where they are fused. What the kernels do is in `shaders/lora_matmul_*.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{BackendError, Dtype, ProjectionId, Tensor};
+use interleaf_contract::{Activation, BackendError, Dtype, ProjectionId, Tensor};
 
 use crate::command::{Place, Recorder, word};
-use crate::decide::{self, LanesTile, ROW_TILE, RegisterTile, Strategy, WORKGROUP};
+use crate::decide::{self, Half, LanesTile, ROW_TILE, RegisterTile, Stage, Strategy};
 use crate::factors::Site;
+use crate::fuse::Norm;
 use crate::kernel::{Access, Kernel, Template};
-use crate::rows::MatmulRows;
+use crate::rms_norm::{self, NormParams, Residual};
+use crate::rows::{List, MatmulRows};
 use crate::step::Plan;
 use crate::tensors::Placed;
+use crate::weights::Part;
 
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Variant {
-    /// z = x·Aᵀ; A's dtype.
-    Shrink(Dtype, LanesTile),
+    /// z = x·Aᵀ; A's dtype, and the norm that makes x, if it is part of it.
+    Shrink { dtype: Dtype, half: Half, tile: LanesTile, norm: Option<Residual> },
     /// Base, bias and expand for generated rows; W's dtype.
-    Decode(Dtype, LanesTile),
+    Decode { dtype: Dtype, half: Half, tile: LanesTile, gate: Option<Activation> },
     /// The same for prompt rows.
-    Prefill(Dtype, RegisterTile),
+    Prefill { dtype: Dtype, half: Half, tile: RegisterTile, stage: Stage, gate: Option<Activation> },
 }
 
 /// The parameters of the decode and the prefill kernel.
@@ -28,20 +32,16 @@ pub(crate) enum Variant {
 struct MatmulParams {
     rows: u32,
     rows_at: u32,
+    tiles: u32,
+    entries_at: u32,
     row_units: u32,
-    scales_at: u32,
-    scale_words: u32,
-    out_first: u32,
-    outs: u32,
-    outs_stored: u32,
+    x_at: u32,
+    x_stride: u32,
     x_quads: u32,
-    y_stride: u32,
     z_stride: u32,
-    biased: u32,
     adapters_at: u32,
     sites_at: u32,
     projections: u32,
-    projection: u32,
 }
 
 /// The parameters of the shrink.
@@ -53,59 +53,107 @@ struct ShrinkParams {
     tiles: u32,
     projections: u32,
     sites_at: u32,
+    x_at: u32,
+    x_stride: u32,
     x_quads: u32,
     z_stride: u32,
     row_units: u32,
+    padding: [u32; 2],
+    norm: NormParams,
+}
+
+/// Constants of a kernel whose K is shared by lanes.
+fn lanes_constants(tile: LanesTile, dtype: Dtype) -> Vec<(&'static str, String)> {
+    let numbers = [
+        ("WORKGROUP", tile.workgroup),
+        ("LANES", tile.lanes),
+        ("OUTS", tile.outs),
+        ("OUT_TILE", tile.out_tile()),
+        ("ROW_TILE", ROW_TILE),
+        ("X_QUADS", tile.x_quads(dtype)),
+        ("STAGED", tile.staged(dtype)),
+    ];
+    let mut constants: Vec<_> = numbers.map(|(n, v)| (n, v.to_string())).into();
+    constants.push(("LANES_BY", tile.by.name().to_owned()));
+    constants
+}
+
+fn gate_constants(gate: Option<Activation>) -> [(&'static str, String); 2] {
+    let name = if gate.is_some() { "paired" } else { "none" };
+    [("GATE", name.to_owned()), ("ACTIVATION", gate.map_or("none", decide::activation_name).to_owned())]
 }
 
 impl Variant {
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
-        let lanes = |tile: LanesTile| {
-            vec![
-                ("LANES", tile.lanes),
-                ("OUTS", tile.outs),
-                ("OUT_TILE", tile.out_tile()),
-                ("ROW_TILE", ROW_TILE),
-            ]
+        let (dtype, half) = match self {
+            Self::Shrink { dtype, half, .. }
+            | Self::Decode { dtype, half, .. }
+            | Self::Prefill { dtype, half, .. } => (dtype, half),
         };
-        let (name, dtype, mut numbers, bindings, params): (_, _, Vec<_>, &[Access], _) = match self {
-            Self::Shrink(dtype, tile) => {
-                let bindings = &[Read, Read, Read, Write];
-                let mut numbers = lanes(tile);
-                numbers.push(("A_F16", flag(dtype == Dtype::F16)));
-                ("lora_matmul_shrink", dtype, numbers, bindings, size_of::<ShrinkParams>())
+        let mut constants = decide::weight_constants(dtype, half);
+        let (name, bindings, params): (_, &[Access], _) = match self {
+            Self::Shrink { tile, norm, .. } => {
+                constants.extend(lanes_constants(tile, dtype));
+                constants.push(("A_F16", u32::from(dtype == Dtype::F16).to_string()));
+                constants.push(("SOURCE", if norm.is_some() { "normed" } else { "plain" }.to_owned()));
+                constants.extend(norm.unwrap_or(Residual::None).constants());
+                let bindings: &[Access] = match norm {
+                    None => &[Read, Read, Read, Write],
+                    Some(Residual::None) => &[Read, Read, Read, Write, Read, Write],
+                    Some(_) => &[Read, Read, Read, Write, Read, Write, Read, Write],
+                };
+                ("lora_matmul_shrink", bindings, size_of::<ShrinkParams>())
             }
-            Self::Decode(dtype, tile) => {
+            Self::Decode { tile, gate, .. } => {
+                constants.extend(lanes_constants(tile, dtype));
+                constants.extend(gate_constants(gate));
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
-                ("lora_matmul_decode", dtype, lanes(tile), bindings, size_of::<MatmulParams>())
+                ("lora_matmul_decode", bindings, size_of::<MatmulParams>())
             }
-            Self::Prefill(dtype, tile) => {
-                let numbers =
-                    vec![("ROW_TILE", tile.rows), ("OUT_TILE", tile.outs), ("K_QUADS", tile.k_quads)];
+            Self::Prefill { tile, stage, gate, .. } => {
+                let own_outs = if gate.is_some() { tile.thread_outs / 2 } else { tile.thread_outs };
+                let numbers = [
+                    ("WORKGROUP", tile.workgroup()),
+                    ("ROW_TILE", tile.rows),
+                    ("OUT_TILE", tile.outs),
+                    ("K_QUADS", tile.k_quads),
+                    ("THREAD_ROWS", tile.thread_rows),
+                    ("THREAD_OUTS", tile.thread_outs),
+                    ("OWN_OUTS", own_outs),
+                ];
+                constants.extend(numbers.map(|(n, v)| (n, v.to_string())));
+                constants.push(("STAGE", stage.name().to_owned()));
+                constants.extend(gate_constants(gate));
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
-                ("lora_matmul_prefill", dtype, numbers, bindings, size_of::<MatmulParams>())
+                ("lora_matmul_prefill", bindings, size_of::<MatmulParams>())
             }
         };
-        numbers.extend([("UNIT_QUADS", decide::unit_quads(dtype)), ("WORKGROUP", WORKGROUP)]);
-        let mut constants: Vec<(&str, String)> = numbers.iter().map(|(n, v)| (*n, v.to_string())).collect();
-        constants.push(("DTYPE", dtype.name().to_owned()));
-        Template { name, constants, bindings, params }
+        let f16 = matches!(self, Self::Prefill { stage: Stage::F16, .. });
+        Template { name, constants, bindings, params, f16 }
     }
 
     /// Every variant, for tests.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
-        let shrink = [Dtype::F32, Dtype::F16].map(|d| Self::Shrink(d, decide::shrink()));
-        let base = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0];
-        let decode = base.map(|d| Self::Decode(d, decide::matmul_decode()));
-        let prefill = base.map(|d| Self::Prefill(d, decide::matmul_prefill()));
-        [shrink.as_slice(), &decode, &prefill].concat()
+        let gates = [None, Some(Activation::Silu), Some(Activation::GeluTanh)];
+        let norms = std::iter::once(None).chain(Residual::ALL.map(Some));
+        let mut all = Vec::new();
+        for decisions in decide::Decisions::all() {
+            let half = decisions.half;
+            for dtype in [Dtype::F32, Dtype::F16] {
+                let shrink = |norm| Self::Shrink { dtype, half, tile: decisions.shrink(), norm };
+                all.extend(norms.clone().map(shrink));
+            }
+            for dtype in decide::BASE_DTYPES {
+                let tile = decisions.matmul_decode(dtype);
+                all.extend(gates.map(|gate| Self::Decode { dtype, half, tile, gate }));
+                let (tile, stage) = (decisions.matmul_prefill(), decisions.stage);
+                all.extend(gates.map(|gate| Self::Prefill { dtype, half, tile, stage, gate }));
+            }
+        }
+        all
     }
-}
-
-const fn flag(set: bool) -> u32 {
-    if set { 1 } else { 0 }
 }
 
 /// The sites of the adapters of a batch at the projections of an operation.
@@ -120,61 +168,49 @@ struct Sites {
     a_dtypes: Vec<Dtype>,
 }
 
-/// Records one operation.
+/// What an operation writes: one result for each projection, or the gated product of two.
+enum Results {
+    Each(Vec<Placed>),
+    Gated(Activation, Placed),
+}
+
+/// Records one operation, with the norm that makes its x and the gate behind it where it has them.
 pub(crate) fn record(
     plan: &mut Plan<'_>,
     recorder: &mut Recorder<'_>,
+    norm: Option<&Norm>,
     x: Tensor,
     projections: &[(ProjectionId, Tensor)],
+    gate: Option<(Activation, Tensor)>,
 ) -> Result<(), BackendError> {
-    let placed_x = plan.tensors.place(recorder, x)?;
-    let mut outputs = Vec::with_capacity(projections.len());
-    for (_, y) in projections {
-        outputs.push(plan.tensors.place(recorder, *y)?);
-    }
-    if placed_x.rows == 0 || projections.is_empty() {
-        return Ok(());
-    }
     let rows = plan.rows.matmul(plan.step, x.rows, &mut recorder.recording.tables).clone();
     let sites = sites(plan, recorder, &rows, projections)?;
-    let z = shrink(plan, recorder, &rows, &sites, &placed_x, word(projections.len()))?;
-    for (i, ((id, _), y)) in projections.iter().zip(&outputs).enumerate() {
-        let (matrix, bias) = plan.weights.projection(*id)?;
-        for part in &matrix.parts {
-            let last = part.first + part.rows == matrix.rows;
-            let stored = if last { y.stride - part.first } else { part.rows };
-            let params = MatmulParams {
-                rows: 0,
-                rows_at: 0,
-                row_units: word(matrix.layout.units),
-                scales_at: word(part.rows * matrix.layout.code_bytes() / size_of::<u32>()),
-                scale_words: word(matrix.layout.scale_words),
-                out_first: word(part.first),
-                outs: word(part.rows),
-                outs_stored: word(stored),
-                x_quads: word(placed_x.stride / 4),
-                y_stride: word(y.stride),
-                z_stride: sites.z_stride,
-                biased: flag(bias.is_some()),
-                adapters_at: rows.adapters_at,
-                sites_at: sites.at,
-                projections: word(projections.len()),
-                projection: word(i),
-            };
-            // What is absent is never read; any buffer serves to bind.
-            let or_tables = |buffer: Option<&wgpu::Buffer>| {
-                buffer.map_or(Place::Tables, |buffer| Place::Buffer(buffer.clone()))
-            };
-            let places = [
-                Place::Buffer(placed_x.buffer.clone()),
-                Place::Buffer(part.buffer.clone()),
-                or_tables(bias),
-                Place::Tables,
-                or_tables(plan.factors.buffer()),
-                or_tables(z.as_ref()),
-                Place::Buffer(y.buffer.clone()),
-            ];
-            matmul(recorder, &rows, matrix.dtype, params, &places)?;
+    let z = shrink(plan, recorder, &rows, &sites, norm, x, word(projections.len()))?;
+    let placed_x = plan.tensors.place(recorder, x)?;
+    let results = match gate {
+        Some((activation, out)) => Results::Gated(activation, plan.tensors.place(recorder, out)?),
+        None => {
+            let place = |(_, y): &(ProjectionId, Tensor)| plan.tensors.place(recorder, *y);
+            Results::Each(projections.iter().map(place).collect::<Result<_, _>>()?)
+        }
+    };
+    if placed_x.rows > 0 {
+        let shared = MatmulParams {
+            rows: 0,
+            rows_at: 0,
+            tiles: 0,
+            entries_at: 0,
+            row_units: 0,
+            x_at: placed_x.quad_at(),
+            x_stride: placed_x.quad_stride(),
+            x_quads: placed_x.quads(),
+            z_stride: sites.z_stride,
+            adapters_at: rows.adapters_at,
+            sites_at: sites.at,
+            projections: word(projections.len()),
+        };
+        for dispatch in dispatches(plan, projections, &results)? {
+            matmul(plan, recorder, &rows, &dispatch, shared, &placed_x, z.as_ref())?;
         }
     }
     if let Some(z) = &z {
@@ -183,29 +219,155 @@ pub(crate) fn record(
     Ok(())
 }
 
-/// Records the matmul of one part of a matrix: a dispatch for each kind of row that there is.
+/// Parts of matrices of one dtype in one buffer, whose results are in one buffer.
+struct Dispatch {
+    dtype: Dtype,
+    row_units: u32,
+    weights: wgpu::Buffer,
+    y: wgpu::Buffer,
+    gate: Option<Activation>,
+    entries: Vec<Entry>,
+}
+
+/// An entry of the list of projections, its tiles still to be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    codes_at: u32,
+    scales_at: u32,
+    outs: u32,
+    stored: u32,
+    first: u32,
+    bias_at: u32,
+    y_at: u32,
+    y_stride: u32,
+    projection: u32,
+    scale_words: u32,
+}
+
+const NO_BIAS: u32 = u32::MAX;
+
+impl Entry {
+    /// The words of an entry up to whose end there are so many tiles.
+    const fn words(self, tiles: u32) -> [u32; 11] {
+        [
+            tiles,
+            self.codes_at,
+            self.scales_at,
+            self.outs,
+            self.stored,
+            self.first,
+            self.bias_at,
+            self.y_at,
+            self.y_stride,
+            self.projection,
+            self.scale_words,
+        ]
+    }
+}
+
+/// Groups the parts of all matrices into dispatches.
+fn dispatches(
+    plan: &Plan<'_>,
+    projections: &[(ProjectionId, Tensor)],
+    results: &Results,
+) -> Result<Vec<Dispatch>, BackendError> {
+    let mut dispatches: Vec<Dispatch> = Vec::new();
+    for (i, (id, _)) in projections.iter().enumerate() {
+        let (matrix, bias) = plan.weights.projection(*id)?;
+        let (y, gate) = match results {
+            Results::Each(ys) => (&ys[i], None),
+            Results::Gated(activation, out) => (out, Some(*activation)),
+        };
+        let bias_at = bias.map(|bias| plan.weights.vectors.at(bias)).transpose()?.unwrap_or(NO_BIAS);
+        for part in &matrix.parts {
+            let Part { first, rows, .. } = *part;
+            let last = first + rows == matrix.rows;
+            let entry = Entry {
+                codes_at: part.codes_at,
+                scales_at: part.scales_at,
+                outs: word(rows),
+                stored: word(if last { y.columns() - first } else { rows }),
+                first: word(first),
+                bias_at,
+                y_at: word(y.at),
+                y_stride: word(y.stride),
+                projection: word(i),
+                scale_words: word(matrix.layout.scale_words),
+            };
+            let fits = |d: &&mut Dispatch| {
+                d.dtype == matrix.dtype && d.weights == part.buffer && d.y == y.buffer
+            };
+            match dispatches.iter_mut().find(fits) {
+                Some(dispatch) => dispatch.entries.push(entry),
+                None => dispatches.push(Dispatch {
+                    dtype: matrix.dtype,
+                    row_units: word(matrix.layout.units),
+                    weights: part.buffer.clone(),
+                    y: y.buffer.clone(),
+                    gate,
+                    entries: vec![entry],
+                }),
+            }
+        }
+    }
+    Ok(dispatches)
+}
+
+/// Records a matmul for each kind of row that there is.
 fn matmul(
+    plan: &Plan<'_>,
     recorder: &mut Recorder<'_>,
     rows: &MatmulRows,
-    dtype: Dtype,
-    params: MatmulParams,
-    places: &[Place],
+    dispatch: &Dispatch,
+    shared: MatmulParams,
+    x: &Placed,
+    z: Option<&wgpu::Buffer>,
 ) -> Result<(), BackendError> {
+    let &Dispatch { dtype, row_units, gate, .. } = dispatch;
+    let decisions = recorder.gpu.decisions;
     for strategy in [Strategy::Decode, Strategy::Prefill] {
-        let (list, row_tile, out_tile, variant) = match strategy {
+        let half = decisions.half;
+        let (list, row_tile, out_tile, variant): (List, _, _, _) = match strategy {
             Strategy::Decode => {
-                let tile = decide::matmul_decode();
-                (rows.decode, ROW_TILE, tile.out_tile(), Variant::Decode(dtype, tile))
+                let tile = decisions.matmul_decode(dtype);
+                let variant = Variant::Decode { dtype, half, tile, gate };
+                (rows.decode, ROW_TILE, tile.out_tile(), variant)
             }
             Strategy::Prefill => {
-                let tile = decide::matmul_prefill();
-                (rows.prefill, tile.rows, tile.outs, Variant::Prefill(dtype, tile))
+                let tile = decisions.matmul_prefill();
+                let variant = Variant::Prefill { dtype, half, tile, stage: decisions.stage, gate };
+                (rows.prefill, tile.rows, tile.outs, variant)
             }
         };
-        let params = MatmulParams { rows: list.count, rows_at: list.at, ..params };
-        let row_tiles = u64::from(list.count.div_ceil(row_tile));
-        let out_tiles = u64::from(params.outs_stored.div_ceil(out_tile));
-        recorder.dispatch(Kernel::LoraMatmul(variant), &params, places.to_vec(), row_tiles * out_tiles)?;
+        if list.count == 0 {
+            continue;
+        }
+        // Where a gate and its up share a tile, the gate's entry counts for both.
+        let own_tile = if gate.is_some() { out_tile / 2 } else { out_tile };
+        let entries_at = word(recorder.recording.tables.len());
+        let mut tiles = 0;
+        for (i, entry) in dispatch.entries.iter().enumerate() {
+            if gate.is_none() || i == 0 {
+                tiles += entry.stored.div_ceil(own_tile);
+            }
+            recorder.recording.tables.extend(entry.words(tiles));
+        }
+        let (rows, rows_at) = (list.count, list.at);
+        let params = MatmulParams { rows, rows_at, tiles, entries_at, row_units, ..shared };
+        // What is absent is never read; any buffer serves to bind.
+        let or_tables =
+            |buffer: Option<&wgpu::Buffer>| buffer.map_or(Place::Tables, |b| Place::Buffer(b.clone()));
+        let places = vec![
+            Place::Buffer(x.buffer.clone()),
+            Place::Buffer(dispatch.weights.clone()),
+            plan.vectors(),
+            Place::Tables,
+            or_tables(plan.factors.buffer()),
+            or_tables(z),
+            Place::Buffer(dispatch.y.clone()),
+        ];
+        let row_tiles = u64::from(rows.div_ceil(row_tile));
+        recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, row_tiles * u64::from(tiles))?;
     }
     Ok(())
 }
@@ -218,6 +380,7 @@ fn sites(
     projections: &[(ProjectionId, Tensor)],
 ) -> Result<Sites, BackendError> {
     let at = word(recorder.recording.tables.len());
+    let out_tile = recorder.gpu.decisions.shrink().out_tile();
     let mut found = Sites { at, z_stride: 0, tiles: 0, a_dtypes: Vec::new() };
     for (slot, adapter) in plan.step.batch().adapters.iter().enumerate() {
         let mut z_at = 0;
@@ -227,7 +390,7 @@ fn sites(
             recorder.recording.tables.extend(site.map_or([0; SITE_WORDS], |site| site_words(&site, z_at)));
             let Some(site) = site else { continue };
             z_at += site.rank;
-            tiles += site.rank.div_ceil(decide::shrink().out_tile());
+            tiles += site.rank.div_ceil(out_tile);
             if rows.used.contains(&slot) && !found.a_dtypes.contains(&site.a_dtype) {
                 found.a_dtypes.push(site.a_dtype);
             }
@@ -242,44 +405,98 @@ fn sites(
 const SITE_WORDS: usize = 7;
 
 fn site_words(site: &Site, z_at: u32) -> [u32; SITE_WORDS] {
-    let f16 = |dtype| flag(dtype == Dtype::F16);
+    let f16 = |dtype| u32::from(dtype == Dtype::F16);
     [site.rank, site.scale.to_bits(), f16(site.a_dtype), site.a_at, f16(site.b_dtype), site.b_at, z_at]
 }
 
-/// Records the shrink and returns z; `None` where no row has an adapter with a site here.
+/// Records the shrink, with the norm where there is one, and returns z; `None` where no row has an adapter with a
+/// site here. The norm is recorded either way.
 fn shrink(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     recorder: &mut Recorder<'_>,
     rows: &MatmulRows,
     sites: &Sites,
-    x: &Placed,
+    norm: Option<&Norm>,
+    x: Tensor,
     projections: u32,
 ) -> Result<Option<wgpu::Buffer>, BackendError> {
-    let Some(factors) = plan.factors.buffer().filter(|_| !sites.a_dtypes.is_empty()) else {
-        return Ok(None);
-    };
-    let z_bytes = x.rows * sites.z_stride as usize * size_of::<f32>();
+    let factors = plan.factors.buffer().filter(|_| !sites.a_dtypes.is_empty()).cloned();
+    // Two dtypes of A are two dispatches, of which only one could norm.
+    let fused = norm.filter(|norm| {
+        factors.is_some() && sites.a_dtypes.len() == 1 && plan.tensors.is_alone(norm.x)
+    });
+    if fused.is_none()
+        && let Some(norm) = norm
+    {
+        rms_norm::record(plan, recorder, norm)?;
+    }
+    let Some(factors) = factors else { return Ok(None) };
+    let row_count = plan.step.row_count(x.rows);
+    let z_bytes = row_count * sites.z_stride as usize * size_of::<f32>();
     let z = recorder.scratch.take(recorder.gpu, z_bytes as u64)?;
+    let tile = recorder.gpu.decisions.shrink();
+    let half = recorder.gpu.decisions.half;
     for dtype in &sites.a_dtypes {
-        let params = ShrinkParams {
+        let mut params = ShrinkParams {
             groups: rows.groups.count,
             groups_at: rows.groups.at,
             tiles: sites.tiles,
             projections,
             sites_at: sites.at,
-            x_quads: word(x.stride / 4),
+            x_at: 0,
+            x_stride: 0,
+            x_quads: 0,
             z_stride: sites.z_stride,
-            row_units: (word(x.tensor.cols as usize)).div_ceil(4 * decide::unit_quads(*dtype)),
+            row_units: x.cols.div_ceil(4 * decide::unit_quads(*dtype)),
+            padding: [0; 2],
+            norm: NormParams::default(),
         };
-        let places = vec![
-            Place::Buffer(x.buffer.clone()),
+        let mut workgroups = u64::from(rows.groups.count) * u64::from(sites.tiles);
+        let Some(norm) = fused else {
+            let x = plan.tensors.place(recorder, x)?;
+            (params.x_at, params.x_stride, params.x_quads) = (x.quad_at(), x.quad_stride(), x.quads());
+            let places = vec![
+                Place::Buffer(x.buffer),
+                Place::Buffer(factors.clone()),
+                Place::Tables,
+                Place::Buffer(z.clone()),
+            ];
+            let variant = Variant::Shrink { dtype: *dtype, half, tile, norm: None };
+            recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups)?;
+            continue;
+        };
+        let residual = Residual::of(norm);
+        let add = norm.add.map(|add| plan.tensors.place(recorder, add)).transpose()?;
+        // Without a residual x stays as it is; with one its sum gets a buffer of its own.
+        let (before, sums) = match residual {
+            Residual::None => (plan.tensors.place(recorder, norm.x)?, None),
+            _ => {
+                let (before, sums) = plan.tensors.renew(recorder, norm.x)?;
+                (before, Some(sums))
+            }
+        };
+        let normed = plan.tensors.place(recorder, norm.out)?;
+        params.norm = rms_norm::params(plan, norm, row_count, add.as_ref(), &normed)?;
+        if let Some(sums) = &sums {
+            (params.norm.sum_at, params.norm.sum_stride) = (sums.quad_at(), sums.quad_stride());
+        }
+        (params.x_at, params.x_stride, params.x_quads) =
+            (before.quad_at(), before.quad_stride(), before.quads());
+        let mut places = vec![
+            Place::Buffer(before.buffer.clone()),
             Place::Buffer(factors.clone()),
             Place::Tables,
             Place::Buffer(z.clone()),
+            plan.vectors(),
+            Place::Buffer(normed.buffer),
         ];
-        let kernel = Kernel::LoraMatmul(Variant::Shrink(*dtype, decide::shrink()));
-        let workgroups = u64::from(rows.groups.count) * u64::from(sites.tiles);
-        recorder.dispatch(kernel, &params, places, workgroups)?;
+        if let (Some(add), Some(sums)) = (add, sums) {
+            places.extend([Place::Buffer(add.buffer), Place::Buffer(sums.buffer)]);
+            recorder.scratch.give(&before.buffer);
+        }
+        workgroups += row_count as u64;
+        let variant = Variant::Shrink { dtype: *dtype, half, tile, norm: Some(residual) };
+        recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups)?;
     }
     Ok(Some(z))
 }
@@ -289,19 +506,26 @@ mod tests {
     use std::mem::offset_of;
 
     use super::*;
+    use crate::decide::{Decisions, LanesBy, NORM_WORKGROUP};
 
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
-        assert_eq!(size_of::<MatmulParams>(), 64);
-        assert_eq!(offset_of!(MatmulParams, outs), 24);
-        assert_eq!(offset_of!(MatmulParams, projection), 60);
-        assert_eq!(size_of::<ShrinkParams>(), 32);
-        assert_eq!(offset_of!(ShrinkParams, row_units), 28);
+        assert_eq!((size_of::<MatmulParams>(), offset_of!(MatmulParams, projections)), (48, 44));
+        assert_eq!((size_of::<ShrinkParams>(), offset_of!(ShrinkParams, norm)), (112, 48));
+        assert_eq!(offset_of!(ShrinkParams, row_units), 36);
     }
 
     #[test]
     fn a_site_has_its_words_in_the_order_of_the_table() {
         let site = Site { rank: 3, scale: 2.0, a_dtype: Dtype::F16, a_at: 10, b_dtype: Dtype::F32, b_at: 20 };
         assert_eq!(site_words(&site, 5), [3, 2.0_f32.to_bits(), 1, 10, 0, 20, 5]);
+    }
+
+    #[test]
+    fn a_shrink_that_norms_has_the_threads_of_a_norm() {
+        for decisions in Decisions::all() {
+            assert_eq!(decisions.shrink().workgroup, NORM_WORKGROUP);
+            assert!(matches!(decisions.shrink().by, LanesBy::Memory | LanesBy::Subgroup));
+        }
     }
 }

@@ -2,24 +2,26 @@
 //! the kernels do is in `shaders/paged_attention_*.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, PageCodec, Tensor};
+use interleaf_contract::{
+    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, PageCodec, RowSet, Tensor,
+};
 
 use crate::command::{Place, Recorder, word};
-use crate::decide::{self, AttentionTile, WORKGROUP};
-use crate::error;
+use crate::decide::{self, AttentionTile, Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Template};
 use crate::pages::row_words;
+use crate::rows::AttentionTiles;
 use crate::step::Plan;
 
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Variant {
-    /// One block of one generated row.
-    Decode(PageCodec, AttentionTile),
+    /// One block of a generated row, or of a few.
+    Decode(PageCodec, AttentionTile, Half),
     /// The blocks of a generated row, joined.
     Merge(AttentionTile),
     /// All blocks of a tile of prompt rows.
-    Prefill(PageCodec, AttentionTile),
+    Prefill(PageCodec, AttentionTile, Half),
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -32,9 +34,12 @@ struct DecodeParams {
     heads: u32,
     kv_heads: u32,
     vectors: u32,
+    q_at: u32,
     q_stride: u32,
     page_words: u32,
+    window: u32,
     scale: f32,
+    softcap: f32,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -43,7 +48,9 @@ struct MergeParams {
     rows: u32,
     rows_at: u32,
     heads: u32,
+    out_at: u32,
     out_stride: u32,
+    out_columns: u32,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -55,17 +62,26 @@ struct PrefillParams {
     directory_at: u32,
     heads: u32,
     kv_heads: u32,
+    q_at: u32,
     q_stride: u32,
+    out_at: u32,
     out_stride: u32,
+    out_columns: u32,
     page_words: u32,
+    window: u32,
     scale: f32,
+    softcap: f32,
 }
 
 impl Variant {
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
+        let half = match self {
+            Self::Decode(PageCodec::F16, _, half) | Self::Prefill(PageCodec::F16, _, half) => half,
+            Self::Decode(..) | Self::Merge(_) | Self::Prefill(..) => Half::Integer,
+        };
         let (name, tile, codec, bindings, params): (_, _, _, &[Access], _) = match self {
-            Self::Decode(codec, tile) => {
+            Self::Decode(codec, tile, _) => {
                 let bindings = &[Read, Read, Read, Write];
                 ("paged_attention_decode", tile, Some(codec), bindings, size_of::<DecodeParams>())
             }
@@ -73,7 +89,7 @@ impl Variant {
                 let bindings = &[Read, Read, Write];
                 ("paged_attention_merge", tile, None, bindings, size_of::<MergeParams>())
             }
-            Self::Prefill(codec, tile) => {
+            Self::Prefill(codec, tile, _) => {
                 let bindings = &[Read, Read, Read, Write];
                 ("paged_attention_prefill", tile, Some(codec), bindings, size_of::<PrefillParams>())
             }
@@ -94,9 +110,10 @@ impl Variant {
         if let Some(codec) = codec {
             let narrow = if tile.head_dim.is_multiple_of(4) { "" } else { "_narrow" };
             constants.push(("CODEC", format!("{codec}{narrow}")));
+            constants.push(("HALF", half.name().to_owned()));
             constants.push(("ROW_WORDS", row_words(codec, tile.head_dim).to_string()));
         }
-        Template { name, constants, bindings, params }
+        Template { name, constants, bindings, params, f16: false }
     }
 
     /// Variants of every codec, number of heads and shape of head, for tests.
@@ -106,11 +123,14 @@ impl Variant {
         let mut all = Vec::new();
         for head_dim in [2, 6, 16, 64, 66, 80, 96, 128, 192, 256] {
             all.push(Self::Merge(decide::attention_decode(head_dim, 1)));
-            for codec in [PageCodec::F16, PageCodec::F32] {
+            for (codec, half) in
+                [(PageCodec::F16, Half::Integer), (PageCodec::F16, Half::Native), (PageCodec::F32, Half::Integer)]
+            {
                 for heads in [1, 2, 4] {
-                    all.push(Self::Decode(codec, decide::attention_decode(head_dim, heads)));
+                    all.push(Self::Decode(codec, decide::attention_decode(head_dim, heads), half));
+                    all.push(Self::Decode(codec, decide::attention_shared(caps, head_dim, heads), half));
                 }
-                all.push(Self::Prefill(codec, decide::attention_prefill(caps, head_dim)));
+                all.push(Self::Prefill(codec, decide::attention_prefill(caps, head_dim), half));
             }
         }
         all
@@ -126,61 +146,73 @@ pub(crate) fn record(
     q: Tensor,
     out: Tensor,
 ) -> Result<(), BackendError> {
-    if shape.window.is_some() || shape.softcap.is_some() {
-        return Err(error::unsupported("paged_attention with a window or a softcap"));
-    }
-    let placed_q = plan.tensors.place(recorder, q)?;
-    let placed_out = plan.tensors.place(recorder, out)?;
-    if placed_q.rows == 0 {
+    let q = plan.tensors.place(recorder, q)?;
+    let out = plan.tensors.place(recorder, out)?;
+    if q.rows == 0 {
         return Ok(());
     }
     let pool = plan.pool()?;
     let stripe = pool.stripe(layer)?;
     let page_words = pool.page_words();
     let codec = pool.geometry.codec;
+    let (caps, half) = (recorder.gpu.caps, recorder.gpu.decisions.half);
+    let heads_per_kv = shape.heads / shape.kv_heads;
+    let alone = decide::attention_decode(shape.head_dim, heads_per_kv);
+    let shared = decide::attention_shared(caps, shape.head_dim, heads_per_kv);
+    let prefill = decide::attention_prefill(caps, shape.head_dim);
     let directory_at = plan.directory(recorder, pool, layer);
-    let records_at = plan.rows.records(plan.step, &mut recorder.recording.tables);
-    let prefill = decide::attention_prefill(recorder.gpu.caps, shape.head_dim);
-    let rows = plan.rows.attention(plan.step, prefill.queries(), &mut recorder.recording.tables).clone();
+    let tables = &mut recorder.recording.tables;
+    let records_at = plan.rows.records(plan.step, RowSet::All, tables);
+    let tiles =
+        AttentionTiles { shared: shared.vectors, prefill: prefill.queries(), window: shape.window };
+    let rows = plan.rows.attention(plan.step, layer, tiles, tables).clone();
+    let window = shape.window.unwrap_or(u32::MAX);
+    let softcap = shape.softcap.unwrap_or(0.0);
     let places = |target: &wgpu::Buffer| {
         vec![
-            Place::Buffer(placed_q.buffer.clone()),
+            Place::Buffer(q.buffer.clone()),
             Place::Buffer(stripe.clone()),
             Place::Tables,
             Place::Buffer(target.clone()),
         ]
     };
 
-    if rows.items.count > 0 {
-        let tile = decide::attention_decode(shape.head_dim, shape.heads / shape.kv_heads);
+    if rows.merges.count > 0 {
         let state = 2 + u64::from(shape.head_dim);
-        let states = u64::from(rows.items.count) * u64::from(shape.heads);
+        let states = u64::from(rows.states) * u64::from(shape.heads);
         let partials = recorder.scratch.take(recorder.gpu, states * state * size_of::<f32>() as u64)?;
-        let params = DecodeParams {
-            items: rows.items.count,
-            items_at: rows.items.at,
-            records_at,
-            directory_at,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            vectors: (shape.heads / shape.kv_heads).div_ceil(tile.lanes),
-            q_stride: word(placed_q.stride),
-            page_words,
-            scale: shape.scale,
-        };
-        let vectors = u64::from(params.kv_heads) * u64::from(params.vectors);
-        let kernel = Kernel::PagedAttention(Variant::Decode(codec, tile));
-        recorder.dispatch(kernel, &params, places(&partials), u64::from(rows.items.count) * vectors)?;
+        for (items, tile) in [(rows.alone, alone), (rows.shared, shared)] {
+            let params = DecodeParams {
+                items: items.count,
+                items_at: items.at,
+                records_at,
+                directory_at,
+                heads: shape.heads,
+                kv_heads: shape.kv_heads,
+                vectors: heads_per_kv.div_ceil(tile.lanes),
+                q_at: word(q.at),
+                q_stride: word(q.stride),
+                page_words,
+                window,
+                scale: shape.scale,
+                softcap,
+            };
+            let vectors = u64::from(params.kv_heads) * u64::from(params.vectors);
+            let kernel = Kernel::PagedAttention(Variant::Decode(codec, tile, half));
+            recorder.dispatch(kernel, &params, places(&partials), u64::from(items.count) * vectors)?;
+        }
 
         let params = MergeParams {
             rows: rows.merges.count,
             rows_at: rows.merges.at,
             heads: shape.heads,
-            out_stride: word(placed_out.stride),
+            out_at: word(out.at),
+            out_stride: word(out.stride),
+            out_columns: word(out.columns()),
         };
         let merge = Kernel::PagedAttention(Variant::Merge(decide::attention_decode(shape.head_dim, 1)));
         let merge_places =
-            vec![Place::Buffer(partials.clone()), Place::Tables, Place::Buffer(placed_out.buffer.clone())];
+            vec![Place::Buffer(partials.clone()), Place::Tables, Place::Buffer(out.buffer.clone())];
         let workgroups = u64::from(rows.merges.count) * u64::from(shape.heads);
         recorder.dispatch(merge, &params, merge_places, workgroups)?;
         recorder.scratch.give(&partials);
@@ -193,14 +225,19 @@ pub(crate) fn record(
         directory_at,
         heads: shape.heads,
         kv_heads: shape.kv_heads,
-        q_stride: word(placed_q.stride),
-        out_stride: word(placed_out.stride),
+        q_at: word(q.at),
+        q_stride: word(q.stride),
+        out_at: word(out.at),
+        out_stride: word(out.stride),
+        out_columns: word(out.columns()),
         page_words,
+        window,
         scale: shape.scale,
+        softcap,
     };
-    let kernel = Kernel::PagedAttention(Variant::Prefill(codec, prefill));
+    let kernel = Kernel::PagedAttention(Variant::Prefill(codec, prefill, half));
     let workgroups = u64::from(rows.tiles.count) * u64::from(shape.heads);
-    recorder.dispatch(kernel, &params, places(&placed_out.buffer), workgroups)
+    recorder.dispatch(kernel, &params, places(&out.buffer), workgroups)
 }
 
 #[cfg(test)]
@@ -211,8 +248,8 @@ mod tests {
 
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
-        assert_eq!((size_of::<DecodeParams>(), offset_of!(DecodeParams, scale)), (40, 36));
-        assert_eq!((size_of::<MergeParams>(), offset_of!(MergeParams, out_stride)), (16, 12));
-        assert_eq!((size_of::<PrefillParams>(), offset_of!(PrefillParams, scale)), (40, 36));
+        assert_eq!((size_of::<DecodeParams>(), offset_of!(DecodeParams, softcap)), (52, 48));
+        assert_eq!((size_of::<MergeParams>(), offset_of!(MergeParams, out_columns)), (24, 20));
+        assert_eq!((size_of::<PrefillParams>(), offset_of!(PrefillParams, softcap)), (60, 56));
     }
 }

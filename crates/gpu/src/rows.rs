@@ -2,7 +2,9 @@
 //! stands in its sequence. Built once per step and row set, shared by all operations. Plain words; no
 //! device here.
 
-use interleaf_contract::{ATTENTION_SPLIT, Row, RowSet, Step};
+use std::collections::HashMap;
+
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, Row, RowSet, Step};
 
 use crate::command::word;
 use crate::decide::{ROW_TILE, Strategy};
@@ -35,20 +37,37 @@ pub(crate) struct MatmulRows {
 /// Rows as `paged_attention` sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttentionRows {
-    /// `(row, first position)` of every block of every generated row.
-    pub items: List,
-    /// `(row, first item, items)` of every generated row.
+    /// `(first position, 1, row, state)` of every block that a generated row reads alone.
+    pub alone: List,
+    /// `(first position, rows, a row and its state for each)` of every block that generated rows read together, the
+    /// longest sequence first; behind the last row it is repeated.
+    pub shared: List,
+    /// `(row, state of its first block, blocks)` of every generated row.
     pub merges: List,
+    /// Blocks of all generated rows.
+    pub states: u32,
     /// `(first row, rows)` of tiles of prompt rows of one sequence.
     pub tiles: List,
+}
+
+/// What decides how rows are put together for attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttentionTiles {
+    /// Generated rows that share pages in one workgroup.
+    pub shared: u32,
+    /// Prompt rows of a workgroup.
+    pub prefill: u32,
+    pub window: Option<u32>,
 }
 
 /// What was built so far for one step. Pages are read and written by all rows, matmuls also by outputs.
 #[derive(Debug, Default)]
 pub(crate) struct RowTables {
     matmul: Vec<(RowSet, MatmulRows)>,
-    records: Option<u32>,
-    attention: Vec<(u32, AttentionRows)>,
+    records: Vec<(RowSet, u32)>,
+    tokens: Option<u32>,
+    outputs: Option<u32>,
+    attention: Vec<(AttentionTiles, AttentionRows)>,
 }
 
 impl RowTables {
@@ -60,17 +79,38 @@ impl RowTables {
     }
 
     /// Where `(position, sequence)` of each row is.
-    pub(crate) fn records(&mut self, step: &Step, tables: &mut Vec<u32>) -> u32 {
-        *self.records.get_or_insert_with(|| {
-            let at = word(tables.len());
-            tables.extend(step.batch().rows.iter().flat_map(|row| [row.position, row.sequence]));
-            at
+    pub(crate) fn records(&mut self, step: &Step, rows: RowSet, tables: &mut Vec<u32>) -> u32 {
+        *once(&mut self.records, rows, || {
+            list(tables, 2, step.rows(rows).flat_map(|row| [row.position, row.sequence])).at
         })
     }
 
-    /// For tiles of up to `tile` prompt rows.
-    pub(crate) fn attention(&mut self, step: &Step, tile: u32, tables: &mut Vec<u32>) -> &AttentionRows {
-        once(&mut self.attention, tile, || attention_rows(&step.batch().rows, tile, tables))
+    /// Where the token of each row is.
+    pub(crate) fn tokens(&mut self, step: &Step, tables: &mut Vec<u32>) -> u32 {
+        *self.tokens.get_or_insert_with(|| list(tables, 1, step.batch().rows.iter().map(|row| row.token)).at)
+    }
+
+    /// Where the rows of the outputs are.
+    pub(crate) fn outputs(&mut self, step: &Step, tables: &mut Vec<u32>) -> u32 {
+        *self.outputs.get_or_insert_with(|| list(tables, 1, step.batch().outputs.iter().map(|o| o.row)).at)
+    }
+
+    /// For attention in a layer. Layers whose tables share other pages than the first one's are read right too,
+    /// only more often.
+    pub(crate) fn attention(
+        &mut self,
+        step: &Step,
+        layer: u32,
+        tiles: AttentionTiles,
+        tables: &mut Vec<u32>,
+    ) -> &AttentionRows {
+        once(&mut self.attention, tiles, || {
+            let page = |row: &Row, chunk: usize| {
+                let sequence = &step.batch().sequences[row.sequence as usize];
+                sequence.pages.entry(layer as usize, chunk).map(|entry| entry.k.slot)
+            };
+            attention_rows(&step.batch().rows, tiles, page, tables)
+        })
     }
 }
 
@@ -118,32 +158,74 @@ fn matmul_rows(rows: &[&Row], adapters: usize, tables: &mut Vec<u32>) -> MatmulR
     MatmulRows { adapters_at, decode, prefill, groups, used }
 }
 
-fn attention_rows(rows: &[Row], tile: u32, tables: &mut Vec<u32>) -> AttentionRows {
-    let mut items = Vec::new();
+/// A block of a generated row.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    row: u32,
+    state: u32,
+    length: u32,
+}
+
+fn attention_rows(
+    rows: &[Row],
+    tile: AttentionTiles,
+    page: impl Fn(&Row, usize) -> Option<u32>,
+    tables: &mut Vec<u32>,
+) -> AttentionRows {
+    const SPLIT: u32 = ATTENTION_SPLIT as u32;
+    // Blocks that begin at the same position with the same page, in the order in which they appear.
+    let mut together: Vec<((u32, Option<u32>), Vec<Block>)> = Vec::new();
+    let mut index = HashMap::new();
     let mut merges = Vec::new();
     let mut tiles = Vec::new();
+    let mut states = 0;
     let mut first_row = 0;
     for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.kind == b.kind) {
         match Strategy::of(run[0].kind) {
             Strategy::Decode => {
                 for (row, number) in run.iter().zip(first_row..) {
-                    let first_item = items.len() / 2;
-                    let blocks = row.position / ATTENTION_SPLIT as u32 + 1;
-                    items.extend((0..blocks).flat_map(|b| [number, b * ATTENTION_SPLIT as u32]));
-                    merges.extend([number, word(first_item), blocks]);
+                    let length = row.position + 1;
+                    let seen_from = tile.window.map_or(0, |window| length.saturating_sub(window));
+                    let blocks = seen_from / SPLIT..row.position / SPLIT + 1;
+                    merges.extend([number, states, word(blocks.len())]);
+                    for first in blocks.map(|block| block * SPLIT) {
+                        let key = (first, page(row, first as usize / CHUNK_TOKENS));
+                        let at = *index.entry(key).or_insert_with(|| {
+                            together.push((key, Vec::new()));
+                            together.len() - 1
+                        });
+                        together[at].1.push(Block { row: number, state: states, length });
+                        states += 1;
+                    }
                 }
             }
             Strategy::Prefill => {
-                for (rows, at) in run.chunks(tile as usize).zip((first_row..).step_by(tile as usize)) {
+                let size = tile.prefill as usize;
+                for (rows, at) in run.chunks(size).zip((first_row..).step_by(size)) {
                     tiles.extend([at, word(rows.len())]);
                 }
             }
         }
         first_row += word(run.len());
     }
+    let (mut alone, mut shared) = (Vec::new(), Vec::new());
+    for ((first, _), mut blocks) in together {
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.length));
+        for group in blocks.chunks(tile.shared.max(1) as usize) {
+            let (items, width) =
+                if group.len() == 1 { (&mut alone, 1) } else { (&mut shared, tile.shared as usize) };
+            items.extend([first, word(group.len())]);
+            items.extend((0..width).flat_map(|i| {
+                let block = group[i.min(group.len() - 1)];
+                [block.row, block.state]
+            }));
+        }
+    }
     AttentionRows {
-        items: list(tables, 2, items),
+        alone: list(tables, 4, alone),
+        shared: list(tables, 2 + 2 * tile.shared as usize, shared),
         merges: list(tables, 3, merges),
+        states,
         tiles: list(tables, 2, tiles),
     }
 }
@@ -180,6 +262,8 @@ mod tests {
         assert_eq!(found.used, [0, 1]);
     }
 
+    const ALONE: AttentionTiles = AttentionTiles { shared: 1, prefill: 2, window: None };
+
     #[test]
     fn attention_splits_at_fixed_positions_and_tiles_within_sequences() {
         use RowKind::{Generated, Prompt};
@@ -189,9 +273,29 @@ mod tests {
             .map(|(s, p, kind)| row(s, p, -1, kind))
             .collect();
         let mut tables = Vec::new();
-        let found = attention_rows(&rows, 2, &mut tables);
-        assert_eq!(words(&tables, found.items, 2), [0, 0, 5, 0, 5, 256]);
+        let page = |row: &Row, _| Some(row.sequence);
+        let found = attention_rows(&rows, ALONE, page, &mut tables);
+        let alone = [[0, 1, 0, 0], [0, 1, 5, 1], [256, 1, 5, 2]];
+        assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
         assert_eq!(words(&tables, found.merges, 3), [0, 0, 1, 5, 1, 2]);
         assert_eq!(words(&tables, found.tiles, 2), [1, 2, 3, 1, 4, 1]);
+        assert_eq!((found.states, found.shared.count), (3, 0));
+        let windowed = AttentionTiles { window: Some(1), ..ALONE };
+        let found = attention_rows(&rows, windowed, page, &mut tables);
+        assert_eq!(words(&tables, found.alone, 4), [[0, 1, 0, 0], [256, 1, 5, 1]].as_flattened());
+    }
+
+    #[test]
+    fn blocks_with_the_same_first_page_are_read_together_longest_first() {
+        let rows: Vec<Row> =
+            [10, 300, 30, 20, 5].into_iter().zip(0..).map(|(p, s)| row(s, p, -1, RowKind::Generated)).collect();
+        let mut tables = Vec::new();
+        let page = |row: &Row, chunk| Some(if row.sequence == 3 || chunk > 0 { row.sequence } else { 9 });
+        let tiles = AttentionTiles { shared: 3, ..ALONE };
+        let found = attention_rows(&rows, tiles, page, &mut tables);
+        // Rows 1, 2 and 0 share a workgroup; row 4 shares their page too, but is one too many.
+        assert_eq!(words(&tables, found.shared, 8), [0, 3, 1, 1, 2, 3, 0, 0]);
+        let alone = [[0, 1, 4, 5], [256, 1, 1, 2], [0, 1, 3, 4]];
+        assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
     }
 }

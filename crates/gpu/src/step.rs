@@ -1,27 +1,19 @@
 //! Turns a checked step into a recording: every operation is recorded in order, before any runs.
 
-use interleaf_contract::{BackendError, Op, Step, Tensor};
+use interleaf_contract::{BackendError, Op, ProjectionId, Step, StepOutput, Tensor};
 
 use crate::command::{Place, Recorder, word};
-use crate::error;
 use crate::factors::Factors;
-use crate::kv_append;
-use crate::lora_matmul;
+use crate::fuse::{Norm, Work, fuse};
 use crate::pack::widen_rows;
-use crate::paged_attention;
 use crate::pages::PagePool;
 use crate::rows::RowTables;
+use crate::sample::Choices;
 use crate::tensors::{Placed, Tensors};
 use crate::weights::Weights;
-
-/// Stems that have a kernel here. A step with any other computing operation is refused whole.
-const KERNELS: [&str; 3] = ["lora_matmul", "kv_append", "paged_attention"];
-
-/// Whether this backend has a kernel for a stem of `kernels-ref`.
-#[must_use]
-pub fn supports(stem: &str) -> bool {
-    KERNELS.contains(&stem)
-}
+use crate::{
+    embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu,
+};
 
 /// What operations are recorded against.
 #[derive(Debug)]
@@ -45,38 +37,109 @@ pub(crate) struct Probe {
     stride: usize,
 }
 
+/// Where a step's results are in what is read back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Results {
+    probes: Vec<Probe>,
+    choices: Vec<Choices>,
+}
+
+impl Results {
+    /// The results, from all that was read back.
+    pub(crate) fn output(&self, read_back: &[u8]) -> StepOutput {
+        StepOutput {
+            tokens: self.choices.iter().flat_map(|choices| choices.tokens(read_back)).collect(),
+            probes: self.probes.iter().map(|probe| probe.values(read_back)).collect(),
+        }
+    }
+}
+
 impl<'a> Plan<'a> {
-    /// A plan for a step that has been checked ([`interleaf_contract::check::step`]).
-    pub(crate) fn new(
+    /// Records a step that has been checked ([`interleaf_contract::check::step`]) and returns where its results
+    /// will be.
+    pub(crate) fn record(
         step: &'a Step,
         weights: &'a Weights,
         factors: &'a Factors,
         pool: Option<&'a PagePool>,
-    ) -> Self {
-        let (tensors, rows) = (Tensors::new(step), RowTables::default());
-        Self { step, weights, factors, tensors, rows, pool, directory: None }
+        recorder: &mut Recorder<'_>,
+    ) -> Result<Results, BackendError> {
+        let head_dim = pool.map_or(0, |pool| word(pool.geometry.head_dim));
+        let together = |projections: &[(ProjectionId, Tensor)]| {
+            weights.are_together(projections.iter().map(|(id, _)| *id))
+        };
+        let works = fuse(step.ops(), head_dim, together);
+        let tensors = Tensors::new(step, &works, together);
+        let rows = RowTables::default();
+        let mut plan = Self { step, weights, factors, tensors, rows, pool, directory: None };
+        let mut results = Results::default();
+        let mut done = 0;
+        for (work, used) in &works {
+            plan.work(recorder, work, &mut results)?;
+            done += used;
+            plan.tensors.release(recorder, done - 1);
+        }
+        Ok(results)
     }
 
-    /// Records all operations and returns where the probes will be.
-    pub(crate) fn record(mut self, recorder: &mut Recorder<'_>) -> Result<Vec<Probe>, BackendError> {
-        let mut probes = Vec::new();
-        for (i, op) in self.step.ops().iter().enumerate() {
-            match op {
-                Op::Load { out, data } => self.load(recorder, *out, data)?,
-                Op::LoraMatmul { x, projections } => {
-                    lora_matmul::record(&mut self, recorder, *x, projections)?;
-                }
-                Op::KvAppend { layer, k, v } => kv_append::record(&mut self, recorder, *layer, *k, *v)?,
-                Op::PagedAttention { layer, shape, q, out } => {
-                    paged_attention::record(&mut self, recorder, *layer, shape, *q, *out)?;
-                }
-                Op::Probe { x } => probes.push(self.probe(recorder, *x)?),
-                // Nothing has run yet: all is recorded before any is sent.
-                other => return Err(error::unsupported(other.stem())),
+    fn work(
+        &mut self,
+        recorder: &mut Recorder<'_>,
+        work: &Work<'_>,
+        results: &mut Results,
+    ) -> Result<(), BackendError> {
+        match work {
+            Work::Op(op) => self.op(recorder, op, results),
+            Work::Norm(norm) => rms_norm::record(self, recorder, norm),
+            Work::Matmul { norm, x, projections, gate } => {
+                lora_matmul::record(self, recorder, norm.as_ref(), *x, projections, *gate)
             }
-            self.tensors.release(recorder, i);
+            Work::Append { layer, k, v, roped, ops } => {
+                if kv_append::record_roped(self, recorder, *layer, [*k, *v], roped)? {
+                    return Ok(());
+                }
+                ops.iter().try_for_each(|op| self.op(recorder, op, results))
+            }
         }
-        Ok(probes)
+    }
+
+    fn op(
+        &mut self,
+        recorder: &mut Recorder<'_>,
+        op: &Op,
+        results: &mut Results,
+    ) -> Result<(), BackendError> {
+        match op {
+            Op::Load { out, data } => self.load(recorder, *out, data)?,
+            Op::Embed { table, scale, out } => embed::record(self, recorder, *table, *scale, *out)?,
+            &Op::RmsNorm { x, add, weight, epsilon, heads, out } => {
+                let keeps_sum = add.is_some() && out != x;
+                let norm = Norm { x, add, after: None, weight, epsilon, heads, out, keeps_sum };
+                rms_norm::record(self, recorder, &norm)?;
+            }
+            Op::LoraMatmul { x, projections } => {
+                lora_matmul::record(self, recorder, None, *x, projections, None)?;
+            }
+            Op::Rope { x, head_dim, table } => rope::record(self, recorder, *x, *head_dim, *table)?,
+            Op::KvAppend { layer, k, v } => kv_append::record(self, recorder, *layer, *k, *v)?,
+            Op::PagedAttention { layer, shape, q, out } => {
+                paged_attention::record(self, recorder, *layer, shape, *q, *out)?;
+            }
+            &Op::SwiGlu { activation, gate, up, out } => {
+                swiglu::record(self, recorder, activation, [gate, up, out])?;
+            }
+            Op::Softcap { x, cap } => softcap::record(self, recorder, *x, *cap)?,
+            Op::Sample { logits } => results.choices.extend(sample::record(self, recorder, *logits)?),
+            Op::Probe { x } => results.probes.push(self.probe(recorder, *x)?),
+            // Nothing has run yet: all is recorded before any is sent.
+            other => return Err(error::unsupported(other.stem())),
+        }
+        Ok(())
+    }
+
+    /// The buffer of all vectors. A model without any binds what is never read.
+    pub(crate) fn vectors(&self) -> Place {
+        self.weights.vectors.buffer().map_or(Place::Tables, |buffer| Place::Buffer(buffer.clone()))
     }
 
     pub(crate) fn pool(&self) -> Result<&'a PagePool, BackendError> {
@@ -98,22 +161,45 @@ impl<'a> Plan<'a> {
     }
 
     fn load(&mut self, recorder: &mut Recorder<'_>, out: Tensor, data: &[f32]) -> Result<(), BackendError> {
-        let Placed { buffer, rows, stride, .. } = self.tensors.place(recorder, out)?;
-        let row_bytes = stride * size_of::<f32>();
+        let placed = self.tensors.place(recorder, out)?;
+        let row_bytes = placed.columns() * size_of::<f32>();
         let values = bytemuck::cast_slice(data);
-        let at =
-            recorder.recording.upload(&widen_rows(values, out.cols as usize * size_of::<f32>(), row_bytes));
-        let bytes = (rows * row_bytes) as u64;
-        recorder.recording.copy((Place::Uploads, at), (Place::Buffer(buffer), 0), bytes);
+        let wide = widen_rows(values, out.cols as usize * size_of::<f32>(), row_bytes);
+        let from = recorder.recording.upload(&wide);
+        for (at, bytes) in stretches(&placed) {
+            let to = (Place::Buffer(placed.buffer.clone()), at.place);
+            recorder.recording.copy((Place::Uploads, from + at.packed), to, bytes);
+        }
         Ok(())
     }
 
     fn probe(&mut self, recorder: &mut Recorder<'_>, x: Tensor) -> Result<Probe, BackendError> {
-        let Placed { buffer, rows, stride, .. } = self.tensors.place(recorder, x)?;
-        let bytes = (rows * stride * size_of::<f32>()) as u64;
-        let at = recorder.recording.read_back(Place::Buffer(buffer), 0, bytes) as usize;
-        Ok(Probe { at, rows, cols: x.cols as usize, stride })
+        let placed = self.tensors.place(recorder, x)?;
+        let at = recorder.recording.read_back_bytes() as usize;
+        for (place, bytes) in stretches(&placed) {
+            recorder.recording.read_back(Place::Buffer(placed.buffer.clone()), place.place, bytes);
+        }
+        Ok(Probe { at, rows: placed.rows, cols: x.cols as usize, stride: placed.columns() })
     }
+}
+
+/// Where a stretch of a tensor is, in bytes: in its buffer, and with its rows packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
+    place: u64,
+    packed: u64,
+}
+
+/// The whole tensor where it has its rows to itself, else row by row.
+fn stretches(placed: &Placed) -> impl Iterator<Item = (Stretch, u64)> {
+    let size = size_of::<f32>();
+    let (at, stride, columns) = (placed.at * size, placed.stride * size, placed.columns() * size);
+    let (count, length) =
+        if stride == columns { (1, placed.rows * columns) } else { (placed.rows, columns) };
+    (0..count).map(move |i| {
+        let stretch = Stretch { place: (at + i * stride) as u64, packed: (i * columns) as u64 };
+        (stretch, length as u64)
+    })
 }
 
 impl Probe {
@@ -129,18 +215,6 @@ impl Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_has_a_shader_is_supported() {
-        let templates = crate::sources::FILES.iter().filter(|(name, _)| !name.starts_with("lib/"));
-        for (name, _) in templates.clone() {
-            assert!(KERNELS.iter().any(|stem| name.starts_with(stem)), "{name}");
-        }
-        for stem in KERNELS {
-            assert!(templates.clone().any(|(name, _)| name.starts_with(stem)) && supports(stem));
-        }
-        assert!(!supports("rms_norm") && !supports(""));
-    }
 
     #[test]
     fn probes_leave_the_padding_behind() {

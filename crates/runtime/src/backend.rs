@@ -34,16 +34,10 @@ pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineEr
 
 #[cfg(feature = "gpu")]
 fn gpu() -> Result<Box<dyn Backend>, EngineError> {
-    let missing: Vec<&'static str> =
-        crate::forward::STEMS.into_iter().filter(|stem| !interleaf_gpu::supports(stem)).collect();
-    if !missing.is_empty() {
-        return Err(EngineError::BackendIncomplete { backend: "gpu", missing });
-    }
     Ok(Box::new(interleaf_gpu::GpuBackend::new(interleaf_gpu::GpuOptions::default())?))
 }
 
 #[cfg(not(feature = "gpu"))]
 fn gpu() -> Result<Box<dyn Backend>, EngineError> {
-    let missing = crate::forward::STEMS.to_vec();
-    Err(EngineError::BackendIncomplete { backend: "gpu (not built in)", missing })
+    Err(EngineError::BackendMissing { backend: "gpu" })
 }

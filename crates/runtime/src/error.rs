@@ -17,13 +17,11 @@ pub enum EngineError {
     /// The page pool.
     #[error(transparent)]
     Kv(#[from] KvError),
-    /// A backend that cannot run a whole model.
-    #[error("backend {backend} cannot run a whole model: it has no {}", .missing.join(", "))]
-    BackendIncomplete {
-        /// The backend.
+    /// A backend that this build leaves out.
+    #[error("the {backend} backend is not built in: expected the feature {backend:?}")]
+    BackendMissing {
+        /// The backend, which is the feature's name.
         backend: &'static str,
-        /// The operations it lacks.
-        missing: Vec<&'static str>,
     },
     /// An adapter name that was never registered.
     #[error("no adapter named {name:?} is registered; there are: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]

@@ -6,19 +6,6 @@ use interleaf_model::ModelConfig;
 
 use crate::resident::{Layer, Resident};
 
-/// The kernels that a forward pass of every family and a choice of token need.
-pub const STEMS: [&str; 9] = [
-    "embed",
-    "rms_norm",
-    "lora_matmul",
-    "rope",
-    "kv_append",
-    "paged_attention",
-    "swiglu",
-    "softcap",
-    "sample",
-];
-
 /// Activations that every layer writes anew, so that a step's memory does not grow with depth.
 struct Buffers {
     x: Tensor,

@@ -103,11 +103,10 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn layer(&mut self, layer: usize, kind: LayerKind) -> Result<Layer, EngineError> {
         let model = self.model;
-        let mut projection = |proj| self.projection(layer, proj);
-        let qkv = [projection(Proj::Q)?, projection(Proj::K)?, projection(Proj::V)?];
-        let o = projection(Proj::O)?;
-        let gate_up = [projection(Proj::Gate)?, projection(Proj::Up)?];
-        let down = projection(Proj::Down)?;
+        let qkv = self.projections(layer, [Proj::Q, Proj::K, Proj::V])?;
+        let [o] = self.projections(layer, [Proj::O])?;
+        let gate_up = self.projections(layer, [Proj::Gate, Proj::Up])?;
+        let [down] = self.projections(layer, [Proj::Down])?;
         let head_norms = match (model.q_norm(layer)?, model.k_norm(layer)?) {
             (Some(q), Some(k)) => Some([self.vector(q)?, self.vector(k)?]),
             _ => None,
@@ -135,16 +134,31 @@ impl Loader<'_> {
         weights.map(|weights| self.vector(weights)).transpose()
     }
 
-    fn projection(&mut self, layer: usize, proj: Proj) -> Result<ProjectionId, EngineError> {
-        let ProjectionWeights { name, matrix, bias } = self.model.projection(layer, proj, self.format)?;
-        self.read += matrix.data().len() + bias.as_deref().map_or(0, size_of_val);
-        let matrix = self.backend.create_matrix(matrix)?;
-        let bias = match bias {
-            Some(values) => Some(self.backend.create_vector(&format!("{name}.bias"), &values)?),
-            None => None,
-        };
-        let id = self.backend.create_projection(Projection { name: name.clone(), matrix, bias })?;
-        self.modules.push((name, id));
-        Ok(id)
+    /// Projections that share an input.
+    fn projections<const N: usize>(
+        &mut self,
+        layer: usize,
+        of: [Proj; N],
+    ) -> Result<[ProjectionId; N], EngineError> {
+        let mut matrices = Vec::with_capacity(N);
+        let mut parts = Vec::with_capacity(N);
+        for proj in of {
+            let ProjectionWeights { name, matrix, bias } =
+                self.model.projection(layer, proj, self.format)?;
+            self.read += matrix.data().len() + bias.as_deref().map_or(0, size_of_val);
+            matrices.push(matrix);
+            parts.push((name, bias));
+        }
+        let mut ids = [ProjectionId(0); N];
+        let created = self.backend.create_matrices(matrices)?;
+        for ((id, (name, bias)), matrix) in ids.iter_mut().zip(parts).zip(created) {
+            let bias = match bias {
+                Some(values) => Some(self.backend.create_vector(&format!("{name}.bias"), &values)?),
+                None => None,
+            };
+            *id = self.backend.create_projection(Projection { name: name.clone(), matrix, bias })?;
+            self.modules.push((name, *id));
+        }
+        Ok(ids)
     }
 }

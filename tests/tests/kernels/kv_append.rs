@@ -43,7 +43,7 @@ fn the_same_bits_in_the_same_places() {
             append(&mut *backends::reference(Numerics::ActF32), codec).expect("the reference appends");
         let touched = reference.iter().filter(|page| page.iter().any(|b| *b != 0)).count();
         assert_eq!(touched, 6, "three chunks, K and V, one layer");
-        for backend in &mut backends::all(true) {
+        for backend in &mut backends::all() {
             let found = append(&mut **backend, codec).expect("the backend appends");
             assert!(found == reference, "{}: pages differ", label(&**backend));
         }

@@ -59,7 +59,7 @@ fn check(case: &LoraCase, backend: &mut dyn Backend) {
 
 #[test]
 fn awkward_shapes() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for dtype in DTYPES {
             let quantised = dtype.is_quantised();
             for inputs in if quantised { vec![32, 64, 96, 256] } else { vec![1, 7, 31, 32, 33, 64, 97, 256] }
@@ -77,7 +77,7 @@ fn awkward_shapes() {
 
 #[test]
 fn model_sized() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for dtype in DTYPES {
             check(&case(dtype, 2048, &[512, 128], 3, 5), &mut **backend);
             check(&case(dtype, 256, &[768], 70, 6), &mut **backend);
@@ -89,7 +89,7 @@ fn model_sized() {
 
 #[test]
 fn without_adapters_and_with_one() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for count in [0, 1] {
             let mut case = case(Dtype::F16, 64, &[48, 33], 9, 11);
             case.adapters.truncate(count);
@@ -121,7 +121,7 @@ fn any_case() -> impl Strategy<Value = LoraCase> {
 #[test]
 fn any_shape() {
     // One set of backends for all cases: opening a device is slow.
-    let backends = std::cell::RefCell::new(backends::all(true));
+    let backends = std::cell::RefCell::new(backends::all());
     let mut runner = TestRunner::new(ProptestConfig { cases: 48, ..ProptestConfig::default() });
     let outcome = runner.run(&any_case(), |case| {
         backends.borrow_mut().iter_mut().for_each(|backend| check(&case, &mut **backend));
@@ -133,7 +133,7 @@ fn any_shape() {
 /// Law: a row's bits depend on its own tokens, shape, dtype and kind alone.
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_a_batch() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for dtype in DTYPES {
             let data = case(dtype, 96, &[33, 64], 37, 3).data();
             let batch = data.run(&mut **backend).expect("the batch runs");
@@ -155,7 +155,7 @@ fn rows_of_one_adapter_have_the_bits_they_have_alone() {
     let runs = [(19, 0), (2, -1), (1, 2), (34, 1), (3, 2), (1, -1), (8, 2)];
     let rows = runs.iter().flat_map(|&(n, adapter)| std::iter::repeat_n((RowKind::Prompt, adapter), n));
     let rows: Vec<(RowKind, i32)> = rows.collect();
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for dtype in DTYPES {
             let case = LoraCase { rows: rows.clone(), ..case(dtype, 160, &[33, 64, 17], 0, 5) };
             let data = case.data();
@@ -202,7 +202,7 @@ fn repeated_runs_and_any_number_of_threads_give_the_same_bits() {
 
 #[test]
 fn a_row_with_no_adapter_is_the_base_to_the_bit() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         let with = case(Dtype::F16, 64, &[40], 8, 21);
         let mut without = with.clone();
         without.rows.iter_mut().for_each(|(_, adapter)| *adapter = -1);

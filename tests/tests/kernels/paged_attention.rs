@@ -41,7 +41,7 @@ fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
 
 #[test]
 fn lengths_around_pages_and_splits() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for codec in [PageCodec::F16, PageCodec::F32] {
             let lengths = [1, 2, 15, 16, 17, 31, 255, 256, 257, 300, 513];
             let generated = lengths.map(decode).to_vec();
@@ -56,7 +56,7 @@ fn lengths_around_pages_and_splits() {
 
 #[test]
 fn head_shapes() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         for (heads, dim) in
             [((1, 1), 16), ((4, 1), 64), ((6, 3), 80), ((5, 1), 64), ((8, 8), 32), ((3, 1), 128)]
         {
@@ -90,7 +90,7 @@ fn any_case() -> impl Strategy<Value = AttentionCase> {
 #[test]
 fn any_batch() {
     // One set of backends for all cases: opening a device is slow.
-    let backends = std::cell::RefCell::new(backends::all(true));
+    let backends = std::cell::RefCell::new(backends::all());
     let mut runner = TestRunner::new(ProptestConfig { cases: 32, ..ProptestConfig::default() });
     let outcome = runner.run(&any_case(), |case| {
         backends.borrow_mut().iter_mut().for_each(|backend| check(&case, backend));
@@ -102,7 +102,7 @@ fn any_batch() {
 /// Law: neither the other sequences nor how a prompt was cut may change a row's bits.
 #[test]
 fn a_row_alone_has_the_bits_it_has_in_a_batch() {
-    for backend in &mut backends::all(true) {
+    for backend in &mut backends::all() {
         let specs = vec![prompt(300, 40), decode(270), prompt(18, 18), decode(17)];
         let case = case((4, 2), 64, PageCodec::F16, specs);
         let data = case.data();
@@ -131,12 +131,8 @@ fn a_row_alone_has_the_bits_it_has_in_a_batch() {
 /// windows that begin in other blocks, and a block that one of them joins late.
 #[test]
 fn rows_that_share_pages_have_the_bits_they_have_alone() {
-    for backend in &mut backends::all(true) {
-        let on_gpu = backend.info().name == "gpu";
+    for backend in &mut backends::all() {
         for window in [None, Some(512)] {
-            if on_gpu && window.is_some() {
-                continue;
-            }
             let longest = 1100;
             let mut case = case((4, 2), 32, PageCodec::F16, vec![decode(longest)]);
             case.seed = 5;
@@ -230,16 +226,12 @@ fn windows_and_softcaps() {
     let sequences = vec![decode(300), decode(16), prompt(290, 40), prompt(20, 20), decode(513)];
     let case = case((4, 2), 32, PageCodec::F16, sequences);
     let data = case.data();
-    for mut backend in backends::all(true) {
+    for mut backend in backends::all() {
         for window in [None, Some(1), Some(16), Some(17), Some(250), Some(257), Some(1000)] {
             for softcap in [None, Some(2.0)] {
                 let shape = AttentionShape { window, softcap, ..case.shape() };
                 let label = format!("{} {shape:?}", label(&*backend));
                 let found = case.run_shaped(shape, &data, &mut *backend);
-                if backend.info().name == "gpu" && (window.is_some() || softcap.is_some()) {
-                    assert!(matches!(found, Err(BackendError::Unsupported { .. })), "{label}: {found:?}");
-                    continue;
-                }
                 let found = found.unwrap_or_else(|e| panic!("{label}: {e}"));
                 let mut reference = backends::reference(backend.info().numerics);
                 let reference = case.run_shaped(shape, &data, &mut *reference).expect("the reference runs");

@@ -11,7 +11,7 @@ use interleaf_tests::data::{Random, matrix};
 use interleaf_tests::lora::{one_page, rows};
 
 fn all() -> Vec<backends::Boxed> {
-    let mut all = backends::all(true);
+    let mut all = backends::all();
     all.push(backends::reference(interleaf_contract::Numerics::ActF32));
     all
 }

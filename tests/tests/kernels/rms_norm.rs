@@ -31,7 +31,7 @@ fn every_form() {
             let delta = random.values(n * cols);
             let weight = random.values(cols / heads);
             let mut results = Vec::new();
-            for mut backend in backends::reference_and_tiers() {
+            for mut backend in backends::reference_and_others() {
                 let weight = backend.create_vector("weight", &weight).expect("a vector");
                 let inputs = [(cols as u32, x.clone()), (cols as u32, delta.clone())];
                 let output = single::run(&mut *backend, batch(n, &[]), &inputs, |step, t| {
@@ -59,7 +59,7 @@ fn output_rows_are_packed() {
     let (n, cols) = (6, 40);
     let x = random.values(n * cols);
     let weight = random.values(cols);
-    for mut backend in backends::reference_and_tiers() {
+    for mut backend in backends::reference_and_others() {
         let weight = backend.create_vector("weight", &weight).expect("a vector");
         let inputs = [(cols as u32, x.clone())];
         let output = single::run(&mut *backend, batch(n, &[1, 4]), &inputs, |step, t| {

@@ -18,7 +18,7 @@ fn values_of_every_size() {
     };
     for cap in [0.5, 30.0] {
         let mut results = Vec::new();
-        for mut backend in backends::reference_and_tiers() {
+        for mut backend in backends::reference_and_others() {
             let inputs = [(cols as u32, x.clone())];
             let output = single::run(&mut *backend, batch.clone(), &inputs, |step, t| {
                 step.push(Op::Softcap { x: t[0], cap });

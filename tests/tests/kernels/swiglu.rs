@@ -21,7 +21,7 @@ fn both_activations() {
         for activation in [Activation::Silu, Activation::GeluTanh] {
             for in_place in [false, true] {
                 let mut results = Vec::new();
-                for mut backend in backends::reference_and_tiers() {
+                for mut backend in backends::reference_and_others() {
                     let inputs = [(cols as u32, gate.clone()), (cols as u32, up.clone())];
                     let output = single::run(&mut *backend, batch.clone(), &inputs, |step, t| {
                         let out = if in_place { t[0] } else { step.tensor(RowSet::All, cols as u32) };

@@ -1,0 +1,47 @@
+// Vectors read a sequence each. Where their tables name the same page it is loaded once for all of them, and
+// once for each where they do not. The first vector's sequence is the longest: what another does not reach is
+// the first one's page, of which nothing is counted.
+struct Pages {
+#repeat v ${VECTORS}
+    at_${v}: u32,
+    chunks_${v}: u32,  // of the sequence
+#end
+}
+
+struct Rows {
+#repeat v ${VECTORS}
+    row_${v}: u32,
+#end
+}
+
+struct Quads {
+#repeat v ${VECTORS}
+    quad_${v}: vec4<f32>,
+#end
+}
+
+// The words of the stripe where head `kv_head` of `token` of a chunk starts for each vector.
+fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> Rows {
+    return Rows(
+#repeat v ${VECTORS}
+        page_row(
+            chunk_entry(select(pages.at_0, pages.at_${v}, chunk < pages.chunks_${v}), chunk, page),
+            page,
+            kv_head,
+            token,
+        ),
+#end
+    );
+}
+
+fn page_quads(rows: Rows, quad: u32) -> Quads {
+    let loaded = page_quad(rows.row_0, quad);
+    var quads: Quads;
+#repeat v ${VECTORS}
+    quads.quad_${v} = loaded;
+    if (rows.row_${v} != rows.row_0) {
+        quads.quad_${v} = page_quad(rows.row_${v}, quad);
+    }
+#end
+    return quads;
+}

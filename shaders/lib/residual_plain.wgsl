@@ -1,0 +1,8 @@
+// A residual is added to x.
+fn residual_norm(thread: u32, row: u32) -> f32 {
+    return 1.0;
+}
+
+fn summed(row: u32, quad: u32, after: f32) -> vec4<f32> {
+    return x_before(row, quad) + add[params.norm.add_at + row * params.norm.add_stride + quad];
+}

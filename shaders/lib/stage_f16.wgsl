@@ -1,0 +1,3 @@
+// Weights are staged in half precision: half the workgroup memory, and exact for f16 weights. Activations
+// never are.
+alias staged_f = f16;
