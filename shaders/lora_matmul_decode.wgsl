@@ -11,7 +11,7 @@
 #include "lib/lora_matmul.wgsl"
 #include "lib/gate_${GATE}.wgsl"
 
-var<workgroup> staged: array<vec4<f32>, ${STAGED}u>;  // x, then the sums of every lane
+var<workgroup> staged: array<vec4<f32>, ${STAGED}u>;  // x, then the sums of every lane, then z
 
 fn x_quad(of_tile: u32, row: u32, quad: u32) -> vec4<f32> {
     return x[params.x_at + row * params.x_stride + quad];
@@ -24,10 +24,12 @@ fn x_quad(of_tile: u32, row: u32, quad: u32) -> vec4<f32> {
 const_assert ${ROW_TILE}u == 4u;  // the rows of a tile are held in a vec4
 const_assert ${WORKGROUP}u / ${LANES}u * ${OUTS}u == ${OUT_TILE}u;
 const_assert ${STAGED}u >= ${X_QUADS}u && ${STAGED}u >= ${OUTS}u * ${WORKGROUP}u;
+const_assert ${STAGED}u >= ${GATES}u * ${ROW_TILE}u * ${Z_QUADS}u;
+const_assert ${RESULTS}u * ${WORKGROUP}u >= ${ROW_TILE}u * OWN_TILE;
 
 // Outputs of one entry: half of a tile's where two entries share it.
-const OWN_OUTS: u32 = ${OUTS}u / GATE_ENTRIES;
-const OWN_TILE: u32 = ${OUT_TILE}u / GATE_ENTRIES;
+const OWN_OUTS: u32 = ${OUTS}u / ${GATES}u;
+const OWN_TILE: u32 = ${OUT_TILE}u / ${GATES}u;
 
 @compute @workgroup_size(${WORKGROUP})
 fn lora_matmul_decode(
@@ -69,17 +71,55 @@ fn lora_matmul_decode(
         rows_dot_${ROW_TILE}(thread, rows, weight_at, scale_at);
     }
     let stored = tables[entry + ENTRY_STORED];
-    for (var i = thread; i < count * OWN_TILE; i += ${WORKGROUP}u) {
-        let of_tile = i % OWN_TILE;
-        let row = i / OWN_TILE;
-        if (first_out + of_tile < stored) {
-            let group = of_tile / OWN_OUTS;
-            let o = of_tile % OWN_OUTS;
-            var second = 0.0;
-            if (GATE_ENTRIES == 2u) {
-                second = lanes_sum(group, o + ${OUTS}u / 2u, row);
-            }
-            store_result(lanes_sum(group, o, row), second, entry, rows[row], first_out + of_tile);
-        }
+#repeat i ${RESULTS}
+    let at_${i} = thread + ${i}u * ${WORKGROUP}u;
+    let row_${i} = min(at_${i} / OWN_TILE, count - 1u);
+    let of_tile_${i} = at_${i} % OWN_TILE;
+    let out_${i} = first_out + of_tile_${i};
+    let lives_${i} = at_${i} < count * OWN_TILE && out_${i} < stored;
+#repeat e ${GATES}
+    let column_${i}_${e} = column_of(entry + ${e}u * ENTRY_WORDS, out_${i});
+    let dot_${i}_${e} = lanes_sum(of_tile_${i} / OWN_OUTS, of_tile_${i} % OWN_OUTS + ${e}u * OWN_OUTS, row_${i});
+    let expand_${i}_${e} = expand_of(rows[row_${i}], tables[entry + ${e}u * ENTRY_WORDS + ENTRY_PROJECTION]);
+    var sum_${i}_${e} = 0.0;
+#end
+#end
+    var ranks = 0u;
+    for (var row = 0u; row < count; row++) {
+#repeat e ${GATES}
+        ranks = max(ranks, expand_of(rows[row], tables[entry + ${e}u * ENTRY_WORDS + ENTRY_PROJECTION]).rank);
+#end
     }
+    for (var first = 0u; first < ranks; first += Z_RANKS) {
+        workgroupBarrier();
+        for (var i = thread; i < ${GATES}u * count * ${Z_QUADS}u; i += ${WORKGROUP}u) {
+            let of_entry = entry + i / (count * ${Z_QUADS}u) * ENTRY_WORDS;
+            let row = rows[i / ${Z_QUADS}u % count];
+            let expand = expand_of(row, tables[of_entry + ENTRY_PROJECTION]);
+            staged[i] = z_quad(expand, first + i % ${Z_QUADS}u * 4u);
+        }
+        workgroupBarrier();
+#repeat i ${RESULTS}
+#repeat e ${GATES}
+        if (lives_${i}) {
+            let z_at = (${e}u * count + row_${i}) * ${Z_QUADS}u;
+            for (var quad = 0u; quad < ${Z_QUADS}u && first + quad * 4u < expand_${i}_${e}.rank; quad++) {
+                let b = b_quad(expand_${i}_${e}, column_${i}_${e}, first + quad * 4u);
+                sum_${i}_${e} = fma_quad(staged[z_at + quad], b, sum_${i}_${e});
+            }
+        }
+#end
+#end
+    }
+#repeat i ${RESULTS}
+    if (lives_${i}) {
+        var second = 0.0;
+#repeat e ${GATES}
+        let value_${e} = biased(dot_${i}_${e}, entry + ${e}u * ENTRY_WORDS, column_${i}_${e});
+        let whole_${e} = expanded(value_${e}, sum_${i}_${e}, expand_${i}_${e});
+        second = whole_${e};
+#end
+        store(gated(whole_0, second), entry, rows[row_${i}], out_${i});
+    }
+#end
 }

@@ -15,13 +15,14 @@ const STAGED: u32 = ${K_QUADS}u + 1u;
 const TILE_UNITS: u32 = ${K_QUADS}u / ${UNIT_QUADS}u;
 const ROW_THREADS: u32 = ${ROW_TILE}u / ${THREAD_ROWS}u;
 const OUT_THREADS: u32 = ${OUT_TILE}u / ${THREAD_OUTS}u;
-const OWN_TILE: u32 = ${OUT_TILE}u / GATE_ENTRIES;
+const OWN_TILE: u32 = ${OUT_TILE}u / ${GATES}u;
 
-var<workgroup> x_tile: array<vec4<f32>, ${ROW_TILE}u * STAGED>;      // (ROW_TILE, STAGED)
+var<workgroup> x_tile: array<vec4<f32>, ${ROW_TILE}u * STAGED>;      // (ROW_TILE, STAGED), then z
 var<workgroup> w_tile: array<vec4<staged_f>, ${OUT_TILE}u * STAGED>;  // (OUT_TILE, STAGED)
 var<workgroup> row_of: array<u32, ${ROW_TILE}>;
 
 const_assert ${THREAD_OUTS}u == 4u;  // the outputs of a thread's row are held in a vec4
+const_assert ${Z_QUADS}u <= STAGED;
 const_assert ROW_THREADS * OUT_THREADS == ${WORKGROUP}u;
 const_assert TILE_UNITS * ${UNIT_QUADS}u == ${K_QUADS}u;
 
@@ -56,9 +57,11 @@ fn lora_matmul_prefill(
     for (var tile = 0u; tile < tiles; tile++) {
         for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
             let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;
-            let safe = min(quad, params.x_quads - 1u);
-            let value = x[params.x_at + row_of[i / ${K_QUADS}u] * params.x_stride + safe];
-            x_tile[i / ${K_QUADS}u * STAGED + i % ${K_QUADS}u] = select(vec4<f32>(), value, quad < params.x_quads);
+            var value = vec4<f32>();
+            if (quad < params.x_quads) {
+                value = x[params.x_at + row_of[i / ${K_QUADS}u] * params.x_stride + quad];
+            }
+            x_tile[i / ${K_QUADS}u * STAGED + i % ${K_QUADS}u] = value;
         }
         for (var i = thread; i < ${OUT_TILE}u * TILE_UNITS; i += ${WORKGROUP}u) {
             let out = i / TILE_UNITS;
@@ -91,10 +94,55 @@ fn lora_matmul_prefill(
         workgroupBarrier();
     }
     let stored = tables[entry + ENTRY_STORED];
+    // Two entries share a tile: the outputs of the second are a thread's last.
 #repeat r ${THREAD_ROWS}
-    if (first_row + thread_row + ${r}u * ROW_THREADS < params.rows) {
-        let row = row_of[thread_row + ${r}u * ROW_THREADS];
-        let sums = vec4<f32>(
+    let row_${r} = row_of[thread_row + ${r}u * ROW_THREADS];
+    let lives_${r} = first_row + thread_row + ${r}u * ROW_THREADS < params.rows;
+    var more_${r} = vec4<f32>();
+#end
+#repeat e ${GATES}
+    {
+        let of_entry = entry + ${e}u * ENTRY_WORDS;
+        let projection = tables[of_entry + ENTRY_PROJECTION];
+        var ranks = 0u;
+        for (var row = 0u; row < min(params.rows - first_row, ${ROW_TILE}u); row++) {
+            ranks = max(ranks, expand_of(row_of[row], projection).rank);
+        }
+#repeat r ${THREAD_ROWS}
+        let expand_${r} = expand_of(row_${r}, projection);
+#end
+        for (var first = 0u; first < ranks; first += Z_RANKS) {
+            for (var i = thread; i < ${ROW_TILE}u * ${Z_QUADS}u; i += ${WORKGROUP}u) {
+                let expand = expand_of(row_of[i / ${Z_QUADS}u], projection);
+                x_tile[i] = z_quad(expand, first + i % ${Z_QUADS}u * 4u);
+            }
+            workgroupBarrier();
+            for (var quad = 0u; quad < ${Z_QUADS}u && first + quad * 4u < ranks; quad++) {
+#repeat r ${THREAD_ROWS}
+                let z_${r} = x_tile[(thread_row + ${r}u * ROW_THREADS) * ${Z_QUADS}u + quad];
+#end
+#repeat o ${OWN_OUTS}
+                {
+                    let column = column_of(of_entry, first_out + thread_out + ${o}u * OUT_THREADS);
+                    // Rows of one adapter share what is loaded of B.
+                    let b_0 = b_quad(expand_0, column, first + quad * 4u);
+#repeat r ${THREAD_ROWS}
+                    var own_${r} = b_0;
+                    if (expand_${r}.b_at != expand_0.b_at) {
+                        own_${r} = b_quad(expand_${r}, column, first + quad * 4u);
+                    }
+                    more_${r}[${e}u * ${OWN_OUTS}u + ${o}u] = fma_quad(z_${r}, own_${r}, more_${r}[${e}u * ${OWN_OUTS}u + ${o}u]);
+#end
+                }
+#end
+            }
+            workgroupBarrier();
+        }
+    }
+#end
+#repeat r ${THREAD_ROWS}
+    if (lives_${r}) {
+        let dots = vec4<f32>(
 #repeat o ${THREAD_OUTS}
             sum_${r}_${o},
 #end
@@ -102,9 +150,15 @@ fn lora_matmul_prefill(
 #repeat o ${OWN_OUTS}
         let out_${o} = first_out + thread_out + ${o}u * OUT_THREADS;
         if (out_${o} < stored) {
-            // Gated, the up of a gate is this thread's too, half of its outputs further on.
-            let second = sums[${o}u + (GATE_ENTRIES - 1u) * ${THREAD_OUTS}u / 2u];
-            store_result(sums[${o}], second, entry, row, out_${o});
+            var second = 0.0;
+#repeat e ${GATES}
+            let entry_${e} = entry + ${e}u * ENTRY_WORDS;
+            let value_${e} = biased(dots[${e}u * ${OWN_OUTS}u + ${o}u], entry_${e}, column_of(entry_${e}, out_${o}));
+            let expand_${e} = expand_of(row_${r}, tables[entry_${e} + ENTRY_PROJECTION]);
+            let whole_${e} = expanded(value_${e}, more_${r}[${e}u * ${OWN_OUTS}u + ${o}u], expand_${e});
+            second = whole_${e};
+#end
+            store(gated(whole_0, second), entry, row_${r}, out_${o});
         }
 #end
     }

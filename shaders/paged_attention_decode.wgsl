@@ -54,11 +54,12 @@ fn paged_attention_decode(
     let heads_per_kv = params.heads / params.kv_heads;
     let first_head = (index % params.vectors) * ${LANES}u;
 
-    // Lanes behind the last head of the group and vectors behind the last row repeat it and are not stored.
+    // Lanes behind the last head of the group repeat it, vectors behind the last row the first one, whose pages are
+    // read anyway; neither is stored.
     var pages: Pages;
     var skipped = ${SPLIT}u;
 #repeat v ${VECTORS}
-    let row_${v} = tables[item_at + 2u + 2u * min(${v}u, rows - 1u)];
+    let row_${v} = tables[item_at + 2u + 2u * select(0u, ${v}u, ${v}u < rows)];
     let length_${v} = tables[params.records_at + 2u * row_${v}] + 1u;
     let start_${v} = length_${v} - min(length_${v}, params.window);
     skipped = min(skipped, max(start_${v}, first) - first);

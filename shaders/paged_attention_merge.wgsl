@@ -42,9 +42,10 @@ fn paged_attention_merge(
     var sum = 0.0;
     for (var state = first; state < first + states; state++) {
         let partial = (state * params.heads + head) * (2u + ${HEAD_DIM}u);
-        let by = merge(largest, partials[partial], partials[partial + 1u]);
+        let state_sum = partials[partial + 1u];
+        let by = merge(largest, partials[partial], state_sum);
         largest = by.largest;
-        sum = fma(sum, by.keep, partials[partial + 1u] * by.take);
+        sum = fma(sum, by.keep, state_sum * by.take);
 #repeat i ${OWNED}
         value_${i} = fma(value_${i}, by.keep, partials[partial + 2u + element_${i}] * by.take);
 #end

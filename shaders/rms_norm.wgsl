@@ -43,7 +43,7 @@ fn rms_norm(
     let by = norm_of(thread, row);
     for (var quad = thread; quad < params.x_quads; quad += ${WORKGROUP}u) {
         let sum = summed(row, quad, by.x);
-        let value = normed_quad(row, quad, by);
+        let value = normed_quad(sum, quad, by);
         if (params.summed == 1u) {
             x[params.x_at + row * params.x_stride + quad] = sum;
         }

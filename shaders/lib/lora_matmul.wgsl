@@ -65,15 +65,18 @@ fn first_tile(entry: u32) -> u32 {
     return tables[entry - ENTRY_WORDS + ENTRY_TILES];
 }
 
-// Bias and expand are added to the finished dot product.
-fn finished(dot: f32, entry: u32, row: u32, out: u32) -> f32 {
-    let column = tables[entry + ENTRY_FIRST] + out;
-    var value = dot;
+// A finished dot product with its bias.
+fn biased(dot: f32, entry: u32, column: u32) -> f32 {
     let bias = tables[entry + ENTRY_BIAS];
-    if (bias != NO_BIAS) {
-        value += vectors[bias + column];
+    if (bias == NO_BIAS) {
+        return dot;
     }
-    return lora_expand(value, row, tables[entry + ENTRY_PROJECTION], column);
+    return dot + vectors[bias + column];
+}
+
+// The column of an output in y and in B; the last one for what pads a row.
+fn column_of(entry: u32, out: u32) -> u32 {
+    return tables[entry + ENTRY_FIRST] + min(out, tables[entry + ENTRY_OUTS] - 1u);
 }
 
 // Columns that pad a row are kept at zero, so that whoever reads it may read whole units.

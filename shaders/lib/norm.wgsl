@@ -40,6 +40,6 @@ fn norm_of(thread: u32, row: u32) -> vec2<f32> {
     return vec2<f32>(after, root_of(thread, own, params.norm.epsilon));
 }
 
-fn normed_quad(row: u32, quad: u32, by: vec2<f32>) -> vec4<f32> {
-    return summed(row, quad, by.x) * by.y * vectors[params.norm.weight_at + quad];
+fn normed_quad(sum: vec4<f32>, quad: u32, by: vec2<f32>) -> vec4<f32> {
+    return sum * by.y * vectors[params.norm.weight_at + quad];
 }

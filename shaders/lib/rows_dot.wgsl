@@ -21,8 +21,10 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
         workgroupBarrier();
         for (var i = thread; i < ${ROWS}u * STRETCH; i += ${WORKGROUP}u) {
             let quad = i % STRETCH;
-            let safe = min(first + quad, params.x_quads - 1u);
-            let value = select(vec4<f32>(), x_quad(i / STRETCH, rows[i / STRETCH], safe), first + quad < params.x_quads);
+            var value = vec4<f32>();
+            if (first + quad < params.x_quads) {
+                value = x_quad(i / STRETCH, rows[i / STRETCH], first + quad);
+            }
             let span = quad / SPAN_QUADS;
             let turn_at = (span / ${LANES}u * SPAN_QUADS + quad % SPAN_QUADS) * ${LANES}u;
             staged[i / STRETCH * STRETCH + turn_at + span % ${LANES}u] = value;

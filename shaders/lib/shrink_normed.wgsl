@@ -19,10 +19,11 @@ fn x_before(row: u32, quad: u32) -> vec4<f32> {
 fn norm_row(thread: u32, row: u32) {
     let by = norm_of(thread, row);
     for (var quad = thread; quad < params.x_quads; quad += ${WORKGROUP}u) {
+        let sum = summed(row, quad, by.x);
 #repeat i ${RESIDUALS}
-        sums[params.norm.sum_at + row * params.norm.sum_stride + quad] = summed(row, quad, by.x);
+        sums[params.norm.sum_at + row * params.norm.sum_stride + quad] = sum;
 #end
-        normed[params.norm.normed_at + row * params.norm.normed_stride + quad] = normed_quad(row, quad, by);
+        normed[params.norm.normed_at + row * params.norm.normed_stride + quad] = normed_quad(sum, quad, by);
     }
 }
 
@@ -38,5 +39,6 @@ fn prepare(thread: u32, rows: vec4<u32>, count: u32) {
 
 // Rows behind the last of the tile repeat it, but only what is theirs is stored of them.
 fn x_quad(of_tile: u32, row: u32, quad: u32) -> vec4<f32> {
-    return normed_quad(row, quad, by_row[of_tile]);
+    let by = by_row[of_tile];
+    return normed_quad(summed(row, quad, by.x), quad, by);
 }

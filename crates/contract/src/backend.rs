@@ -1,8 +1,8 @@
 //! The trait that every device implements, at the size of the transformer's own steps.
 
 use crate::{
-    Adapter, AdapterId, BackendError, Bytes, Matrix, MatrixId, PoolGeometry, Projection, ProjectionId,
-    RopeId, RopeTable, Step, StepOutput, VectorId,
+    Adapter, AdapterId, BackendError, Bytes, DeviceWork, Matrix, MatrixId, PoolGeometry, Projection,
+    ProjectionId, RopeId, RopeTable, Step, StepOutput, VectorId,
 };
 
 /// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
@@ -187,4 +187,22 @@ pub trait Backend: Send {
 
     /// Bytes held now.
     fn memory(&self) -> MemoryReport;
+
+    /// Measures the time of each kernel from now on, or no longer. Steps are slower meanwhile.
+    ///
+    /// # Errors
+    /// If this backend cannot.
+    fn set_profiling(&mut self, on: bool) -> Result<(), BackendError> {
+        if on {
+            let (backend, what) = (self.info().name, "a profile by kernel".into());
+            return Err(BackendError::Unsupported { backend, what });
+        }
+        Ok(())
+    }
+
+    /// What the device did for the steps that have been waited for since this was last called; `None` where that
+    /// is not counted.
+    fn take_work(&mut self) -> Option<DeviceWork> {
+        None
+    }
 }

@@ -19,6 +19,7 @@ mod page;
 mod sampling;
 mod step;
 mod weights;
+mod work;
 
 pub use backend::{
     Backend, BackendInfo, MemoryReport, Numerics, PageAddress, PageData, PageHalf, PageTicket, Ticket,
@@ -32,3 +33,4 @@ pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, 
 pub use sampling::Sampler;
 pub use step::{Activation, AttentionShape, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor};
 pub use weights::{Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId};
+pub use work::{DeviceWork, KernelWork};

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use interleaf_contract::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, Numerics,
-    PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
-    Step, StepOutput, Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, DeviceWork, Matrix, MatrixId, MemoryReport,
+    Numerics, PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId,
+    RopeTable, Step, StepOutput, Ticket, VectorId, check,
 };
 
 use crate::buffers::{BufferPool, READ_BACK, STORAGE};
@@ -21,6 +21,7 @@ use crate::pages::{PagePool, PoolPlan};
 use crate::readback::Pending;
 use crate::step::{Plan, Results};
 use crate::weights::Weights;
+use crate::work::{Profiler, StepWork};
 
 /// A [`Backend`] on a GPU, through wgpu.
 #[derive(Debug)]
@@ -33,9 +34,11 @@ pub struct GpuBackend {
     scratch: BufferPool,
     read_backs: BufferPool,
     submitter: Submitter,
-    steps: HashMap<Ticket, (Pending, Results)>,
+    steps: HashMap<Ticket, (Pending, Results, StepWork)>,
     reads: HashMap<PageTicket, PageRead>,
     tickets: u64,
+    profiler: Option<Profiler>,
+    work: DeviceWork,
 }
 
 impl GpuBackend {
@@ -56,6 +59,8 @@ impl GpuBackend {
             steps: HashMap::new(),
             reads: HashMap::new(),
             tickets: 0,
+            profiler: None,
+            work: DeviceWork::default(),
         })
     }
 
@@ -165,17 +170,22 @@ impl Backend for GpuBackend {
         let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
         let pool = self.pool.as_ref();
         let results = Plan::record(&step, &self.weights, &self.factors, pool, &mut recorder)?;
-        let recording = recorder.recording;
-        let pending = Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording)?;
+        let mut recording = recorder.recording;
+        let profiler = self.profiler.as_ref();
+        let work = StepWork::of(&mut recording, profiler);
+        let profile = profiler.zip(work.stamps_at());
+        let pending =
+            Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording, profile)?;
         let ticket = Ticket(self.next_ticket());
-        self.steps.insert(ticket, (pending, results));
+        self.steps.insert(ticket, (pending, results, work));
         Ok(ticket)
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, BackendError> {
         let found = self.steps.remove(&ticket);
-        let (pending, results) = found.ok_or_else(|| error::unknown("ticket", ticket.0))?;
+        let (pending, results, work) = found.ok_or_else(|| error::unknown("ticket", ticket.0))?;
         let bytes = pending.wait(&self.gpu, &mut self.read_backs)?;
+        work.add_to(&mut self.work, &bytes);
         Ok(results.output(&bytes))
     }
 
@@ -203,6 +213,15 @@ impl Backend for GpuBackend {
             Some(pool) => page_transfer::write(&self.gpu, pool, pages),
             None => Ok(()),
         }
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<(), BackendError> {
+        self.profiler = if on { Some(Profiler::new(&self.gpu)?) } else { None };
+        Ok(())
+    }
+
+    fn take_work(&mut self) -> Option<DeviceWork> {
+        Some(std::mem::take(&mut self.work))
     }
 
     fn memory(&self) -> MemoryReport {

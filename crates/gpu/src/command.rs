@@ -10,10 +10,12 @@ use interleaf_contract::BackendError;
 use wgpu::BufferUsages;
 
 use crate::buffers::{BufferPool, STORAGE};
+use crate::cost::Loads;
 use crate::decide::grid;
 use crate::device::Gpu;
 use crate::error;
 use crate::kernel::{Access, Compiled, Kernel, Kernels};
+use crate::work::Profiler;
 
 /// Offset alignment of a slot of parameters: the lowest tier's for dynamic uniform offsets.
 const PARAMS_SLOT: usize = 256;
@@ -37,8 +39,19 @@ pub(crate) enum Place {
 
 #[derive(Debug)]
 enum Command {
-    Dispatch { kernel: Kernel, compiled: Arc<Compiled>, places: Vec<Place>, params_at: u32, grid: (u32, u32) },
-    Copy { from: (Place, u64), to: (Place, u64), bytes: u64 },
+    Dispatch {
+        kernel: Kernel,
+        compiled: Arc<Compiled>,
+        places: Vec<Place>,
+        params_at: u32,
+        grid: (u32, u32),
+        loads: Loads,
+    },
+    Copy {
+        from: (Place, u64),
+        to: (Place, u64),
+        bytes: u64,
+    },
 }
 
 /// What a submission consists of.
@@ -75,6 +88,21 @@ impl Recording {
         to
     }
 
+    /// Every dispatch in order: its kernel's name and what it loads.
+    pub(crate) fn dispatches(&self) -> impl Iterator<Item = (&'static str, Loads)> + '_ {
+        self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch { compiled, loads, .. } => Some((compiled.name, *loads)),
+            Command::Copy { .. } => None,
+        })
+    }
+
+    /// Makes room in what is read back for bytes that are not copied by a command, and returns where.
+    pub(crate) fn reserve_read_back(&mut self, bytes: u64, alignment: u64) -> u64 {
+        let at = self.read_back.next_multiple_of(alignment);
+        self.read_back = at + bytes;
+        at
+    }
+
     /// Bytes that the host will read.
     pub(crate) const fn read_back_bytes(&self) -> u64 {
         self.read_back
@@ -96,7 +124,7 @@ impl<'a> Recorder<'a> {
         Self { gpu, scratch, recording: Recording::default(), kernels }
     }
 
-    /// Records a kernel over a number of workgroups; none of them is nothing to do. What it reads of a buffer that
+    /// Records a kernel over a number of workgroups, and what they load; none of them is nothing to do. What it reads of a buffer that
     /// it also writes is copied first: a device takes a buffer either way in a dispatch, and not both.
     pub(crate) fn dispatch<P: Pod>(
         &mut self,
@@ -104,6 +132,7 @@ impl<'a> Recorder<'a> {
         params: &P,
         mut places: Vec<Place>,
         workgroups: u64,
+        loads: Loads,
     ) -> Result<(), BackendError> {
         if workgroups == 0 {
             return Ok(());
@@ -117,7 +146,7 @@ impl<'a> Recorder<'a> {
         let params_at = word(slots.len());
         slots.extend_from_slice(bytemuck::bytes_of(params));
         slots.resize(slots.len().next_multiple_of(PARAMS_SLOT), 0);
-        commands.push(Command::Dispatch { kernel, compiled, places, params_at, grid });
+        commands.push(Command::Dispatch { kernel, compiled, places, params_at, grid, loads });
         Ok(())
     }
 }
@@ -189,6 +218,7 @@ impl Submitter {
         gpu: &Gpu,
         recording: &Recording,
         read_back: Option<&wgpu::Buffer>,
+        profile: Option<(&Profiler, u64)>,
         mapped: impl FnOnce(Result<(), wgpu::BufferAsyncError>) + Send + 'static,
     ) -> Result<wgpu::SubmissionIndex, BackendError> {
         let params = self.params.fill(gpu, &recording.params)?;
@@ -212,9 +242,13 @@ impl Submitter {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("step") };
             let mut encoder = gpu.device.create_command_encoder(&descriptor);
             let kind = std::mem::discriminant::<Command>;
+            let mut dispatched = 0;
             for run in recording.commands.chunk_by(|a, b| kind(a) == kind(b)) {
-                encode_kernels(&mut encoder, run, &mut groups);
+                encode_kernels(&mut encoder, run, &mut groups, profile.map(|(p, _)| p), &mut dispatched);
                 encode_copies(&mut encoder, run, &find)?;
+            }
+            if let (Some((profiler, at)), Some(buffer)) = (profile, read_back) {
+                profiler.resolve(&mut encoder, dispatched, (buffer, at));
             }
             if let Some(buffer) = read_back {
                 encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Read, .., mapped);
@@ -239,7 +273,7 @@ impl Submitter {
         if self.bind_groups.len() >= BIND_GROUPS {
             self.bind_groups.clear();
         }
-        let name = kernel.template().name;
+        let name = compiled.name;
         let group = gpu.guarded(name, 0, || {
             let window = wgpu::BufferBinding { buffer: params, offset: 0, size: Some(compiled.params) };
             let uniform =
@@ -263,17 +297,43 @@ fn encode_kernels<'a>(
     encoder: &mut wgpu::CommandEncoder,
     run: &[Command],
     groups: &mut impl Iterator<Item = &'a wgpu::BindGroup>,
+    profiler: Option<&Profiler>,
+    dispatched: &mut usize,
 ) {
-    if !matches!(run.first(), Some(Command::Dispatch { .. })) {
-        return;
-    }
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    let mut pass = None;
     for command in run {
-        if let Command::Dispatch { compiled, params_at, grid: (x, y), .. } = command {
-            pass.set_pipeline(&compiled.pipeline);
-            pass.set_bind_group(0, groups.next(), &[*params_at]);
-            pass.dispatch_workgroups(*x, *y, 1);
+        let Command::Dispatch { compiled, params_at, grid: (x, y), .. } = command else { continue };
+        let timed = profiler.and_then(|profiler| Some((profiler, profiler.pair(*dispatched)?)));
+        // Without timestamps inside a pass, each kernel that is timed has one of its own.
+        let boundaries = timed.filter(|(profiler, _)| !profiler.inside_passes);
+        if boundaries.is_some() {
+            pass = None;
         }
+        let pass = pass.get_or_insert_with(|| {
+            encoder
+                .begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: Some(compiled.name),
+                    timestamp_writes: boundaries.map(|(profiler, [before, after])| {
+                        wgpu::ComputePassTimestampWrites {
+                            query_set: &profiler.queries,
+                            beginning_of_pass_write_index: Some(before),
+                            end_of_pass_write_index: Some(after),
+                        }
+                    }),
+                })
+                .forget_lifetime()
+        });
+        let inside = timed.filter(|(profiler, _)| profiler.inside_passes);
+        if let Some((profiler, [before, _])) = inside {
+            pass.write_timestamp(&profiler.queries, before);
+        }
+        pass.set_pipeline(&compiled.pipeline);
+        pass.set_bind_group(0, groups.next(), &[*params_at]);
+        pass.dispatch_workgroups(*x, *y, 1);
+        if let Some((profiler, [_, after])) = inside {
+            pass.write_timestamp(&profiler.queries, after);
+        }
+        *dispatched += 1;
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) const NORM_ROOT: u32 = 16;
 /// codes of a weight leave of the 64 registers that Arm gives a thread. Held in a vec4 in WGSL.
 pub(crate) const ROW_TILE: u32 = 4;
 
+/// vec4 of z that a matmul stages at a time for each row: a rank of 32.
+pub(crate) const Z_QUADS: u32 = 8;
+
 /// Dtypes of base weights.
 #[cfg(test)]
 pub(crate) const BASE_DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Q8_0, Dtype::Q4_0];

@@ -52,9 +52,10 @@ impl Gpu {
         };
         let info = adapter.get_info();
         let required_limits = required(&adapter.limits(), options.lowest_tier);
-        let required_features = if options.lowest_tier { Features::empty() } else { wanted(adapter.features()) };
-        let caps = Caps::of(&required_limits, options.binding_bytes)
-            .with(required_features, info.subgroup_min_size);
+        let required_features =
+            if options.lowest_tier { Features::empty() } else { wanted(adapter.features()) };
+        let caps =
+            Caps::of(&required_limits, options.binding_bytes).with(required_features, info.subgroup_min_size);
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("interleaf"),
             required_limits,
@@ -129,9 +130,10 @@ impl Gpu {
     }
 }
 
-/// What kernels have variants for, of what an adapter offers.
+/// What kernels have variants for and what a profile needs, of what an adapter offers.
 fn wanted(offered: Features) -> Features {
-    offered & (Features::SUBGROUP | Features::SHADER_F16)
+    let times = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    offered & (Features::SUBGROUP | Features::SHADER_F16 | times)
 }
 
 /// Keeps the first reason: later ones are consequences.

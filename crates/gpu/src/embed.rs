@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{BackendError, Dtype, MatrixId, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::Loads;
 use crate::decide::{self, Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
@@ -82,7 +83,12 @@ pub(crate) fn record(
         let places =
             vec![Place::Buffer(part.buffer.clone()), Place::Tables, Place::Buffer(placed.buffer.clone())];
         let workgroups = u64::from(params.rows) * u64::from(row_groups);
-        recorder.dispatch(Kernel::Embed(variant), &params, places, workgroups)?;
+        let in_part = |token: u32| (part.first..part.first + part.rows).contains(&(token as usize));
+        let rows = plan.step.batch().rows.iter().filter(|row| in_part(row.token)).count() as u64;
+        let scale = if matrix.dtype.is_quantised() { 4 } else { 0 };
+        let weights = rows * u64::from(placed.quads().div_ceil(unit_quads)) * (16 + scale);
+        let loads = Loads { weights, ..Loads::default() };
+        recorder.dispatch(Kernel::Embed(variant), &params, places, workgroups, loads)?;
     }
     Ok(())
 }

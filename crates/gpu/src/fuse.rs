@@ -46,7 +46,13 @@ pub(crate) enum Work<'a> {
         gate: Option<(Activation, Tensor)>,
     },
     /// `KvAppend` with what comes before it; `ops` are those that it stands for.
-    Append { layer: u32, k: Tensor, v: Tensor, roped: Roped, ops: &'a [Op] },
+    Append {
+        layer: u32,
+        k: Tensor,
+        v: Tensor,
+        roped: Roped,
+        ops: &'a [Op],
+    },
 }
 
 /// A step's work in order, each with how many operations it stands for. `together` says whether projections can be one dispatch; `head_dim` is the pool's.
@@ -249,15 +255,16 @@ mod tests {
         assert_eq!(counts(&plain), [2, 3, 1, 1, 3, 1]);
         let works = fuse(&plain, 8, |_| true);
         assert!(matches!(works[4].0, Work::Matmul { norm: Some(Norm { keeps_sum: false, .. }), .. }));
-        assert!(matches!(works[4].0, Work::Matmul { gate: Some((Activation::Silu, out)), .. } if out == gate));
+        assert!(
+            matches!(works[4].0, Work::Matmul { gate: Some((Activation::Silu, out)), .. } if out == gate)
+        );
     }
 
     #[test]
     fn nothing_is_fused_over_what_is_still_read() {
         let [x, g, u, d] = [0, 1, 2, 3].map(|i| t(i, 8));
-        let gated = |then: Op| {
-            [matmul(x, &[g, u]), Op::SwiGlu { activation: SILU, gate: g, up: u, out: g }, then]
-        };
+        let gated =
+            |then: Op| [matmul(x, &[g, u]), Op::SwiGlu { activation: SILU, gate: g, up: u, out: g }, then];
         assert_eq!(counts(&gated(Op::Probe { x: g })), [2, 1]);
         assert_eq!(counts(&gated(Op::Probe { x: u })), [1, 1, 1]);
         assert_eq!(fuse(&gated(Op::Probe { x: g }), 8, |_| false)[0].1, 1);

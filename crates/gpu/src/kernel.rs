@@ -10,9 +10,7 @@ use interleaf_contract::BackendError;
 use crate::device::Gpu;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
-use crate::{
-    embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu,
-};
+use crate::{embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu};
 
 /// One pipeline. Small and hashable: the key of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +78,7 @@ pub(crate) struct Compiled {
     /// Bytes of the parameters.
     pub params: NonZeroU64,
     pub bindings: &'static [Access],
+    pub name: &'static str,
 }
 
 /// The pipelines compiled so far, and those that a driver refused.
@@ -138,7 +137,7 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
             },
             cache: None,
         });
-        Compiled { pipeline, layout, params, bindings: template.bindings }
+        Compiled { pipeline, layout, params, bindings: template.bindings, name }
     })
 }
 
@@ -196,6 +195,9 @@ mod tests {
         let mut needs = Capabilities::empty();
         if template.f16 {
             needs |= Capabilities::SHADER_FLOAT16;
+        }
+        if source.contains("unpack2x16float") {
+            needs |= Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         }
         if source.contains("subgroup") {
             needs |= Capabilities::SUBGROUP;

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{BackendError, CHUNK_TOKENS, PageCodec, RowSet, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::Loads;
 use crate::decide::WORKGROUP;
 use crate::fuse::Roped;
 use crate::kernel::{Access, Kernel, Template};
@@ -121,7 +122,9 @@ pub(crate) fn record(
     ];
     let kernel = Kernel::KvAppend(Variant { codec: geometry.codec, head_dim, roped: false });
     let workgroups = u64::from(params.rows) * u64::from(params.token_groups);
-    recorder.dispatch(kernel, &params, places, workgroups)
+    let activations = u64::from(params.rows) * u64::from(token_words) * 16;
+    let loads = Loads { activations, ..Loads::default() };
+    recorder.dispatch(kernel, &params, places, workgroups, loads)
 }
 
 /// Records an append with what comes before it, and returns whether it could: queries, keys and values must share
@@ -183,7 +186,14 @@ pub(crate) fn record_roped(
     ];
     let kernel = Kernel::KvAppend(Variant { codec: geometry.codec, head_dim, roped: true });
     let heads = u64::from(params.heads) + 2 * u64::from(params.kv_heads);
-    recorder.dispatch(kernel, &params, places, q.rows as u64 * heads)?;
+    let head_bytes = 4 * u64::from(head_dim);
+    let normed = if roped.norms.is_some() { heads - u64::from(params.kv_heads) } else { 0 };
+    let loads = Loads {
+        activations: q.rows as u64 * heads * head_bytes,
+        weights: q.rows as u64 * normed * head_bytes,
+        ..Loads::default()
+    };
+    recorder.dispatch(kernel, &params, places, q.rows as u64 * heads, loads)?;
     Ok(true)
 }
 

@@ -10,6 +10,7 @@ mod backend;
 mod buffers;
 mod choose;
 mod command;
+mod cost;
 mod decide;
 mod device;
 mod embed;
@@ -39,6 +40,7 @@ mod swiglu;
 mod tensors;
 mod vectors;
 mod weights;
+mod work;
 
 pub use backend::GpuBackend;
 pub use options::GpuOptions;

@@ -5,7 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{Activation, BackendError, Dtype, ProjectionId, Tensor};
 
 use crate::command::{Place, Recorder, word};
-use crate::decide::{self, Half, LanesTile, ROW_TILE, RegisterTile, Stage, Strategy};
+use crate::cost::{self, Expand, Loads};
+use crate::decide::{self, Half, LanesTile, ROW_TILE, RegisterTile, Stage, Strategy, Z_QUADS};
 use crate::factors::Site;
 use crate::fuse::Norm;
 use crate::kernel::{Access, Kernel, Template};
@@ -78,9 +79,19 @@ fn lanes_constants(tile: LanesTile, dtype: Dtype) -> Vec<(&'static str, String)>
     constants
 }
 
-fn gate_constants(gate: Option<Activation>) -> [(&'static str, String); 2] {
+fn gate_constants(gate: Option<Activation>) -> [(&'static str, String); 4] {
     let name = if gate.is_some() { "paired" } else { "none" };
-    [("GATE", name.to_owned()), ("ACTIVATION", gate.map_or("none", decide::activation_name).to_owned())]
+    [
+        ("GATE", name.to_owned()),
+        ("GATES", gates(gate).to_string()),
+        ("ACTIVATION", gate.map_or("none", decide::activation_name).to_owned()),
+        ("Z_QUADS", Z_QUADS.to_string()),
+    ]
+}
+
+/// Entries whose outputs share a tile.
+const fn gates(gate: Option<Activation>) -> u32 {
+    if gate.is_some() { 2 } else { 1 }
 }
 
 impl Variant {
@@ -108,11 +119,14 @@ impl Variant {
             Self::Decode { tile, gate, .. } => {
                 constants.extend(lanes_constants(tile, dtype));
                 constants.extend(gate_constants(gate));
+                // Of every row and output of the tile, as many as a thread must take.
+                let results = (ROW_TILE * tile.out_tile() / gates(gate)).div_ceil(tile.workgroup);
+                constants.push(("RESULTS", results.to_string()));
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
                 ("lora_matmul_decode", bindings, size_of::<MatmulParams>())
             }
             Self::Prefill { tile, stage, gate, .. } => {
-                let own_outs = if gate.is_some() { tile.thread_outs / 2 } else { tile.thread_outs };
+                let own_outs = tile.thread_outs / gates(gate);
                 let numbers = [
                     ("WORKGROUP", tile.workgroup()),
                     ("ROW_TILE", tile.rows),
@@ -166,6 +180,38 @@ struct Sites {
     tiles: u32,
     /// Dtypes of A among the sites that some row uses.
     a_dtypes: Vec<Dtype>,
+    /// The site of each adapter of the batch at each projection.
+    of: Vec<Vec<Option<Site>>>,
+}
+
+impl Sites {
+    /// What expanding a projection of an adapter takes.
+    fn expand(&self, slot: usize, projection: usize) -> Option<Expand> {
+        let site = (*self.of.get(slot)?.get(projection)?)?;
+        Some(Expand { slot, rank: site.rank, b_f16: site.b_dtype == Dtype::F16 })
+    }
+
+    /// What the shrink of all groups loads of factors of one dtype.
+    fn shrinks(
+        &self,
+        rows: &MatmulRows,
+        tile: LanesTile,
+        dtype: Dtype,
+        row_units: u32,
+        x_quads: u32,
+        norm: Option<Residual>,
+    ) -> Loads {
+        let mut loads = Loads::default();
+        for &(slot, count) in &rows.group_sizes {
+            let of_slot = self.of.get(slot).into_iter().flatten().flatten();
+            for site in of_slot.filter(|site| site.a_dtype == dtype) {
+                for _ in 0..site.rank.div_ceil(tile.out_tile()) {
+                    loads += cost::shrink(tile, dtype, count, row_units, x_quads, norm);
+                }
+            }
+        }
+        loads
+    }
 }
 
 /// What an operation writes: one result for each projection, or the gated product of two.
@@ -210,7 +256,7 @@ pub(crate) fn record(
             projections: word(projections.len()),
         };
         for dispatch in dispatches(plan, projections, &results)? {
-            matmul(plan, recorder, &rows, &dispatch, shared, &placed_x, z.as_ref())?;
+            matmul(plan, recorder, &rows, &sites, &dispatch, shared, &placed_x, z.as_ref())?;
         }
     }
     if let Some(z) = &z {
@@ -294,9 +340,8 @@ fn dispatches(
                 projection: word(i),
                 scale_words: word(matrix.layout.scale_words),
             };
-            let fits = |d: &&mut Dispatch| {
-                d.dtype == matrix.dtype && d.weights == part.buffer && d.y == y.buffer
-            };
+            let fits =
+                |d: &&mut Dispatch| d.dtype == matrix.dtype && d.weights == part.buffer && d.y == y.buffer;
             match dispatches.iter_mut().find(fits) {
                 Some(dispatch) => dispatch.entries.push(entry),
                 None => dispatches.push(Dispatch {
@@ -318,6 +363,7 @@ fn matmul(
     plan: &Plan<'_>,
     recorder: &mut Recorder<'_>,
     rows: &MatmulRows,
+    sites: &Sites,
     dispatch: &Dispatch,
     shared: MatmulParams,
     x: &Placed,
@@ -343,15 +389,36 @@ fn matmul(
             continue;
         }
         // Where a gate and its up share a tile, the gate's entry counts for both.
-        let own_tile = if gate.is_some() { out_tile / 2 } else { out_tile };
+        let own_tile = out_tile / gates(gate);
         let entries_at = word(recorder.recording.tables.len());
         let mut tiles = 0;
+        let mut loads = Loads::default();
         for (i, entry) in dispatch.entries.iter().enumerate() {
             if gate.is_none() || i == 0 {
                 tiles += entry.stored.div_ceil(own_tile);
             }
             recorder.recording.tables.extend(entry.words(tiles));
+            let biased = if entry.bias_at == NO_BIAS { 0 } else { list.count };
+            loads.weights += u64::from(entry.stored) * u64::from(biased) * size_of::<f32>() as u64;
+            let own_tiles = entry.stored.div_ceil(own_tile);
+            let of = |slot: Option<usize>| sites.expand(slot?, entry.projection as usize);
+            loads += match strategy {
+                Strategy::Decode => {
+                    let expands: Vec<_> = rows.decode_slots.iter().map(|slot| of(*slot)).collect();
+                    cost::expand_decode(&expands, own_tiles, entry.stored)
+                }
+                Strategy::Prefill => {
+                    let expands: Vec<_> = rows.prefill_slots.iter().map(|slot| of(*slot)).collect();
+                    cost::expand_prefill(decisions.matmul_prefill(), &expands, own_tiles, own_tile)
+                }
+            };
         }
+        loads += match variant {
+            Variant::Prefill { tile, .. } => cost::prefill(tile, dtype, list.count, tiles, x.quads()),
+            Variant::Decode { tile, .. } | Variant::Shrink { tile, .. } => {
+                cost::decode(tile, dtype, list.count, tiles, row_units, x.quads())
+            }
+        };
         let (rows, rows_at) = (list.count, list.at);
         let params = MatmulParams { rows, rows_at, tiles, entries_at, row_units, ..shared };
         // What is absent is never read; any buffer serves to bind.
@@ -367,7 +434,13 @@ fn matmul(
             Place::Buffer(dispatch.y.clone()),
         ];
         let row_tiles = u64::from(rows.div_ceil(row_tile));
-        recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, row_tiles * u64::from(tiles))?;
+        recorder.dispatch(
+            Kernel::LoraMatmul(variant),
+            &params,
+            places,
+            row_tiles * u64::from(tiles),
+            loads,
+        )?;
     }
     Ok(())
 }
@@ -381,12 +454,14 @@ fn sites(
 ) -> Result<Sites, BackendError> {
     let at = word(recorder.recording.tables.len());
     let out_tile = recorder.gpu.decisions.shrink().out_tile();
-    let mut found = Sites { at, z_stride: 0, tiles: 0, a_dtypes: Vec::new() };
+    let mut found = Sites { at, z_stride: 0, tiles: 0, a_dtypes: Vec::new(), of: Vec::new() };
     for (slot, adapter) in plan.step.batch().adapters.iter().enumerate() {
         let mut z_at = 0;
         let mut tiles = 0;
+        let mut of = Vec::with_capacity(projections.len());
         for (id, _) in projections {
             let site = plan.factors.site(*adapter, *id)?.filter(|site| site.rank > 0);
+            of.push(site);
             recorder.recording.tables.extend(site.map_or([0; SITE_WORDS], |site| site_words(&site, z_at)));
             let Some(site) = site else { continue };
             z_at += site.rank;
@@ -395,6 +470,7 @@ fn sites(
                 found.a_dtypes.push(site.a_dtype);
             }
         }
+        found.of.push(of);
         found.z_stride = found.z_stride.max(z_at);
         found.tiles = found.tiles.max(tiles);
     }
@@ -422,9 +498,8 @@ fn shrink(
 ) -> Result<Option<wgpu::Buffer>, BackendError> {
     let factors = plan.factors.buffer().filter(|_| !sites.a_dtypes.is_empty()).cloned();
     // Two dtypes of A are two dispatches, of which only one could norm.
-    let fused = norm.filter(|norm| {
-        factors.is_some() && sites.a_dtypes.len() == 1 && plan.tensors.is_alone(norm.x)
-    });
+    let fused =
+        norm.filter(|norm| factors.is_some() && sites.a_dtypes.len() == 1 && plan.tensors.is_alone(norm.x));
     if fused.is_none()
         && let Some(norm) = norm
     {
@@ -462,7 +537,8 @@ fn shrink(
                 Place::Buffer(z.clone()),
             ];
             let variant = Variant::Shrink { dtype: *dtype, half, tile, norm: None };
-            recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups)?;
+            let loads = sites.shrinks(rows, tile, *dtype, params.row_units, params.x_quads, None);
+            recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups, loads)?;
             continue;
         };
         let residual = Residual::of(norm);
@@ -496,7 +572,9 @@ fn shrink(
         }
         workgroups += row_count as u64;
         let variant = Variant::Shrink { dtype: *dtype, half, tile, norm: Some(residual) };
-        recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups)?;
+        let mut loads = sites.shrinks(rows, tile, *dtype, params.row_units, params.x_quads, Some(residual));
+        (0..row_count).for_each(|_| loads += cost::norm(residual, params.x_quads));
+        recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups, loads)?;
     }
     Ok(Some(z))
 }

@@ -56,7 +56,7 @@ impl PageRead {
                 let (stripe, at) = pool.locate(*page)?;
                 recording.read_back(Place::Buffer(stripe.clone()), at, read.page_bytes as u64);
             }
-            let pending = Pending::submit(gpu, submitter, &mut read.buffers, &recording)?;
+            let pending = Pending::submit(gpu, submitter, &mut read.buffers, &recording, None)?;
             read.pieces.push((pending, piece.to_vec()));
         }
         Ok(read)

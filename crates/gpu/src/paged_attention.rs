@@ -7,6 +7,7 @@ use interleaf_contract::{
 };
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::{self, Loads};
 use crate::decide::{self, AttentionTile, Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Template};
 use crate::pages::row_words;
@@ -123,9 +124,11 @@ impl Variant {
         let mut all = Vec::new();
         for head_dim in [2, 6, 16, 64, 66, 80, 96, 128, 192, 256] {
             all.push(Self::Merge(decide::attention_decode(head_dim, 1)));
-            for (codec, half) in
-                [(PageCodec::F16, Half::Integer), (PageCodec::F16, Half::Native), (PageCodec::F32, Half::Integer)]
-            {
+            for (codec, half) in [
+                (PageCodec::F16, Half::Integer),
+                (PageCodec::F16, Half::Native),
+                (PageCodec::F32, Half::Integer),
+            ] {
                 for heads in [1, 2, 4] {
                     all.push(Self::Decode(codec, decide::attention_decode(head_dim, heads), half));
                     all.push(Self::Decode(codec, decide::attention_shared(caps, head_dim, heads), half));
@@ -163,8 +166,7 @@ pub(crate) fn record(
     let directory_at = plan.directory(recorder, pool, layer);
     let tables = &mut recorder.recording.tables;
     let records_at = plan.rows.records(plan.step, RowSet::All, tables);
-    let tiles =
-        AttentionTiles { shared: shared.vectors, prefill: prefill.queries(), window: shape.window };
+    let tiles = AttentionTiles { shared: shared.vectors, prefill: prefill.queries(), window: shape.window };
     let rows = plan.rows.attention(plan.step, layer, tiles, tables).clone();
     let window = shape.window.unwrap_or(u32::MAX);
     let softcap = shape.softcap.unwrap_or(0.0);
@@ -181,7 +183,9 @@ pub(crate) fn record(
         let state = 2 + u64::from(shape.head_dim);
         let states = u64::from(rows.states) * u64::from(shape.heads);
         let partials = recorder.scratch.take(recorder.gpu, states * state * size_of::<f32>() as u64)?;
-        for (items, tile) in [(rows.alone, alone), (rows.shared, shared)] {
+        for (items, blocks, tile) in
+            [(rows.alone, &rows.alone_blocks, alone), (rows.shared, &rows.shared_blocks, shared)]
+        {
             let params = DecodeParams {
                 items: items.count,
                 items_at: items.at,
@@ -199,7 +203,12 @@ pub(crate) fn record(
             };
             let vectors = u64::from(params.kv_heads) * u64::from(params.vectors);
             let kernel = Kernel::PagedAttention(Variant::Decode(codec, tile, half));
-            recorder.dispatch(kernel, &params, places(&partials), u64::from(items.count) * vectors)?;
+            let mut loads = Loads::default();
+            for block in blocks {
+                loads.pages += vectors * block.pages(tile, codec);
+                loads.activations += vectors * cost::queries(tile);
+            }
+            recorder.dispatch(kernel, &params, places(&partials), u64::from(items.count) * vectors, loads)?;
         }
 
         let params = MergeParams {
@@ -214,7 +223,10 @@ pub(crate) fn record(
         let merge_places =
             vec![Place::Buffer(partials.clone()), Place::Tables, Place::Buffer(out.buffer.clone())];
         let workgroups = u64::from(rows.merges.count) * u64::from(shape.heads);
-        recorder.dispatch(merge, &params, merge_places, workgroups)?;
+        let tile = decide::attention_decode(shape.head_dim, 1);
+        let activations = u64::from(shape.heads) * cost::merge(tile, rows.states);
+        let loads = Loads { activations, ..Loads::default() };
+        recorder.dispatch(merge, &params, merge_places, workgroups, loads)?;
         recorder.scratch.give(&partials);
     }
 
@@ -237,7 +249,14 @@ pub(crate) fn record(
     };
     let kernel = Kernel::PagedAttention(Variant::Prefill(codec, prefill, half));
     let workgroups = u64::from(rows.tiles.count) * u64::from(shape.heads);
-    recorder.dispatch(kernel, &params, places(&out.buffer), workgroups)
+    let mut loads = Loads::default();
+    for tile in &rows.tile_blocks {
+        loads.activations += u64::from(shape.heads) * cost::queries(prefill);
+        for block in tile {
+            loads.pages += u64::from(shape.heads) * block.pages(prefill, codec);
+        }
+    }
+    recorder.dispatch(kernel, &params, places(&out.buffer), workgroups, loads)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::buffers::BufferPool;
 use crate::command::{Recording, Submitter};
 use crate::device::Gpu;
 use crate::error;
+use crate::work::Profiler;
 
 /// A submission under way.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ impl Pending {
         submitter: &mut Submitter,
         pool: &mut BufferPool,
         recording: &Recording,
+        profile: Option<(&Profiler, u64)>,
     ) -> Result<Self, BackendError> {
         let bytes = recording.read_back_bytes();
         let buffer = if bytes > 0 { Some(pool.take(gpu, bytes)?) } else { None };
@@ -43,7 +45,7 @@ impl Pending {
             // The first outcome stands; there is no second.
             let _ = set.set(result.map_err(|e| e.to_string()));
         };
-        match submitter.submit(gpu, recording, buffer.as_ref(), mapped) {
+        match submitter.submit(gpu, recording, buffer.as_ref(), profile, mapped) {
             Ok(submission) => {
                 let results = buffer.map(|buffer| Results { buffer, bytes, mapped: state });
                 Ok(Self { submission, results })

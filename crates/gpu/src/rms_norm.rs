@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{BackendError, RowSet, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::{self, Loads};
 use crate::decide::{NORM_ROOT, NORM_WORKGROUP, WORKGROUP};
 use crate::fuse::Norm;
 use crate::kernel::{Access, Kernel, Template};
@@ -238,7 +239,9 @@ fn rows(
         places.push(Place::Buffer(out.buffer.clone()));
     }
     places.extend(add.map(|add| Place::Buffer(add.buffer.clone())));
-    recorder.dispatch(Kernel::RmsNorm(variant), &params, places, out.rows as u64)
+    let mut loads = Loads::default();
+    (0..out.rows).for_each(|_| loads += cost::norm(Residual::of(norm), x.quads()));
+    recorder.dispatch(Kernel::RmsNorm(variant), &params, places, out.rows as u64, loads)
 }
 
 fn heads(plan: &mut Plan<'_>, recorder: &mut Recorder<'_>, norm: &Norm) -> Result<(), BackendError> {
@@ -267,13 +270,16 @@ fn heads(plan: &mut Plan<'_>, recorder: &mut Recorder<'_>, norm: &Norm) -> Resul
         epsilon: norm.epsilon,
     };
     let apart = x.buffer != out.buffer;
+    let elements = 4 * x.rows as u64 * u64::from(norm.x.cols);
+    let activations = if add.is_some() { 3 * elements } else { 2 * elements };
+    let loads = Loads { activations, weights: elements, ..Loads::default() };
     let add = add.map_or(Place::Tables, |add| Place::Buffer(add.buffer));
     let mut places = vec![Place::Buffer(out.buffer), plan.vectors(), add];
     if apart {
         places.push(Place::Buffer(x.buffer));
     }
     let workgroups = x.rows as u64 * u64::from(norm.heads);
-    recorder.dispatch(Kernel::RmsNorm(Variant::Heads { apart }), &params, places, workgroups)
+    recorder.dispatch(Kernel::RmsNorm(Variant::Heads { apart }), &params, places, workgroups, loads)
 }
 
 #[cfg(test)]

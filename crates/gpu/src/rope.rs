@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{BackendError, RopeId, RowSet, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::Loads;
 use crate::decide::WORKGROUP;
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
@@ -71,7 +72,9 @@ pub(crate) fn record(
     };
     let places = vec![Place::Buffer(x.buffer), Place::Tables, Place::Buffer(rope.buffer.clone())];
     let workgroups = u64::from(params.rows) * u64::from(params.row_groups);
-    recorder.dispatch(Kernel::Rope(Variant), &params, places, workgroups)
+    let activations = u64::from(params.rows) * u64::from(heads * half) * 8;
+    let loads = Loads { activations, ..Loads::default() };
+    recorder.dispatch(Kernel::Rope(Variant), &params, places, workgroups, loads)
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 
-use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, Row, RowSet, Step};
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageCodec, Row, RowSet, Step};
 
 use crate::command::word;
-use crate::decide::{ROW_TILE, Strategy};
+use crate::cost;
+use crate::decide::{AttentionTile, ROW_TILE, Strategy};
 
 /// A list in the tables: its first word and its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +33,11 @@ pub(crate) struct MatmulRows {
     pub groups: List,
     /// The adapters that some row has.
     pub used: Vec<usize>,
+    /// `(adapter, rows)` of each group.
+    pub group_sizes: Vec<(usize, u32)>,
+    /// The adapter of each generated row and of each prompt row.
+    pub decode_slots: Vec<Option<usize>>,
+    pub prefill_slots: Vec<Option<usize>>,
 }
 
 /// Rows as `paged_attention` sees them.
@@ -48,6 +54,28 @@ pub(crate) struct AttentionRows {
     pub states: u32,
     /// `(first row, rows)` of tiles of prompt rows of one sequence.
     pub tiles: List,
+    /// What is read of pages: by each item alone, by each shared one, and block by block for each tile.
+    pub alone_blocks: Vec<BlockRead>,
+    pub shared_blocks: Vec<BlockRead>,
+    pub tile_blocks: Vec<Vec<BlockRead>>,
+}
+
+/// The tokens of a block that are read, from `skipped` to below `count`, and how many of them once more for another
+/// row, as keys and as values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct BlockRead {
+    pub skipped: u32,
+    pub count: u32,
+    pub again: u32,
+}
+
+impl BlockRead {
+    /// Bytes of one KV head's pages.
+    pub(crate) fn pages(self, tile: AttentionTile, codec: PageCodec) -> u64 {
+        let element = codec.bytes(1) as u64;
+        let again = u64::from(self.again) * u64::from(tile.quads()) * 4 * element;
+        cost::block(tile, element, CHUNK_TOKENS as u32, self.skipped, self.count) + again
+    }
 }
 
 /// What decides how rows are put together for attention.
@@ -107,7 +135,7 @@ impl RowTables {
         once(&mut self.attention, tiles, || {
             let page = |row: &Row, chunk: usize| {
                 let sequence = &step.batch().sequences[row.sequence as usize];
-                sequence.pages.entry(layer as usize, chunk).map(|entry| entry.k.slot)
+                sequence.pages.entry(layer as usize, chunk).map(|entry| [entry.k.slot, entry.v.slot])
             };
             attention_rows(&step.batch().rows, tiles, page, tables)
         })
@@ -142,6 +170,7 @@ fn matmul_rows(rows: &[&Row], adapters: usize, tables: &mut Vec<u32>) -> MatmulR
     let prefill = list(tables, 1, of_kind(Strategy::Prefill));
 
     let mut groups = Vec::new();
+    let mut group_sizes = Vec::new();
     let mut used = Vec::new();
     for slot in 0..adapters {
         let of_slot = |row: &Row| usize::try_from(row.adapter) == Ok(slot);
@@ -151,11 +180,17 @@ fn matmul_rows(rows: &[&Row], adapters: usize, tables: &mut Vec<u32>) -> MatmulR
         }
         for group in own.chunks(ROW_TILE as usize) {
             groups.extend([word(slot), word(group.len())]);
+            group_sizes.push((slot, word(group.len())));
             groups.extend((0..ROW_TILE as usize).map(|i| group[i.min(group.len() - 1)]));
         }
     }
     let groups = list(tables, 2 + ROW_TILE as usize, groups);
-    MatmulRows { adapters_at, decode, prefill, groups, used }
+    let slots = |strategy| {
+        let own = rows.iter().filter(move |row| Strategy::of(row.kind) == strategy);
+        own.map(|row| usize::try_from(row.adapter).ok()).collect()
+    };
+    let (decode_slots, prefill_slots) = (slots(Strategy::Decode), slots(Strategy::Prefill));
+    MatmulRows { adapters_at, decode, prefill, groups, used, group_sizes, decode_slots, prefill_slots }
 }
 
 /// A block of a generated row.
@@ -169,15 +204,16 @@ struct Block {
 fn attention_rows(
     rows: &[Row],
     tile: AttentionTiles,
-    page: impl Fn(&Row, usize) -> Option<u32>,
+    page: impl Fn(&Row, usize) -> Option<[u32; 2]>,
     tables: &mut Vec<u32>,
 ) -> AttentionRows {
     const SPLIT: u32 = ATTENTION_SPLIT as u32;
     // Blocks that begin at the same position with the same page, in the order in which they appear.
-    let mut together: Vec<((u32, Option<u32>), Vec<Block>)> = Vec::new();
+    let mut together: Vec<((u32, Option<[u32; 2]>), Vec<Block>)> = Vec::new();
     let mut index = HashMap::new();
     let mut merges = Vec::new();
     let mut tiles = Vec::new();
+    let mut tile_blocks = Vec::new();
     let mut states = 0;
     let mut first_row = 0;
     for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.kind == b.kind) {
@@ -185,8 +221,7 @@ fn attention_rows(
             Strategy::Decode => {
                 for (row, number) in run.iter().zip(first_row..) {
                     let length = row.position + 1;
-                    let seen_from = tile.window.map_or(0, |window| length.saturating_sub(window));
-                    let blocks = seen_from / SPLIT..row.position / SPLIT + 1;
+                    let blocks = seen_from(length, tile.window) / SPLIT..row.position / SPLIT + 1;
                     merges.extend([number, states, word(blocks.len())]);
                     for first in blocks.map(|block| block * SPLIT) {
                         let key = (first, page(row, first as usize / CHUNK_TOKENS));
@@ -203,17 +238,23 @@ fn attention_rows(
                 let size = tile.prefill as usize;
                 for (rows, at) in run.chunks(size).zip((first_row..).step_by(size)) {
                     tiles.extend([at, word(rows.len())]);
+                    tile_blocks.push(tile_reads(rows, tile.window));
                 }
             }
         }
         first_row += word(run.len());
     }
     let (mut alone, mut shared) = (Vec::new(), Vec::new());
+    let (mut alone_blocks, mut shared_blocks) = (Vec::new(), Vec::new());
     for ((first, _), mut blocks) in together {
         blocks.sort_by_key(|block| std::cmp::Reverse(block.length));
         for group in blocks.chunks(tile.shared.max(1) as usize) {
-            let (items, width) =
-                if group.len() == 1 { (&mut alone, 1) } else { (&mut shared, tile.shared as usize) };
+            let (items, reads, width) = if group.len() == 1 {
+                (&mut alone, &mut alone_blocks, 1)
+            } else {
+                (&mut shared, &mut shared_blocks, tile.shared as usize)
+            };
+            reads.push(group_reads(rows, group, first, tile.window, &page));
             items.extend([first, word(group.len())]);
             items.extend((0..width).flat_map(|i| {
                 let block = group[i.min(group.len() - 1)];
@@ -227,7 +268,54 @@ fn attention_rows(
         merges: list(tables, 3, merges),
         states,
         tiles: list(tables, 2, tiles),
+        alone_blocks,
+        shared_blocks,
+        tile_blocks,
     }
+}
+
+/// The first position that a row of so many tokens sees.
+fn seen_from(length: u32, window: Option<u32>) -> u32 {
+    window.map_or(0, |window| length.saturating_sub(window))
+}
+
+/// What a tile of prompt rows reads of each block.
+fn tile_reads(rows: &[Row], window: Option<u32>) -> Vec<BlockRead> {
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Vec::new() };
+    let (from, to) = (seen_from(first.position + 1, window), last.position + 1);
+    let split = ATTENTION_SPLIT as u32;
+    let blocks = (from / split..to.div_ceil(split)).map(|block| block * split);
+    blocks.map(|at| BlockRead { skipped: from.max(at) - at, count: (to - at).min(split), again: 0 }).collect()
+}
+
+/// What generated rows read of a block together: a page that is not the first row's is read once more.
+fn group_reads(
+    rows: &[Row],
+    group: &[Block],
+    first: u32,
+    window: Option<u32>,
+    page: &impl Fn(&Row, usize) -> Option<[u32; 2]>,
+) -> BlockRead {
+    let longest = group.first().map_or(first, |block| block.length);
+    let starts = group.iter().map(|block| seen_from(block.length, window).max(first) - first);
+    let mut read = BlockRead {
+        skipped: starts.min().unwrap_or_default(),
+        count: (longest - first).min(ATTENTION_SPLIT as u32),
+        again: 0,
+    };
+    let pages = |block: &Block, chunk: usize| page(&rows[block.row as usize], chunk);
+    for block in group.iter().skip(1) {
+        // Keys from the first token that is seen, values from its chunk's first.
+        for token in (first + read.skipped) / CHUNK_TOKENS as u32 * CHUNK_TOKENS as u32..first + read.count {
+            let chunk = token as usize / CHUNK_TOKENS;
+            let halves = if token < first + read.skipped { 1..2 } else { 0..2 };
+            let own = (chunk < (block.length as usize).div_ceil(CHUNK_TOKENS)).then(|| pages(block, chunk));
+            if let (Some(Some(own)), Some(theirs)) = (own, pages(&group[0], chunk)) {
+                read.again += halves.map(|half| u32::from(own[half] != theirs[half])).sum::<u32>();
+            }
+        }
+    }
+    read
 }
 
 #[cfg(test)]
@@ -260,6 +348,9 @@ mod tests {
         let groups = [[0, 1, 4, 4, 4, 4], [1, 4, 0, 2, 3, 5], [1, 1, 6, 6, 6, 6]];
         assert_eq!(words(&tables, found.groups, 6), groups.as_flattened());
         assert_eq!(found.used, [0, 1]);
+        assert_eq!(found.group_sizes, [(0, 1), (1, 4), (1, 1)]);
+        assert_eq!(found.decode_slots, [Some(1), Some(1), Some(0), Some(1)]);
+        assert_eq!(found.prefill_slots, [None, Some(1), Some(1)]);
     }
 
     const ALONE: AttentionTiles = AttentionTiles { shared: 1, prefill: 2, window: None };
@@ -273,7 +364,7 @@ mod tests {
             .map(|(s, p, kind)| row(s, p, -1, kind))
             .collect();
         let mut tables = Vec::new();
-        let page = |row: &Row, _| Some(row.sequence);
+        let page = |row: &Row, _| Some([row.sequence; 2]);
         let found = attention_rows(&rows, ALONE, page, &mut tables);
         let alone = [[0, 1, 0, 0], [0, 1, 5, 1], [256, 1, 5, 2]];
         assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
@@ -287,15 +378,22 @@ mod tests {
 
     #[test]
     fn blocks_with_the_same_first_page_are_read_together_longest_first() {
-        let rows: Vec<Row> =
-            [10, 300, 30, 20, 5].into_iter().zip(0..).map(|(p, s)| row(s, p, -1, RowKind::Generated)).collect();
+        let rows: Vec<Row> = [10, 300, 30, 20, 5]
+            .into_iter()
+            .zip(0..)
+            .map(|(p, s)| row(s, p, -1, RowKind::Generated))
+            .collect();
         let mut tables = Vec::new();
-        let page = |row: &Row, chunk| Some(if row.sequence == 3 || chunk > 0 { row.sequence } else { 9 });
+        let page =
+            |row: &Row, chunk| Some([if row.sequence == 3 || chunk > 0 { row.sequence } else { 9 }; 2]);
         let tiles = AttentionTiles { shared: 3, ..ALONE };
         let found = attention_rows(&rows, tiles, page, &mut tables);
         // Rows 1, 2 and 0 share a workgroup; row 4 shares their page too, but is one too many.
         assert_eq!(words(&tables, found.shared, 8), [0, 3, 1, 1, 2, 3, 0, 0]);
         let alone = [[0, 1, 4, 5], [256, 1, 1, 2], [0, 1, 3, 4]];
         assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
+        // Of row 2 and row 0 the first page is row 1's, the others are not: K and V of the second chunk's tokens of
+        // row 2, which is as long as 31.
+        assert_eq!(found.shared_blocks, [BlockRead { skipped: 0, count: 256, again: 2 * 16 }]);
     }
 }

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{BackendError, Sampled, Sampler, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::Loads;
 use crate::decide::{NORM_ROOT, NORM_WORKGROUP};
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
@@ -47,8 +48,7 @@ impl Choices {
 impl Variant {
     pub(crate) fn template(self) -> Template {
         // Few rows are sampled at a time: the largest workgroup, and sums in two levels as in a norm.
-        let constants =
-            vec![("WORKGROUP", NORM_WORKGROUP.to_string()), ("ROOT", NORM_ROOT.to_string())];
+        let constants = vec![("WORKGROUP", NORM_WORKGROUP.to_string()), ("ROOT", NORM_ROOT.to_string())];
         let bindings = &[Access::Write, Access::Read, Access::Write, Access::Write];
         Template { name: "sample", constants, bindings, params: size_of::<Params>(), f16: false }
     }
@@ -106,7 +106,14 @@ pub(crate) fn record(
         Place::Buffer(saved.clone()),
         Place::Buffer(tokens.clone()),
     ];
-    recorder.dispatch(Kernel::Sample(Variant), &params, places, samplers.len() as u64)?;
+    // The largest, its place, and eight digits for each rule that a draw has.
+    let passes = |s: &Sampler| match s.temperature {
+        0.0 => 2,
+        _ => 2 + 8 * (1 + u64::from(s.top_k > 0) + u64::from(s.top_p < 1.0)),
+    };
+    let passes: u64 = samplers.iter().map(|(_, sampler)| passes(sampler)).sum();
+    let loads = Loads { activations: passes * bytes(params.vocabulary as usize), ..Loads::default() };
+    recorder.dispatch(Kernel::Sample(Variant), &params, places, samplers.len() as u64, loads)?;
     let at = recorder.recording.read_back(Place::Buffer(tokens.clone()), 0, bytes(samplers.len())) as usize;
     recorder.scratch.give(&saved);
     recorder.scratch.give(&tokens);

@@ -4,6 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{BackendError, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::Loads;
 use crate::decide::WORKGROUP;
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
@@ -55,7 +56,9 @@ pub(crate) fn record(
         cap,
     };
     let workgroups = u64::from(params.rows) * u64::from(row_groups);
-    recorder.dispatch(Kernel::Softcap(Variant), &params, vec![Place::Buffer(x.buffer)], workgroups)
+    let activations = u64::from(params.rows) * u64::from(params.quads) * 16;
+    let loads = Loads { activations, ..Loads::default() };
+    recorder.dispatch(Kernel::Softcap(Variant), &params, vec![Place::Buffer(x.buffer)], workgroups, loads)
 }
 
 #[cfg(test)]

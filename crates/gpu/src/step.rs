@@ -11,9 +11,7 @@ use crate::rows::RowTables;
 use crate::sample::Choices;
 use crate::tensors::{Placed, Tensors};
 use crate::weights::Weights;
-use crate::{
-    embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu,
-};
+use crate::{embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu};
 
 /// What operations are recorded against.
 #[derive(Debug)]
@@ -194,8 +192,7 @@ struct Stretch {
 fn stretches(placed: &Placed) -> impl Iterator<Item = (Stretch, u64)> {
     let size = size_of::<f32>();
     let (at, stride, columns) = (placed.at * size, placed.stride * size, placed.columns() * size);
-    let (count, length) =
-        if stride == columns { (1, placed.rows * columns) } else { (placed.rows, columns) };
+    let (count, length) = if stride == columns { (1, placed.rows * columns) } else { (placed.rows, columns) };
     (0..count).map(move |i| {
         let stretch = Stretch { place: (at + i * stride) as u64, packed: (i * columns) as u64 };
         (stretch, length as u64)

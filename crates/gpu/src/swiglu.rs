@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{Activation, BackendError, Tensor};
 
 use crate::command::{Place, Recorder, word};
+use crate::cost::Loads;
 use crate::decide::{WORKGROUP, activation_name};
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
@@ -81,7 +82,9 @@ pub(crate) fn record(
         places.push(Place::Buffer(out.buffer));
     }
     let workgroups = u64::from(params.rows) * u64::from(row_groups);
-    recorder.dispatch(Kernel::SwiGlu(variant), &params, places, workgroups)
+    let activations = u64::from(params.rows) * u64::from(params.quads) * 32;
+    let loads = Loads { activations, ..Loads::default() };
+    recorder.dispatch(Kernel::SwiGlu(variant), &params, places, workgroups, loads)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use interleaf_contract::{
-    Backend, BackendInfo, CHUNK_TOKENS, MemoryReport, Numerics, PageCodec, PoolGeometry, RopeId,
+    Backend, BackendInfo, CHUNK_TOKENS, DeviceWork, MemoryReport, Numerics, PageCodec, PoolGeometry, RopeId,
 };
 use interleaf_kv::KvCache;
 use interleaf_model::{
@@ -243,6 +243,19 @@ impl Engine {
     #[must_use]
     pub fn weight_bytes(&self) -> WeightBytes {
         self.resident.bytes
+    }
+
+    /// Measures the time of each kernel from now on, or no longer. Steps are slower meanwhile.
+    ///
+    /// # Errors
+    /// If the backend cannot.
+    pub fn set_profiling(&mut self, on: bool) -> Result<(), EngineError> {
+        Ok(self.backend.set_profiling(on)?)
+    }
+
+    /// What the device did since this was last called; `None` where the backend does not count.
+    pub fn take_work(&mut self) -> Option<DeviceWork> {
+        self.backend.take_work()
     }
 
     /// Bytes held now.

@@ -28,7 +28,9 @@ pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
-pub use interleaf_contract::{Activation, BackendInfo, Numerics, PageCodec, RowKind, Sampler};
+pub use interleaf_contract::{
+    Activation, BackendInfo, DeviceWork, KernelWork, Numerics, PageCodec, RowKind, Sampler,
+};
 pub use interleaf_model::{
     ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter, PeftSite,
     Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,

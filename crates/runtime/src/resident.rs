@@ -143,8 +143,7 @@ impl Loader<'_> {
         let mut matrices = Vec::with_capacity(N);
         let mut parts = Vec::with_capacity(N);
         for proj in of {
-            let ProjectionWeights { name, matrix, bias } =
-                self.model.projection(layer, proj, self.format)?;
+            let ProjectionWeights { name, matrix, bias } = self.model.projection(layer, proj, self.format)?;
             self.read += matrix.data().len() + bias.as_deref().map_or(0, size_of_val);
             matrices.push(matrix);
             parts.push((name, bias));

@@ -68,6 +68,10 @@ pub struct BenchArgs {
     /// The most rows of a prompt in one step.
     #[arg(long, value_name = "ROWS", default_value_t = EngineOptions::default().prefill_rows)]
     pub prefill_rows: usize,
+    /// Measure the time of each kernel on the device by its own timestamps, and print it. Steps are slower meanwhile.
+    #[arg(long)]
+    pub profile: bool,
+
     /// What is printed.
     #[arg(long, value_enum, default_value_t = OutputArg::Md)]
     pub output: OutputArg,

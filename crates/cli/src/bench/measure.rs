@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use interleaf_runtime::{Engine, Feed, RowKind, Sampler, SequenceHandle, Want};
+use interleaf_runtime::{DeviceWork, Engine, Feed, RowKind, Sampler, SequenceHandle, Want};
 
 use super::case::{Case, Test};
 use crate::CliError;
@@ -12,7 +12,7 @@ use crate::args::BenchArgs;
 /// Steps of generating that warm up caches, page tables and clocks.
 const WARM_UP_STEPS: usize = 8;
 
-/// The seconds that each repetition of each case took. Cases are of one test, batch and depth, and take turns: prompt by
+/// The seconds that each repetition of each case took, and what a device that counts did in all of them. Cases are of one test, batch and depth, and take turns: prompt by
 /// prompt, or token by token. Every sequence is filled to the depth once, and cut back to it after each repetition;
 /// neither is timed.
 pub fn seconds(
@@ -20,8 +20,8 @@ pub fn seconds(
     cases: &[Case],
     args: &BenchArgs,
     bar: &ProgressBar,
-) -> Result<Vec<Vec<f64>>, CliError> {
-    let Some(&Case { test, depth, .. }) = cases.first() else { return Ok(Vec::new()) };
+) -> Result<(Vec<Vec<f64>>, Vec<Option<DeviceWork>>), CliError> {
+    let Some(&Case { test, depth, .. }) = cases.first() else { return Ok((Vec::new(), Vec::new())) };
     let tokens = Tokens { vocabulary: engine.config().vocab_size };
     let all = cases.iter().map(|case| case.batch).sum();
     engine.reserve_kv(all, depth + test.tokens())?;
@@ -36,25 +36,30 @@ pub fn seconds(
     }
     bar.set_message(test.name());
     let prompt = tokens.take(test.tokens());
-    let once = |engine: &mut Engine, most: usize| -> Result<Vec<f64>, CliError> {
+    let mut done: Vec<Option<DeviceWork>> = vec![None; cases.len()];
+    let once = |engine: &mut Engine, most: usize, done: &mut [Option<DeviceWork>]| {
         let mut seconds = vec![0.0; cases.len()];
+        engine.take_work();
         match test {
             Test::Prompt(_) => {
                 let want = Want::Token(Sampler::greedy());
-                for (seconds, sequences) in seconds.iter_mut().zip(&contexts) {
+                for ((seconds, sequences), done) in seconds.iter_mut().zip(&contexts).zip(done) {
                     let start = Instant::now();
                     sequences.iter().try_for_each(|&s| read(engine, s, &prompt, args.prefill_rows, &want))?;
                     *seconds = start.elapsed().as_secs_f64();
+                    add(done, engine.take_work());
                 }
             }
             Test::Generate(steps) => {
                 let first = |sequences: &Vec<_>| vec![tokens.first(); sequences.len()];
                 let mut tokens: Vec<Vec<u32>> = contexts.iter().map(first).collect();
                 for _ in 0..steps.min(most) {
-                    for ((seconds, sequences), tokens) in seconds.iter_mut().zip(&contexts).zip(&mut tokens) {
+                    let parts = seconds.iter_mut().zip(&contexts).zip(&mut tokens).zip(done.iter_mut());
+                    for (((seconds, sequences), tokens), done) in parts {
                         let start = Instant::now();
                         generate(engine, sequences, tokens)?;
                         *seconds += start.elapsed().as_secs_f64();
+                        add(done, engine.take_work());
                     }
                 }
             }
@@ -63,18 +68,27 @@ pub fn seconds(
             engine.truncate_sequence(sequence, depth)?;
         }
         bar.inc(cases.len() as u64);
-        Ok(seconds)
+        Ok::<_, CliError>(seconds)
     };
-    once(engine, WARM_UP_STEPS)?;
+    once(engine, WARM_UP_STEPS, &mut vec![None; cases.len()])?;
     let mut seconds = vec![Vec::with_capacity(args.repetitions); cases.len()];
     for _ in 0..args.repetitions {
-        let repetition = once(engine, usize::MAX)?;
+        let repetition = once(engine, usize::MAX, &mut done)?;
         seconds.iter_mut().zip(repetition).for_each(|(seconds, one)| seconds.push(one));
     }
     for sequence in contexts.into_iter().flatten() {
         engine.close_sequence(sequence)?;
     }
-    Ok(seconds)
+    Ok((seconds, done))
+}
+
+/// Adds what a device did to what it did before.
+fn add(done: &mut Option<DeviceWork>, more: Option<DeviceWork>) {
+    match (done.as_mut(), more) {
+        (Some(done), Some(more)) => done.add(more),
+        (None, more) => *done = more,
+        (Some(_), None) => {}
+    }
 }
 
 /// Reads a prompt in pieces, as the engine's own loop does.

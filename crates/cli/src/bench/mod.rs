@@ -4,6 +4,7 @@
 //! a model's answers: see `verify` and `perplexity`.
 
 mod case;
+mod device;
 mod machine;
 mod measure;
 mod report;
@@ -18,6 +19,7 @@ use interleaf_runtime::{Engine, EngineOptions, Model, PeftAdapter, Source, Tenso
 use crate::args::{BenchArgs, WeightsArg};
 use crate::{CliError, load};
 use case::Case;
+use device::DeviceRow;
 use machine::Machine;
 use report::{Report, Row};
 use roofline::Roofline;
@@ -76,6 +78,9 @@ fn open(args: &BenchArgs, source: Source, weights: WeightsArg, threads: usize) -
         ..EngineOptions::default()
     };
     let mut engine = load::open(source, &options)?;
+    if args.profile {
+        engine.set_profiling(true)?;
+    }
     for index in 0..args.adapters.iter().copied().max().unwrap_or(0) {
         let adapter = PeftAdapter::generated(&case::adapter(index), args.rank, SEED, engine.model())?;
         engine.register_opened(adapter)?;
@@ -102,11 +107,15 @@ fn rows(
     let mut rows = Vec::with_capacity(cases.len());
     for group in case::together(cases, args.in_turn) {
         probe(bar);
-        let seconds = measure::seconds(engine, &group, args, bar)?;
+        let (seconds, done) = measure::seconds(engine, &group, args, bar)?;
         let alone = group.iter().position(|case| case.adapters == 0).filter(|_| group.len() > 1);
-        for (case, own) in group.iter().zip(&seconds) {
+        for ((case, own), done) in group.iter().zip(&seconds).zip(&done) {
             let work = Work::of(engine, case, args.prefill_rows, args.pages.into());
             let mut row = Row::new(args, weights, engine, case, own, work);
+            if let Some(done) = done {
+                let steps = work.steps * args.repetitions as u64;
+                row.device = Some(DeviceRow::new(done, steps, &work));
+            }
             if let Some(alone) = alone {
                 row.set_time_ratio(own, &seconds[alone]);
             }

@@ -4,6 +4,7 @@ use interleaf_runtime::{Engine, Numerics, PageCodec};
 use serde::Serialize;
 
 use super::case::Case;
+use super::device::DeviceRow;
 use super::machine::Machine;
 use super::roofline::{Peaks, Roofline, Unit};
 use super::work::Work;
@@ -57,6 +58,9 @@ pub struct Row {
     peak_fraction: Option<f64>,
     /// Tokens per second of each repetition.
     samples: Vec<f64>,
+    /// What a device that counts did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRow>,
     /// What multiplies.
     #[serde(skip)]
     unit: Unit,
@@ -107,6 +111,7 @@ impl Row {
             bandwidth_fraction: None,
             peak_fraction: None,
             samples,
+            device: None,
             unit: if in_int8 { Unit::Int8 } else { Unit::F32 },
             read_rate: work.bytes as f64 * repetitions_per_second,
             multiply_rate: work.multiply_adds as f64 * repetitions_per_second,
@@ -122,12 +127,13 @@ impl Row {
 
     /// One line, for who watches.
     pub fn line(&self) -> String {
+        format!("{}: {:.2} ± {:.2} tokens/s", self.label(), self.tokens_per_second, self.stddev)
+    }
+
+    /// What the row is of.
+    fn label(&self) -> String {
         let Self { test, weights, threads, batch, adapters, depth, .. } = self;
-        format!(
-            "{test} {weights}, threads {threads}, batch {batch}, adapters {adapters}, depth {depth}: \
-             {:.2} ± {:.2} tokens/s",
-            self.tokens_per_second, self.stddev
-        )
+        format!("{test} {weights}, threads {threads}, batch {batch}, adapters {adapters}, depth {depth}")
     }
 
     /// Puts the row beside what the machine can do.
@@ -185,7 +191,15 @@ impl Report {
         output::line("")?;
         let cells = |row: &Row| COLUMNS.map(|(.., cell)| cell(row, Style::Short)).to_vec();
         let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
-        markdown(&rows).iter().try_for_each(output::line)
+        markdown(&rows).iter().try_for_each(output::line)?;
+        if self.rows.iter().any(|row| row.device.is_some()) {
+            output::line("")?;
+        }
+        for row in &self.rows {
+            let lines = row.device.iter().flat_map(|device| device.lines(&row.label()));
+            lines.collect::<Vec<_>>().iter().try_for_each(output::line)?;
+        }
+        Ok(())
     }
 }
 
