@@ -17,7 +17,9 @@ struct Params {
     x_quads: u32,      // vec4<f32> of K, zeros behind it included
     z_stride: u32,     // f32 in a row of z
     row_units: u32,    // vec4<u32> in a row of A
-    @align(16) norm: Norm,
+    padding_0: u32,    // a struct begins at a whole vec4
+    padding_1: u32,
+    norm: Norm,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -6,7 +6,10 @@ struct Params {
     x_quads: u32,   // vec4<f32> of a row, zeros behind it included
     summed: u32,    // 1: x + residual is stored in x
     packed: u32,    // 1: rows_at names the rows; 0: they are those of x
-    @align(16) norm: Norm,
+    padding_0: u32, // a struct begins at a whole vec4
+    padding_1: u32,
+    padding_2: u32,
+    norm: Norm,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -13,4 +13,7 @@ struct Norm {
     after_at: u32,       // the weights of the residual's own norm, in vectors
     epsilon: f32,
     after_epsilon: f32,
+    padding_0: u32,      // a struct within uniform parameters is whole vec4
+    padding_1: u32,
+    padding_2: u32,
 }

@@ -64,6 +64,34 @@ impl GpuBackend {
         })
     }
 
+    /// The same with shaders that count what they load.
+    #[cfg(test)]
+    pub(crate) fn counting(options: GpuOptions) -> Result<Self, BackendError> {
+        let mut backend = Self::new(options)?;
+        let counters =
+            crate::buffers::create(&backend.gpu, "counters", crate::instrument::COUNTER_BYTES, STORAGE)?;
+        backend.gpu.counters = Some(counters);
+        Ok(backend)
+    }
+
+    /// Runs a step; what it cost by the cost functions, and what its shaders counted.
+    #[cfg(test)]
+    pub(crate) fn run_counting(&mut self, step: Step) -> (StepWork, Vec<u32>) {
+        let counters = self.gpu.counters.clone().unwrap();
+        let zeros = vec![0; crate::instrument::COUNTER_BYTES as usize];
+        self.gpu.queue.write_buffer(&counters, 0, &zeros);
+        let ticket = self.submit(step).unwrap();
+        let (pending, _, work) = self.steps.remove(&ticket).unwrap();
+        pending.wait(&self.gpu, &mut self.read_backs).unwrap();
+        let mut recording = crate::command::Recording::default();
+        let bytes = crate::instrument::COUNTER_BYTES;
+        recording.read_back(crate::command::Place::Buffer(counters), 0, bytes);
+        let pending =
+            Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording, None).unwrap();
+        let bytes = pending.wait(&self.gpu, &mut self.read_backs).unwrap();
+        (work, bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect())
+    }
+
     fn next_ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets

@@ -237,18 +237,23 @@ impl Submitter {
                 groups.push(self.bind_group(gpu, *kernel, compiled, &params, buffers)?);
             }
         }
-        let mut groups = groups.iter();
         gpu.guarded("submission", 0, || {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("step") };
             let mut encoder = gpu.device.create_command_encoder(&descriptor);
             let kind = std::mem::discriminant::<Command>;
-            let mut dispatched = 0;
+            let mut kernels = KernelEncoder {
+                groups: groups.iter(),
+                profiler: profile.map(|(profiler, _)| profiler),
+                dispatched: 0,
+                #[cfg(test)]
+                counters: gpu.counter_group(),
+            };
             for run in recording.commands.chunk_by(|a, b| kind(a) == kind(b)) {
-                encode_kernels(&mut encoder, run, &mut groups, profile.map(|(p, _)| p), &mut dispatched);
+                kernels.encode(&mut encoder, run);
                 encode_copies(&mut encoder, run, &find)?;
             }
             if let (Some((profiler, at)), Some(buffer)) = (profile, read_back) {
-                profiler.resolve(&mut encoder, dispatched, (buffer, at));
+                profiler.resolve(&mut encoder, kernels.dispatched, (buffer, at));
             }
             if let Some(buffer) = read_back {
                 encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Read, .., mapped);
@@ -293,47 +298,54 @@ impl Submitter {
     }
 }
 
-fn encode_kernels<'a>(
-    encoder: &mut wgpu::CommandEncoder,
-    run: &[Command],
-    groups: &mut impl Iterator<Item = &'a wgpu::BindGroup>,
-    profiler: Option<&Profiler>,
-    dispatched: &mut usize,
-) {
-    let mut pass = None;
-    for command in run {
-        let Command::Dispatch { compiled, params_at, grid: (x, y), .. } = command else { continue };
-        let timed = profiler.and_then(|profiler| Some((profiler, profiler.pair(*dispatched)?)));
-        // Without timestamps inside a pass, each kernel that is timed has one of its own.
-        let boundaries = timed.filter(|(profiler, _)| !profiler.inside_passes);
-        if boundaries.is_some() {
-            pass = None;
+/// Encodes the kernels of a submission, in passes.
+struct KernelEncoder<'a> {
+    groups: std::slice::Iter<'a, wgpu::BindGroup>,
+    profiler: Option<&'a Profiler>,
+    dispatched: usize,
+    #[cfg(test)]
+    counters: Option<wgpu::BindGroup>,
+}
+
+impl KernelEncoder<'_> {
+    /// Encodes consecutive kernels.
+    fn encode(&mut self, encoder: &mut wgpu::CommandEncoder, run: &[Command]) {
+        let mut pass = None;
+        for command in run {
+            let Command::Dispatch { compiled, params_at, grid: (x, y), .. } = command else { continue };
+            let timed = self.profiler.and_then(|profiler| Some((profiler, profiler.pair(self.dispatched)?)));
+            // Without timestamps inside a pass, each kernel that is timed has one of its own.
+            let boundaries = timed.filter(|(profiler, _)| !profiler.inside_passes);
+            if boundaries.is_some() {
+                pass = None;
+            }
+            let pass = pass.get_or_insert_with(|| {
+                let timestamp_writes =
+                    boundaries.map(|(profiler, [before, after])| wgpu::ComputePassTimestampWrites {
+                        query_set: &profiler.queries,
+                        beginning_of_pass_write_index: Some(before),
+                        end_of_pass_write_index: Some(after),
+                    });
+                let label = Some(compiled.name);
+                let descriptor = wgpu::ComputePassDescriptor { label, timestamp_writes };
+                encoder.begin_compute_pass(&descriptor).forget_lifetime()
+            });
+            let inside = timed.filter(|(profiler, _)| profiler.inside_passes);
+            if let Some((profiler, [before, _])) = inside {
+                pass.write_timestamp(&profiler.queries, before);
+            }
+            pass.set_pipeline(&compiled.pipeline);
+            pass.set_bind_group(0, self.groups.next(), &[*params_at]);
+            #[cfg(test)]
+            if let Some(counters) = &self.counters {
+                pass.set_bind_group(1, counters, &[]);
+            }
+            pass.dispatch_workgroups(*x, *y, 1);
+            if let Some((profiler, [_, after])) = inside {
+                pass.write_timestamp(&profiler.queries, after);
+            }
+            self.dispatched += 1;
         }
-        let pass = pass.get_or_insert_with(|| {
-            encoder
-                .begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: Some(compiled.name),
-                    timestamp_writes: boundaries.map(|(profiler, [before, after])| {
-                        wgpu::ComputePassTimestampWrites {
-                            query_set: &profiler.queries,
-                            beginning_of_pass_write_index: Some(before),
-                            end_of_pass_write_index: Some(after),
-                        }
-                    }),
-                })
-                .forget_lifetime()
-        });
-        let inside = timed.filter(|(profiler, _)| profiler.inside_passes);
-        if let Some((profiler, [before, _])) = inside {
-            pass.write_timestamp(&profiler.queries, before);
-        }
-        pass.set_pipeline(&compiled.pipeline);
-        pass.set_bind_group(0, groups.next(), &[*params_at]);
-        pass.dispatch_workgroups(*x, *y, 1);
-        if let Some((profiler, [_, after])) = inside {
-            pass.write_timestamp(&profiler.queries, after);
-        }
-        *dispatched += 1;
     }
 }
 

@@ -76,12 +76,7 @@ pub(crate) fn expand_decode(rows: &[Option<Expand>], tiles: u32, stored: u32) ->
 
 /// The expand of `tiles` tiles of `own` outputs in `lora_matmul_prefill`. The rows of a thread share what they load of B
 /// where they have the first one's adapter; a tile that is not full repeats its last row.
-pub(crate) fn expand_prefill(
-    tile: RegisterTile,
-    rows: &[Option<Expand>],
-    tiles: u32,
-    own: u32,
-) -> Loads {
+pub(crate) fn expand_prefill(tile: RegisterTile, rows: &[Option<Expand>], tiles: u32, own: u32) -> Loads {
     let mut loads = Loads::default();
     let row_threads = (tile.rows / tile.thread_rows) as usize;
     for of_tile in rows.chunks(tile.rows as usize) {
@@ -214,4 +209,235 @@ pub(crate) fn queries(tile: AttentionTile) -> u64 {
 /// `paged_attention_merge`: one head of one row.
 pub(crate) fn merge(tile: AttentionTile, states: u32) -> u64 {
     u64::from(states) * u64::from(WORKGROUP) * u64::from(2 + tile.owned()) * WORD
+}
+
+#[cfg(test)]
+mod tests {
+    //! Every cost against a shader that counts: layers of small and awkward shapes, on whatever device there is.
+
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use interleaf_contract::{
+        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, LoraSite, Matrix, Op, Output, PageCodec,
+        PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet, Sequence, Step,
+    };
+
+    use super::*;
+    use crate::{GpuBackend, GpuOptions};
+
+    /// What a layer is made of.
+    struct Layer {
+        dtype: Dtype,
+        hidden: usize,
+        heads: u32,
+        kv_heads: u32,
+        head_dim: u32,
+        mlp: usize,
+        rank: usize,
+        codec: PageCodec,
+        head_norms: bool,
+        four_norms: bool,
+        window: Option<u32>,
+    }
+
+    fn matrix(dtype: Dtype, rows: usize, cols: usize) -> Matrix {
+        let bytes = dtype.row_bytes(cols).unwrap() * rows;
+        // Zeros: what is counted does not depend on values.
+        Matrix::new("w", dtype, rows, cols, Bytes::from(vec![0; bytes])).unwrap()
+    }
+
+    fn projections(
+        gpu: &mut GpuBackend,
+        dtype: Dtype,
+        shapes: &[(usize, usize)],
+        bias: bool,
+    ) -> Vec<ProjectionId> {
+        let matrices = shapes.iter().map(|&(outs, ins)| matrix(dtype, outs, ins)).collect();
+        let ids = gpu.create_matrices(matrices).unwrap();
+        let project = |(matrix, &(outs, _)): (_, &(usize, usize))| {
+            let bias = bias.then(|| gpu.create_vector("bias", &vec![0.0; outs]).unwrap());
+            gpu.create_projection(Projection { name: "p".into(), matrix, bias }).unwrap()
+        };
+        ids.into_iter().zip(shapes).map(project).collect()
+    }
+
+    /// Rows of a kind from a position on, under an adapter or none, over the pages of a sequence or over its own.
+    fn batch(rows: &[(RowKind, u32, u32, i32)], codec: PageCodec, shared: bool) -> Batch {
+        let mut batch = Batch::default();
+        let mut slots = 0;
+        for (sequence, &(kind, first, count, adapter)) in (0_u32..).zip(rows) {
+            for position in first..first + count {
+                batch.rows.push(Row { token: position % 7, position, sequence, adapter, kind });
+            }
+            let chunks = (first + count).div_ceil(16);
+            let start = if shared { 0 } else { slots };
+            batch.sequences.push(Sequence { pages: PageTable::uniform(codec, start..start + chunks) });
+            slots += chunks;
+        }
+        batch.outputs = vec![Output { row: 0, sampler: None }];
+        batch
+    }
+
+    fn step(gpu: &mut GpuBackend, layer: &Layer, batch: Batch) -> Step {
+        let &Layer { dtype, hidden, heads, kv_heads, head_dim, mlp, rank, .. } = layer;
+        let (q_cols, kv_cols) = ((heads * head_dim) as usize, (kv_heads * head_dim) as usize);
+        let qkv = projections(gpu, dtype, &[(q_cols, hidden), (kv_cols, hidden), (kv_cols, hidden)], true);
+        let o = projections(gpu, dtype, &[(hidden, q_cols)], false);
+        let gate_up = projections(gpu, dtype, &[(mlp, hidden), (mlp, hidden)], false);
+        let down = projections(gpu, dtype, &[(hidden, mlp)], false);
+        let site = |projection, (outs, ins), dtype, rank| LoraSite {
+            projection,
+            scale: 1.0,
+            a: matrix(dtype, rank, ins),
+            b: matrix(dtype, outs, rank),
+        };
+        let shapes = [(q_cols, hidden), (kv_cols, hidden), (kv_cols, hidden)];
+        let mut batch = batch;
+        for (i, dtype) in [Dtype::F16, Dtype::F16, Dtype::F32].into_iter().enumerate() {
+            let rank = rank + i;
+            let mut sites: Vec<LoraSite> =
+                qkv.iter().zip(shapes).map(|(p, shape)| site(*p, shape, dtype, rank)).collect();
+            sites.push(site(o[0], (hidden, q_cols), dtype, rank));
+            sites.extend(gate_up.iter().map(|p| site(*p, (mlp, hidden), dtype, rank)));
+            sites.push(site(down[0], (hidden, mlp), dtype, rank));
+            batch.adapters.push(gpu.create_adapter(Adapter { name: "a".into(), sites }).unwrap());
+        }
+        let slots = batch.sequences.iter().map(|s| s.pages.chunks()).sum();
+        let (kv, dim) = (kv_heads as usize, head_dim as usize);
+        let geometry = PoolGeometry { layers: 1, kv_heads: kv, head_dim: dim, slots, codec: layer.codec };
+        gpu.create_pool(geometry).unwrap();
+        let positions = batch.rows.iter().map(|row| row.position as usize + 1).max().unwrap();
+        let angles = vec![0.0; positions * dim / 2];
+        let table =
+            interleaf_contract::RopeTable { rotary_dim: dim, positions, cos: angles.clone(), sin: angles };
+        let rope = gpu.create_rope(table).unwrap();
+        let mut weight = |n: usize| gpu.create_vector("norm", &vec![1.0; n]).unwrap();
+        let (on_hidden, on_head) = (weight(hidden), weight(dim));
+        let embedding = gpu.create_matrix(matrix(dtype, 9, hidden)).unwrap();
+
+        let mut step = Step::new(batch).unwrap();
+        let cols = |n: usize| u32::try_from(n).unwrap();
+        let mut all = |n: usize| step.tensor(RowSet::All, cols(n));
+        let [x, normed, delta] = [hidden, hidden, hidden].map(&mut all);
+        let [q, k, v, mixed] = [q_cols, kv_cols, kv_cols, q_cols].map(&mut all);
+        let [gate, up] = [mlp, mlp].map(&mut all);
+        let last = step.tensor(RowSet::Outputs, cols(hidden));
+        let norm = |x, add, weight, heads, out| Op::RmsNorm { x, add, weight, epsilon: 1e-5, heads, out };
+        let matmul = |x, ps: &[ProjectionId], ys: &[_]| Op::LoraMatmul {
+            x,
+            projections: ps.iter().copied().zip(ys.iter().copied()).collect(),
+        };
+        let scale = 0.125;
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale, softcap: None, window: layer.window };
+        step.push(Op::Embed { table: embedding, scale: 1.0, out: x });
+        step.push(norm(x, None, on_hidden, 1, normed));
+        step.push(matmul(normed, &qkv, &[q, k, v]));
+        if layer.head_norms {
+            step.push(norm(q, None, on_head, heads, q));
+            step.push(norm(k, None, on_head, kv_heads, k));
+        }
+        for x in [q, k] {
+            step.push(Op::Rope { x, head_dim, table: rope });
+        }
+        step.push(Op::KvAppend { layer: 0, k, v });
+        step.push(Op::PagedAttention { layer: 0, shape, q, out: mixed });
+        step.push(matmul(mixed, &o, &[delta]));
+        if layer.four_norms {
+            step.push(norm(delta, None, on_hidden, 1, delta));
+        }
+        step.push(norm(x, Some(delta), on_hidden, 1, normed));
+        step.push(matmul(normed, &gate_up, &[gate, up]));
+        step.push(Op::SwiGlu { activation: Activation::Silu, gate, up, out: gate });
+        step.push(matmul(gate, &down, &[delta]));
+        step.push(norm(x, Some(delta), on_hidden, 1, last));
+        // What is fused above, by itself.
+        step.push(Op::Load { out: gate, data: Arc::from(vec![0.0; step.batch().rows.len() * mlp]) });
+        step.push(Op::Load { out: up, data: Arc::from(vec![0.0; step.batch().rows.len() * mlp]) });
+        step.push(Op::SwiGlu { activation: Activation::GeluTanh, gate, up, out: gate });
+        step.push(norm(q, None, on_head, heads, q));
+        step.push(Op::Rope { x: q, head_dim, table: rope });
+        step.push(Op::KvAppend { layer: 0, k, v });
+        step.probe(last);
+        step.probe(q);
+        step
+    }
+
+    #[test]
+    fn costs_are_what_shaders_load() {
+        use RowKind::{Generated, Prompt};
+        let Some(mut gpu) = device() else { return };
+        let layers = [
+            (Dtype::F16, 72, PageCodec::F16, false, None),
+            (Dtype::Q8_0, 96, PageCodec::F32, true, Some(40)),
+            (Dtype::Q4_0, 64, PageCodec::F16, true, None),
+            (Dtype::F32, 33, PageCodec::F16, false, Some(300)),
+        ];
+        let batches = [
+            (vec![(Generated, 3, 1, 0)], false),
+            (
+                vec![
+                    (Generated, 20, 1, -1),
+                    (Generated, 300, 1, 1),
+                    (Generated, 300, 1, 2),
+                    (Generated, 5, 1, 1),
+                ],
+                false,
+            ),
+            (
+                vec![
+                    (Generated, 20, 1, -1),
+                    (Generated, 300, 1, 1),
+                    (Generated, 290, 1, 1),
+                    (Generated, 5, 1, 1),
+                ],
+                true,
+            ),
+            (vec![(Prompt, 0, 37, 1), (Prompt, 250, 9, -1), (Generated, 16, 1, 0)], false),
+        ];
+        for (i, (dtype, hidden, codec, norms, window)) in layers.into_iter().enumerate() {
+            for (rows, shared) in &batches {
+                let layer = Layer {
+                    dtype,
+                    hidden,
+                    heads: [4, 2, 6, 1][i],
+                    kv_heads: [2, 2, 2, 1][i],
+                    head_dim: [16, 64, 32, 32][i],
+                    mlp: [80, 64, 192, 100][i],
+                    rank: [3, 16, 33, 1][i],
+                    codec,
+                    head_norms: norms,
+                    four_norms: norms,
+                    window,
+                };
+                let step = step(&mut gpu, &layer, batch(rows, codec, *shared));
+                let (expected, counted) = count(&mut gpu, step);
+                for (kernel, expected) in expected {
+                    let found = crate::instrument::loads(kernel, &counted);
+                    assert_eq!(found, expected, "{kernel}, layer {i}, rows {rows:?}");
+                }
+            }
+        }
+    }
+
+    fn device() -> Option<GpuBackend> {
+        match GpuBackend::counting(GpuOptions::default()) {
+            Ok(gpu) => Some(gpu),
+            Err(reason) => {
+                assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {reason}");
+                println!("SKIPPED: {reason}");
+                None
+            }
+        }
+    }
+
+    /// Runs a step; what each kernel should load, and the counters.
+    fn count(gpu: &mut GpuBackend, step: Step) -> (BTreeMap<&'static str, Loads>, Vec<u32>) {
+        let (work, counters) = gpu.run_counting(step);
+        let mut expected: BTreeMap<&'static str, Loads> = BTreeMap::new();
+        for (kernel, loads) in work.dispatches() {
+            *expected.entry(kernel).or_default() += *loads;
+        }
+        (expected, counters)
+    }
 }

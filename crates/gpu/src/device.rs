@@ -26,6 +26,9 @@ pub(crate) struct Gpu {
     pub decisions: Decisions,
     /// Adapter, API and driver, for reports.
     pub name: String,
+    /// Where shaders count what they load, in tests that ask for it.
+    #[cfg(test)]
+    pub counters: Option<wgpu::Buffer>,
     /// The first error that no scope caught, or why the device was lost.
     fault: Arc<Mutex<Option<String>>>,
 }
@@ -52,6 +55,8 @@ impl Gpu {
         };
         let info = adapter.get_info();
         let required_limits = required(&adapter.limits(), options.lowest_tier);
+        #[cfg(test)]
+        let required_limits = with_room_for_counters(required_limits, &adapter.limits());
         let required_features =
             if options.lowest_tier { Features::empty() } else { wanted(adapter.features()) };
         let caps =
@@ -77,7 +82,45 @@ impl Gpu {
             }
         });
         let name = format!("{} ({}, {} {})", info.name, info.backend, info.driver, info.driver_info);
-        Ok(Self { device, queue, caps, decisions: Decisions::of(caps), name, fault })
+        Ok(Self {
+            device,
+            queue,
+            caps,
+            decisions: Decisions::of(caps),
+            name,
+            #[cfg(test)]
+            counters: None,
+            fault,
+        })
+    }
+
+    /// The layout of the group that counters are bound by.
+    #[cfg(test)]
+    pub(crate) fn counter_layout(&self) -> wgpu::BindGroupLayout {
+        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("counters"),
+            entries: &[wgpu::BindGroupLayoutEntry {
+                binding: 0,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: false },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            }],
+        })
+    }
+
+    /// The group itself, where shaders count.
+    #[cfg(test)]
+    pub(crate) fn counter_group(&self) -> Option<wgpu::BindGroup> {
+        let counters = self.counters.as_ref()?;
+        Some(self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("counters"),
+            layout: &self.counter_layout(),
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: counters.as_entire_binding() }],
+        }))
     }
 
     /// Runs calls into wgpu and returns what they made, or the first error that they caused. `bytes` is
@@ -127,6 +170,16 @@ impl Gpu {
                 self.check()
             }
         }
+    }
+}
+
+/// One storage buffer more than kernels have, for what tests count.
+#[cfg(test)]
+fn with_room_for_counters(required: wgpu::Limits, offered: &wgpu::Limits) -> wgpu::Limits {
+    let buffers = required.max_storage_buffers_per_shader_stage + 1;
+    wgpu::Limits {
+        max_storage_buffers_per_shader_stage: buffers.min(offered.max_storage_buffers_per_shader_stage),
+        ..required
     }
 }
 

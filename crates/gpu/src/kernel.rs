@@ -110,6 +110,11 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
     let params = NonZeroU64::new(template.params as u64)
         .ok_or_else(|| error::device(format!("{name}: a kernel has parameters")))?;
     let device = &gpu.device;
+    #[cfg(test)]
+    let (source, counters) = match gpu.counters {
+        Some(_) => (crate::instrument::counting(name, &source), Some(gpu.counter_layout())),
+        None => (source, None),
+    };
     gpu.guarded(name, 0, || {
         let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(name),
@@ -117,7 +122,10 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
         });
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
+            #[cfg(not(test))]
             bind_group_layouts: &[Some(&layout)],
+            #[cfg(test)]
+            bind_group_layouts: &[Some(&layout), counters.as_ref()][..1 + usize::from(counters.is_some())],
             immediate_size: 0,
         });
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {

@@ -18,6 +18,8 @@ mod error;
 mod extents;
 mod factors;
 mod fuse;
+#[cfg(test)]
+mod instrument;
 mod kernel;
 mod kv_append;
 mod limits;

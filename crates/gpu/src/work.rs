@@ -4,6 +4,7 @@ use interleaf_contract::{BackendError, DeviceWork, KernelWork};
 use wgpu::Features;
 
 use crate::command::Recording;
+use crate::cost::Loads;
 use crate::device::Gpu;
 use crate::error;
 
@@ -79,7 +80,7 @@ impl Profiler {
 /// What one submission cost, its times still to be read.
 #[derive(Debug)]
 pub(crate) struct StepWork {
-    kernels: Vec<(&'static str, u64)>,
+    kernels: Vec<(&'static str, Loads)>,
     /// Where timestamps are in what is read back, and nanoseconds of a tick.
     timed: Option<(usize, f64)>,
 }
@@ -87,12 +88,18 @@ pub(crate) struct StepWork {
 impl StepWork {
     /// Takes down what a recording dispatches, and makes room for its timestamps.
     pub(crate) fn of(recording: &mut Recording, profiler: Option<&Profiler>) -> Self {
-        let kernels: Vec<_> = recording.dispatches().map(|(name, loads)| (name, loads.total())).collect();
+        let kernels: Vec<_> = recording.dispatches().collect();
         let timed = profiler.map(|profiler| {
             let bytes = 2 * TIMESTAMP * kernels.len().min(MOST_TIMED);
             (recording.reserve_read_back(bytes as u64, TIMESTAMP as u64) as usize, profiler.period)
         });
         Self { kernels, timed }
+    }
+
+    /// What each dispatch loads.
+    #[cfg(test)]
+    pub(crate) fn dispatches(&self) -> &[(&'static str, Loads)] {
+        &self.kernels
     }
 
     /// Where timestamps are in what is read back, if there are any.
@@ -111,7 +118,7 @@ impl StepWork {
             });
             let kernel = &mut work.kernels[at];
             kernel.dispatches += 1;
-            kernel.loaded += loaded;
+            kernel.loaded += loaded.total();
             if let Some((stamps, period)) = stamps
                 && let Some([before, after]) = stamps.get(2 * i..2 * i + 2)
             {
@@ -128,7 +135,9 @@ mod tests {
 
     #[test]
     fn kernels_are_added_up_by_name() {
-        let step = StepWork { kernels: vec![("a", 10), ("b", 5), ("a", 1)], timed: Some((8, 2.0)) };
+        let loads = |weights, pages| Loads { weights, pages, ..Loads::default() };
+        let kernels = vec![("a", loads(7, 3)), ("b", loads(0, 5)), ("a", loads(1, 0))];
+        let step = StepWork { kernels, timed: Some((8, 2.0)) };
         let stamps: Vec<u8> = [9_u64, 0, 4, 10, 11, 20, 23].iter().flat_map(|t| t.to_le_bytes()).collect();
         let mut work = DeviceWork::default();
         step.add_to(&mut work, &stamps);
