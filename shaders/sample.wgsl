@@ -64,20 +64,23 @@ struct Weighing {
 var<workgroup> shares: array<vec4<f32>, ${WORKGROUP}u>;
 var<workgroup> shares_of: array<vec4<f32>, ${ROOT}u>;
 var<workgroup> keys: array<u32, ${WORKGROUP}u>;
+var<workgroup> keys_of: array<u32, ${ROOT}u>;
 var<workgroup> found: u32;
 
 const_assert ${ROOT}u * ${ROOT}u == ${WORKGROUP}u;
 
+// The key of the largest number: a draw counts +∞ as it.
+const LARGEST_KEY: u32 = 0xff7fffffu;
+
 // Ascends with the logit; 0 for what is never chosen: NaN and −∞. By integers, because WGSL's compilers may
-// assume that there is neither. +∞ counts as the largest number.
+// assume that there is neither.
 fn key_of(logit: f32) -> u32 {
     let bits = bitcast<u32>(logit);
     let magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u || bits == 0xff800000u) {
         return 0u;
     }
-    let finite = select(bits, 0x7f7fffffu, bits == 0x7f800000u);
-    return select(finite | 0x80000000u, ~finite, finite >= 0x80000000u);
+    return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
 }
 
 fn logit_of(key: u32) -> f32 {
@@ -126,12 +129,18 @@ fn largest_key(thread: u32, row_at: u32) -> u32 {
     }
     keys[thread] = own;
     workgroupBarrier();
-    var largest = 0u;
-    for (var i = 0u; i < ${WORKGROUP}u; i++) {
-        largest = max(largest, keys[i]);
+    if (thread < ${ROOT}u) {
+        for (var i = 0u; i < ${ROOT}u; i++) {
+            own = max(own, keys[thread * ${ROOT}u + i]);
+        }
+        keys_of[thread] = own;
     }
     workgroupBarrier();
-    return largest;
+    for (var i = 0u; i < ${ROOT}u; i++) {
+        own = max(own, keys_of[i]);
+    }
+    workgroupBarrier();
+    return own;
 }
 
 // The shortest run within `within` that reaches `share` of its weight, or that number of tokens; all of
@@ -151,7 +160,7 @@ fn shortest_run(thread: u32, row_at: u32, within: Run, reach: u32, share: f32, b
             var key = within.key;
             var many = within.ties;
             if (i < params.vocabulary) {
-                key = key_of(logits[row_at + i]);
+                key = min(key_of(logits[row_at + i]), LARGEST_KEY);
                 many = select(0.0, 1.0, key > within.key);
             }
             // By two shifts: one by 32 is not defined.
@@ -223,26 +232,38 @@ fn reaches(sum: f32, sought: f32, reach: u32) -> bool {
     return select(sum >= sought, sum > sought, reach == BY_DRAW);
 }
 
-// The token whose key this is, so many of them in the order of ids. Minus zero is zero where `zeros` says so.
-fn token_of(thread: u32, row_at: u32, key: u32, number: f32, zeros: bool) -> u32 {
+// The token whose key this is, so many of them in the order of ids. For a draw, +∞ is the largest number; else minus
+// zero is zero.
+fn token_of(thread: u32, row_at: u32, key: u32, number: f32, drawn: bool) -> u32 {
     // A thread takes a stretch of its own, so that the order of threads is that of ids.
     let stretch = (params.vocabulary + ${WORKGROUP}u - 1u) / ${WORKGROUP}u;
     let first = min(thread * stretch, params.vocabulary);
     let end = min(first + stretch, params.vocabulary);
     var own = 0u;
     for (var i = first; i < end; i++) {
-        own += select(0u, 1u, is_key(logits[row_at + i], key, zeros));
+        own += select(0u, 1u, is_key(logits[row_at + i], key, drawn));
     }
     keys[thread] = own;
     workgroupBarrier();
+    if (thread < ${ROOT}u) {
+        var sum = 0u;
+        for (var i = 0u; i < ${ROOT}u; i++) {
+            sum += keys[thread * ${ROOT}u + i];
+        }
+        keys_of[thread] = sum;
+    }
+    workgroupBarrier();
     var before = 0u;
-    for (var i = 0u; i < thread; i++) {
+    for (var i = 0u; i < thread / ${ROOT}u; i++) {
+        before += keys_of[i];
+    }
+    for (var i = thread / ${ROOT}u * ${ROOT}u; i < thread; i++) {
         before += keys[i];
     }
     let sought = u32(number);
     if (before < sought && sought <= before + own) {
         for (var i = first; i < end; i++) {
-            before += select(0u, 1u, is_key(logits[row_at + i], key, zeros));
+            before += select(0u, 1u, is_key(logits[row_at + i], key, drawn));
             if (before == sought) {
                 found = i;
                 break;
@@ -253,8 +274,13 @@ fn token_of(thread: u32, row_at: u32, key: u32, number: f32, zeros: bool) -> u32
     return found;
 }
 
-fn is_key(logit: f32, key: u32, zeros: bool) -> bool {
-    return key_of(logit) == key || (zeros && logit == 0.0 && logit_of(key) == 0.0);
+fn is_key(logit: f32, key: u32, drawn: bool) -> bool {
+    let own = key_of(logit);
+    if (drawn) {
+        return min(own, LARGEST_KEY) == key;
+    }
+    // Of +0 and −0.
+    return own == key || (own >= 0x7fffffffu && own <= 0x80000000u && key == 0x80000000u);
 }
 
 fn edit(thread: u32, record: u32, row_at: u32) {
@@ -297,7 +323,7 @@ fn draw(thread: u32, record: u32, row_at: u32, largest: u32) -> u32 {
     }
     by.min_p = bitcast<f32>(tables[record + MIN_P]);
     run = shortest_run(thread, row_at, run, BY_DRAW, share, by);
-    return token_of(thread, row_at, run.key, run.ties, false);
+    return token_of(thread, row_at, run.key, run.ties, true);
 }
 
 @compute @workgroup_size(${WORKGROUP})
@@ -318,9 +344,9 @@ fn sample(
     var token = NO_TOKEN;
     if (largest > 0u) {
         if (tables[record + TEMPERATURE] == 0u) {
-            token = token_of(thread, row_at, largest, 1.0, true);
+            token = token_of(thread, row_at, largest, 1.0, false);
         } else {
-            token = draw(thread, record, row_at, largest);
+            token = draw(thread, record, row_at, min(largest, LARGEST_KEY));
         }
     }
     storageBarrier();

@@ -1,7 +1,7 @@
 //! The backends under test, by name. A device that is not there is skipped with its reason, and is a
 //! failure where `INTERLEAF_REQUIRE_GPU` is set.
 
-use interleaf_contract::{Backend, Numerics};
+use interleaf_contract::{Backend, BackendError, Numerics};
 use interleaf_cpu::{CpuKernels, CpuOptions, Tier};
 use interleaf_kernels_ref::RefKernels;
 
@@ -44,8 +44,13 @@ pub fn reference_and_others() -> Vec<Boxed> {
 /// The GPU, or `None` after printing why not.
 #[cfg(feature = "gpu")]
 pub fn gpu() -> Option<Boxed> {
-    use interleaf_gpu::{GpuBackend, GpuOptions};
-    match GpuBackend::new(GpuOptions::default()) {
+    gpu_with(interleaf_gpu::GpuOptions::default())
+}
+
+/// The GPU as options say, or `None` after printing why not.
+#[cfg(feature = "gpu")]
+fn gpu_with(options: interleaf_gpu::GpuOptions) -> Option<Boxed> {
+    match interleaf_gpu::GpuBackend::new(options) {
         Ok(gpu) => Some(Box::new(gpu)),
         Err(reason) => {
             assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {reason}");
@@ -53,6 +58,36 @@ pub fn gpu() -> Option<Boxed> {
             None
         }
     }
+}
+
+/// The GPU by every variant of its kernels that the device can run, each forced by name, and on the lowest tier; the
+/// others are skipped with their reason. A tensor's bytes are kept small on that tier, so that matrices are split.
+#[cfg(feature = "gpu")]
+pub fn gpu_variants() -> Vec<Boxed> {
+    use interleaf_gpu::{GpuBackend, GpuOptions, GpuTier, GpuVariant};
+    let Some(_) = gpu() else { return Vec::new() };
+    let mut variants: Vec<Boxed> = Vec::new();
+    for variant in GpuVariant::ALL {
+        match GpuBackend::new(GpuOptions { variant: Some(variant), ..GpuOptions::default() }) {
+            Ok(gpu) => variants.push(Box::new(gpu)),
+            Err(reason @ BackendError::Unsupported { .. }) => println!("SKIPPED on gpu: {reason}"),
+            Err(reason) => panic!("{}: {reason}", variant.name()),
+        }
+    }
+    let lowest = GpuOptions {
+        tier: GpuTier::Lowest,
+        binding_bytes: Some(1 << 20),
+        dispatches_per_submit: 2,
+        ..GpuOptions::default()
+    };
+    variants.extend(gpu_with(lowest));
+    variants
+}
+
+/// The GPU by every variant of its kernels.
+#[cfg(not(feature = "gpu"))]
+pub fn gpu_variants() -> Vec<Boxed> {
+    gpu().into_iter().collect()
 }
 
 /// The GPU, or `None` after printing why not.

@@ -5,7 +5,7 @@ mod bench;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use interleaf_runtime::{BackendChoice, Numerics, PageCodec, WeightFormat};
+use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageCodec, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
 
@@ -78,7 +78,49 @@ pub struct EngineArgs {
     pub all_cores: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub gpu: GpuArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub store: StoreArgs,
+}
+
+/// How the GPU is used, where it is.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct GpuArgs {
+    /// Part of the name of the GPU to use [default: the strongest kind of device]
+    #[arg(long, value_name = "NAME")]
+    pub gpu_adapter: Option<String>,
+    /// What is asked of the GPU: what it offers, or the least that every phone has.
+    #[arg(long, value_enum, default_value_t = GpuTierArg::Best)]
+    pub gpu_tier: GpuTierArg,
+    /// Run this variant of the GPU's kernels rather than the one that suits the device: `baseline`, `subgroup`, `half` or
+    /// `staged-half`.
+    #[arg(long, value_name = "NAME")]
+    pub gpu_variant: Option<String>,
+    /// Kernels in one command buffer of the GPU; 0 for all of a step. Some drivers lose the device over large ones.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gpu_dispatches: usize,
+}
+
+/// `--gpu-tier`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum GpuTierArg {
+    /// What the device offers.
+    #[default]
+    Best,
+    /// The lowest tier of WebGPU limits and no feature.
+    Lowest,
+}
+
+impl From<&GpuArgs> for GpuSettings {
+    fn from(args: &GpuArgs) -> Self {
+        Self {
+            adapter: args.gpu_adapter.clone(),
+            lowest_tier: args.gpu_tier == GpuTierArg::Lowest,
+            variant: args.gpu_variant.clone(),
+            dispatches_per_submit: args.gpu_dispatches,
+        }
+    }
 }
 
 /// Where the engine keeps what it knows between runs.

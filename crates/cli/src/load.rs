@@ -17,6 +17,7 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         weights: args.weights.into(),
         pages: args.pages.into(),
         numerics: args.numerics.into(),
+        gpu: (&args.gpu).into(),
         threads: args.threads,
         performance_threads: !args.all_cores,
         store: args.store.folder(),

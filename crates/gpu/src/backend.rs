@@ -55,7 +55,7 @@ impl GpuBackend {
             pool: None,
             scratch: BufferPool::new("activations", STORAGE),
             read_backs: BufferPool::new("results", READ_BACK),
-            submitter: Submitter::new(),
+            submitter: Submitter::new(options.dispatches_per_submit),
             steps: HashMap::new(),
             reads: HashMap::new(),
             tickets: 0,
@@ -130,7 +130,7 @@ impl Backend for GpuBackend {
         BackendInfo {
             name: BACKEND,
             device: self.gpu.name.clone(),
-            tier: "baseline",
+            tier: self.gpu.decisions.name(),
             numerics: Numerics::ActF32,
             threads: 1,
         }
@@ -200,7 +200,8 @@ impl Backend for GpuBackend {
         let results = Plan::record(&step, &self.weights, &self.factors, pool, &mut recorder)?;
         let mut recording = recorder.recording;
         let profiler = self.profiler.as_ref();
-        let work = StepWork::of(&mut recording, profiler);
+        let submits = self.submitter.command_buffers(&recording);
+        let work = StepWork::of(&mut recording, submits, profiler);
         let profile = profiler.zip(work.stamps_at());
         let pending =
             Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording, profile)?;

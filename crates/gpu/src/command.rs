@@ -183,11 +183,15 @@ pub(crate) struct Submitter {
     tables: BufferPool,
     uploads: BufferPool,
     bind_groups: HashMap<(Kernel, Vec<wgpu::Buffer>), wgpu::BindGroup>,
+    /// Kernels in one command buffer; 0 for all of a submission.
+    dispatches: usize,
 }
 
 impl Submitter {
-    pub(crate) fn new() -> Self {
+    /// With so many kernels in a command buffer at most; 0 for all of a step.
+    pub(crate) fn new(dispatches: usize) -> Self {
         Self {
+            dispatches,
             params: BufferPool::new("parameters", BufferUsages::UNIFORM.union(BufferUsages::COPY_DST)),
             tables: BufferPool::new("step tables", STORAGE),
             uploads: BufferPool::new("uploads", BufferUsages::COPY_SRC.union(BufferUsages::COPY_DST)),
@@ -211,8 +215,32 @@ impl Submitter {
         self.bind_groups.clear();
     }
 
-    /// Sends a recording as one command buffer: consecutive kernels share a pass. `read_back` is mapped
-    /// once it has run; `mapped` is called then.
+    /// Command buffers that a recording takes.
+    pub(crate) fn command_buffers(&self, recording: &Recording) -> u64 {
+        self.stretches(recording).count() as u64
+    }
+
+    /// The commands of each command buffer.
+    fn stretches<'a>(&self, recording: &'a Recording) -> impl Iterator<Item = &'a [Command]> + use<'a> {
+        let most = if self.dispatches == 0 { usize::MAX } else { self.dispatches };
+        let mut rest = recording.commands.as_slice();
+        let mut first = true;
+        std::iter::from_fn(move || {
+            // A recording without commands is submitted too: what waits for it waits for those before.
+            if rest.is_empty() && !first {
+                return None;
+            }
+            first = false;
+            let dispatches = rest.iter().enumerate().filter(|(_, c)| matches!(c, Command::Dispatch { .. }));
+            let end = dispatches.map(|(i, _)| i).nth(most).unwrap_or(rest.len());
+            let (stretch, behind) = rest.split_at(end);
+            rest = behind;
+            Some(stretch)
+        })
+    }
+
+    /// Sends a recording, in one command buffer unless a setting splits it: consecutive kernels share a pass.
+    /// `read_back` is mapped once it has run; `mapped` is called then.
     pub(crate) fn submit(
         &mut self,
         gpu: &Gpu,
@@ -239,8 +267,6 @@ impl Submitter {
         }
         gpu.guarded("submission", 0, || {
             let descriptor = wgpu::CommandEncoderDescriptor { label: Some("step") };
-            let mut encoder = gpu.device.create_command_encoder(&descriptor);
-            let kind = std::mem::discriminant::<Command>;
             let mut kernels = KernelEncoder {
                 groups: groups.iter(),
                 profiler: profile.map(|(profiler, _)| profiler),
@@ -248,9 +274,17 @@ impl Submitter {
                 #[cfg(test)]
                 counters: gpu.counter_group(),
             };
-            for run in recording.commands.chunk_by(|a, b| kind(a) == kind(b)) {
-                kernels.encode(&mut encoder, run);
-                encode_copies(&mut encoder, run, &find)?;
+            let kind = std::mem::discriminant::<Command>;
+            let mut encoder = gpu.device.create_command_encoder(&descriptor);
+            for (i, stretch) in self.stretches(recording).enumerate() {
+                if i > 0 {
+                    let next = gpu.device.create_command_encoder(&descriptor);
+                    gpu.queue.submit([std::mem::replace(&mut encoder, next).finish()]);
+                }
+                for run in stretch.chunk_by(|a, b| kind(a) == kind(b)) {
+                    kernels.encode(&mut encoder, run);
+                    encode_copies(&mut encoder, run, &find)?;
+                }
             }
             if let (Some((profiler, at)), Some(buffer)) = (profile, read_back) {
                 profiler.resolve(&mut encoder, kernels.dispatched, (buffer, at));

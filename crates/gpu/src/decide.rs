@@ -7,16 +7,30 @@
 use interleaf_contract::{ATTENTION_SPLIT, Activation, CHUNK_TOKENS, Dtype, RowKind};
 
 use crate::limits::Caps;
+use crate::options::GpuVariant;
 
 /// Invocations of a workgroup in kernels that need not say better, always in one dimension: near-square workgroups gave wrong tiles on an
 /// Adreno. 64 is one or two subgroups on Adreno and a few on Mali, and leaves each thread many registers.
 pub(crate) const WORKGROUP: u32 = 64;
 
-/// Invocations of a workgroup that norms whole rows: the most of the lowest tier, because few workgroups run then.
-pub(crate) const NORM_WORKGROUP: u32 = 256;
+/// Workgroups that are few and large: those that norm rows, or choose a token. Sums go through two levels of `root`
+/// terms each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RowThreads {
+    pub workgroup: u32,
+    pub root: u32,
+}
 
-/// Its square root: sums go through two levels of so many terms.
-pub(crate) const NORM_ROOT: u32 = 16;
+/// The most that the lowest tier has.
+pub(crate) const LARGE: RowThreads = RowThreads { workgroup: 256, root: 16 };
+
+/// As many as there are vec4 in a row of 256, which small models have.
+pub(crate) const SMALL: RowThreads = RowThreads { workgroup: 64, root: 8 };
+
+/// For a row of so many columns: a thread takes two vec4 or more.
+pub(crate) const fn row_threads(cols: u32) -> RowThreads {
+    if cols <= 1024 { SMALL } else { LARGE }
+}
 
 /// Rows that share one read of a weight in decode and shrink: what four vec4 of x, sixteen sums and the
 /// codes of a weight leave of the 64 registers that Arm gives a thread. Held in a vec4 in WGSL.
@@ -57,6 +71,7 @@ pub(crate) enum Half {
 }
 
 impl Half {
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 2] = [Self::Integer, Self::Native];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -122,6 +137,30 @@ pub(crate) struct DecodeOuts {
 }
 
 impl Decisions {
+    /// A variant's kernels, or what of the device is missing for them.
+    pub(crate) const fn forced(caps: Caps, variant: GpuVariant) -> Result<Self, &'static str> {
+        let baseline = Self::of(Caps { subgroup: 0, f16: false, ..caps });
+        match variant {
+            GpuVariant::Baseline => Ok(baseline),
+            GpuVariant::Subgroup if caps.subgroup < 8 => Err("subgroups of 8 or more"),
+            GpuVariant::Subgroup => Ok(Self { subgroup: caps.subgroup, ..baseline }),
+            GpuVariant::Half | GpuVariant::StagedHalf if !caps.f16 => Err("f16"),
+            GpuVariant::Half => Ok(Self { half: Half::Native, ..baseline }),
+            GpuVariant::StagedHalf => Ok(Self { stage: Stage::F16, ..baseline }),
+        }
+    }
+
+    /// What the kernels use beyond the lowest tier, in a word.
+    pub(crate) const fn name(self) -> &'static str {
+        match (self.subgroup >= 8, self.half, self.stage) {
+            (false, Half::Integer, Stage::F32) => "baseline",
+            (true, Half::Integer, Stage::F32) => "subgroup",
+            (false, Half::Native, Stage::F32) => "half",
+            (true, Half::Native, Stage::F32) => "subgroup+half",
+            (_, _, Stage::F16) => "staged-half",
+        }
+    }
+
     /// What suits a device.
     pub(crate) const fn of(caps: Caps) -> Self {
         Self {
@@ -161,11 +200,15 @@ impl Decisions {
         self.lanes(LanesTile { workgroup: 256, lanes: 8, outs, by: LanesBy::Memory })
     }
 
-    /// The shrink. There are few ranks, so that more lanes share a K. A site of rank 16 is one workgroup, which
-    /// loads, and where it must norms, x once.
-    pub(crate) const fn shrink(self) -> LanesTile {
-        self.lanes(LanesTile { workgroup: NORM_WORKGROUP, lanes: 32, outs: 2, by: LanesBy::Memory })
+    /// The shrink of an x of so many columns. There are few ranks, so that more lanes share a K. A site of rank 16 is
+    /// one workgroup, which loads, and where it must norms, x once.
+    pub(crate) const fn shrink(self, cols: u32) -> LanesTile {
+        let RowThreads { workgroup, .. } = row_threads(cols);
+        self.lanes(LanesTile { workgroup, lanes: workgroup / 8, outs: 2, by: LanesBy::Memory })
     }
+
+    /// Ranks that a workgroup of the shrink takes, whatever the columns.
+    pub(crate) const SHRINK_RANKS: u32 = 16;
 
     const fn lanes(self, tile: LanesTile) -> LanesTile {
         let by = if self.subgroup >= tile.lanes { LanesBy::Subgroup } else { LanesBy::Memory };
@@ -194,6 +237,11 @@ impl LanesTile {
     /// Outputs of a workgroup.
     pub(crate) const fn out_tile(self) -> u32 {
         self.workgroup / self.lanes * self.outs
+    }
+
+    /// The same threads as those of a norm.
+    pub(crate) const fn row_threads(self) -> RowThreads {
+        if self.workgroup == SMALL.workgroup { SMALL } else { LARGE }
     }
 
     /// vec4 of x that are staged at a time, for all rows of a tile: 8 KiB, or one turn of all lanes if that is more.
@@ -352,8 +400,12 @@ mod tests {
     fn lanes_divide_a_workgroup_and_fill_a_vec4_at_most() {
         for decisions in Decisions::all() {
             let decode = BASE_DTYPES.map(|dtype| (decisions.matmul_decode(dtype), dtype));
-            let shrink = [Dtype::F32, Dtype::F16].map(|dtype| (decisions.shrink(), dtype));
-            for (tile, dtype) in decode.into_iter().chain(shrink) {
+            let shrink = |cols| [Dtype::F32, Dtype::F16].map(|dtype| (decisions.shrink(cols), dtype));
+            let shrinks = [1, 2048].into_iter().flat_map(shrink);
+            for (tile, _) in shrinks.clone() {
+                assert_eq!(tile.out_tile(), Decisions::SHRINK_RANKS);
+            }
+            for (tile, dtype) in decode.into_iter().chain(shrinks) {
                 assert_eq!(tile.workgroup % tile.lanes, 0);
                 // Even, so that a gate and its up can share a lane.
                 assert!(tile.outs <= 4 && tile.outs % 2 == 0);
@@ -364,7 +416,13 @@ mod tests {
             }
         }
         assert_eq!(Decisions::of(Caps::lowest()).matmul_decode(Dtype::Q4_0).out_tile(), 128);
-        assert_eq!(Decisions::of(Caps::lowest()).shrink().out_tile(), 16);
+    }
+
+    #[test]
+    fn sums_go_through_two_whole_levels() {
+        for threads in [1, 1024, 1025, 1 << 20].map(row_threads) {
+            assert_eq!(threads.root * threads.root, threads.workgroup);
+        }
     }
 
     #[test]
@@ -376,6 +434,20 @@ mod tests {
         let large = Decisions::of(Caps { subgroup: 32, f16: true, ..Caps::lowest() });
         assert_eq!(large.matmul_decode(Dtype::F16).by, LanesBy::Subgroup);
         assert_eq!(large.half, Half::Native);
+    }
+
+    #[test]
+    fn every_variant_is_had_by_name_or_says_what_it_lacks() {
+        let rich = Caps { subgroup: 32, f16: true, ..Caps::lowest() };
+        for variant in GpuVariant::ALL {
+            assert_eq!(Decisions::forced(rich, variant).unwrap().name(), variant.name());
+            assert_eq!(GpuVariant::named(variant.name()), Ok(variant));
+            let poor = Decisions::forced(Caps::lowest(), variant);
+            assert_eq!(poor.is_ok(), variant == GpuVariant::Baseline, "{variant:?}");
+        }
+        assert_eq!(Decisions::of(rich).name(), "subgroup+half");
+        assert_eq!(Decisions::of(Caps { subgroup: 4, ..Caps::lowest() }).name(), "baseline");
+        assert!(GpuVariant::named("fastest").unwrap_err().to_string().contains("staged-half"));
     }
 
     #[test]

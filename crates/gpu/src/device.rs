@@ -14,7 +14,7 @@ use crate::choose::{Candidate, choose};
 use crate::decide::Decisions;
 use crate::error;
 use crate::limits::{Caps, required};
-use crate::options::GpuOptions;
+use crate::options::{GpuOptions, GpuTier};
 
 /// An open device and its queue.
 #[derive(Debug)]
@@ -54,13 +54,20 @@ impl Gpu {
             return Err(error::device(format!("no adapter{wanted} among {found:?}")));
         };
         let info = adapter.get_info();
-        let required_limits = required(&adapter.limits(), options.lowest_tier);
+        let required_limits = required(&adapter.limits(), options.tier);
         #[cfg(test)]
         let required_limits = with_room_for_counters(required_limits, &adapter.limits());
         let required_features =
-            if options.lowest_tier { Features::empty() } else { wanted(adapter.features()) };
+            if options.tier == GpuTier::Lowest { Features::empty() } else { wanted(adapter.features()) };
         let caps =
             Caps::of(&required_limits, options.binding_bytes).with(required_features, info.subgroup_min_size);
+        let decisions = match options.variant {
+            None => Decisions::of(caps),
+            Some(variant) => Decisions::forced(caps, variant).map_err(|missing| {
+                let (variant, device) = (variant.name(), &info.name);
+                error::unsupported(format!("variant {variant} on {device}, which has no {missing},"))
+            })?,
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("interleaf"),
             required_limits,
@@ -86,7 +93,7 @@ impl Gpu {
             device,
             queue,
             caps,
-            decisions: Decisions::of(caps),
+            decisions,
             name,
             #[cfg(test)]
             counters: None,

@@ -100,9 +100,7 @@ fn counters(module: &mut Module) -> Handle<GlobalVariable> {
     let ty = module.types.insert(array, Span::UNDEFINED);
     let variable = GlobalVariable {
         name: Some("counters".into()),
-        space: AddressSpace::Storage {
-            access: StorageAccess::LOAD | StorageAccess::STORE,
-        },
+        space: AddressSpace::Storage { access: StorageAccess::LOAD | StorageAccess::STORE },
         binding: Some(ResourceBinding { group: 1, binding: 0 }),
         ty,
         init: None,

@@ -45,4 +45,4 @@ mod weights;
 mod work;
 
 pub use backend::GpuBackend;
-pub use options::GpuOptions;
+pub use options::{GpuOptions, GpuTier, GpuVariant};

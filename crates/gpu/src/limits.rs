@@ -1,5 +1,7 @@
 //! Limits of a device: the lowest tier, which every kernel keeps to, and the two that may be raised.
 
+use crate::options::GpuTier;
+
 /// What decisions and buffer plans depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Caps {
@@ -16,9 +18,9 @@ pub(crate) struct Caps {
 }
 
 /// What is asked of a device that offers `offered`.
-pub(crate) fn required(offered: &wgpu::Limits, lowest_tier: bool) -> wgpu::Limits {
+pub(crate) fn required(offered: &wgpu::Limits, tier: GpuTier) -> wgpu::Limits {
     let lowest = wgpu::Limits::defaults();
-    if lowest_tier {
+    if tier == GpuTier::Lowest {
         return lowest;
     }
     // A weight matrix, a layer's pages or the adapters may need more than 128 MiB behind one binding.
@@ -87,11 +89,11 @@ mod tests {
             max_compute_invocations_per_workgroup: 1024,
             ..wgpu::Limits::defaults()
         };
-        let raised = required(&offered, false);
+        let raised = required(&offered, GpuTier::Best);
         assert_eq!(raised.max_storage_buffer_binding_size, 1 << 30);
         assert_eq!(raised.max_buffer_size, 1 << 31);
         assert_eq!(raised.max_compute_workgroup_storage_size, 16 << 10);
         assert_eq!(raised.max_compute_invocations_per_workgroup, 256);
-        assert_eq!(required(&offered, true), wgpu::Limits::defaults());
+        assert_eq!(required(&offered, GpuTier::Lowest), wgpu::Limits::defaults());
     }
 }

@@ -108,7 +108,7 @@ impl Variant {
                 constants.extend(lanes_constants(tile, dtype));
                 constants.push(("A_F16", u32::from(dtype == Dtype::F16).to_string()));
                 constants.push(("SOURCE", if norm.is_some() { "normed" } else { "plain" }.to_owned()));
-                constants.extend(norm.unwrap_or(Residual::None).constants());
+                constants.extend(norm.unwrap_or(Residual::None).constants(tile.row_threads()));
                 let bindings: &[Access] = match norm {
                     None => &[Read, Read, Read, Write],
                     Some(Residual::None) => &[Read, Read, Read, Write, Read, Write],
@@ -156,8 +156,9 @@ impl Variant {
         for decisions in decide::Decisions::all() {
             let half = decisions.half;
             for dtype in [Dtype::F32, Dtype::F16] {
-                let shrink = |norm| Self::Shrink { dtype, half, tile: decisions.shrink(), norm };
-                all.extend(norms.clone().map(shrink));
+                for tile in [1, 2048].map(|cols| decisions.shrink(cols)) {
+                    all.extend(norms.clone().map(|norm| Self::Shrink { dtype, half, tile, norm }));
+                }
             }
             for dtype in decide::BASE_DTYPES {
                 let tile = decisions.matmul_decode(dtype);
@@ -453,7 +454,7 @@ fn sites(
     projections: &[(ProjectionId, Tensor)],
 ) -> Result<Sites, BackendError> {
     let at = word(recorder.recording.tables.len());
-    let out_tile = recorder.gpu.decisions.shrink().out_tile();
+    let out_tile = decide::Decisions::SHRINK_RANKS;
     let mut found = Sites { at, z_stride: 0, tiles: 0, a_dtypes: Vec::new(), of: Vec::new() };
     for (slot, adapter) in plan.step.batch().adapters.iter().enumerate() {
         let mut z_at = 0;
@@ -509,7 +510,7 @@ fn shrink(
     let row_count = plan.step.row_count(x.rows);
     let z_bytes = row_count * sites.z_stride as usize * size_of::<f32>();
     let z = recorder.scratch.take(recorder.gpu, z_bytes as u64)?;
-    let tile = recorder.gpu.decisions.shrink();
+    let tile = recorder.gpu.decisions.shrink(x.cols);
     let half = recorder.gpu.decisions.half;
     for dtype in &sites.a_dtypes {
         let mut params = ShrinkParams {
@@ -584,7 +585,7 @@ mod tests {
     use std::mem::offset_of;
 
     use super::*;
-    use crate::decide::{Decisions, LanesBy, NORM_WORKGROUP};
+    use crate::decide::Decisions;
 
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
@@ -602,8 +603,9 @@ mod tests {
     #[test]
     fn a_shrink_that_norms_has_the_threads_of_a_norm() {
         for decisions in Decisions::all() {
-            assert_eq!(decisions.shrink().workgroup, NORM_WORKGROUP);
-            assert!(matches!(decisions.shrink().by, LanesBy::Memory | LanesBy::Subgroup));
+            for cols in [1, 2048] {
+                assert_eq!(decisions.shrink(cols).workgroup, decide::row_threads(cols).workgroup);
+            }
         }
     }
 }

@@ -1,4 +1,8 @@
-//! What an embedder may choose about the device. Not what kernels choose for themselves: see `decide`.
+//! What an embedder may choose about the device. What kernels choose for themselves is in `decide`.
+
+use interleaf_contract::BackendError;
+
+use crate::error;
 
 /// Which device to open, and how much of it to use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -6,10 +10,63 @@ pub struct GpuOptions {
     /// Part of an adapter's name, in any case. Without it, wgpu's own `WGPU_ADAPTER_NAME` counts, and
     /// else the strongest kind of device is taken. `WGPU_BACKEND` restricts the choice either way.
     pub adapter: Option<String>,
-    /// Keep to the lowest tier for buffer sizes too: 128 MiB a binding, 256 MiB a buffer. Without it these
-    /// two limits are raised to what the device offers; no other limit ever is.
-    pub lowest_tier: bool,
+    /// What is asked of the device.
+    pub tier: GpuTier,
+    /// The kernels to run, where they are not to suit the device.
+    pub variant: Option<GpuVariant>,
     /// Use at most so many bytes behind one binding, where the device offers more. Larger matrices are
     /// split; larger tensors, pages of a layer or adapters together are refused.
     pub binding_bytes: Option<u64>,
+    /// Kernels in one command buffer; 0 for all of a step. Some drivers lose the device over large ones.
+    pub dispatches_per_submit: usize,
+}
+
+/// How much is asked of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum GpuTier {
+    /// The features that kernels have variants for, and buffers as large as there are.
+    #[default]
+    Best,
+    /// The lowest tier of WebGPU limits and no feature: 8 storage buffers, 16 KiB of workgroup memory, 256
+    /// invocations, 128 MiB a binding. What runs so runs on every phone.
+    Lowest,
+}
+
+/// A set of kernels, by what it uses of a device beyond the lowest tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GpuVariant {
+    /// Nothing.
+    Baseline,
+    /// Lanes that share a dot product add their sums through subgroups.
+    Subgroup,
+    /// Halves are converted by the device and not by integers.
+    Half,
+    /// Weights of prompt kernels are staged as f16, as they are not exactly for quantised ones.
+    StagedHalf,
+}
+
+impl GpuVariant {
+    /// Every variant.
+    pub const ALL: [Self; 4] = [Self::Baseline, Self::Subgroup, Self::Half, Self::StagedHalf];
+
+    /// The name in reports and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Subgroup => "subgroup",
+            Self::Half => "half",
+            Self::StagedHalf => "staged-half",
+        }
+    }
+
+    /// The variant of a name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self, BackendError> {
+        let found = Self::ALL.into_iter().find(|variant| variant.name() == name);
+        let names = Self::ALL.map(Self::name).join(", ");
+        found.ok_or_else(|| error::unsupported(format!("a variant named {name:?} (expected one of {names})")))
+    }
 }

@@ -6,7 +6,7 @@ use interleaf_contract::{BackendError, RowSet, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::cost::{self, Loads};
-use crate::decide::{NORM_ROOT, NORM_WORKGROUP, WORKGROUP};
+use crate::decide::{self, RowThreads, WORKGROUP};
 use crate::fuse::Norm;
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
@@ -20,6 +20,7 @@ pub(crate) enum Variant {
         residual: Residual,
         /// Whether results go to the buffer of x.
         in_place: bool,
+        threads: RowThreads,
     },
     /// Each head of a row; whether x is another buffer than the result's.
     Heads { apart: bool },
@@ -36,6 +37,7 @@ pub(crate) enum Residual {
 }
 
 impl Residual {
+    #[cfg(test)]
     pub(crate) const ALL: [Self; 3] = [Self::None, Self::Plain, Self::Normed];
 
     /// What a norm adds.
@@ -48,7 +50,7 @@ impl Residual {
     }
 
     /// Constants of templates that norm.
-    pub(crate) fn constants(self) -> [(&'static str, String); 3] {
+    pub(crate) fn constants(self, threads: RowThreads) -> [(&'static str, String); 3] {
         let name = match self {
             Self::None => "none",
             Self::Plain => "plain",
@@ -58,7 +60,7 @@ impl Residual {
         [
             ("RESIDUAL", name.to_owned()),
             ("RESIDUALS", added.to_string()),
-            ("NORM_ROOT", NORM_ROOT.to_string()),
+            ("NORM_ROOT", threads.root.to_string()),
         ]
     }
 }
@@ -118,13 +120,13 @@ impl Variant {
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
         match self {
-            Self::Rows { residual, in_place } => {
+            Self::Rows { residual, in_place, threads } => {
                 let mut constants = vec![
-                    ("WORKGROUP", NORM_WORKGROUP.to_string()),
+                    ("WORKGROUP", threads.workgroup.to_string()),
                     ("TARGET", if in_place { "x" } else { "own" }.to_owned()),
                     ("RESIDUAL_BINDING", if in_place { "4" } else { "5" }.to_owned()),
                 ];
-                constants.extend(residual.constants());
+                constants.extend(residual.constants(threads));
                 let bindings: &[Access] = match (in_place, residual) {
                     (true, Residual::None) => &[Write, Read, Read],
                     (true, _) => &[Write, Read, Read, Read],
@@ -151,7 +153,10 @@ impl Variant {
     /// Every variant, for tests.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
-        let rows = |residual| [false, true].map(|in_place| Self::Rows { residual, in_place });
+        let rows = |residual| {
+            [(false, decide::SMALL), (true, decide::SMALL), (false, decide::LARGE), (true, decide::LARGE)]
+                .map(|(in_place, threads)| Self::Rows { residual, in_place, threads })
+        };
         let heads = [false, true].map(|apart| Self::Heads { apart });
         Residual::ALL.into_iter().flat_map(rows).chain(heads).collect()
     }
@@ -233,7 +238,8 @@ fn rows(
         padding: [0; 3],
         norm: norm_params,
     };
-    let variant = Variant::Rows { residual: Residual::of(norm), in_place: out.buffer == x.buffer };
+    let threads = decide::row_threads(norm.x.cols);
+    let variant = Variant::Rows { residual: Residual::of(norm), in_place: out.buffer == x.buffer, threads };
     let mut places = vec![Place::Buffer(x.buffer.clone()), plan.vectors(), Place::Tables];
     if out.buffer != x.buffer {
         places.push(Place::Buffer(out.buffer.clone()));

@@ -7,7 +7,7 @@ use interleaf_contract::{BackendError, Sampled, Sampler, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
-use crate::decide::{NORM_ROOT, NORM_WORKGROUP};
+use crate::decide::LARGE;
 use crate::kernel::{Access, Kernel, Template};
 use crate::step::Plan;
 
@@ -47,8 +47,7 @@ impl Choices {
 
 impl Variant {
     pub(crate) fn template(self) -> Template {
-        // Few rows are sampled at a time: the largest workgroup, and sums in two levels as in a norm.
-        let constants = vec![("WORKGROUP", NORM_WORKGROUP.to_string()), ("ROOT", NORM_ROOT.to_string())];
+        let constants = vec![("WORKGROUP", LARGE.workgroup.to_string()), ("ROOT", LARGE.root.to_string())];
         let bindings = &[Access::Write, Access::Read, Access::Write, Access::Write];
         Template { name: "sample", constants, bindings, params: size_of::<Params>(), f16: false }
     }

@@ -80,6 +80,7 @@ impl Profiler {
 /// What one submission cost, its times still to be read.
 #[derive(Debug)]
 pub(crate) struct StepWork {
+    submits: u64,
     kernels: Vec<(&'static str, Loads)>,
     /// Where timestamps are in what is read back, and nanoseconds of a tick.
     timed: Option<(usize, f64)>,
@@ -87,13 +88,13 @@ pub(crate) struct StepWork {
 
 impl StepWork {
     /// Takes down what a recording dispatches, and makes room for its timestamps.
-    pub(crate) fn of(recording: &mut Recording, profiler: Option<&Profiler>) -> Self {
+    pub(crate) fn of(recording: &mut Recording, submits: u64, profiler: Option<&Profiler>) -> Self {
         let kernels: Vec<_> = recording.dispatches().collect();
         let timed = profiler.map(|profiler| {
             let bytes = 2 * TIMESTAMP * kernels.len().min(MOST_TIMED);
             (recording.reserve_read_back(bytes as u64, TIMESTAMP as u64) as usize, profiler.period)
         });
-        Self { kernels, timed }
+        Self { submits, kernels, timed }
     }
 
     /// What each dispatch loads.
@@ -109,7 +110,7 @@ impl StepWork {
 
     /// Adds it to what was done before.
     pub(crate) fn add_to(&self, work: &mut DeviceWork, read_back: &[u8]) {
-        work.submits += 1;
+        work.submits += self.submits;
         let stamps = self.timed.and_then(|(at, period)| Some((read_back.get(at..)?.as_chunks().0, period)));
         for (i, (name, loaded)) in self.kernels.iter().enumerate() {
             let at = work.kernels.iter().position(|k| k.kernel == *name).unwrap_or_else(|| {
@@ -137,7 +138,7 @@ mod tests {
     fn kernels_are_added_up_by_name() {
         let loads = |weights, pages| Loads { weights, pages, ..Loads::default() };
         let kernels = vec![("a", loads(7, 3)), ("b", loads(0, 5)), ("a", loads(1, 0))];
-        let step = StepWork { kernels, timed: Some((8, 2.0)) };
+        let step = StepWork { submits: 1, kernels, timed: Some((8, 2.0)) };
         let stamps: Vec<u8> = [9_u64, 0, 4, 10, 11, 20, 23].iter().flat_map(|t| t.to_le_bytes()).collect();
         let mut work = DeviceWork::default();
         step.add_to(&mut work, &stamps);

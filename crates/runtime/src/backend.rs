@@ -19,6 +19,19 @@ pub enum BackendChoice {
     Ref,
 }
 
+/// How the GPU is used, where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GpuSettings {
+    /// Part of an adapter's name, in any case; `None` for the strongest kind of device.
+    pub adapter: Option<String>,
+    /// Ask for the lowest tier of WebGPU limits and no feature, whatever the device offers.
+    pub lowest_tier: bool,
+    /// Run these kernels rather than those that suit the device.
+    pub variant: Option<String>,
+    /// Kernels in one command buffer; 0 for all of a step. Some drivers lose the device over large ones.
+    pub dispatches_per_submit: usize,
+}
+
 /// Opens the backend that the options ask for.
 pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
     let &EngineOptions { threads, performance_threads, numerics, .. } = options;
@@ -28,16 +41,25 @@ pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineEr
             Ok(Box::new(CpuKernels::backend(options)?))
         }
         BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
-        BackendChoice::Gpu => gpu(),
+        BackendChoice::Gpu => gpu(&options.gpu),
     }
 }
 
 #[cfg(feature = "gpu")]
-fn gpu() -> Result<Box<dyn Backend>, EngineError> {
-    Ok(Box::new(interleaf_gpu::GpuBackend::new(interleaf_gpu::GpuOptions::default())?))
+fn gpu(settings: &GpuSettings) -> Result<Box<dyn Backend>, EngineError> {
+    use interleaf_gpu::{GpuBackend, GpuOptions, GpuTier, GpuVariant};
+    let GpuSettings { adapter, lowest_tier, variant, dispatches_per_submit } = settings.clone();
+    let options = GpuOptions {
+        adapter,
+        tier: if lowest_tier { GpuTier::Lowest } else { GpuTier::Best },
+        variant: variant.as_deref().map(GpuVariant::named).transpose()?,
+        binding_bytes: None,
+        dispatches_per_submit,
+    };
+    Ok(Box::new(GpuBackend::new(options)?))
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu() -> Result<Box<dyn Backend>, EngineError> {
+fn gpu(_settings: &GpuSettings) -> Result<Box<dyn Backend>, EngineError> {
     Err(EngineError::BackendMissing { backend: "gpu" })
 }

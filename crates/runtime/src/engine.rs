@@ -16,7 +16,7 @@ use interleaf_model::{
 use crate::adapters::{AdapterSummary, Adapters};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
-use crate::{BackendChoice, EngineError, Store, backend};
+use crate::{BackendChoice, EngineError, GpuSettings, Store, backend};
 
 /// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -32,6 +32,8 @@ pub struct EngineOptions {
     pub pages: PageCodec,
     /// How host backends multiply quantised weights.
     pub numerics: Numerics,
+    /// How the GPU is used, where it is.
+    pub gpu: GpuSettings,
     /// Worker threads of the CPU backend; 0 for one per core that `performance_threads` allows.
     pub threads: usize,
     /// Whether the CPU backend keeps to the fast cores of a machine that has slow ones too, as phones do; 0 threads
@@ -53,6 +55,7 @@ impl Default for EngineOptions {
             weights: WeightFormat::Stored,
             pages: PageCodec::F16,
             numerics: Numerics::ActQ8_0,
+            gpu: GpuSettings::default(),
             threads: 0,
             performance_threads: true,
             context: 0,

@@ -23,7 +23,7 @@ mod store;
 mod text;
 
 pub use adapters::AdapterSummary;
-pub use backend::BackendChoice;
+pub use backend::{BackendChoice, GpuSettings};
 pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;

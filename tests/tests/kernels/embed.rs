@@ -21,7 +21,8 @@ fn rows_of_any_dtype() {
         }
         for scale in [1.0, 8.0] {
             let mut results = Vec::new();
-            for mut backend in backends::reference_and_others() {
+            let others = backends::gpu_variants();
+            for mut backend in backends::reference_and_others().into_iter().chain(others) {
                 let table = backend.create_matrix(table.clone()).expect("a matrix");
                 let output = single::run(&mut *backend, batch.clone(), &[], |step, _| {
                     let out = step.tensor(RowSet::All, 64);

@@ -45,15 +45,18 @@ fn check(case: &LoraCase, backend: &mut dyn Backend) {
     let numerics = backend.info().numerics;
     let reference = data.run(&mut *backends::reference(numerics)).expect("the reference runs every case");
     // Magnitudes meet f32 activations; a quantised activation is at most a hundredth larger than its block.
+    let staged = backend.info().tier == "staged-half";
     let slack = if numerics == Numerics::ActQ8_0 { 2.0 } else { 1.0 };
     let magnitude = data.magnitudes().run(&mut *backends::reference(numerics)).expect("likewise");
     let found = data.run(backend).unwrap_or_else(|e| panic!("{}: {case:?}: {e}", label(backend)));
     for (p, ((reference, found), magnitude)) in reference.iter().zip(&found).zip(&magnitude).enumerate() {
         let label = format!("{} {} projection {p} of {case:?}", label(backend), case.dtype);
-        let terms = slack * roundings(case.inputs, case.max_rank());
+        // A weight that is staged as f16 is off by half a unit of 2⁻¹⁰, which is so many of 2⁻²³.
+        let (staged, largest) = if staged { (4096.0, 1e-6) } else { (0.0, 1e-10) };
+        let terms = slack * roundings(case.inputs, case.max_rank()) + staged;
         assert_within(&label, reference, found, magnitude, terms);
         let nmse = error(reference, found).nmse;
-        assert!(nmse < 1e-10, "{label}: NMSE {nmse:.2e}");
+        assert!(nmse < largest, "{label}: NMSE {nmse:.2e}");
     }
 }
 
@@ -70,6 +73,22 @@ fn awkward_shapes() {
                     check(&case(dtype, inputs, &outputs[..3], rows, seed), &mut **backend);
                     check(&case(dtype, inputs, &outputs[3..], rows, seed + 1), &mut **backend);
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_variant_of_the_gpu() {
+    for backend in &mut backends::gpu_variants() {
+        for dtype in DTYPES {
+            check(&case(dtype, 96, &[33, 64, 17], 37, 3), &mut **backend);
+            check(&case(dtype, 2080, &[70, 130], 9, 4), &mut **backend);
+            let data = case(dtype, 160, &[40, 48], 7, 5).data();
+            let first = data.run(&mut **backend).expect("it runs");
+            for _ in 0..2 {
+                let again = data.run(&mut **backend).expect("it runs again");
+                first.iter().zip(&again).for_each(|(a, b)| assert_bits(&label(&**backend), a, b));
             }
         }
     }

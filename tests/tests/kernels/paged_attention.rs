@@ -1,7 +1,7 @@
 //! `paged_attention` against the reference: page borders, split borders, grouped heads, mixed batches.
 
 use interleaf_contract::{
-    AttentionShape, BackendError, Batch, Op, PageCodec, PageData, PoolGeometry, Row, RowKind, RowSet,
+    AttentionShape, Batch, Op, PageCodec, PageData, PoolGeometry, Row, RowKind, RowSet,
 };
 use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive, naive_shaped};
 use interleaf_tests::backends::{self, Boxed, label};
@@ -63,6 +63,17 @@ fn head_shapes() {
             let sequences = vec![decode(70), prompt(33, 20), decode(1)];
             check(&case(heads, dim, PageCodec::F16, sequences.clone()), backend);
             check(&case(heads, dim, PageCodec::F32, sequences), backend);
+        }
+    }
+}
+
+#[test]
+fn every_variant_of_the_gpu() {
+    for backend in &mut backends::gpu_variants() {
+        for codec in [PageCodec::F16, PageCodec::F32] {
+            let sequences = vec![decode(1), decode(300), prompt(290, 40), prompt(17, 17)];
+            check(&case((4, 2), 64, codec, sequences.clone()), backend);
+            check(&case((3, 1), 66, codec, sequences), backend);
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use interleaf_cli::args::{BackendArg, EngineArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg};
+use interleaf_cli::args::{
+    BackendArg, EngineArgs, GpuArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
+};
 use interleaf_cli::verify::{Report, verify};
 use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
 
@@ -11,7 +13,8 @@ use crate::support::{data, options};
 
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
-    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, all_cores: false, store };
+    let gpu = GpuArgs::default();
+    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, all_cores: false, gpu, store };
     let (golden, suite, backends) = (Some(golden), None, Vec::new());
     VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use interleaf_runtime::{EngineOptions, Shape};
 
-use super::{BackendArg, NumericsArg, PagesArg, WeightsArg};
+use super::{BackendArg, GpuArgs, NumericsArg, PagesArg, WeightsArg};
 
 /// Options of `bench`.
 #[derive(Debug, Clone, ClapArgs)]
@@ -68,6 +68,10 @@ pub struct BenchArgs {
     /// The most rows of a prompt in one step.
     #[arg(long, value_name = "ROWS", default_value_t = EngineOptions::default().prefill_rows)]
     pub prefill_rows: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gpu: GpuArgs,
+
     /// Measure the time of each kernel on the device by its own timestamps, and print it. Steps are slower meanwhile.
     #[arg(long)]
     pub profile: bool,

@@ -72,6 +72,7 @@ fn open(args: &BenchArgs, source: Source, weights: WeightsArg, threads: usize) -
         weights: weights.into(),
         pages: args.pages.into(),
         numerics: args.numerics.into(),
+        gpu: (&args.gpu).into(),
         threads,
         performance_threads: !args.all_cores,
         prefill_rows: args.prefill_rows,
