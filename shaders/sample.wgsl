@@ -98,7 +98,9 @@ fn weight_of(key: u32, by: Weighing) -> f32 {
     if (half_down <= -40.0 * by.temperature) {
         return 0.0;
     }
-    let weight = exp(2.0 * (half_down / by.temperature));
+    let exponent = 2.0 * (half_down / by.temperature);
+    // Not every device's exp is 1 for what rounds to 1.
+    let weight = select(exp(exponent), 1.0, exponent > -0x1p-25f);
     return select(0.0, weight, weight >= by.min_p);
 }
 
