@@ -9,6 +9,7 @@ use interleaf_contract::{
     RopeTable, Step, StepOutput, Ticket, VectorId, check,
 };
 
+use crate::adapters::GpuAdapter;
 use crate::buffers::{BufferPool, READ_BACK, STORAGE};
 use crate::command::{Recorder, Submitter};
 use crate::device::Gpu;
@@ -47,21 +48,28 @@ impl GpuBackend {
     /// # Errors
     /// If there is no adapter as asked for, or it does not reach the lowest tier of WebGPU limits.
     pub fn new(options: GpuOptions) -> Result<Self, BackendError> {
+        let gpu = Gpu::open(&options)?;
         Ok(Self {
-            gpu: Gpu::open(&options)?,
+            submitter: Submitter::new(gpu.dispatches),
+            gpu,
             kernels: Kernels::default(),
             weights: Weights::default(),
             factors: Factors::default(),
             pool: None,
             scratch: BufferPool::new("activations", STORAGE),
             read_backs: BufferPool::new("results", READ_BACK),
-            submitter: Submitter::new(options.dispatches_per_submit),
             steps: HashMap::new(),
             reads: HashMap::new(),
             tickets: 0,
             profiler: None,
             work: DeviceWork::default(),
         })
+    }
+
+    /// The adapter that was opened.
+    #[must_use]
+    pub const fn adapter(&self) -> &GpuAdapter {
+        &self.gpu.adapter
     }
 
     /// The same with shaders that count what they load.

@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use interleaf_contract::BackendError;
 use wgpu::{ErrorFilter, Features, PollType};
 
+use crate::adapters::GpuAdapter;
 use crate::choose::{Candidate, choose};
 use crate::decide::Decisions;
 use crate::error;
+use crate::faults;
 use crate::limits::{Caps, required};
 use crate::options::{GpuOptions, GpuTier};
 
@@ -24,6 +26,10 @@ pub(crate) struct Gpu {
     pub caps: Caps,
     /// Which variants of the kernels it runs.
     pub decisions: Decisions,
+    /// Kernels in one command buffer; 0 for all of a step.
+    pub dispatches: usize,
+    /// What it was opened from.
+    pub adapter: GpuAdapter,
     /// Adapter, API and driver, for reports.
     pub name: String,
     /// Where shaders count what they load, in tests that ask for it.
@@ -36,12 +42,7 @@ pub(crate) struct Gpu {
 impl Gpu {
     /// Opens a device. The driver is first touched here.
     pub(crate) fn open(options: &GpuOptions) -> Result<Self, BackendError> {
-        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-        // OpenGL only where it is asked for by name: its compute support varies most and is checked least.
-        let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
-        descriptor.backends = backends;
-        let instance = wgpu::Instance::new(descriptor);
-        let adapters = pollster::block_on(instance.enumerate_adapters(backends));
+        let (_instance, adapters) = enumerate();
         let candidates: Vec<Candidate> = adapters
             .iter()
             .map(|a| a.get_info())
@@ -61,6 +62,7 @@ impl Gpu {
             if options.tier == GpuTier::Lowest { Features::empty() } else { wanted(adapter.features()) };
         let caps =
             Caps::of(&required_limits, options.binding_bytes).with(required_features, info.subgroup_min_size);
+        let (caps, dispatches) = faults::avoid(&faults::of(&info), caps, options.dispatches_per_submit);
         let decisions = match options.variant {
             None => Decisions::of(caps),
             Some(variant) => Decisions::forced(caps, variant).map_err(|missing| {
@@ -94,6 +96,8 @@ impl Gpu {
             queue,
             caps,
             decisions,
+            dispatches,
+            adapter: GpuAdapter::of(adapter),
             name,
             #[cfg(test)]
             counters: None,
@@ -178,6 +182,17 @@ impl Gpu {
             }
         }
     }
+}
+
+/// The instance and its adapters. Nothing before this touches a driver.
+pub(crate) fn enumerate() -> (wgpu::Instance, Vec<wgpu::Adapter>) {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // OpenGL only where it is asked for by name: its compute support varies most and is checked least.
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    (instance, adapters)
 }
 
 /// One storage buffer more than kernels have, for what tests count.

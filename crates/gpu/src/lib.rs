@@ -6,6 +6,7 @@
 //!
 //! Numerics are `act=f32`. What a kernel computes is defined in `kernels-ref`, not here.
 
+mod adapters;
 mod backend;
 mod buffers;
 mod choose;
@@ -17,6 +18,7 @@ mod embed;
 mod error;
 mod extents;
 mod factors;
+mod faults;
 mod fuse;
 #[cfg(test)]
 mod instrument;
@@ -44,5 +46,7 @@ mod vectors;
 mod weights;
 mod work;
 
+pub use adapters::{GpuAdapter, adapters};
 pub use backend::GpuBackend;
+pub use faults::Fault;
 pub use options::{GpuOptions, GpuTier, GpuVariant};

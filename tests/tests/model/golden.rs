@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use interleaf_cli::args::{
-    BackendArg, EngineArgs, GpuArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
+    BackendArg, EngineArgs, GpuArgs, GpuTierArg, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
 };
 use interleaf_cli::verify::{Report, verify};
 use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
@@ -89,6 +89,83 @@ fn families_on_both_backends() {
     }
 }
 
+/// Whether the GPU can be asked; says why not.
+fn has_gpu() -> bool {
+    interleaf_tests::backends::gpu().is_some()
+}
+
+/// `verify` on the GPU, on the lowest tier or by a variant of its kernels.
+fn on_gpu(mut args: VerifyArgs, tier: GpuTierArg, variant: Option<&str>) -> VerifyArgs {
+    args.engine.backend = BackendArg::Gpu;
+    args.engine.gpu.gpu_tier = tier;
+    args.engine.gpu.gpu_variant = variant.map(Into::into);
+    args
+}
+
+/// The whole model within the limits that every phone has; steps split over command buffers.
+#[test]
+fn demo_model_on_the_gpu_of_the_lowest_tier() {
+    if has_gpu() {
+        let mut args = on_gpu(demo(BackendArg::Gpu, PagesArg::F32), GpuTierArg::Lowest, None);
+        args.engine.gpu.gpu_dispatches = 30;
+        within(&passes(&args, DEMO_CASES), 2e-3);
+    }
+}
+
+/// Every family by the kernels that suit the device, three times with the same result; then with f16 pages.
+#[test]
+fn families_on_the_gpu() {
+    if !has_gpu() {
+        return;
+    }
+    for name in FAMILIES {
+        let run = |pages| {
+            let args = on_gpu(family(name, BackendArg::Gpu, pages), GpuTierArg::Best, None);
+            passes(&args, 6)
+        };
+        let first = run(PagesArg::F32);
+        within(&first, 2e-3);
+        for _ in 0..2 {
+            let errors = |report: &Report| -> Vec<_> {
+                report.cases.iter().map(|c| (c.max_abs_logit_error, c.perplexity)).collect()
+            };
+            assert_eq!(errors(&run(PagesArg::F32)), errors(&first), "{name}: other bits than before");
+        }
+        for case in run(PagesArg::F16).cases {
+            assert!(case.max_abs_logit_error.is_none_or(|error| error <= 5e-2), "{case:?}");
+        }
+    }
+}
+
+/// An activated LoRA, and what f16 in the kernels costs.
+#[test]
+fn variants_of_the_gpu_within_the_margin() {
+    if !has_gpu() {
+        return;
+    }
+    let mut activated = on_gpu(family("llama-rope3", BackendArg::Gpu, PagesArg::F32), GpuTierArg::Best, None);
+    activated.golden = Some(data("families/llama-rope3-alora/golden"));
+    activated.adapters = Some(data("families/llama-rope3-alora/adapter"));
+    for case in &passes(&activated, 10).cases {
+        assert!(case.max_abs_logit_error.expect("given") <= 2e-3, "{case:?}");
+        assert_eq!(case.greedy_equal, Some(true), "{case:?}");
+    }
+    for variant in ["baseline", "subgroup", "half", "staged-half"] {
+        let args =
+            on_gpu(family("gemma3-text", BackendArg::Gpu, PagesArg::F16), GpuTierArg::Best, Some(variant));
+        match verify(&args) {
+            Ok(report) => {
+                assert!(report.passed, "{variant}: {report:#?}");
+                let worst = report.cases.iter().filter_map(|c| c.max_abs_logit_error).fold(0.0, f64::max);
+                assert!(worst <= 5e-2, "{variant}: {worst}");
+            }
+            // A device that lacks something says so by name.
+            Err(e) if e.to_string().contains("which has no") => println!("SKIPPED: {e}"),
+            Err(e) => panic!("{variant}: {e}"),
+        }
+    }
+}
+
 /// An activated LoRA: the invocation in the middle, twice, at the end, at the start, and absent.
 #[test]
 fn activated_lora_on_both_backends() {
@@ -112,6 +189,12 @@ fn quantised_weights_equal_the_reference_under_the_same_numerics() {
             for numerics in [NumericsArg::ActF32, NumericsArg::ActQ8] {
                 let mut args = family(name, BackendArg::Cpu, PagesArg::F32);
                 (args.engine.weights, args.engine.numerics) = (weights, numerics);
+                let report = passes(&args, 6);
+                assert_eq!(report.compared_with, "reference");
+            }
+            if has_gpu() {
+                let mut args = on_gpu(family(name, BackendArg::Gpu, PagesArg::F32), GpuTierArg::Best, None);
+                (args.engine.weights, args.engine.numerics) = (weights, NumericsArg::ActF32);
                 let report = passes(&args, 6);
                 assert_eq!(report.compared_with, "reference");
             }
