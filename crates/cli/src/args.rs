@@ -39,6 +39,20 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure how fast prompts are read and answers generated.
     Bench(BenchArgs),
+    /// Examine the GPUs: which of their kernels are right, and whether they are faster than the CPU; exit 1 if a kernel is
+    /// wrong.
+    Doctor(DoctorArgs),
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct DoctorArgs {
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
 }
 
 /// Options of the demo.
@@ -119,6 +133,7 @@ impl From<&GpuArgs> for GpuSettings {
             lowest_tier: args.gpu_tier == GpuTierArg::Lowest,
             variant: args.gpu_variant.clone(),
             dispatches_per_submit: args.gpu_dispatches,
+            lost_after: None,
         }
     }
 }

@@ -144,6 +144,8 @@ impl Lines {
                 self.bars[*request].set_message(tail(&texts[*request]));
             }
             Event::Finished { request, .. } => self.bars[*request].tick(),
+            // The command line suspends no GPU.
+            Event::Suspended => {}
         }
     }
 

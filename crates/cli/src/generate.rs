@@ -56,7 +56,8 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             Event::Text { text, .. } if !args.json => {
                 written = write!(stdout, "{text}").and_then(|()| stdout.flush());
             }
-            Event::Text { .. } | Event::Finished { .. } => {}
+            // The command line suspends no GPU.
+            Event::Text { .. } | Event::Finished { .. } | Event::Suspended => {}
         }
         if written.is_err() { std::ops::ControlFlow::Break(()) } else { interrupt::check() }
     });

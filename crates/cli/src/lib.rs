@@ -1,12 +1,14 @@
 //! The `interleaf` command as a library, so that tests can run its parts without a process.
 //!
-//! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded or `inspect` a folder that is refused, 2 for
-//! anything else refused or failed.
+//! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded, `inspect` a folder that is refused or `doctor` a
+//! kernel that is wrong, 2 for anything else refused or failed.
 
 pub mod args;
 mod bench;
 mod chat;
 mod demo;
+#[cfg(feature = "gpu")]
+mod doctor;
 mod error;
 mod generate;
 mod inspect;
@@ -39,6 +41,12 @@ pub fn main() -> ExitCode {
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
         Some(args::Command::Inspect(args)) => inspect::run(&args),
         Some(args::Command::Bench(args)) => bench::run(&args),
+        #[cfg(feature = "gpu")]
+        Some(args::Command::Doctor(args)) => doctor::run(&args),
+        #[cfg(not(feature = "gpu"))]
+        Some(args::Command::Doctor(_)) => {
+            Err(interleaf_runtime::EngineError::BackendMissing { backend: "gpu" }.into())
+        }
     };
     outcome.unwrap_or_else(|error| {
         if output::reader_went_away(&error) {

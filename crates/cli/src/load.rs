@@ -35,6 +35,17 @@ pub fn bar(len: usize, what: &str) -> ProgressBar {
     bar
 }
 
+/// A spinner on standard error; hidden where that is no terminal.
+#[cfg(feature = "gpu")]
+pub fn spinner(what: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{prefix:>12} {spinner} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_prefix(what.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
 /// The embedded model.
 pub fn demo_base() -> Source {
     Source::Embedded { name: demo_model::NAME, files: demo_model::BASE }

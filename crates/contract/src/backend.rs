@@ -188,6 +188,14 @@ pub trait Backend: Send {
     /// Bytes held now.
     fn memory(&self) -> MemoryReport;
 
+    /// Waits until everything submitted has run.
+    ///
+    /// # Errors
+    /// If the device failed.
+    fn drain(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Measures the time of each kernel from now on, or no longer. Steps are slower meanwhile.
     ///
     /// # Errors

@@ -141,6 +141,14 @@ pub enum BackendError {
         /// What the allocator or driver said.
         reason: String,
     },
+    /// The device is gone, with everything on it: a reset, a driver that crashed, a system that took it back.
+    #[error("{backend}: {reason}")]
+    DeviceLost {
+        /// The backend.
+        backend: &'static str,
+        /// What the driver said.
+        reason: String,
+    },
     /// The device or its driver failed.
     #[error("{backend}: {reason}")]
     Device {

@@ -11,12 +11,12 @@ use interleaf_contract::{
 
 use crate::adapters::GpuAdapter;
 use crate::buffers::{BufferPool, READ_BACK, STORAGE};
-use crate::command::{Recorder, Submitter};
+use crate::command::{Recorder, Recording, Submitter};
 use crate::device::Gpu;
 use crate::error::{self, BACKEND};
 use crate::factors::Factors;
 use crate::kernel::Kernels;
-use crate::options::GpuOptions;
+use crate::options::{GpuFailure, GpuOptions};
 use crate::page_transfer::{self, PageRead};
 use crate::pages::{PagePool, PoolPlan};
 use crate::readback::Pending;
@@ -38,6 +38,7 @@ pub struct GpuBackend {
     steps: HashMap<Ticket, (Pending, Results, StepWork)>,
     reads: HashMap<PageTicket, PageRead>,
     tickets: u64,
+    submitted: u64,
     profiler: Option<Profiler>,
     work: DeviceWork,
 }
@@ -61,6 +62,7 @@ impl GpuBackend {
             steps: HashMap::new(),
             reads: HashMap::new(),
             tickets: 0,
+            submitted: 0,
             profiler: None,
             work: DeviceWork::default(),
         })
@@ -91,13 +93,35 @@ impl GpuBackend {
         let ticket = self.submit(step).unwrap();
         let (pending, _, work) = self.steps.remove(&ticket).unwrap();
         pending.wait(&self.gpu, &mut self.read_backs).unwrap();
-        let mut recording = crate::command::Recording::default();
+        let mut recording = Recording::default();
         let bytes = crate::instrument::COUNTER_BYTES;
         recording.read_back(crate::command::Place::Buffer(counters), 0, bytes);
         let pending =
             Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording, None).unwrap();
         let bytes = pending.wait(&self.gpu, &mut self.read_backs).unwrap();
         (work, bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect())
+    }
+
+    /// Records a step by the kernels that were decided on or, where the driver refuses one of them, by the next
+    /// ones: nothing has run yet.
+    fn record(&mut self, step: &Step) -> Result<(Recording, Results), BackendError> {
+        loop {
+            self.scratch.give_all();
+            let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
+            let pool = self.pool.as_ref();
+            match Plan::record(step, &self.weights, &self.factors, pool, &mut recorder) {
+                Ok(results) => return Ok((recorder.recording, results)),
+                Err(e) => {
+                    let Some(next) = self.gpu.decisions.next().filter(|_| self.kernels.take_refused()) else {
+                        return Err(e);
+                    };
+                    let (device, from, to) = (&self.gpu.name, self.gpu.decisions.name(), next.name());
+                    tracing::warn!("{device} refuses the {from} kernels, the {to} ones run instead: {e}");
+                    self.gpu.decisions = next;
+                    self.submitter.forget_bind_groups();
+                }
+            }
+        }
     }
 
     fn next_ticket(&mut self) -> u64 {
@@ -198,15 +222,18 @@ impl Backend for GpuBackend {
 
     fn submit(&mut self, step: Step) -> Result<Ticket, BackendError> {
         check::step(&step, self)?;
-        self.scratch.give_all();
+        if let Some(GpuFailure::Lost { after }) = self.gpu.failure
+            && self.submitted >= after
+        {
+            self.gpu.lose();
+        }
+        self.gpu.check()?;
+        self.submitted += 1;
         let freed = [self.scratch.next_step(), self.read_backs.next_step(), self.submitter.next_step()];
         if freed.contains(&true) {
             self.submitter.forget_bind_groups();
         }
-        let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
-        let pool = self.pool.as_ref();
-        let results = Plan::record(&step, &self.weights, &self.factors, pool, &mut recorder)?;
-        let mut recording = recorder.recording;
+        let (mut recording, results) = self.record(&step)?;
         let profiler = self.profiler.as_ref();
         let submits = self.submitter.command_buffers(&recording);
         let work = StepWork::of(&mut recording, submits, profiler);
@@ -250,6 +277,10 @@ impl Backend for GpuBackend {
             Some(pool) => page_transfer::write(&self.gpu, pool, pages),
             None => Ok(()),
         }
+    }
+
+    fn drain(&mut self) -> Result<(), BackendError> {
+        self.gpu.wait_for_all()
     }
 
     fn set_profiling(&mut self, on: bool) -> Result<(), BackendError> {

@@ -150,6 +150,18 @@ impl Decisions {
         }
     }
 
+    /// What to run where a driver refuses these kernels: the same without subgroups, then without anything beyond the
+    /// lowest tier; `None` if that is what was refused.
+    pub(crate) const fn next(self) -> Option<Self> {
+        if self.subgroup > 0 {
+            return Some(Self { subgroup: 0, ..self });
+        }
+        match (self.half, self.stage) {
+            (Half::Integer, Stage::F32) => None,
+            _ => Some(Self { half: Half::Integer, stage: Stage::F32, ..self }),
+        }
+    }
+
     /// What the kernels use beyond the lowest tier, in a word.
     pub(crate) const fn name(self) -> &'static str {
         match (self.subgroup >= 8, self.half, self.stage) {
@@ -434,6 +446,15 @@ mod tests {
         let large = Decisions::of(Caps { subgroup: 32, f16: true, ..Caps::lowest() });
         assert_eq!(large.matmul_decode(Dtype::F16).by, LanesBy::Subgroup);
         assert_eq!(large.half, Half::Native);
+    }
+
+    #[test]
+    fn what_is_refused_leads_to_less_until_nothing_is_left() {
+        for decisions in Decisions::all() {
+            let tried: Vec<_> = std::iter::successors(Some(decisions), |d| d.next()).collect();
+            assert!(tried.len() <= 3);
+            assert_eq!(tried.last().unwrap().name(), "baseline");
+        }
     }
 
     #[test]

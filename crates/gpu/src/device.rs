@@ -16,7 +16,7 @@ use crate::decide::Decisions;
 use crate::error;
 use crate::faults;
 use crate::limits::{Caps, required};
-use crate::options::{GpuOptions, GpuTier};
+use crate::options::{GpuFailure, GpuOptions, GpuTier};
 
 /// An open device and its queue.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Gpu {
     pub dispatches: usize,
     /// What it was opened from.
     pub adapter: GpuAdapter,
+    /// What goes wrong on purpose.
+    pub failure: Option<GpuFailure>,
     /// Adapter, API and driver, for reports.
     pub name: String,
     /// Where shaders count what they load, in tests that ask for it.
@@ -98,6 +100,7 @@ impl Gpu {
             decisions,
             dispatches,
             adapter: GpuAdapter::of(adapter),
+            failure: options.failure,
             name,
             #[cfg(test)]
             counters: None,
@@ -134,6 +137,12 @@ impl Gpu {
         }))
     }
 
+    /// Loses the device on purpose: nothing runs on it any more.
+    pub(crate) fn lose(&self) {
+        self.device.destroy();
+        record(&self.fault, "the device was lost: on purpose".to_owned());
+    }
+
     /// Runs calls into wgpu and returns what they made, or the first error that they caused. `bytes` is
     /// what they allocate, for the message.
     pub(crate) fn guarded<T>(
@@ -155,11 +164,11 @@ impl Gpu {
         }
     }
 
-    /// Returns what went wrong outside every scope, if anything did. Such a device stays failed.
+    /// Returns what went wrong outside every scope, if anything did: the device counts as lost from then on.
     pub(crate) fn check(&self) -> Result<(), BackendError> {
         match &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
-            Some(reason) => Err(error::device(reason)),
+            Some(reason) => Err(error::lost(reason)),
         }
     }
 

@@ -15,6 +15,10 @@ pub(crate) fn device(reason: impl Display) -> BackendError {
     BackendError::Device { backend: BACKEND, reason: reason.to_string() }
 }
 
+pub(crate) fn lost(reason: impl Display) -> BackendError {
+    BackendError::DeviceLost { backend: BACKEND, reason: reason.to_string() }
+}
+
 pub(crate) fn no_room(what: impl Into<String>, bytes: u64, reason: impl Display) -> BackendError {
     BackendError::OutOfMemory { backend: BACKEND, what: what.into(), bytes, reason: reason.to_string() }
 }

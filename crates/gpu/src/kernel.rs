@@ -8,6 +8,7 @@ use std::sync::Arc;
 use interleaf_contract::BackendError;
 
 use crate::device::Gpu;
+use crate::options::GpuFailure;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
 use crate::{embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu};
@@ -85,22 +86,42 @@ pub(crate) struct Compiled {
 #[derive(Debug, Default)]
 pub(crate) struct Kernels {
     compiled: HashMap<Kernel, Result<Arc<Compiled>, BackendError>>,
+    refused: bool,
 }
 
 impl Kernels {
     /// A kernel's pipeline, compiled now if this is its first use. What a driver refuses to compile is not
-    /// tried again: every step that needs it gets the same typed error. There is no second variant of a
-    /// kernel to fall back to yet.
+    /// tried again: whoever needs it gets the same error, and [`Kernels::take_refused`] says so.
     pub(crate) fn get(&mut self, gpu: &Gpu, kernel: Kernel) -> Result<Arc<Compiled>, BackendError> {
         if let Some(compiled) = self.compiled.get(&kernel) {
             return compiled.clone();
         }
-        let compiled = compile(gpu, &kernel.template()).map(Arc::new);
+        let refused = match gpu.failure {
+            Some(GpuFailure::AllPipelines) => true,
+            Some(GpuFailure::Pipelines) => gpu.decisions.next().is_some(),
+            _ => false,
+        };
+        let template = kernel.template();
+        let compiled = if refused {
+            Err(error::device(format!("{}: refused on purpose", template.name)))
+        } else {
+            compile(gpu, &template).map(Arc::new)
+        };
         // Memory may be there the next time.
         if !matches!(compiled, Err(BackendError::OutOfMemory { .. })) {
             self.compiled.insert(kernel, compiled.clone());
         }
+        self.refused |= matches!(compiled, Err(BackendError::Device { .. })) && gpu.check().is_ok();
         compiled
+    }
+
+    /// Whether a driver that otherwise works refused a pipeline since this was last asked. All are forgotten then.
+    pub(crate) fn take_refused(&mut self) -> bool {
+        let refused = std::mem::take(&mut self.refused);
+        if refused {
+            self.compiled.clear();
+        }
+        refused
     }
 }
 
@@ -128,10 +149,7 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
             bind_group_layouts: &[Some(&layout), counters.as_ref()][..1 + usize::from(counters.is_some())],
             immediate_size: 0,
         });
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(source.into()),
-        });
+        let module = module(device, name, source);
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
@@ -147,6 +165,22 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
         });
         Compiled { pipeline, layout, params, bindings: template.bindings, name }
     })
+}
+
+/// The one place where shaders are trusted: their loops end by themselves, which is not bounded once more, and their
+/// divisors are not zero. Indices stay checked: on most devices that costs nothing, and some punish mistakes.
+#[allow(unsafe_code)]
+fn module(device: &wgpu::Device, name: &str, source: String) -> wgpu::ShaderModule {
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        int_div_checks: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: the source is this crate's own. Every loop counts towards a bound of its parameters or tables, and what is
+    // divided by is a tile size, a stride or a count that is at least 1 where its kernel is dispatched.
+    unsafe { device.create_shader_module_trusted(descriptor, checks) }
 }
 
 fn layout_entries(bindings: &[Access], params: NonZeroU64) -> Vec<wgpu::BindGroupLayoutEntry> {
@@ -168,7 +202,7 @@ fn layout_entries(bindings: &[Access], params: NonZeroU64) -> Vec<wgpu::BindGrou
 mod tests {
     //! Every variant of every kernel, composed and translated without a device.
 
-    use naga::back::{msl, spv};
+    use naga::back::{glsl, hlsl, msl, spv};
     use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
     use naga::{AddressSpace, Module, TypeInner};
 
@@ -258,15 +292,85 @@ mod tests {
         }
     }
 
+    /// What spirv-val says of SPIR-V that naga writes, and is known: workgroup arrays have a stride, which they may not
+    /// have (wgpu #7696).
+    const KNOWN: &str = "VUID-StandaloneSpirv-None-10684";
+
+    /// Whether spirv-val is installed.
+    fn has_spirv_val() -> bool {
+        let asked = std::process::Command::new("spirv-val").arg("--version").output();
+        let has = asked.is_ok_and(|output| output.status.success());
+        if !has {
+            assert!(
+                std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(),
+                "expected spirv-val, of spirv-tools"
+            );
+            println!("SKIPPED: spirv-val, which is not installed");
+        }
+        has
+    }
+
+    fn spirv_val(kernel: Kernel, words: &[u32], folder: &std::path::Path) {
+        let file = folder.join("kernel.spv");
+        std::fs::write(&file, bytemuck::cast_slice(words)).unwrap();
+        let checked = std::process::Command::new("spirv-val")
+            .args(["--target-env", "vulkan1.1"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success() || said.contains(KNOWN), "{kernel:?}: {said}");
+    }
+
     #[test]
-    fn every_variant_translates_for_vulkan_and_metal() {
+    fn every_variant_translates_for_every_api() {
+        let folder = tempfile::tempdir().unwrap();
+        let validated = has_spirv_val();
+        let mut seen = std::collections::HashSet::new();
+        let (mut spirv, mut glsl_written) = (0, 0);
         for kernel in every_kernel() {
-            let (_, module, info) = parse(kernel);
-            spv::write_vec(&module, &info, &spv::Options::default(), None)
-                .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
-            let options = msl::Options { fake_missing_bindings: true, ..msl::Options::default() };
+            if !seen.insert(kernel.template().compose().unwrap()) {
+                continue;
+            }
+            let (template, module, info) = parse(kernel);
+            let uses_subgroups = template.compose().unwrap().contains("subgroupShuffle");
+            let options = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+            let words =
+                spv::write_vec(&module, &info, &options, None).unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+            if validated {
+                spirv_val(kernel, &words, folder.path());
+            }
+            spirv += 1;
+
+            let options =
+                msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..msl::Options::default() };
             msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
                 .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+
+            let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_4, ..hlsl::Options::default() };
+            let pipeline = hlsl::PipelineOptions { entry_point: None };
+            let mut text = String::new();
+            hlsl::Writer::new(&mut text, &options, &pipeline)
+                .write(&module, &info, None)
+                .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+
+            // GLSL has no f16, and its embedded form no subgroups.
+            if template.f16 || uses_subgroups {
+                continue;
+            }
+            let options = glsl::Options::default();
+            let pipeline = glsl::PipelineOptions {
+                shader_stage: naga::ShaderStage::Compute,
+                entry_point: template.name.into(),
+                multiview: None,
+            };
+            let policies = naga::proc::BoundsCheckPolicies::default();
+            let mut text = String::new();
+            let mut writer = glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, policies)
+                .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+            writer.write().unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
+            glsl_written += 1;
         }
+        assert!(spirv > 200 && glsl_written > 100, "{spirv} and {glsl_written}");
     }
 }

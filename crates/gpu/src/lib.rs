@@ -49,4 +49,4 @@ mod work;
 pub use adapters::{GpuAdapter, adapters};
 pub use backend::GpuBackend;
 pub use faults::Fault;
-pub use options::{GpuOptions, GpuTier, GpuVariant};
+pub use options::{GpuFailure, GpuOptions, GpuTier, GpuVariant};

@@ -19,6 +19,22 @@ pub struct GpuOptions {
     pub binding_bytes: Option<u64>,
     /// Kernels in one command buffer; 0 for all of a step. Some drivers lose the device over large ones.
     pub dispatches_per_submit: usize,
+    /// What goes wrong on purpose, in tests of what happens then.
+    pub failure: Option<GpuFailure>,
+}
+
+/// A failure that is made to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GpuFailure {
+    /// Every kernel of a variant beyond the baseline is refused, as by a driver that cannot compile it.
+    Pipelines,
+    /// The same of the baseline too.
+    AllPipelines,
+    /// The device is lost after so many steps.
+    Lost {
+        /// Steps that still run.
+        after: u64,
+    },
 }
 
 /// How much is asked of a device.

@@ -4,12 +4,12 @@ use interleaf_contract::Backend;
 use interleaf_cpu::{CpuKernels, CpuOptions};
 use interleaf_kernels_ref::RefKernels;
 
-use crate::{EngineError, EngineOptions};
+use crate::{EngineError, EngineOptions, Store};
 
 /// The backend to run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The best backend that can run a whole model here: the CPU.
+    /// The GPU where the doctor has found it right and faster than the CPU; else the CPU, and no driver is touched.
     Auto,
     /// The CPU, on the best tier of instructions that it has.
     Cpu,
@@ -30,36 +30,69 @@ pub struct GpuSettings {
     pub variant: Option<String>,
     /// Kernels in one command buffer; 0 for all of a step. Some drivers lose the device over large ones.
     pub dispatches_per_submit: usize,
+    /// The device is lost on purpose after so many steps, in tests of what happens then.
+    pub lost_after: Option<u64>,
 }
 
 /// Opens the backend that the options ask for.
 pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
     let &EngineOptions { threads, performance_threads, numerics, .. } = options;
     match options.backend {
-        BackendChoice::Auto | BackendChoice::Cpu => {
+        BackendChoice::Auto => {
+            if let Some(gpu) = faster_gpu(options) {
+                return Ok(gpu);
+            }
+            let options = CpuOptions { threads, performance_threads, numerics, tier: None };
+            Ok(Box::new(CpuKernels::backend(options)?))
+        }
+        BackendChoice::Cpu => {
             let options = CpuOptions { threads, performance_threads, numerics, tier: None };
             Ok(Box::new(CpuKernels::backend(options)?))
         }
         BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
-        BackendChoice::Gpu => gpu(&options.gpu),
+        BackendChoice::Gpu => gpu(&options.gpu, &Store::new(options.store.clone())),
     }
 }
 
 #[cfg(feature = "gpu")]
-fn gpu(settings: &GpuSettings) -> Result<Box<dyn Backend>, EngineError> {
-    use interleaf_gpu::{GpuBackend, GpuOptions, GpuTier, GpuVariant};
-    let GpuSettings { adapter, lowest_tier, variant, dispatches_per_submit } = settings.clone();
+fn gpu(settings: &GpuSettings, store: &Store) -> Result<Box<dyn Backend>, EngineError> {
+    use interleaf_gpu::{GpuFailure, GpuOptions, GpuTier, GpuVariant};
+    let GpuSettings { adapter, lowest_tier, variant, dispatches_per_submit, lost_after } = settings.clone();
     let options = GpuOptions {
         adapter,
         tier: if lowest_tier { GpuTier::Lowest } else { GpuTier::Best },
         variant: variant.as_deref().map(GpuVariant::named).transpose()?,
         binding_bytes: None,
         dispatches_per_submit,
+        failure: lost_after.map(|after| GpuFailure::Lost { after }),
     };
-    Ok(Box::new(GpuBackend::new(options)?))
+    Ok(Box::new(crate::doctor::first_right(options, store)?))
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu(_settings: &GpuSettings) -> Result<Box<dyn Backend>, EngineError> {
+fn gpu(_settings: &GpuSettings, _store: &Store) -> Result<Box<dyn Backend>, EngineError> {
     Err(EngineError::BackendMissing { backend: "gpu" })
+}
+
+/// The GPU that a kept verdict prefers to the CPU, unless something has changed since: then it is said, and the CPU runs.
+#[cfg(feature = "gpu")]
+fn faster_gpu(options: &EngineOptions) -> Option<Box<dyn Backend>> {
+    let store = Store::new(options.store.clone());
+    let verdict = store.verdicts().into_iter().find(|verdict| verdict.faster)?;
+    let settings = GpuSettings { adapter: Some(verdict.adapter.clone()), ..options.gpu.clone() };
+    let opened = gpu(&settings, &store);
+    match opened {
+        // Another driver than the one that was examined is right at best.
+        Ok(gpu) if store.verdict(&verdict.key).is_some_and(|verdict| verdict.faster) => Some(gpu),
+        Ok(_) => None,
+        Err(e) => {
+            tracing::warn!("the CPU runs instead of the GPU: {e}");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+fn faster_gpu(_options: &EngineOptions) -> Option<Box<dyn Backend>> {
+    None
 }

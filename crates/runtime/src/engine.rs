@@ -16,7 +16,7 @@ use interleaf_model::{
 use crate::adapters::{AdapterSummary, Adapters};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
-use crate::{BackendChoice, EngineError, GpuSettings, Store, backend};
+use crate::{BackendChoice, EngineError, GpuGate, GpuSettings, Store, backend};
 
 /// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -86,6 +86,8 @@ pub struct MemoryUse {
 /// One base model, ready to answer under any of its adapters.
 pub struct Engine {
     pub(crate) backend: Box<dyn Backend>,
+    /// Of a GPU; `None` where the model runs on the host.
+    pub(crate) gate: Option<GpuGate>,
     pub(crate) model: Model,
     pub(crate) resident: Resident,
     /// Rotary factors up to the longest sequence that the pool has had room for.
@@ -139,8 +141,10 @@ impl Engine {
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         let geometry = geometry(model.config(), options.pages, 0);
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
+        let gate = (backend.info().name == "gpu").then(GpuGate::default);
         Ok(Self {
             backend,
+            gate,
             model,
             resident,
             ropes,
@@ -246,6 +250,33 @@ impl Engine {
     #[must_use]
     pub fn weight_bytes(&self) -> WeightBytes {
         self.resident.bytes
+    }
+
+    /// What suspends the GPU from another thread while this one answers; `None` where the model runs on the host, which
+    /// nobody takes away.
+    #[must_use]
+    pub fn gpu_gate(&self) -> Option<GpuGate> {
+        self.gate.clone()
+    }
+
+    /// Suspends the GPU and waits until it has done what it was given: for apps that go to the background. Until
+    /// [`Engine::resume_gpu`] answers wait, and [`Engine::feed`] is refused. On the host nothing changes.
+    ///
+    /// # Errors
+    /// If the device failed; it is suspended all the same.
+    pub fn suspend_gpu(&mut self) -> Result<(), EngineError> {
+        if let Some(gate) = &self.gate {
+            gate.suspend();
+            self.backend.drain()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the GPU go on.
+    pub fn resume_gpu(&mut self) {
+        if let Some(gate) = &self.gate {
+            gate.resume();
+        }
     }
 
     /// Measures the time of each kernel from now on, or no longer. Steps are slower meanwhile.

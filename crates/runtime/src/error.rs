@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a request and its answer.
 
+use crate::Completion;
 use interleaf_contract::{BackendError, ContractError};
 use interleaf_kv::KvError;
 use interleaf_model::ModelError;
@@ -23,6 +24,18 @@ pub enum EngineError {
         /// The backend, which is the feature's name.
         backend: &'static str,
     },
+    /// The device was lost while answers were under way. What they have is kept; nothing of the engine's is usable
+    /// any more, and another can be opened.
+    #[error("{reason}; {} answers under way have {} tokens", .completions.len(), .completions.iter().map(|c| c.tokens.len()).sum::<usize>())]
+    DeviceLost {
+        /// What the driver said.
+        reason: String,
+        /// The answers with the tokens that they had, in the order of the requests.
+        completions: Vec<Completion>,
+    },
+    /// The GPU is suspended.
+    #[error("the GPU is suspended: nothing runs until it is resumed")]
+    GpuSuspended,
     /// An adapter name that was never registered.
     #[error("no adapter named {name:?} is registered; there are: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
     UnknownAdapter {

@@ -5,7 +5,7 @@ use interleaf_kv::SequenceId;
 
 use crate::adapters::Activation;
 use crate::engine::Engine;
-use crate::{EngineError, forward};
+use crate::{EngineError, GpuGate, forward};
 
 /// A sequence of the engine: its tokens so far are in the KV cache, under one adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +164,9 @@ impl Engine {
             if probe {
                 step.probe(logits);
             }
+        }
+        if self.gate.as_ref().is_some_and(GpuGate::is_suspended) {
+            return Err(EngineError::GpuSuspended);
         }
         let ticket = self.backend.submit(step)?;
         let output = self.backend.wait(ticket)?;

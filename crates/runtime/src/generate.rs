@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use interleaf_contract::CHUNK_TOKENS;
+use interleaf_contract::{BackendError, CHUNK_TOKENS};
 
 use crate::active::{Active, OnEvent};
-use crate::request::{Completion, FinishReason, Request};
-use crate::{Engine, EngineError, Feed};
+use crate::request::{Completion, Event, FinishReason, Request};
+use crate::{Engine, EngineError, Feed, GpuGate};
 
 impl Engine {
     /// Answers requests in one mixed batch: every step holds the rows of all answers under way and, up
@@ -18,7 +18,7 @@ impl Engine {
     ///
     /// # Errors
     /// If a request is refused (unknown adapter, empty or too long a prompt, an option out of range) or
-    /// the device fails. A request that finds no room in the pool waits for others to finish, and ends
+    /// the device fails; where it was lost, [`EngineError::DeviceLost`] has what the answers were up to then. A request that finds no room in the pool waits for others to finish, and ends
     /// with [`FinishReason::ContextFull`] if there are none.
     pub fn generate(
         &mut self,
@@ -34,6 +34,11 @@ impl Engine {
             self.open_all(requests, &mut active).and_then(|()| self.run(&mut active, true, on_event));
         for a in active.iter().filter(|a| !a.is_over()) {
             self.close_sequence(a.sequence)?;
+        }
+        if let Err(EngineError::Backend(BackendError::DeviceLost { reason, .. })) = result {
+            let lost = |a: Active<'_>| Completion { reason: FinishReason::DeviceLost, ..a.completion(start) };
+            let completions = active.into_iter().map(lost).collect();
+            return Err(EngineError::DeviceLost { reason, completions });
         }
         result?;
         Ok(active.into_iter().map(|a| a.completion(start)).collect())
@@ -93,8 +98,19 @@ impl Engine {
                 }
                 continue;
             }
+            if let Some(gate) = self.gate.clone().filter(GpuGate::is_suspended) {
+                self.backend.drain()?;
+                if on_event(Event::Suspended).is_break() {
+                    return self.cancel(active, close, on_event);
+                }
+                gate.wait();
+            }
             let feeds: Vec<Feed<'_>> = plan.iter().map(|&(index, rows)| active[index].feed(rows)).collect();
-            let fed = self.feed(&feeds)?;
+            let fed = match self.feed(&feeds) {
+                // Between the look at the gate and this: the step has done nothing and is taken again.
+                Err(EngineError::GpuSuspended) => continue,
+                fed => fed?,
+            };
             for (&(index, rows), fed) in plan.iter().zip(fed) {
                 let a = &mut active[index];
                 let broken = a.advance(rows, fed.token, self.context, on_event)?;

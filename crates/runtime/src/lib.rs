@@ -10,10 +10,12 @@ mod active;
 mod adapters;
 mod backend;
 mod conversation;
+pub mod doctor;
 mod engine;
 mod error;
 mod feed;
 mod forward;
+mod gate;
 mod generate;
 mod inspect;
 mod request;
@@ -24,10 +26,15 @@ mod text;
 
 pub use adapters::AdapterSummary;
 pub use backend::{BackendChoice, GpuSettings};
+
+/// The library's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
+pub use gate::GpuGate;
 pub use interleaf_contract::{
     Activation, BackendInfo, DeviceWork, KernelWork, Numerics, PageCodec, RowKind, Sampler,
 };

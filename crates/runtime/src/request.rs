@@ -34,6 +34,8 @@ pub enum FinishReason {
     ContextFull,
     /// The caller broke off.
     Cancelled,
+    /// The device was lost.
+    DeviceLost,
 }
 
 impl FinishReason {
@@ -46,6 +48,7 @@ impl FinishReason {
             Self::Length => "length",
             Self::ContextFull => "context_full",
             Self::Cancelled => "cancelled",
+            Self::DeviceLost => "device_lost",
         }
     }
 }
@@ -71,6 +74,8 @@ pub enum Event {
         /// Tokens generated so far.
         tokens: usize,
     },
+    /// The GPU was suspended; answers go on once it is resumed. Breaking off ends them instead.
+    Suspended,
     /// The answer is complete.
     Finished {
         /// The request.

@@ -4,6 +4,8 @@
 mod bad_models;
 mod build;
 mod fuzz;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod measure;
 mod memory;
 mod mutate;

@@ -113,7 +113,8 @@ fn say(dialogue: &mut Dialogue, text: &str) -> Result<(), CliError> {
             Event::Text { text, .. } => {
                 written = write!(stdout, "{text}").and_then(|()| stdout.flush());
             }
-            Event::Finished { .. } => {}
+            // The command line suspends no GPU.
+            Event::Finished { .. } | Event::Suspended => {}
         }
         if written.is_err() { ControlFlow::Break(()) } else { interrupt::check() }
     });

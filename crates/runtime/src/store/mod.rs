@@ -3,10 +3,11 @@
 //!
 //! Everything in it follows from the user's files and may be deleted at any time; nothing that is right with
 //! a store is wrong without one. A store that is damaged or cannot be written is said in a warning and
-//! never fails a run. Today it holds digests.
+//! never fails a run. Today it holds digests, and verdicts on GPUs.
 
 mod digests;
 mod stamp;
+mod verdicts;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,9 @@ use interleaf_model::{Digest, Model, PeftAdapter, Source};
 
 use digests::{Digests, Entry, Key, Kind};
 use stamp::Stamp;
+use verdicts::Verdicts;
+
+use crate::doctor::Verdict;
 
 /// Where a digest is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +70,39 @@ impl Seen {
 #[derive(Debug, Default)]
 pub struct Store {
     digests: Option<Digests>,
+    verdicts: Option<Verdicts>,
 }
 
 impl Store {
     /// The store in a folder, which is made when something is first kept; `None` for no store.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
-        Self { digests: folder.map(Digests::new) }
+        Self { digests: folder.clone().map(Digests::new), verdicts: folder.map(Verdicts::new) }
+    }
+
+    /// Whether anything is kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.verdicts.is_some()
+    }
+
+    /// The verdict on a driver's version, if it has been examined.
+    #[must_use]
+    pub fn verdict(&self, key: &str) -> Option<Verdict> {
+        self.verdicts().into_iter().find(|verdict| verdict.key == key)
+    }
+
+    /// Every verdict.
+    #[must_use]
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        self.verdicts.as_ref().map(Verdicts::all).unwrap_or_default()
+    }
+
+    /// Keeps a verdict, in place of an earlier one on the same driver's version.
+    pub fn keep_verdict(&self, verdict: Verdict) {
+        if let Some(verdicts) = &self.verdicts {
+            verdicts.keep(verdict);
+        }
     }
 
     /// [`Model::digest`]. `opening` is a time before the model was opened: of files that have changed since,

@@ -1,0 +1,224 @@
+//! Examines every adapter: its kernels against the reference, variant by variant, then its speed against the CPU's.
+
+use interleaf_contract::{Backend, BackendError, Numerics};
+use interleaf_cpu::{CpuKernels, CpuOptions};
+use interleaf_gpu::{GpuAdapter, GpuBackend, GpuOptions, GpuVariant};
+use interleaf_kernels_ref::RefKernels;
+
+use super::checks::Check;
+use super::race::{Times, time};
+use super::{AdapterReport, Examination, VariantReport, Verdict};
+use crate::Store;
+
+/// The largest error, as a share of the largest value, that rounding explains; a wrong kernel is off by far more.
+const RIGHT: f64 = 1e-4;
+
+/// The same where weights are rounded to f16, of which each is off by up to 2⁻¹¹.
+const RIGHT_STAGED: f64 = 5e-3;
+
+/// Examines every adapter and keeps the verdicts. `progress` hears what is being done.
+#[must_use]
+pub fn examine(store: &Store, progress: &mut dyn FnMut(&str)) -> Examination {
+    let mut adapters = Vec::new();
+    let mut best: Option<(f64, String)> = None;
+    let mut cpu = None;
+    for adapter in interleaf_gpu::adapters() {
+        let (report, verdict) = adapter_report(&adapter, &mut cpu, progress);
+        if let (true, Some([generated, _])) = (verdict.faster, report.faster)
+            && best.as_ref().is_none_or(|(most, _)| generated > *most)
+        {
+            best = Some((generated, report.name.clone()));
+        }
+        store.keep_verdict(verdict);
+        adapters.push(report);
+    }
+    let (auto, because) = match best {
+        Some((times, name)) => (
+            format!("gpu ({name})"),
+            format!("it generates {times:.1} times as fast as the CPU, and prompts are no slower"),
+        ),
+        None if adapters.is_empty() => ("cpu".into(), "there is no GPU".into()),
+        None => ("cpu".into(), "no GPU is right and faster".into()),
+    };
+    Examination { adapters, auto, because }
+}
+
+fn adapter_report(
+    adapter: &GpuAdapter,
+    cpu: &mut Option<Times>,
+    progress: &mut dyn FnMut(&str),
+) -> (AdapterReport, Verdict) {
+    let options = GpuOptions { adapter: Some(adapter.name.clone()), ..GpuOptions::default() };
+    let mut variants = Vec::new();
+    for variant in std::iter::once(None).chain(GpuVariant::ALL.map(Some)) {
+        let name = variant.map_or_else(|| format!("best ({})", adapter.suits), |v| v.name().to_owned());
+        progress(&format!("{}: the {name} kernels", adapter.name));
+        let outcome = right(GpuOptions { variant, ..options.clone() });
+        let (right, detail) = match outcome {
+            Ok(error) => (Some(true), format!("off by {error:.1e} at most")),
+            Err(Outcome::Missing(reason)) => (None, reason),
+            Err(Outcome::Wrong(reason)) => (Some(false), reason),
+        };
+        variants.push((variant, VariantReport { name, right, detail }));
+    }
+    let right = |v: &&(Option<GpuVariant>, VariantReport)| v.1.right == Some(true);
+    let order = |v: &GpuVariant| [GpuVariant::Subgroup, GpuVariant::Half, GpuVariant::Baseline].contains(v);
+    let chosen = variants.iter().filter(|(v, _)| v.is_none_or(|v| order(&v))).find(right);
+    let faster = chosen.and_then(|(variant, _)| {
+        progress(&format!("{}: its speed", adapter.name));
+        let mut gpu = GpuBackend::new(GpuOptions { variant: *variant, ..options.clone() }).ok()?;
+        let gpu = time(&mut gpu).ok()?;
+        let cpu = cpu.get_or_insert_with(|| {
+            progress("the CPU's speed");
+            let cpu = CpuKernels::backend(CpuOptions::default()).map_err(|e| e.to_string());
+            cpu.and_then(|mut cpu| time(&mut cpu).map_err(|e| e.to_string())).unwrap_or_default()
+        });
+        Some([cpu.generated / gpu.generated, cpu.prompt / gpu.prompt])
+    });
+    let verdict = Verdict {
+        key: adapter.key(),
+        adapter: adapter.name.clone(),
+        variant: chosen.map(|(variant, _)| variant.map_or_else(String::new, |v| v.name().to_owned())),
+        faster: faster.is_some_and(|[generated, prompt]| generated > 1.0 && prompt >= 1.0),
+    };
+    let why = |(variant, _): &(Option<GpuVariant>, VariantReport)| match variant {
+        None => "they suit the device best and are right".to_owned(),
+        Some(_) => "what suits the device better is not right here".to_owned(),
+    };
+    let report = AdapterReport {
+        name: adapter.name.clone(),
+        kind: adapter.kind.clone(),
+        api: adapter.api.clone(),
+        driver: adapter.driver.clone(),
+        features: adapter.features.iter().map(ToString::to_string).collect(),
+        limits: adapter.limits.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        subgroups: adapter.subgroups,
+        faults: (adapter.faults.iter())
+            .map(|fault| [fault.symptom.to_owned(), fault.source.to_owned(), fault.remedy()])
+            .collect(),
+        chosen: chosen.map(|chosen| [chosen.1.name.clone(), why(chosen)]),
+        variants: variants.into_iter().map(|(_, report)| report).collect(),
+        faster,
+    };
+    (report, verdict)
+}
+
+/// Why a variant is not known to be right.
+enum Outcome {
+    /// The device lacks something.
+    Missing(String),
+    /// It failed, or its results are wrong.
+    Wrong(String),
+}
+
+/// The largest error of all checks, as a share of the largest value.
+fn right(options: GpuOptions) -> Result<f64, Outcome> {
+    let mut gpu = GpuBackend::new(options).map_err(|e| match e {
+        BackendError::Unsupported { .. } => Outcome::Missing(e.to_string()),
+        e => Outcome::Wrong(e.to_string()),
+    })?;
+    let mut worst: f64 = 0.0;
+    for check in Check::ALL {
+        let expected = check.run(&mut RefKernels::backend(Numerics::ActF32));
+        let expected = expected.map_err(|e| Outcome::Wrong(format!("the reference: {e}")))?;
+        let found = check.run(&mut gpu).map_err(|e| Outcome::Wrong(e.to_string()))?;
+        let most = if gpu.info().tier == GpuVariant::StagedHalf.name() { RIGHT_STAGED } else { RIGHT };
+        if found.tokens != expected.tokens {
+            let (name, found, expected) = (check.name(), found.tokens, expected.tokens);
+            return Err(Outcome::Wrong(format!(
+                "{name}: tokens {found:?} are chosen, expected {expected:?}"
+            )));
+        }
+        let error = share_of_error(&expected.values, &found.values);
+        // Not a number is not within anything.
+        if error.is_none_or(|error| error.is_nan() || error > most) {
+            let error = error.map_or_else(|| "of another length".into(), |e| format!("{e:.1e}"));
+            return Err(Outcome::Wrong(format!(
+                "{}: the error is {error}, expected at most {most:.0e}",
+                check.name()
+            )));
+        }
+        worst = worst.max(error.unwrap_or_default());
+    }
+    Ok(worst)
+}
+
+fn share_of_error(expected: &[f32], found: &[f32]) -> Option<f64> {
+    let largest = expected.iter().fold(0.0_f64, |m, v| m.max(f64::from(v.abs())));
+    let errors = expected.iter().zip(found).map(|(e, f)| (f64::from(*e) - f64::from(*f)).abs());
+    // A NaN must not be lost: f64::max would drop it.
+    let worst = errors.fold(0.0_f64, |m, e| if e > m || e.is_nan() { e } else { m });
+    (expected.len() == found.len()).then_some(worst / largest)
+}
+
+/// The options, perhaps with another variant, whose kernels are right on the device that they choose, by a verdict that is
+/// known or by checks that run now.
+///
+/// # Errors
+/// If the device cannot be opened, or no variant is right.
+pub fn first_right(options: GpuOptions, store: &Store) -> Result<GpuBackend, BackendError> {
+    let opened = GpuBackend::new(options.clone())?;
+    let key = opened.adapter().key();
+    let adapter = opened.adapter().name.clone();
+    if options.variant.is_some() || !store.is_kept() {
+        return Ok(opened);
+    }
+    if let Some(verdict) = store.verdict(&key) {
+        return match verdict.variant.as_deref() {
+            Some("") => Ok(opened),
+            Some(name) => GpuBackend::new(GpuOptions { variant: Some(GpuVariant::named(name)?), ..options }),
+            None => Err(none_is_right(&adapter, "by an earlier examination")),
+        };
+    }
+    drop(opened);
+    let mut reasons = Vec::new();
+    for variant in [None, Some(GpuVariant::Subgroup), Some(GpuVariant::Half), Some(GpuVariant::Baseline)] {
+        let options = GpuOptions { variant, ..options.clone() };
+        let name = variant.map_or("best", GpuVariant::name);
+        match right(options.clone()) {
+            Ok(_) => {
+                let variant = variant.map_or_else(String::new, |v| v.name().to_owned());
+                store.keep_verdict(Verdict { key, adapter, variant: Some(variant), faster: false });
+                return GpuBackend::new(options);
+            }
+            Err(Outcome::Missing(_)) => {}
+            Err(Outcome::Wrong(reason)) => {
+                tracing::warn!("{adapter}: the {name} kernels are not used: {reason}");
+                reasons.push(reason);
+            }
+        }
+    }
+    store.keep_verdict(Verdict { key, adapter: adapter.clone(), variant: None, faster: false });
+    Err(none_is_right(&adapter, &reasons.join("; ")))
+}
+
+fn none_is_right(adapter: &str, reason: &str) -> BackendError {
+    let reason = format!("{adapter}: no variant of the kernels is right here: {reason}");
+    BackendError::Device { backend: "gpu", reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_shares_and_nothing_that_is_no_number_is_small() {
+        assert_eq!(share_of_error(&[2.0, -4.0], &[2.0, -3.0]), Some(0.25));
+        assert!(share_of_error(&[2.0, -4.0], &[f32::NAN, -4.0]).is_some_and(f64::is_nan));
+        assert_eq!(share_of_error(&[2.0], &[]), None);
+    }
+
+    #[test]
+    fn the_checks_tell_right_from_wrong_on_the_cpu() {
+        for check in Check::ALL {
+            let expected = check.run(&mut RefKernels::backend(Numerics::ActF32)).unwrap();
+            let options = CpuOptions { numerics: Numerics::ActF32, ..CpuOptions::default() };
+            let found = check.run(&mut CpuKernels::backend(options).unwrap()).unwrap();
+            let error = share_of_error(&expected.values, &found.values).unwrap();
+            assert!(error < RIGHT, "{}: {error}", check.name());
+            let large = expected.values.iter().filter(|v| v.abs() > 0.01).count();
+            assert!(large > expected.values.len() / 2, "{}", check.name());
+            assert_eq!((expected.tokens, found.tokens), (vec![Some(99); 4], vec![Some(99); 4]));
+        }
+    }
+}

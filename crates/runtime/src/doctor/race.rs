@@ -1,0 +1,79 @@
+//! How long a device takes for what decoding and reading prompts mostly are: matrices of a small model.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use interleaf_contract::{
+    Backend, BackendError, Batch, Bytes, Dtype, Matrix, Op, PageCodec, PageTable, Projection, ProjectionId,
+    Row, RowKind, RowSet, Sequence, Step,
+};
+
+/// Seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Times {
+    /// Of a generated row through every matrix.
+    pub generated: f64,
+    /// Of prompt rows.
+    pub prompt: f64,
+}
+
+/// Matrices, larger together than caches.
+const MATRICES: usize = 24;
+const SIDE: usize = 2048;
+const PROMPT_ROWS: u32 = 32;
+
+/// Times that each is taken; the shortest counts.
+const TAKES: usize = 3;
+
+/// Takes a device's times.
+pub fn time(backend: &mut dyn Backend) -> Result<Times, BackendError> {
+    let mut projections = Vec::new();
+    let bytes = Bytes::from(vec![0x11; Dtype::Q8_0.row_bytes(SIDE).unwrap_or_default() * SIDE]);
+    for _ in 0..MATRICES {
+        let matrix = backend.create_matrix(Matrix::new("race", Dtype::Q8_0, SIDE, SIDE, bytes.clone())?)?;
+        projections.push(backend.create_projection(Projection {
+            name: "race".into(),
+            matrix,
+            bias: None,
+        })?);
+    }
+    let generated = shortest(backend, &projections, RowKind::Generated, 1)?;
+    let prompt = shortest(backend, &projections, RowKind::Prompt, PROMPT_ROWS)?;
+    Ok(Times { generated, prompt })
+}
+
+fn shortest(
+    backend: &mut dyn Backend,
+    projections: &[ProjectionId],
+    kind: RowKind,
+    rows: u32,
+) -> Result<f64, BackendError> {
+    let mut best = f64::INFINITY;
+    // The first one compiles and warms up.
+    for take in 0..=TAKES {
+        let mut batch = Batch::default();
+        batch.rows.extend((0..rows).map(|position| Row {
+            token: 0,
+            position,
+            sequence: 0,
+            adapter: -1,
+            kind,
+        }));
+        batch.sequences.push(Sequence { pages: PageTable::uniform(PageCodec::F16, 0..rows.div_ceil(16)) });
+        let mut step = Step::new(batch)?;
+        let [mut from, mut to] =
+            [step.tensor(RowSet::All, SIDE as u32), step.tensor(RowSet::All, SIDE as u32)];
+        step.push(Op::Load { out: from, data: Arc::from(vec![0.0; rows as usize * SIDE]) });
+        for projection in projections {
+            step.push(Op::LoraMatmul { x: from, projections: vec![(*projection, to)] });
+            std::mem::swap(&mut from, &mut to);
+        }
+        let start = Instant::now();
+        let ticket = backend.submit(step)?;
+        backend.wait(ticket)?;
+        if take > 0 {
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(best)
+}

@@ -1,0 +1,47 @@
+//! Verdicts on GPUs, in one file of the store. A file that is damaged holds none.
+
+use std::path::PathBuf;
+
+use crate::doctor::Verdict;
+
+use super::Warned;
+
+const FILE: &str = "gpu-verdicts.json";
+
+/// The file of verdicts.
+#[derive(Debug)]
+pub struct Verdicts {
+    folder: PathBuf,
+    warned: Warned,
+}
+
+impl Verdicts {
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, warned: Warned::default() }
+    }
+
+    /// Every verdict.
+    pub fn all(&self) -> Vec<Verdict> {
+        let read = std::fs::read(self.folder.join(FILE)).ok();
+        read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Keeps a verdict in place of an earlier one on the same driver.
+    pub fn keep(&self, verdict: Verdict) {
+        let mut all = self.all();
+        all.retain(|other| other.key != verdict.key);
+        all.push(verdict);
+        let written = serde_json::to_vec_pretty(&all).map_err(std::io::Error::other).and_then(|bytes| {
+            std::fs::create_dir_all(&self.folder)?;
+            let file = tempfile::NamedTempFile::new_in(&self.folder)?;
+            std::fs::write(file.path(), bytes)?;
+            file.persist(self.folder.join(FILE))?;
+            Ok(())
+        });
+        if let Err(e) = written
+            && self.warned.first()
+        {
+            tracing::warn!("verdicts on GPUs are not kept in {}: {e}", self.folder.display());
+        }
+    }
+}

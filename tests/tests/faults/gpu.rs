@@ -1,0 +1,142 @@
+//! What goes wrong on a GPU: pipelines that are refused, a device that is lost, one that is suspended. Each leads to the
+//! next variant or to a typed error that keeps what there was, and never to an abort.
+
+use std::ops::ControlFlow;
+
+use interleaf_contract::{Backend, BackendError};
+use interleaf_gpu::{GpuBackend, GpuFailure, GpuOptions};
+use interleaf_runtime::{
+    BackendChoice, Engine, EngineError, EngineOptions, Event, FinishReason, GpuSettings, Request,
+    SamplingOptions, Source,
+};
+use interleaf_tests::backends;
+use interleaf_tests::lora::{AdapterSpec, LoraCase};
+
+fn case() -> LoraCase {
+    use interleaf_contract::{Dtype, RowKind};
+    LoraCase {
+        inputs: 64,
+        outputs: vec![40],
+        dtype: Dtype::Q4_0,
+        bias: false,
+        adapters: vec![AdapterSpec { ranks: vec![Some(4)], dtype: Dtype::F16, scale: 1.0 }],
+        rows: vec![(RowKind::Generated, 0), (RowKind::Prompt, -1)],
+        seed: 1,
+    }
+}
+
+fn gpu(failure: GpuFailure) -> Option<GpuBackend> {
+    backends::gpu()?;
+    Some(GpuBackend::new(GpuOptions { failure: Some(failure), ..GpuOptions::default() }).expect("it opens"))
+}
+
+#[test]
+fn refused_pipelines_lead_to_the_next_variant() {
+    let Some(mut gpu) = gpu(GpuFailure::Pipelines) else { return };
+    let mut baseline = GpuBackend::new(GpuOptions {
+        variant: Some(interleaf_gpu::GpuVariant::Baseline),
+        ..GpuOptions::default()
+    })
+    .expect("every device has it");
+    let data = case().data();
+    let found = data.run(&mut gpu).expect("the baseline runs");
+    assert_eq!(gpu.info().tier, "baseline");
+    assert_eq!(found, data.run(&mut baseline).expect("likewise"));
+    data.run(&mut gpu).expect("and goes on");
+}
+
+#[test]
+fn when_the_last_variant_is_refused_the_error_is_typed() {
+    let Some(mut gpu) = gpu(GpuFailure::AllPipelines) else { return };
+    for _ in 0..2 {
+        let refused = case().data().run(&mut gpu).expect_err("nothing is left");
+        assert!(matches!(&refused, BackendError::Device { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("lora_matmul"), "{refused}");
+    }
+}
+
+fn engine(failure: Option<GpuFailure>) -> Option<Engine> {
+    backends::gpu()?;
+    let lost_after = failure.and_then(|failure| match failure {
+        GpuFailure::Lost { after } => Some(after),
+        _ => None,
+    });
+    let gpu = GpuSettings { lost_after, ..GpuSettings::default() };
+    let options = EngineOptions { backend: BackendChoice::Gpu, gpu, ..EngineOptions::default() };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
+    let mut engine = Engine::open(Source::dir(folder), &options, &mut |_| ()).expect("it loads");
+    engine.reserve_kv(2, 64).expect("a small pool");
+    Some(engine)
+}
+
+fn request(tokens: usize) -> Request {
+    Request {
+        prompt: vec![3, 4, 5],
+        adapter: None,
+        max_tokens: tokens,
+        sampling: SamplingOptions { temperature: 0.0, ..SamplingOptions::default() },
+        stop: Vec::new(),
+        end_tokens: Vec::new(),
+    }
+}
+
+#[test]
+fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
+    let Some(mut whole) = engine(None) else { return };
+    let expected =
+        whole.generate(&[request(8)], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0);
+    let mut engine = engine(Some(GpuFailure::Lost { after: 4 })).expect("as before");
+    let lost = engine.generate(&[request(8), request(8)], &mut |_| ControlFlow::Continue(()));
+    let Err(EngineError::DeviceLost { reason, completions }) = lost else { panic!("{lost:?}") };
+    assert!(reason.contains("lost"), "{reason}");
+    assert_eq!(completions.len(), 2);
+    for completion in completions {
+        assert_eq!(completion.reason, FinishReason::DeviceLost);
+        assert_eq!(completion.tokens, expected.tokens[..4], "a prompt and three steps ran");
+    }
+    let again = engine.generate(&[request(1)], &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(again, Err(EngineError::DeviceLost { .. })), "{again:?}");
+}
+
+#[test]
+fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
+    let Some(mut engine) = engine(None) else { return };
+    let expected = engine.generate(&[request(6)], &mut |_| ControlFlow::Continue(())).expect("it answers");
+    let gate = engine.gpu_gate().expect("it runs on a GPU");
+    engine.take_work();
+    // Suspended by what hears of the third token, resumed by another thread once the answer waits.
+    let mut suspended = 0;
+    let found = engine.generate(&[request(6)], &mut |event| {
+        match event {
+            Event::Text { tokens: 3, .. } => gate.suspend(),
+            Event::Suspended => {
+                suspended += 1;
+                let gate = gate.clone();
+                std::thread::spawn(move || gate.resume());
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!((suspended, &found.expect("it goes on")[0].tokens), (1, &expected[0].tokens));
+
+    engine.suspend_gpu().expect("it drains");
+    let sequence = engine.open_sequence(None, &[]).expect("the base");
+    let feed = interleaf_runtime::Feed {
+        sequence,
+        tokens: &[3],
+        kind: interleaf_runtime::RowKind::Prompt,
+        want: interleaf_runtime::Want::Nothing,
+    };
+    let refused = engine.feed(std::slice::from_ref(&feed));
+    assert!(matches!(refused, Err(EngineError::GpuSuspended)), "{refused:?}");
+    engine.resume_gpu();
+    engine.feed(&[feed]).expect("and runs again");
+    // Whoever is told may also break off.
+    engine.suspend_gpu().expect("it drains");
+    let broken = engine.generate(&[request(6)], &mut |event| match event {
+        Event::Suspended => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert_eq!(broken.expect("cancelled")[0].reason, FinishReason::Cancelled);
+}
