@@ -4,8 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Vulkan in software, so that the GPU tests run where no GPU is; the C compiler is for linking alone.
-packages=(libvulkan1 mesa-vulkan-drivers)
+# Vulkan in software, so that the GPU tests run where no GPU is, and what checks their shaders; the C compiler is
+# for linking alone.
+packages=(libvulkan1 mesa-vulkan-drivers spirv-tools)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 
 # An x86 machine runs the NEON kernels in an emulator; a static program needs no foreign libraries there.
@@ -89,6 +90,31 @@ step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 # Benches run once here, for the answers that they check.
 step cargo test --release --workspace --all-targets
 step cargo test --release --workspace --doc
+
+# A second software device, with fewer limits than the first and without f16. It comes in a part of Chromium, of which
+# nothing else is needed.
+swiftshader() {
+    local folder=target/swiftshader
+    local library=$folder/usr/lib/chromium
+    if [ ! -e "$library/vk_swiftshader_icd.json" ]; then
+        mkdir -p "$folder"
+        (cd "$folder" && apt-get download chromium-common) || return 1
+        dpkg-deb --fsys-tarfile "$folder"/chromium-common_*.deb |
+            tar -x -C "$folder" ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json ||
+            return 1
+        rm "$folder"/chromium-common_*.deb
+    fi
+    echo "$PWD/$library/vk_swiftshader_icd.json"
+}
+if [ "$(uname -s)" = Linux ] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null &&
+    icd=$(swiftshader) && icd=$(echo "$icd" | tail -n 1); then
+    step env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" \
+        cargo test --release -p interleaf-tests --test kernels
+    step env VK_DRIVER_FILES="$icd" VK_ICD_FILENAMES="$icd" \
+        cargo run --release -p interleaf-cli -- verify --suite tests/data/families --backends gpu --pages f16
+else
+    echo "SKIPPED: the second software device, SwiftShader: expected Debian's chromium-common to be had"
+fi
 
 # Which tiers were tested, and which this machine lacks.
 step cargo test --release -p interleaf-cpu --lib tiers_of_this_machine -- --show-output

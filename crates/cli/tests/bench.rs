@@ -53,6 +53,38 @@ const FIELDS: [&str; 12] = [
     "peak_fraction",
 ];
 
+/// What the GPU's kernels are asked for: eleven dispatches a layer with adapters on every projection, one submission a
+/// token, and hardly a byte more than a step must read.
+#[test]
+fn a_step_on_the_gpu_is_few_dispatches_and_loads_little_twice() {
+    let args = ["--backend", "gpu", "-p", "0", "-n", "2", "-r", "1", "--adapters", "0,1", "--profile"];
+    let output = bench(&args);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {message}");
+        println!("SKIPPED: {message}");
+        return;
+    }
+    let report = json(&args);
+    for (row, dispatches) in report["rows"].as_array().expect("rows").iter().zip([9.0, 11.0]) {
+        let device = &row["device"];
+        let number = |name: &str| device[name].as_f64().expect("a number");
+        // Six layers; and the embedding, the last norm, the head and the choice of a token.
+        assert_eq!(number("dispatches_per_step"), 6.0 * dispatches + 4.0, "{device}");
+        assert_eq!(number("submits_per_step"), 1.0, "{device}");
+        assert!((1.0..=1.1).contains(&number("loaded_ratio")), "{device}");
+        let kernels = device["kernels"].as_array().expect("kernels");
+        assert!(
+            kernels.iter().all(|k| k["microseconds_per_step"].as_f64().is_some_and(|us| us > 0.0)),
+            "{device}"
+        );
+        assert!(kernels.iter().any(|k| k["kernel"] == "lora_matmul_decode"), "{device}");
+    }
+    let printed = text(&args);
+    assert!(printed.contains("70.0 dispatches and 1.00 submits a step"), "{printed}");
+    assert!(printed.contains("GB/s") && printed.contains("lora_matmul_shrink"), "{printed}");
+}
+
 #[test]
 fn rows_in_turn_stand_beside_the_one_without_adapters() {
     let report = json(&["--batch", "1,2", "--adapters", "0,2", "--in-turn", "-r", "3"]);
@@ -177,6 +209,7 @@ fn what_cannot_be_measured_is_refused_before_it_runs() {
     refused(&["--rank", "0"], &["--rank must be at least 1"]);
     refused(&["--prefill-rows", "0"], &["--prefill-rows must be at least 1"]);
     refused(&["-p", "0", "-n", "0"], &["nothing is to be measured"]);
-    refused(&["--backend", "gpu"], &["gpu"]);
+    refused(&["--backend", "gpu", "--gpu-adapter", "abacus"], &["no adapter named like"]);
+    refused(&["--backend", "cpu", "--profile"], &["cpu", "a profile by kernel"]);
     refused(&["--model", "/nonexistent"], &["config.json: no such file"]);
 }

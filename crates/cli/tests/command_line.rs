@@ -145,10 +145,60 @@ fn options_out_of_range_are_refused_by_name() {
     refused(&["frobnicate"], &["frobnicate"]);
 }
 
+/// Whether there is a GPU; says so if not, which is a failure where one is required.
+fn has_gpu() -> bool {
+    let found = interleaf(&["--backend", "gpu", "--max-tokens", "1"]).status.success();
+    assert!(found || std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU");
+    if !found {
+        println!("SKIPPED: there is no GPU");
+    }
+    found
+}
+
 #[test]
-fn the_gpu_is_refused_by_what_it_lacks() {
-    refused(&["--backend", "gpu"], &["gpu", "rms_norm", "rope", "swiglu", "softcap"]);
-    refused(&["generate", "--backend", "gpu"], &["gpu", "rms_norm"]);
+fn the_gpu_answers_as_the_cpu_does() {
+    if !has_gpu() {
+        return;
+    }
+    let answers = |backend| {
+        let report = json(&["--json", "--max-tokens", "8", "--backend", backend]);
+        report["rows"].as_array().expect("a list").iter().map(|a| a["text"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(answers("gpu"), answers("cpu"));
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_refused_by_name() {
+    refused(&["--backend", "gpu", "--gpu-adapter", "abacus"], &["gpu", "no adapter named like", "abacus"]);
+    refused(
+        &["generate", "--backend", "gpu", "--gpu-variant", "fastest"],
+        &["fastest", "baseline", "staged-half"],
+    );
+}
+
+#[test]
+fn the_doctor_examines_every_variant() {
+    if !has_gpu() {
+        return;
+    }
+    let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("doctor");
+    let store = store.display().to_string();
+    let found = json(&["doctor", "--json", "--store", &store]);
+    let adapters = found["adapters"].as_array().expect("a list");
+    assert!(!adapters.is_empty());
+    for adapter in adapters {
+        let variants = adapter["variants"].as_array().expect("a list");
+        assert_eq!(variants.len(), 5, "the best and each by name");
+        assert!(variants.iter().all(|v| v["right"] != false), "{variants:?}");
+        assert_eq!(variants[1]["right"], true, "the baseline runs everywhere: {variants:?}");
+        assert!(adapter["chosen"].is_array() && adapter["faster"].is_array(), "{adapter}");
+    }
+    // A CPU that poses as a GPU is not faster than the CPU.
+    if adapters.iter().all(|a| a["kind"] == "Cpu") {
+        assert_eq!(found["auto"], "cpu");
+    }
+    let kept = std::fs::read_to_string(PathBuf::from(&store).join("gpu-verdicts.json")).expect("verdicts");
+    assert!(kept.contains(adapters[0]["driver"].as_str().expect("a name")), "{kept}");
 }
 
 #[test]

@@ -84,6 +84,14 @@ impl GpuBackend {
         Ok(backend)
     }
 
+    /// Compiles a few kernels.
+    #[cfg(test)]
+    pub(crate) fn compile_some(&mut self) {
+        for variant in crate::embed::Variant::all() {
+            self.kernels.get(&self.gpu, crate::kernel::Kernel::Embed(variant)).unwrap();
+        }
+    }
+
     /// Runs a step; what it cost by the cost functions, and what its shaders counted.
     #[cfg(test)]
     pub(crate) fn run_counting(&mut self, step: Step) -> (StepWork, Vec<u32>) {

@@ -17,6 +17,7 @@ use crate::error;
 use crate::faults;
 use crate::limits::{Caps, required};
 use crate::options::{GpuFailure, GpuOptions, GpuTier};
+use crate::pipeline_cache::PipelineCache;
 
 /// An open device and its queue.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Gpu {
     pub dispatches: usize,
     /// What it was opened from.
     pub adapter: GpuAdapter,
+    /// Where pipelines are kept between runs, if they are.
+    pub pipelines: Option<PipelineCache>,
     /// What goes wrong on purpose.
     pub failure: Option<GpuFailure>,
     /// Adapter, API and driver, for reports.
@@ -92,6 +95,8 @@ impl Gpu {
                 record(&lost, format!("the device was lost: {message}"));
             }
         });
+        let folder = options.pipeline_cache.as_deref();
+        let pipelines = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));
         let name = format!("{} ({}, {} {})", info.name, info.backend, info.driver, info.driver_info);
         Ok(Self {
             device,
@@ -100,6 +105,7 @@ impl Gpu {
             decisions,
             dispatches,
             adapter: GpuAdapter::of(adapter),
+            pipelines,
             failure: options.failure,
             name,
             #[cfg(test)]
@@ -217,7 +223,7 @@ fn with_room_for_counters(required: wgpu::Limits, offered: &wgpu::Limits) -> wgp
 /// What kernels have variants for and what a profile needs, of what an adapter offers.
 fn wanted(offered: Features) -> Features {
     let times = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-    offered & (Features::SUBGROUP | Features::SHADER_F16 | times)
+    offered & (Features::SUBGROUP | Features::SHADER_F16 | Features::PIPELINE_CACHE | times)
 }
 
 /// Keeps the first reason: later ones are consequences.

@@ -161,7 +161,7 @@ fn compile(gpu: &Gpu, template: &Template) -> Result<Compiled, BackendError> {
                 // was once miscompiled.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: gpu.pipelines.as_ref().map(|pipelines| &pipelines.cache),
         });
         Compiled { pipeline, layout, params, bindings: template.bindings, name }
     })

@@ -31,6 +31,7 @@ mod pack;
 mod page_transfer;
 mod paged_attention;
 mod pages;
+mod pipeline_cache;
 mod readback;
 mod rms_norm;
 mod rope;

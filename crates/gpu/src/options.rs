@@ -1,5 +1,7 @@
 //! What an embedder may choose about the device. What kernels choose for themselves is in `decide`.
 
+use std::path::PathBuf;
+
 use interleaf_contract::BackendError;
 
 use crate::error;
@@ -19,6 +21,9 @@ pub struct GpuOptions {
     pub binding_bytes: Option<u64>,
     /// Kernels in one command buffer; 0 for all of a step. Some drivers lose the device over large ones.
     pub dispatches_per_submit: usize,
+    /// A folder where compiled pipelines are kept between runs, where the API offers that. Files in it are this crate's own
+    /// and may be deleted at any time.
+    pub pipeline_cache: Option<PathBuf>,
     /// What goes wrong on purpose, in tests of what happens then.
     pub failure: Option<GpuFailure>,
 }

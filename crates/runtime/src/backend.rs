@@ -64,6 +64,7 @@ fn gpu(settings: &GpuSettings, store: &Store) -> Result<Box<dyn Backend>, Engine
         variant: variant.as_deref().map(GpuVariant::named).transpose()?,
         binding_bytes: None,
         dispatches_per_submit,
+        pipeline_cache: store.folder().map(|folder| folder.join("pipelines")),
         failure: lost_after.map(|after| GpuFailure::Lost { after }),
     };
     Ok(Box::new(crate::doctor::first_right(options, store)?))

@@ -2,7 +2,7 @@
 
 use interleaf_contract::{Backend, BackendError, Numerics};
 use interleaf_cpu::{CpuKernels, CpuOptions};
-use interleaf_gpu::{GpuAdapter, GpuBackend, GpuOptions, GpuVariant};
+use interleaf_gpu::{GpuAdapter, GpuBackend, GpuOptions, GpuTier, GpuVariant};
 use interleaf_kernels_ref::RefKernels;
 
 use super::checks::Check;
@@ -160,7 +160,8 @@ pub fn first_right(options: GpuOptions, store: &Store) -> Result<GpuBackend, Bac
     let opened = GpuBackend::new(options.clone())?;
     let key = opened.adapter().key();
     let adapter = opened.adapter().name.clone();
-    if options.variant.is_some() || !store.is_kept() {
+    // What is asked for by name runs; the baseline that the lowest tier runs is a verdict's last resort anyway.
+    if options.variant.is_some() || options.tier == GpuTier::Lowest || !store.is_kept() {
         return Ok(opened);
     }
     if let Some(verdict) = store.verdict(&key) {

@@ -9,7 +9,7 @@ mod digests;
 mod stamp;
 mod verdicts;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
@@ -78,6 +78,12 @@ impl Store {
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
         Self { digests: folder.clone().map(Digests::new), verdicts: folder.map(Verdicts::new) }
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.verdicts.as_ref().map(Verdicts::folder)
     }
 
     /// Whether anything is kept.

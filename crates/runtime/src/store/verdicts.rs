@@ -1,6 +1,6 @@
 //! Verdicts on GPUs, in one file of the store. A file that is damaged holds none.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::doctor::Verdict;
 
@@ -18,6 +18,11 @@ pub struct Verdicts {
 impl Verdicts {
     pub fn new(folder: PathBuf) -> Self {
         Self { folder, warned: Warned::default() }
+    }
+
+    /// Where the file is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Every verdict.
