@@ -257,7 +257,7 @@ pub(crate) fn record(
             projections: word(projections.len()),
         };
         for dispatch in dispatches(plan, projections, &results)? {
-            matmul(plan, recorder, &rows, &sites, &dispatch, shared, &placed_x, z.as_ref())?;
+            matmul(plan, recorder, (&rows, &sites), &dispatch, shared, (&placed_x, z.as_ref()))?;
         }
     }
     if let Some(z) = &z {
@@ -363,12 +363,10 @@ fn dispatches(
 fn matmul(
     plan: &Plan<'_>,
     recorder: &mut Recorder<'_>,
-    rows: &MatmulRows,
-    sites: &Sites,
+    (rows, sites): (&MatmulRows, &Sites),
     dispatch: &Dispatch,
     shared: MatmulParams,
-    x: &Placed,
-    z: Option<&wgpu::Buffer>,
+    (x, z): (&Placed, Option<&wgpu::Buffer>),
 ) -> Result<(), BackendError> {
     let &Dispatch { dtype, row_units, gate, .. } = dispatch;
     let decisions = recorder.gpu.decisions;

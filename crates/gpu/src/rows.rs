@@ -193,6 +193,9 @@ fn matmul_rows(rows: &[&Row], adapters: usize, tables: &mut Vec<u32>) -> MatmulR
     MatmulRows { adapters_at, decode, prefill, groups, used, group_sizes, decode_slots, prefill_slots }
 }
 
+/// Where a block begins, and with which pages of K and V.
+type BlockStart = (u32, Option<[u32; 2]>);
+
 /// A block of a generated row.
 #[derive(Debug, Clone, Copy)]
 struct Block {
@@ -209,7 +212,7 @@ fn attention_rows(
 ) -> AttentionRows {
     const SPLIT: u32 = ATTENTION_SPLIT as u32;
     // Blocks that begin at the same position with the same page, in the order in which they appear.
-    let mut together: Vec<((u32, Option<[u32; 2]>), Vec<Block>)> = Vec::new();
+    let mut together: Vec<(BlockStart, Vec<Block>)> = Vec::new();
     let mut index = HashMap::new();
     let mut merges = Vec::new();
     let mut tiles = Vec::new();

@@ -66,6 +66,7 @@ fn events_tell_the_text_in_order() {
                 assert_eq!(finished[request], 0);
                 texts[request].push_str(&text);
             }
+            Event::Suspended => panic!("the host is never suspended"),
             Event::Finished { request, .. } => finished[request] += 1,
         }
         ControlFlow::Continue(())

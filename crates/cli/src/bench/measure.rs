@@ -12,6 +12,9 @@ use crate::args::BenchArgs;
 /// Steps of generating that warm up caches, page tables and clocks.
 const WARM_UP_STEPS: usize = 8;
 
+/// The seconds of each repetition of each case, and what a device that counts did in all of them.
+pub type Measured = (Vec<Vec<f64>>, Vec<Option<DeviceWork>>);
+
 /// The seconds that each repetition of each case took, and what a device that counts did in all of them. Cases are of one test, batch and depth, and take turns: prompt by
 /// prompt, or token by token. Every sequence is filled to the depth once, and cut back to it after each repetition;
 /// neither is timed.
@@ -20,7 +23,7 @@ pub fn seconds(
     cases: &[Case],
     args: &BenchArgs,
     bar: &ProgressBar,
-) -> Result<(Vec<Vec<f64>>, Vec<Option<DeviceWork>>), CliError> {
+) -> Result<Measured, CliError> {
     let Some(&Case { test, depth, .. }) = cases.first() else { return Ok((Vec::new(), Vec::new())) };
     let tokens = Tokens { vocabulary: engine.config().vocab_size };
     let all = cases.iter().map(|case| case.batch).sum();

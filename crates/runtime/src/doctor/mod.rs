@@ -3,6 +3,7 @@
 //! A verdict belongs to a driver's version and is kept in the store. [`BackendChoice::Auto`](crate::BackendChoice::Auto)
 //! takes the GPU only where a verdict says that it is right and faster.
 
+#[cfg(feature = "gpu")]
 mod checks;
 #[cfg(feature = "gpu")]
 mod examine;

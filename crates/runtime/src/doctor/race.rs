@@ -18,12 +18,12 @@ pub struct Times {
 }
 
 /// Matrices, larger together than caches.
-const MATRICES: usize = 24;
+const MATRICES: usize = 12;
 const SIDE: usize = 2048;
 const PROMPT_ROWS: u32 = 32;
 
 /// Times that each is taken; the shortest counts.
-const TAKES: usize = 3;
+const TAKES: usize = 2;
 
 /// Takes a device's times.
 pub fn time(backend: &mut dyn Backend) -> Result<Times, BackendError> {
