@@ -1,7 +1,7 @@
 //! The backends under test, by name. A device that is not there is skipped with its reason, and is a
 //! failure where `INTERLEAF_REQUIRE_GPU` is set.
 
-use interleaf_contract::{Backend, BackendError, Numerics};
+use interleaf_contract::{Backend, Numerics};
 use interleaf_cpu::{CpuKernels, CpuOptions, Tier};
 use interleaf_kernels_ref::RefKernels;
 
@@ -70,7 +70,9 @@ pub fn gpu_variants() -> Vec<Boxed> {
     for variant in GpuVariant::ALL {
         match GpuBackend::new(GpuOptions { variant: Some(variant), ..GpuOptions::default() }) {
             Ok(gpu) => variants.push(Box::new(gpu)),
-            Err(reason @ BackendError::Unsupported { .. }) => println!("SKIPPED on gpu: {reason}"),
+            Err(reason @ interleaf_contract::BackendError::Unsupported { .. }) => {
+                println!("SKIPPED on gpu: {reason}")
+            }
             Err(reason) => panic!("{}: {reason}", variant.name()),
         }
     }
