@@ -1,4 +1,4 @@
-//! `sample` over a vocabulary of 128 thousand, by rule, on the CPU: one token of one row.
+//! `sample` over a vocabulary of 128 thousand, by rule: one token of one row.
 
 use std::sync::Arc;
 
@@ -13,10 +13,18 @@ const VOCABULARY: usize = 128_256;
 criterion::criterion_group!(
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = cpu
+    targets = cpu, gpu
 );
 
 fn cpu(c: &mut Criterion) {
+    bench(c, "cpu", || Some(backends::cpu(1, Numerics::ActF32)));
+}
+
+fn gpu(c: &mut Criterion) {
+    bench(c, "gpu", backends::gpu);
+}
+
+fn bench(c: &mut Criterion, name: &str, open: impl FnOnce() -> Option<backends::Boxed>) {
     // Sums of a few uniform values have tails as those of a model's logits, which sorting and cutting off feel.
     let mut random = Random::new(21);
     let mut logit = || random.values(6).iter().sum::<f32>() * 3.0;
@@ -30,9 +38,9 @@ fn cpu(c: &mut Criterion) {
         ("top-p 0.9", Sampler { top_p: 0.9, ..warm.clone() }),
         ("min-p 0.05", Sampler { min_p: 0.05, ..warm }),
     ];
-    let mut group = c.benchmark_group("sample/cpu");
+    let Some(mut backend) = open() else { return };
+    let mut group = c.benchmark_group(format!("sample/{name}"));
     group.throughput(Throughput::Elements(VOCABULARY as u64));
-    let mut backend = backends::cpu(1, Numerics::ActF32);
     let mut reference = backends::reference(Numerics::ActF32);
     for (name, sampler) in samplers {
         let sampler = [sampler];

@@ -1,8 +1,9 @@
 //! The [`Backend`](interleaf_contract::Backend) on a GPU: WGSL kernels from `shaders/`, through wgpu.
 //!
 //! Base weights, adapters and pages live in device buffers; a step becomes one command buffer, submitted
-//! without waiting. Within the lowest tier of WebGPU limits, with no optional feature: 8 storage buffers,
-//! 16 KiB of workgroup memory, 256 invocations, no subgroups, no f16 arithmetic.
+//! without waiting. Every kernel runs within the lowest tier of WebGPU limits and without any feature: 8 storage
+//! buffers, 16 KiB of workgroup memory, 256 invocations, no subgroups, no f16. What a device has beyond that chooses
+//! among variants ([`GpuVariant`]). No driver is touched before [`GpuBackend::new`] or [`adapters`].
 //!
 //! Numerics are `act=f32`. What a kernel computes is defined in `kernels-ref`, not here.
 

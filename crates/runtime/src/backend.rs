@@ -75,6 +75,12 @@ fn gpu(_settings: &GpuSettings, _store: &Store) -> Result<Box<dyn Backend>, Engi
     Err(EngineError::BackendMissing { backend: "gpu" })
 }
 
+/// Whether `auto` tries a GPU first.
+pub(crate) fn prefers_gpu(options: &EngineOptions) -> bool {
+    options.backend == BackendChoice::Auto
+        && Store::new(options.store.clone()).verdicts().iter().any(|verdict| verdict.faster)
+}
+
 /// The GPU that a kept verdict prefers to the CPU, unless something has changed since: then it is said, and the CPU runs.
 #[cfg(feature = "gpu")]
 fn faster_gpu(options: &EngineOptions) -> Option<Box<dyn Backend>> {

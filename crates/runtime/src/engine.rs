@@ -116,11 +116,27 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens a model and makes it resident. The KV pool starts empty: see [`Engine::reserve_kv`].
+    /// Opens a model and makes it resident. The KV pool starts empty: see [`Engine::reserve_kv`]. Where the backend is
+    /// [`BackendChoice::Auto`] and a GPU was preferred that cannot take the model, the CPU does, and that is said.
     ///
     /// # Errors
     /// If the model's files are refused, or the backend cannot run it.
     pub fn open(
+        source: Source,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, EngineError> {
+        match Self::open_once(source.clone(), options, progress) {
+            Err(EngineError::Backend(e)) if backend::prefers_gpu(options) => {
+                tracing::warn!("the CPU runs instead: {e}");
+                let options = EngineOptions { backend: BackendChoice::Cpu, ..options.clone() };
+                Self::open_once(source, &options, progress)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(
         source: Source,
         options: &EngineOptions,
         progress: &mut dyn FnMut(LoadProgress),

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use interleaf_contract::{Backend, BackendError};
 use interleaf_gpu::{GpuBackend, GpuFailure, GpuOptions};
+use interleaf_runtime::doctor::Verdict;
 use interleaf_runtime::{
     BackendChoice, Engine, EngineError, EngineOptions, Event, FinishReason, GpuSettings, Request,
     SamplingOptions, Source,
@@ -139,4 +140,37 @@ fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
         _ => ControlFlow::Continue(()),
     });
     assert_eq!(broken.expect("cancelled")[0].reason, FinishReason::Cancelled);
+}
+
+/// What `auto` takes with a verdict in the store.
+fn auto_with(verdict: &Verdict) -> &'static str {
+    let store = tempfile::tempdir().expect("a folder");
+    let verdicts = serde_json::to_vec(&[verdict]).expect("JSON");
+    std::fs::write(store.path().join("gpu-verdicts.json"), verdicts).expect("writes");
+    let options = EngineOptions {
+        backend: BackendChoice::Auto,
+        store: Some(store.path().into()),
+        threads: 1,
+        ..EngineOptions::default()
+    };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
+    Engine::open(Source::dir(folder), &options, &mut |_| ()).expect("something runs it").backend().name
+}
+
+#[test]
+fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
+    let Some(adapter) = interleaf_gpu::adapters().into_iter().next().filter(|_| backends::gpu().is_some())
+    else {
+        return;
+    };
+    let faster = Verdict {
+        key: adapter.key(),
+        adapter: adapter.name.clone(),
+        variant: Some("baseline".into()),
+        faster: true,
+    };
+    assert_eq!(auto_with(&faster), "gpu");
+    assert_eq!(auto_with(&Verdict { faster: false, ..faster.clone() }), "cpu");
+    assert_eq!(auto_with(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
+    assert_eq!(auto_with(&Verdict { adapter: "abacus".into(), ..faster }), "cpu", "it is gone");
 }
