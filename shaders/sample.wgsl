@@ -246,6 +246,9 @@ fn token_of(thread: u32, row_at: u32, key: u32, number: f32, drawn: bool) -> u32
         own += select(0u, 1u, is_key(logits[row_at + i], key, drawn));
     }
     keys[thread] = own;
+    if (thread == 0u) {
+        found = NO_TOKEN;
+    }
     workgroupBarrier();
     if (thread < ${ROOT}u) {
         var sum = 0u;

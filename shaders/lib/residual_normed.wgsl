@@ -13,5 +13,6 @@ fn residual_norm(thread: u32, row: u32) -> f32 {
 }
 
 fn summed(row: u32, quad: u32, after: f32) -> vec4<f32> {
-    return x_before(row, quad) + added(row, quad) * after * vectors[params.norm.after_at + quad];
+    // An explicit fma: whether it is contracted must not depend on the kernel that this is part of.
+    return fma(added(row, quad) * after, vectors[params.norm.after_at + quad], x_before(row, quad));
 }

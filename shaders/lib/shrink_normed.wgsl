@@ -30,14 +30,16 @@ fn norm_row(thread: u32, row: u32) {
 fn prepare(thread: u32, rows: vec4<u32>, count: u32) {
     for (var i = 0u; i < count; i++) {
         let by = norm_of(thread, rows[i]);
+        // Rows behind the last repeat it.
         if (thread == 0u) {
-            by_row[i] = by;
+            for (var row = i; row < ${ROW_TILE}u; row++) {
+                by_row[row] = by;
+            }
         }
     }
     workgroupBarrier();
 }
 
-// Rows behind the last of the tile repeat it, but only what is theirs is stored of them.
 fn x_quad(of_tile: u32, row: u32, quad: u32) -> vec4<f32> {
     let by = by_row[of_tile];
     return normed_quad(summed(row, quad, by.x), quad, by);

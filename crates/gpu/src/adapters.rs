@@ -33,10 +33,10 @@ pub struct GpuAdapter {
 }
 
 impl GpuAdapter {
-    /// What results on it are good for: they are not for another driver's.
+    /// What results on it are good for: they are not for another driver's, nor for other kernels.
     #[must_use]
     pub fn key(&self) -> String {
-        format!("{} | {} | {}", self.name, self.api, self.driver)
+        format!("{} | {} | {} | interleaf {}", self.name, self.api, self.driver, env!("CARGO_PKG_VERSION"))
     }
 
     pub(crate) fn of(adapter: &wgpu::Adapter) -> Self {

@@ -39,6 +39,8 @@ pub struct GpuBackend {
     reads: HashMap<PageTicket, PageRead>,
     tickets: u64,
     submitted: u64,
+    /// Whether the kernels were asked for by name: then no others run.
+    forced: bool,
     profiler: Option<Profiler>,
     work: DeviceWork,
 }
@@ -63,6 +65,7 @@ impl GpuBackend {
             reads: HashMap::new(),
             tickets: 0,
             submitted: 0,
+            forced: options.variant.is_some(),
             profiler: None,
             work: DeviceWork::default(),
         })
@@ -120,7 +123,8 @@ impl GpuBackend {
             match Plan::record(step, &self.weights, &self.factors, pool, &mut recorder) {
                 Ok(results) => return Ok((recorder.recording, results)),
                 Err(e) => {
-                    let Some(next) = self.gpu.decisions.next().filter(|_| self.kernels.take_refused()) else {
+                    let refused = self.kernels.take_refused() && !self.forced;
+                    let Some(next) = self.gpu.decisions.next().filter(|_| refused) else {
                         return Err(e);
                     };
                     let (device, from, to) = (&self.gpu.name, self.gpu.decisions.name(), next.name());

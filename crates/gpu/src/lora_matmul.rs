@@ -567,13 +567,15 @@ fn shrink(
         ];
         if let (Some(add), Some(sums)) = (add, sums) {
             places.extend([Place::Buffer(add.buffer), Place::Buffer(sums.buffer)]);
-            recorder.scratch.give(&before.buffer);
         }
         workgroups += row_count as u64;
         let variant = Variant::Shrink { dtype: *dtype, half, tile, norm: Some(residual) };
         let mut loads = sites.shrinks(rows, tile, *dtype, params.row_units, params.x_quads, Some(residual));
         (0..row_count).for_each(|_| loads += cost::norm(residual, params.x_quads));
         recorder.dispatch(Kernel::LoraMatmul(variant), &params, places, workgroups, loads)?;
+        if residual != Residual::None {
+            recorder.scratch.give(&before.buffer);
+        }
     }
     Ok(Some(z))
 }

@@ -50,12 +50,17 @@ pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineEr
             Ok(Box::new(CpuKernels::backend(options)?))
         }
         BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
-        BackendChoice::Gpu => gpu(&options.gpu, &Store::new(options.store.clone())),
+        BackendChoice::Gpu => boxed_gpu(&options.gpu, &Store::new(options.store.clone())),
     }
 }
 
 #[cfg(feature = "gpu")]
-fn gpu(settings: &GpuSettings, store: &Store) -> Result<Box<dyn Backend>, EngineError> {
+fn boxed_gpu(settings: &GpuSettings, store: &Store) -> Result<Box<dyn Backend>, EngineError> {
+    Ok(Box::new(gpu(settings, store)?))
+}
+
+#[cfg(feature = "gpu")]
+fn gpu(settings: &GpuSettings, store: &Store) -> Result<interleaf_gpu::GpuBackend, EngineError> {
     use interleaf_gpu::{GpuFailure, GpuOptions, GpuTier, GpuVariant};
     let GpuSettings { adapter, lowest_tier, variant, dispatches_per_submit, lost_after } = settings.clone();
     let options = GpuOptions {
@@ -67,11 +72,11 @@ fn gpu(settings: &GpuSettings, store: &Store) -> Result<Box<dyn Backend>, Engine
         pipeline_cache: store.folder().map(|folder| folder.join("pipelines")),
         failure: lost_after.map(|after| GpuFailure::Lost { after }),
     };
-    Ok(Box::new(crate::doctor::first_right(options, store)?))
+    Ok(crate::doctor::first_right(options, store)?)
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu(_settings: &GpuSettings, _store: &Store) -> Result<Box<dyn Backend>, EngineError> {
+fn boxed_gpu(_settings: &GpuSettings, _store: &Store) -> Result<Box<dyn Backend>, EngineError> {
     Err(EngineError::BackendMissing { backend: "gpu" })
 }
 
@@ -89,9 +94,12 @@ fn faster_gpu(options: &EngineOptions) -> Option<Box<dyn Backend>> {
     let settings = GpuSettings { adapter: Some(verdict.adapter.clone()), ..options.gpu.clone() };
     let opened = gpu(&settings, &store);
     match opened {
-        // Another driver than the one that was examined is right at best.
-        Ok(gpu) if store.verdict(&verdict.key).is_some_and(|verdict| verdict.faster) => Some(gpu),
-        Ok(_) => None,
+        Ok(gpu) if gpu.adapter().key() == verdict.key => Some(Box::new(gpu)),
+        Ok(gpu) => {
+            let device = gpu.adapter().key();
+            tracing::warn!("the CPU runs: {device} has not been examined yet, `interleaf doctor` does that");
+            None
+        }
         Err(e) => {
             tracing::warn!("the CPU runs instead of the GPU: {e}");
             None

@@ -36,7 +36,10 @@ impl Engine {
             self.close_sequence(a.sequence)?;
         }
         if let Err(EngineError::Backend(BackendError::DeviceLost { reason, .. })) = result {
-            let lost = |a: Active<'_>| Completion { reason: FinishReason::DeviceLost, ..a.completion(start) };
+            let lost = |a: Active<'_>| match a.is_over() {
+                true => a.completion(start),
+                false => Completion { reason: FinishReason::DeviceLost, ..a.completion(start) },
+            };
             let completions = active.into_iter().map(lost).collect();
             return Err(EngineError::DeviceLost { reason, completions });
         }

@@ -172,5 +172,7 @@ fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
     assert_eq!(auto_with(&faster), "gpu");
     assert_eq!(auto_with(&Verdict { faster: false, ..faster.clone() }), "cpu");
     assert_eq!(auto_with(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
+    let before = Verdict { key: format!("{} of yesterday", faster.key), ..faster.clone() };
+    assert_eq!(auto_with(&before), "cpu", "another driver was examined");
     assert_eq!(auto_with(&Verdict { adapter: "abacus".into(), ..faster }), "cpu", "it is gone");
 }

@@ -113,15 +113,19 @@ enum Outcome {
 
 /// The largest error of all checks, as a share of the largest value.
 fn right(options: GpuOptions) -> Result<f64, Outcome> {
-    let mut gpu = GpuBackend::new(options).map_err(|e| match e {
-        BackendError::Unsupported { .. } => Outcome::Missing(e.to_string()),
+    // What another process does to the device says nothing of its kernels.
+    let outcome = |e: BackendError| match e {
+        BackendError::Unsupported { .. }
+        | BackendError::OutOfMemory { .. }
+        | BackendError::DeviceLost { .. } => Outcome::Missing(e.to_string()),
         e => Outcome::Wrong(e.to_string()),
-    })?;
+    };
+    let mut gpu = GpuBackend::new(options).map_err(outcome)?;
     let mut worst: f64 = 0.0;
     for check in Check::ALL {
         let expected = check.run(&mut RefKernels::backend(Numerics::ActF32));
         let expected = expected.map_err(|e| Outcome::Wrong(format!("the reference: {e}")))?;
-        let found = check.run(&mut gpu).map_err(|e| Outcome::Wrong(e.to_string()))?;
+        let found = check.run(&mut gpu).map_err(outcome)?;
         let most = if gpu.info().tier == GpuVariant::StagedHalf.name() { RIGHT_STAGED } else { RIGHT };
         if found.tokens != expected.tokens {
             let (name, found, expected) = (check.name(), found.tokens, expected.tokens);
@@ -189,7 +193,10 @@ pub fn first_right(options: GpuOptions, store: &Store) -> Result<GpuBackend, Bac
             }
         }
     }
-    store.keep_verdict(Verdict { key, adapter: adapter.clone(), variant: None, faster: false });
+    // Nothing is known for good unless kernels were wrong.
+    if !reasons.is_empty() {
+        store.keep_verdict(Verdict { key, adapter: adapter.clone(), variant: None, faster: false });
+    }
     Err(none_is_right(&adapter, &reasons.join("; ")))
 }
 
