@@ -5,7 +5,7 @@ use interleaf_kv::SequenceId;
 
 use crate::adapters::Activation;
 use crate::engine::Engine;
-use crate::{EngineError, GpuGate, forward};
+use crate::{EngineError, forward};
 
 /// A sequence of the engine: its tokens so far are in the KV cache, under one adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,11 +165,11 @@ impl Engine {
                 step.probe(logits);
             }
         }
-        if self.gate.as_ref().is_some_and(GpuGate::is_suspended) {
-            return Err(EngineError::GpuSuspended);
-        }
+        let gate = self.gate.clone();
+        let open = gate.as_ref().map(|gate| gate.enter().ok_or(EngineError::GpuSuspended)).transpose()?;
         let ticket = self.backend.submit(step)?;
         let output = self.backend.wait(ticket)?;
+        drop(open);
 
         let mut fed = vec![Fed::default(); feeds.len()];
         for sampled in output.tokens {

@@ -1,6 +1,6 @@
 //! Whether the GPU may be used: systems take it from apps in the background and end those that go on.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Suspends and resumes the GPU, from any thread. Clones are the same gate.
 #[derive(Debug, Clone, Default)]
@@ -9,8 +9,8 @@ pub struct GpuGate {
 }
 
 impl GpuGate {
-    /// From now on nothing more is given to the GPU. Answers under way wait after the step that runs now, and say so
-    /// by [`Event::Suspended`](crate::Event::Suspended).
+    /// Returns once the step that runs now has ended; from then on no other is given to the GPU. Answers under way wait,
+    /// and say so by [`Event::Suspended`](crate::Event::Suspended).
     pub fn suspend(&self) {
         self.set(true);
     }
@@ -24,6 +24,12 @@ impl GpuGate {
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         *self.inner.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the gate open for one step; `None` while the GPU is suspended. Who suspends it waits for the step.
+    pub(crate) fn enter(&self) -> Option<MutexGuard<'_, bool>> {
+        let suspended = self.inner.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*suspended).then_some(suspended)
     }
 
     /// Waits until it is not.
