@@ -1,5 +1,7 @@
 // The end of a dot product that ${LANES} lanes have shared, where a subgroup holds all of them: they add
-// their sums pair by pair through registers, and one word of workgroup memory is left of each output.
+// their sums pair by pair through registers, and one word of workgroup memory is left of each output. Lanes are taken
+// to be numbered through a subgroup as they are through the workgroup, which devices do for workgroups of one dimension
+// and no standard promises.
 fn leave_sums(thread: u32, o: u32, sums: vec4<f32>) {
     var sum = sums;
     for (var distance = 1u; distance < ${LANES}u; distance *= 2u) {

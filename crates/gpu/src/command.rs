@@ -124,8 +124,8 @@ impl<'a> Recorder<'a> {
         Self { gpu, scratch, recording: Recording::default(), kernels }
     }
 
-    /// Records a kernel over a number of workgroups, and what they load; none of them is nothing to do. What it reads of a buffer that
-    /// it also writes is copied first: a device takes a buffer either way in a dispatch, and not both.
+    /// Records a kernel over a number of workgroups, and what they load; none of them is nothing to do. What it reads of
+    /// a buffer that it also writes is copied first: a device takes a buffer either way in a dispatch, and not both.
     pub(crate) fn dispatch<P: Pod>(
         &mut self,
         kernel: Kernel,

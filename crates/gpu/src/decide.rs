@@ -9,8 +9,8 @@ use interleaf_contract::{ATTENTION_SPLIT, Activation, CHUNK_TOKENS, Dtype, RowKi
 use crate::limits::Caps;
 use crate::options::GpuVariant;
 
-/// Invocations of a workgroup in kernels that need not say better, always in one dimension: near-square workgroups gave wrong tiles on an
-/// Adreno. 64 is one or two subgroups on Adreno and a few on Mali, and leaves each thread many registers.
+/// Invocations of a workgroup in kernels that need not say better, always in one dimension: near-square workgroups gave
+/// wrong tiles on an Adreno. 64 is one or two subgroups on Adreno and a few on Mali, and leaves each thread many registers.
 pub(crate) const WORKGROUP: u32 = 64;
 
 /// Workgroups that are few and large: those that norm rows, or choose a token. Sums go through two levels of `root`

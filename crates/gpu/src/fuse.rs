@@ -55,7 +55,8 @@ pub(crate) enum Work<'a> {
     },
 }
 
-/// A step's work in order, each with how many operations it stands for. `together` says whether projections can be one dispatch; `head_dim` is the pool's.
+/// A step's work in order, each with how many operations it stands for. `together` says whether projections can be one
+/// dispatch; `head_dim` is the pool's.
 pub(crate) fn fuse<'a>(
     ops: &'a [Op],
     head_dim: u32,
