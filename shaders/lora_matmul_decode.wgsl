@@ -11,19 +11,18 @@
 #include "lib/lora_matmul.wgsl"
 #include "lib/gate_${GATE}.wgsl"
 
-var<workgroup> staged: array<vec4<f32>, ${STAGED}u>;  // x, then the sums of every lane, then z
+var<workgroup> staged: array<vec4<f32>, ${STAGED}u>;  // x of f32 products, then the sums of every lane, then z
 
 fn x_quad(of_tile: u32, row: u32, quad: u32) -> vec4<f32> {
     return x[params.x_at + row * params.x_stride + quad];
 }
 
 #include "lib/lanes_${LANES_BY}.wgsl"
-#include "lib/rows_dot.wgsl" ROWS=1 REST=3
-#include "lib/rows_dot.wgsl" ROWS=${ROW_TILE} REST=0
+#include "lib/rows_dots_${PRODUCTS}.wgsl"
 
 const_assert ${ROW_TILE}u == 4u;  // the rows of a tile are held in a vec4
 const_assert ${WORKGROUP}u / ${LANES}u * ${OUTS}u == ${OUT_TILE}u;
-const_assert ${STAGED}u >= ${X_QUADS}u && ${STAGED}u >= ${OUTS}u * ${WORKGROUP}u;
+const_assert ${STAGED}u >= ${OUTS}u * ${WORKGROUP}u;
 const_assert ${STAGED}u >= ${GATES}u * ${ROW_TILE}u * ${Z_QUADS}u;
 const_assert ${RESULTS}u * ${WORKGROUP}u >= ${ROW_TILE}u * OWN_TILE;
 

@@ -1,30 +1,23 @@
 // lora_matmul for prompt rows: W is ${DTYPE}.
 //
 // A workgroup computes ${ROW_TILE} rows by ${OUT_TILE} outputs, a thread ${THREAD_ROWS} by ${THREAD_OUTS} of
-// them in registers. Tiles of ${K_QUADS} quads of K are staged, weights as ${STAGE}, so a weight is unpacked
-// once for ${ROW_TILE} rows. A staged row is one vec4 longer than its tile: eight threads that read eight rows
-// then meet eight banks. K is walked from 0 in order, whatever the number of rows.
+// them in registers: dot products (tile_dots), then bias and expand.
 //
 // Gated, the entries are a gate and its up: the first half of a tile's outputs are of the one, the last of
 // the other, and what is stored is activation(gate) · up.
 #include "lib/lora_matmul.wgsl"
 #include "lib/gate_${GATE}.wgsl"
-#include "lib/stage_${STAGE}.wgsl"
 
-const STAGED: u32 = ${K_QUADS}u + 1u;
-const TILE_UNITS: u32 = ${K_QUADS}u / ${UNIT_QUADS}u;
 const ROW_THREADS: u32 = ${ROW_TILE}u / ${THREAD_ROWS}u;
 const OUT_THREADS: u32 = ${OUT_TILE}u / ${THREAD_OUTS}u;
 const OWN_TILE: u32 = ${OUT_TILE}u / ${GATES}u;
 
-var<workgroup> x_tile: array<vec4<f32>, ${ROW_TILE}u * STAGED>;      // (ROW_TILE, STAGED), then z
-var<workgroup> w_tile: array<vec4<staged_f>, ${OUT_TILE}u * STAGED>;  // (OUT_TILE, STAGED)
+#include "lib/tile_dots_${PRODUCTS}.wgsl"
+
 var<workgroup> row_of: array<u32, ${ROW_TILE}>;
 
-const_assert ${THREAD_OUTS}u == 4u;  // the outputs of a thread's row are held in a vec4
-const_assert ${Z_QUADS}u <= STAGED;
+const_assert ${THREAD_ROWS}u == 4u && ${THREAD_OUTS}u == 4u;  // a thread's results are held in a mat4x4
 const_assert ROW_THREADS * OUT_THREADS == ${WORKGROUP}u;
-const_assert TILE_UNITS * ${UNIT_QUADS}u == ${K_QUADS}u;
 
 @compute @workgroup_size(${WORKGROUP})
 fn lora_matmul_prefill(
@@ -46,53 +39,9 @@ fn lora_matmul_prefill(
     }
     workgroupBarrier();
 
+    let sums = tile_dots(thread, entry, first_out);
     let thread_row = thread / OUT_THREADS;
     let thread_out = thread % OUT_THREADS;
-#repeat r ${THREAD_ROWS}
-#repeat o ${THREAD_OUTS}
-    var sum_${r}_${o} = 0.0;
-#end
-#end
-    let tiles = (params.x_quads + ${K_QUADS}u - 1u) / ${K_QUADS}u;
-    for (var tile = 0u; tile < tiles; tile++) {
-        for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
-            let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;
-            var value = vec4<f32>();
-            if (quad < params.x_quads) {
-                value = x[params.x_at + row_of[i / ${K_QUADS}u] * params.x_stride + quad];
-            }
-            x_tile[i / ${K_QUADS}u * STAGED + i % ${K_QUADS}u] = value;
-        }
-        for (var i = thread; i < ${OUT_TILE}u * TILE_UNITS; i += ${WORKGROUP}u) {
-            let out = i / TILE_UNITS;
-            let of_entry = entry + out / OWN_TILE * ENTRY_WORDS;
-            let weight_row = min(first_out + out % OWN_TILE, tables[of_entry + ENTRY_OUTS] - 1u);
-            let unit_of_tile = i % TILE_UNITS;
-            let unit_of_row = tile * TILE_UNITS + unit_of_tile;
-            let safe = min(unit_of_row, params.row_units - 1u);
-            let inside = unit_of_row < params.row_units;
-            let unit_at = tables[of_entry + ENTRY_CODES] + weight_row * params.row_units + safe;
-            let unit = select(vec4<u32>(), weights[unit_at], inside);
-            let scale_at = tables[of_entry + ENTRY_SCALES] + weight_row * tables[of_entry + ENTRY_SCALE_WORDS];
-            let scale = select(0.0, unit_scale(span_scales(scale_at, safe), safe % ${SPAN}u), inside);
-#repeat q ${UNIT_QUADS}
-            w_tile[out * STAGED + unit_of_tile * ${UNIT_QUADS}u + ${q}u] = vec4<staged_f>(unit_quad(unit, ${q}u) * scale);
-#end
-        }
-        workgroupBarrier();
-        for (var quad = 0u; quad < ${K_QUADS}u; quad++) {
-#repeat r ${THREAD_ROWS}
-            let x_${r} = x_tile[(thread_row + ${r}u * ROW_THREADS) * STAGED + quad];
-#end
-#repeat o ${THREAD_OUTS}
-            let w_${o} = vec4<f32>(w_tile[(thread_out + ${o}u * OUT_THREADS) * STAGED + quad]);
-#repeat r ${THREAD_ROWS}
-            sum_${r}_${o} = fma_quad(x_${r}, w_${o}, sum_${r}_${o});
-#end
-#end
-        }
-        workgroupBarrier();
-    }
     let stored = tables[entry + ENTRY_STORED];
     // Two entries share a tile: the outputs of the second are a thread's last.
 #repeat r ${THREAD_ROWS}
@@ -142,11 +91,7 @@ fn lora_matmul_prefill(
 #end
 #repeat r ${THREAD_ROWS}
     if (lives_${r}) {
-        let dots = vec4<f32>(
-#repeat o ${THREAD_OUTS}
-            sum_${r}_${o},
-#end
-        );
+        let dots = sums[${r}];
 #repeat o ${OWN_OUTS}
         let out_${o} = first_out + thread_out + ${o}u * OUT_THREADS;
         if (out_${o} < stored) {

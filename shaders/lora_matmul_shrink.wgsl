@@ -39,8 +39,7 @@ const GROUP_WORDS: u32 = 2u + ${ROW_TILE}u;
 #include "lib/weight_${DTYPE}.wgsl"
 #include "lib/shrink_${SOURCE}.wgsl"
 #include "lib/lanes_${LANES_BY}.wgsl"
-#include "lib/rows_dot.wgsl" ROWS=1 REST=3
-#include "lib/rows_dot.wgsl" ROWS=${ROW_TILE} REST=0
+#include "lib/rows_dots_float.wgsl"
 
 const_assert ${ROW_TILE}u == 4u;  // the rows of a group are held in a vec4
 const_assert ${WORKGROUP}u / ${LANES}u * ${OUTS}u == ${OUT_TILE}u;

@@ -6,8 +6,8 @@ struct Params {
     tiles: u32,        // output tiles of all entries
     entries_at: u32,   // the list of projections, in tables
     row_units: u32,    // vec4<u32> in a row of W
-    x_at: u32,         // of row 0 of x, in vec4<f32>
-    x_stride: u32,     // vec4<f32> from a row of x to the next
+    x_at: u32,         // of row 0 of x, in vec4
+    x_stride: u32,     // vec4 from a row of x to the next
     x_quads: u32,      // vec4<f32> of K, zeros behind it included
     z_stride: u32,     // f32 in a row of z
     adapters_at: u32,  // of each row, in tables
@@ -16,7 +16,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;        // (rows, x_stride), zeros behind K
+@group(0) @binding(1) var<storage, read> x: array<vec4<${X}>>;       // (rows, x_stride), zeros behind K
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;  // for each matrix: (outs, row_units), scales
 @group(0) @binding(3) var<storage, read> vectors: array<f32>;        // biases
 @group(0) @binding(4) var<storage, read> tables: array<u32>;         // row lists, entries, adapters, sites

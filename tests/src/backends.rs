@@ -68,7 +68,8 @@ pub fn gpu_variants() -> Vec<Boxed> {
     let Some(_) = gpu() else { return Vec::new() };
     let mut variants: Vec<Boxed> = Vec::new();
     for variant in GpuVariant::ALL {
-        match GpuBackend::new(GpuOptions { variant: Some(variant), ..GpuOptions::default() }) {
+        let numerics = Numerics::ActQ8_0;
+        match GpuBackend::new(GpuOptions { variant: Some(variant), numerics, ..GpuOptions::default() }) {
             Ok(gpu) => variants.push(Box::new(gpu)),
             Err(reason @ interleaf_contract::BackendError::Unsupported { .. }) => {
                 println!("SKIPPED on gpu: {reason}")

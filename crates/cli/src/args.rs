@@ -107,8 +107,8 @@ pub struct GpuArgs {
     /// What is asked of the GPU: what it offers, or the least that every phone has.
     #[arg(long, value_enum, default_value_t = GpuTierArg::Best)]
     pub gpu_tier: GpuTierArg,
-    /// Run this variant of the GPU's kernels rather than the one that suits the device: `baseline`, `subgroup`, `half` or
-    /// `staged-half`.
+    /// Run this variant of the GPU's kernels rather than the one that suits the device: `baseline`, `subgroup`, `half`,
+    /// `staged-half`, `dot` or `matrix`.
     #[arg(long, value_name = "NAME")]
     pub gpu_variant: Option<String>,
     /// Kernels in one command buffer of the GPU; 0 for all of a step. Some drivers lose the device over large ones.

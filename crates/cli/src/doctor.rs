@@ -37,7 +37,9 @@ fn lines(adapter: &AdapterReport) -> Vec<String> {
     };
     let speed = match adapter.faster {
         Some([generated, prompt]) => {
-            format!("{generated:.2} times the CPU's for generated rows, {prompt:.2} times for prompts")
+            format!(
+                "{generated:.2} times the CPU's for generated rows, {prompt:.2} times for prompts, of q8_0 weights"
+            )
         }
         None => "not measured".into(),
     };

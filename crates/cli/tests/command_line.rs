@@ -188,7 +188,7 @@ fn the_doctor_examines_every_variant() {
     assert!(!adapters.is_empty());
     for adapter in adapters {
         let variants = adapter["variants"].as_array().expect("a list");
-        assert_eq!(variants.len(), 5, "the best and each by name");
+        assert_eq!(variants.len(), 7, "the best and each by name");
         assert!(variants.iter().all(|v| v["right"] != false), "{variants:?}");
         assert_eq!(variants[1]["right"], true, "the baseline runs everywhere: {variants:?}");
         assert!(adapter["chosen"].is_array() && adapter["faster"].is_array(), "{adapter}");

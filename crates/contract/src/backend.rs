@@ -7,9 +7,10 @@ use crate::{
 
 /// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
 /// activations. Both are defined in `kernels-ref`, and a backend is compared under the one it uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Numerics {
     /// `act=f32`: weights are dequantised, activations stay f32.
+    #[default]
     ActF32,
     /// `act=q8_0`: activations are quantised to Q8_0 blocks first and blocks are multiplied as
     /// integers.

@@ -1,5 +1,6 @@
 //! What adapters there are, for whoever asks before opening one.
 
+use interleaf_contract::Numerics;
 use wgpu::{Features, Limits};
 
 use crate::decide::Decisions;
@@ -36,27 +37,40 @@ impl GpuAdapter {
     /// What results on it are good for: they are not for another driver's, nor for other kernels.
     #[must_use]
     pub fn key(&self) -> String {
-        format!("{} | {} | {} | interleaf {}", self.name, self.api, self.driver, env!("CARGO_PKG_VERSION"))
+        key(&self.name, &self.api, &self.driver)
     }
 
     pub(crate) fn of(adapter: &wgpu::Adapter) -> Self {
         let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
         let faults = faults::of(&info);
-        let caps = Caps::of(&required(&limits, GpuTier::Best), None).with(features, info.subgroup_min_size);
+        let caps = Caps::of(&required(&limits, GpuTier::Best), None).with(features, adapter);
         let (caps, _) = faults::avoid(&faults, caps, 0);
         Self {
             kind: format!("{:?}", info.device_type),
             api: info.backend.to_string(),
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            driver: driver(&info),
             features: USEFUL.iter().filter(|(f, _)| features.contains(*f)).map(|(_, name)| *name).collect(),
             limits: limits_of(&limits),
             subgroups: [info.subgroup_min_size, info.subgroup_max_size],
             faults,
-            suits: Decisions::of(caps).name(),
+            suits: Decisions::of(caps, Numerics::ActQ8_0).name(),
             is_software: info.device_type == wgpu::DeviceType::Cpu,
             name: info.name,
         }
     }
+}
+
+fn driver(info: &wgpu::AdapterInfo) -> String {
+    format!("{} {}", info.driver, info.driver_info).trim().to_owned()
+}
+
+fn key(name: &str, api: &str, driver: &str) -> String {
+    format!("{name} | {api} | {driver} | interleaf {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The key of an adapter that is not described otherwise.
+pub(crate) fn key_of(info: &wgpu::AdapterInfo) -> String {
+    key(&info.name, info.backend.to_str(), &driver(info))
 }
 
 const USEFUL: [(Features, &str); 7] = [

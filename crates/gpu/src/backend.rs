@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, DeviceWork, Matrix, MatrixId, MemoryReport,
-    Numerics, PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId,
-    RopeTable, Step, StepOutput, Ticket, VectorId, check,
+    PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
+    Step, StepOutput, Ticket, VectorId, check,
 };
 
 use crate::adapters::GpuAdapter;
@@ -175,7 +175,7 @@ impl Backend for GpuBackend {
             name: BACKEND,
             device: self.gpu.name.clone(),
             tier: self.gpu.decisions.name(),
-            numerics: Numerics::ActF32,
+            numerics: self.gpu.decisions.numerics(),
             threads: 1,
         }
     }

@@ -5,6 +5,7 @@ use wgpu::DeviceType;
 /// What the choice looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
+    pub key: String,
     pub name: String,
     pub kind: DeviceType,
 }
@@ -20,9 +21,12 @@ const fn rank(kind: DeviceType) -> u8 {
     }
 }
 
-/// The index of the adapter to open: the best kind among those whose name contains `name`, the first of
-/// equals.
-pub(crate) fn choose(candidates: &[Candidate], name: Option<&str>) -> Option<usize> {
+/// The index of the adapter to open: the one with the key, or the best kind among those whose name contains `name`, the
+/// first of equals.
+pub(crate) fn choose(candidates: &[Candidate], key: Option<&str>, name: Option<&str>) -> Option<usize> {
+    if let Some(key) = key {
+        return candidates.iter().position(|c| c.key == key);
+    }
     let wanted = name.map(str::to_lowercase);
     candidates
         .iter()
@@ -43,21 +47,27 @@ mod tests {
             ("Discrete One", DeviceType::DiscreteGpu),
             ("Discrete Two", DeviceType::DiscreteGpu),
         ]
-        .map(|(name, kind)| Candidate { name: name.into(), kind })
+        .map(|(name, kind)| Candidate { key: format!("{name} of an API"), name: name.into(), kind })
         .into()
     }
 
     #[test]
     fn the_strongest_kind_wins_and_the_first_among_equals() {
-        assert_eq!(choose(&some(), None), Some(2));
-        assert_eq!(choose(&some()[..1], None), Some(0));
-        assert_eq!(choose(&[], None), None);
+        assert_eq!(choose(&some(), None, None), Some(2));
+        assert_eq!(choose(&some()[..1], None, None), Some(0));
+        assert_eq!(choose(&[], None, None), None);
     }
 
     #[test]
     fn a_name_restricts_the_choice() {
-        assert_eq!(choose(&some(), Some("LLVMpipe")), Some(0));
-        assert_eq!(choose(&some(), Some("two")), Some(3));
-        assert_eq!(choose(&some(), Some("three")), None);
+        assert_eq!(choose(&some(), None, Some("LLVMpipe")), Some(0));
+        assert_eq!(choose(&some(), None, Some("two")), Some(3));
+        assert_eq!(choose(&some(), None, Some("three")), None);
+    }
+
+    #[test]
+    fn a_key_leaves_no_choice() {
+        assert_eq!(choose(&some(), Some("Discrete Two of an API"), Some("one")), Some(3));
+        assert_eq!(choose(&some(), Some("Discrete Two"), None), None);
     }
 }

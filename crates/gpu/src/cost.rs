@@ -6,7 +6,10 @@ use std::ops::AddAssign;
 
 use interleaf_contract::Dtype;
 
-use crate::decide::{AttentionTile, LanesTile, ROW_TILE, RegisterTile, WORKGROUP, span, unit_quads};
+use crate::decide::{
+    AttentionTile, LanesTile, Products, ROW_TILE, RegisterTile, WORKGROUP, span, unit_quads,
+};
+use crate::quantise::BLOCK_LOADS;
 use crate::rms_norm::Residual;
 
 /// Bytes of a vec4, and of a unit of weights.
@@ -133,10 +136,16 @@ pub(crate) fn decode(
 pub(crate) fn prefill(tile: RegisterTile, dtype: Dtype, rows: u32, tiles: u32, x_quads: u32) -> Loads {
     let workgroups = u64::from(tiles) * u64::from(rows.div_ceil(tile.rows));
     let units = u64::from(x_quads.div_ceil(tile.k_quads) * (tile.k_quads / unit_quads(dtype)));
-    let unit = if dtype.is_quantised() { QUAD + WORD } else { QUAD };
+    let quads = u64::from(x_quads);
+    let (scales, row) = match (tile.products, dtype.is_quantised()) {
+        // A scale is loaded once for the units of its block, and x in codes.
+        (Products::Integer, _) => (units * u64::from(unit_quads(dtype)) / 8, quads / 8 * BLOCK_LOADS),
+        (_, true) => (units, quads * QUAD),
+        (_, false) => (0, quads * QUAD),
+    };
     Loads {
-        weights: workgroups * u64::from(tile.outs) * units * unit,
-        activations: workgroups * u64::from(tile.rows) * u64::from(x_quads) * QUAD,
+        weights: workgroups * u64::from(tile.outs) * (units * QUAD + scales * WORD),
+        activations: workgroups * u64::from(tile.rows) * row,
         ..Loads::default()
     }
 }
@@ -219,12 +228,12 @@ mod tests {
     use std::sync::Arc;
 
     use interleaf_contract::{
-        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, LoraSite, Matrix, Op, Output, PageCodec,
-        PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet, Sequence, Step,
+        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, LoraSite, Matrix, Numerics, Op, Output,
+        PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet, Sequence, Step,
     };
 
     use super::*;
-    use crate::{GpuBackend, GpuOptions};
+    use crate::{GpuBackend, GpuOptions, GpuVariant};
 
     /// What a layer is made of.
     struct Layer {
@@ -365,8 +374,15 @@ mod tests {
 
     #[test]
     fn costs_are_what_shaders_load() {
+        let options = |variant| GpuOptions { variant, numerics: Numerics::ActQ8_0, ..GpuOptions::default() };
+        for variant in [None, Some(GpuVariant::Dot)] {
+            let Some(mut gpu) = device(options(variant)) else { return };
+            check_costs(&mut gpu);
+        }
+    }
+
+    fn check_costs(gpu: &mut GpuBackend) {
         use RowKind::{Generated, Prompt};
-        let Some(mut gpu) = device() else { return };
         let layers = [
             (Dtype::F16, 72, PageCodec::F16, false, None),
             (Dtype::Q8_0, 96, PageCodec::F32, true, Some(40)),
@@ -410,8 +426,8 @@ mod tests {
                     four_norms: norms,
                     window,
                 };
-                let step = step(&mut gpu, &layer, batch(rows, codec, *shared));
-                let (expected, counted) = count(&mut gpu, step);
+                let step = step(gpu, &layer, batch(rows, codec, *shared));
+                let (expected, counted) = count(gpu, step);
                 for (kernel, expected) in expected {
                     let found = crate::instrument::loads(kernel, &counted);
                     assert_eq!(found, expected, "{kernel}, layer {i}, rows {rows:?}");
@@ -420,8 +436,8 @@ mod tests {
         }
     }
 
-    fn device() -> Option<GpuBackend> {
-        match GpuBackend::counting(GpuOptions::default()) {
+    fn device(options: GpuOptions) -> Option<GpuBackend> {
+        match GpuBackend::counting(options) {
             Ok(gpu) => Some(gpu),
             Err(reason) => {
                 assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {reason}");

@@ -4,7 +4,7 @@
 //! Nothing depends on how many rows a batch has: a row's kernel is chosen by its kind, so that its bits do
 //! not depend on its neighbours.
 
-use interleaf_contract::{ATTENTION_SPLIT, Activation, CHUNK_TOKENS, Dtype, RowKind};
+use interleaf_contract::{ATTENTION_SPLIT, Activation, CHUNK_TOKENS, Dtype, Numerics, RowKind};
 
 use crate::limits::Caps;
 use crate::options::GpuVariant;
@@ -116,11 +116,33 @@ impl Stage {
     }
 }
 
+/// How products of x and W are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Products {
+    /// One after another in f32.
+    Float,
+    /// By `act=q8_0` where W is quantised: four bytes at a time, a block to an integer.
+    Integer,
+    /// By 8 × 8 matrices of a subgroup, for prompt rows.
+    Matrix,
+}
+
+impl Products {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Integer => "integer",
+            Self::Matrix => "matrix",
+        }
+    }
+}
+
 /// Which variants of the kernels a device runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Decisions {
     pub half: Half,
     pub stage: Stage,
+    pub products: Products,
     /// The smallest subgroup there may be; 0 where subgroups are not used.
     pub subgroup: u32,
     /// Outputs to a lane of the decode kernel, for each dtype of weights.
@@ -139,7 +161,8 @@ pub(crate) struct DecodeOuts {
 impl Decisions {
     /// A variant's kernels, or what of the device is missing for them.
     pub(crate) const fn forced(caps: Caps, variant: GpuVariant) -> Result<Self, &'static str> {
-        let baseline = Self::of(Caps { subgroup: 0, f16: false, ..caps });
+        let lowest = Caps { subgroup: 0, f16: false, dot: false, matrix: false, ..caps };
+        let baseline = Self::of(lowest, Numerics::ActF32);
         match variant {
             GpuVariant::Baseline => Ok(baseline),
             GpuVariant::Subgroup if caps.subgroup < 8 => Err("subgroups of 8 or more"),
@@ -147,6 +170,10 @@ impl Decisions {
             GpuVariant::Half | GpuVariant::StagedHalf if !caps.f16 => Err("f16"),
             GpuVariant::Half => Ok(Self { half: Half::Native, ..baseline }),
             GpuVariant::StagedHalf => Ok(Self { stage: Stage::F16, ..baseline }),
+            // Core WGSL: right everywhere, if not fast.
+            GpuVariant::Dot => Ok(Self { products: Products::Integer, ..baseline }),
+            GpuVariant::Matrix if !caps.matrix => Err("8 × 8 f32 matrices of subgroups of 32"),
+            GpuVariant::Matrix => Ok(Self { products: Products::Matrix, ..baseline }),
         }
     }
 
@@ -156,29 +183,48 @@ impl Decisions {
         if self.subgroup > 0 {
             return Some(Self { subgroup: 0, ..self });
         }
-        match (self.half, self.stage) {
-            (Half::Integer, Stage::F32) => None,
-            _ => Some(Self { half: Half::Integer, stage: Stage::F32, ..self }),
+        let least = Self { half: Half::Integer, stage: Stage::F32, products: Products::Float, ..self };
+        match (self.half, self.stage, self.products) {
+            (Half::Integer, Stage::F32, Products::Float) => None,
+            _ => Some(least),
+        }
+    }
+
+    /// What quantised weights meet.
+    pub(crate) const fn numerics(self) -> Numerics {
+        match self.products {
+            Products::Integer => Numerics::ActQ8_0,
+            Products::Float | Products::Matrix => Numerics::ActF32,
         }
     }
 
     /// What the kernels use beyond the lowest tier, in a word.
     pub(crate) const fn name(self) -> &'static str {
-        match (self.subgroup >= 8, self.half, self.stage) {
-            (false, Half::Integer, Stage::F32) => "baseline",
-            (true, Half::Integer, Stage::F32) => "subgroup",
-            (false, Half::Native, Stage::F32) => "half",
-            (true, Half::Native, Stage::F32) => "subgroup+half",
-            (_, _, Stage::F16) => "staged-half",
+        match (self.subgroup >= 8, self.half, self.stage, self.products) {
+            (_, _, _, Products::Matrix) => "matrix",
+            (_, _, Stage::F16, _) => "staged-half",
+            (false, Half::Integer, _, Products::Float) => "baseline",
+            (true, Half::Integer, _, Products::Float) => "subgroup",
+            (false, Half::Native, _, Products::Float) => "half",
+            (true, Half::Native, _, Products::Float) => "subgroup+half",
+            (false, Half::Integer, _, Products::Integer) => "dot",
+            (true, Half::Integer, _, Products::Integer) => "subgroup+dot",
+            (false, Half::Native, _, Products::Integer) => "half+dot",
+            (true, Half::Native, _, Products::Integer) => "subgroup+half+dot",
         }
     }
 
-    /// What suits a device.
-    pub(crate) const fn of(caps: Caps) -> Self {
+    /// What suits a device, where activations may be quantised or may not.
+    pub(crate) const fn of(caps: Caps, numerics: Numerics) -> Self {
         Self {
             half: if caps.f16 { Half::Native } else { Half::Integer },
             // Halved workgroup memory is not worth the digits of quantised weights unless it is asked for.
             stage: Stage::F32,
+            // Matrices are still an experiment of wgpu: only by name.
+            products: match numerics {
+                Numerics::ActQ8_0 if caps.dot => Products::Integer,
+                Numerics::ActQ8_0 | Numerics::ActF32 => Products::Float,
+            },
             subgroup: caps.subgroup,
             // x is at most a sixteenth of what a workgroup loads: 4·K bytes against 2·K, 1.06·K and
             // 0.56·K for each output.
@@ -192,8 +238,11 @@ impl Decisions {
         let mut all = Vec::new();
         for f16 in [false, true] {
             for subgroup in [0, 4, 8, 32] {
-                let decisions = Self::of(Caps { f16, subgroup, ..Caps::lowest() });
+                let caps = Caps { f16, subgroup, dot: true, ..Caps::lowest() };
+                let decisions = Self::of(caps, Numerics::ActF32);
                 all.push(decisions);
+                all.push(Self::of(caps, Numerics::ActQ8_0));
+                all.push(Self { products: Products::Matrix, ..decisions });
                 if f16 {
                     all.push(Self { stage: Stage::F16, ..decisions });
                 }
@@ -204,19 +253,36 @@ impl Decisions {
 
     /// `lora_matmul` for generated rows. Eight lanes read 128 or more neighbouring bytes of a row of W.
     pub(crate) const fn matmul_decode(self, dtype: Dtype) -> LanesTile {
-        let outs = match dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => self.decode_outs.float,
-            Dtype::Q8_0 => self.decode_outs.q8_0,
-            Dtype::Q4_0 => self.decode_outs.q4_0,
+        let products = self.decode_products(dtype);
+        let outs = match (products, dtype) {
+            // Codes of x take the room that more sums would.
+            (Products::Integer, _) => 2,
+            (_, Dtype::F32 | Dtype::F16 | Dtype::Bf16) => self.decode_outs.float,
+            (_, Dtype::Q8_0) => self.decode_outs.q8_0,
+            (_, Dtype::Q4_0) => self.decode_outs.q4_0,
         };
-        self.lanes(LanesTile { workgroup: 256, lanes: 8, outs, by: LanesBy::Memory })
+        self.lanes(LanesTile { workgroup: 256, lanes: 8, outs, by: LanesBy::Memory, products })
+    }
+
+    /// A generated row has no use for matrices.
+    const fn decode_products(self, dtype: Dtype) -> Products {
+        match self.products {
+            Products::Integer if dtype.is_quantised() => Products::Integer,
+            _ => Products::Float,
+        }
     }
 
     /// The shrink of an x of so many columns. There are few ranks, so that more lanes share a K. A site of rank 16 is
     /// one workgroup, which loads, and where it must norms, x once.
     pub(crate) const fn shrink(self, cols: u32) -> LanesTile {
         let RowThreads { workgroup, .. } = row_threads(cols);
-        self.lanes(LanesTile { workgroup, lanes: workgroup / 8, outs: 2, by: LanesBy::Memory })
+        self.lanes(LanesTile {
+            workgroup,
+            lanes: workgroup / 8,
+            outs: 2,
+            by: LanesBy::Memory,
+            products: Products::Float,
+        })
     }
 
     /// Ranks that a workgroup of the shrink takes, whatever the columns.
@@ -228,9 +294,14 @@ impl Decisions {
     }
 
     /// 32 × 32 outputs: 8 × 8 threads with 16 sums each, which with five operands of four stay within 64
-    /// registers. 32 of K is one quantised block; both tiles together take 9 KiB.
-    pub(crate) const fn matmul_prefill(self) -> RegisterTile {
-        RegisterTile { rows: 32, outs: 32, thread_rows: 4, thread_outs: 4, k_quads: 8 }
+    /// registers. 32 of K is one quantised block; both tiles together take 9 KiB, in bytes for 128 of K as much.
+    pub(crate) const fn matmul_prefill(self, dtype: Dtype) -> RegisterTile {
+        let (products, k_quads) = match self.products {
+            Products::Integer if dtype.is_quantised() => (Products::Integer, 32),
+            Products::Integer | Products::Float => (Products::Float, 8),
+            Products::Matrix => (Products::Matrix, 8),
+        };
+        RegisterTile { rows: 32, outs: 32, thread_rows: 4, thread_outs: 4, k_quads, products }
     }
 }
 
@@ -243,6 +314,7 @@ pub(crate) struct LanesTile {
     /// Outputs of a thread: what a value of x is loaded for.
     pub outs: u32,
     pub by: LanesBy,
+    pub products: Products,
 }
 
 impl LanesTile {
@@ -256,16 +328,20 @@ impl LanesTile {
         if self.workgroup == SMALL.workgroup { SMALL } else { LARGE }
     }
 
-    /// vec4 of x that are staged at a time, for all rows of a tile: 8 KiB, or one turn of all lanes if that is more.
+    /// vec4 of x that are staged at a time, for all rows of a tile: 8 KiB, or one turn of all lanes if that is more;
+    /// as codes, half a block to a thread.
     pub(crate) const fn x_quads(self, dtype: Dtype) -> u32 {
+        if matches!(self.products, Products::Integer) {
+            return 4 * self.workgroup;
+        }
         let turn = self.lanes * span(dtype) * unit_quads(dtype) * ROW_TILE;
         if turn > 512 { turn } else { 512 / turn * turn }
     }
 
-    /// vec4 of workgroup memory: x, then the sums of all lanes.
+    /// vec4 of workgroup memory: x, where it is not staged as codes, then the sums of all lanes.
     pub(crate) const fn staged(self, dtype: Dtype) -> u32 {
         let sums = self.outs * self.workgroup;
-        let x = self.x_quads(dtype);
+        let x = if matches!(self.products, Products::Integer) { 0 } else { self.x_quads(dtype) };
         if x > sums { x } else { sums }
     }
 }
@@ -280,6 +356,7 @@ pub(crate) struct RegisterTile {
     pub thread_outs: u32,
     /// vec4 of K that are staged at a time.
     pub k_quads: u32,
+    pub products: Products,
 }
 
 impl RegisterTile {
@@ -314,6 +391,9 @@ pub(crate) fn weight_constants(dtype: Dtype, half: Half) -> Vec<(&'static str, S
         ("HALF", half.name().to_owned()),
         ("UNIT_QUADS", unit_quads(dtype).to_string()),
         ("SPAN", span(dtype).to_string()),
+        // Of quantised weights: units to a block of 32, halves of blocks to a unit.
+        ("BLOCK_UNITS", (8 / unit_quads(dtype)).to_string()),
+        ("UNIT_HALVES", (unit_quads(dtype) / 4).to_string()),
     ]
 }
 
@@ -408,6 +488,10 @@ pub(crate) fn grid(caps: Caps, workgroups: u64) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
+    fn lowest() -> Decisions {
+        Decisions::of(Caps::lowest(), Numerics::ActF32)
+    }
+
     #[test]
     fn lanes_divide_a_workgroup_and_fill_a_vec4_at_most() {
         for decisions in Decisions::all() {
@@ -427,7 +511,7 @@ mod tests {
                 assert!(tile.by == LanesBy::Memory || decisions.subgroup >= tile.lanes);
             }
         }
-        assert_eq!(Decisions::of(Caps::lowest()).matmul_decode(Dtype::Q4_0).out_tile(), 128);
+        assert_eq!(lowest().matmul_decode(Dtype::Q4_0).out_tile(), 128);
     }
 
     #[test]
@@ -439,13 +523,21 @@ mod tests {
 
     #[test]
     fn what_a_device_lacks_is_never_chosen() {
-        let lowest = Decisions::of(Caps::lowest());
+        let lowest = lowest();
         assert_eq!((lowest.half, lowest.stage, lowest.subgroup), (Half::Integer, Stage::F32, 0));
-        let small = Decisions::of(Caps { subgroup: 4, ..Caps::lowest() });
+        assert_eq!(Decisions::of(Caps::lowest(), Numerics::ActQ8_0), lowest);
+        let small = Decisions::of(Caps { subgroup: 4, ..Caps::lowest() }, Numerics::ActF32);
         assert_eq!(small.matmul_decode(Dtype::F16).by, LanesBy::Memory);
-        let large = Decisions::of(Caps { subgroup: 32, f16: true, ..Caps::lowest() });
+        let rich = Caps { subgroup: 32, f16: true, dot: true, matrix: true, ..Caps::lowest() };
+        let large = Decisions::of(rich, Numerics::ActF32);
         assert_eq!(large.matmul_decode(Dtype::F16).by, LanesBy::Subgroup);
-        assert_eq!(large.half, Half::Native);
+        assert_eq!((large.half, large.products), (Half::Native, Products::Float));
+        let integer = Decisions::of(rich, Numerics::ActQ8_0);
+        assert_eq!(integer.numerics(), Numerics::ActQ8_0);
+        for (dtype, products) in [(Dtype::F16, Products::Float), (Dtype::Q4_0, Products::Integer)] {
+            assert_eq!(integer.matmul_decode(dtype).products, products);
+            assert_eq!(integer.matmul_prefill(dtype).products, products);
+        }
     }
 
     #[test]
@@ -459,15 +551,21 @@ mod tests {
 
     #[test]
     fn every_variant_is_had_by_name_or_says_what_it_lacks() {
-        let rich = Caps { subgroup: 32, f16: true, ..Caps::lowest() };
+        let rich = Caps { subgroup: 32, f16: true, matrix: true, ..Caps::lowest() };
         for variant in GpuVariant::ALL {
             assert_eq!(Decisions::forced(rich, variant).unwrap().name(), variant.name());
             assert_eq!(GpuVariant::named(variant.name()), Ok(variant));
             let poor = Decisions::forced(Caps::lowest(), variant);
-            assert_eq!(poor.is_ok(), variant == GpuVariant::Baseline, "{variant:?}");
+            let core = [GpuVariant::Baseline, GpuVariant::Dot].contains(&variant);
+            assert_eq!(poor.is_ok(), core, "{variant:?}");
         }
-        assert_eq!(Decisions::of(rich).name(), "subgroup+half");
-        assert_eq!(Decisions::of(Caps { subgroup: 4, ..Caps::lowest() }).name(), "baseline");
+        assert_eq!(Decisions::of(rich, Numerics::ActF32).name(), "subgroup+half");
+        let dot = Caps { dot: true, ..rich };
+        assert_eq!(Decisions::of(dot, Numerics::ActQ8_0).name(), "subgroup+half+dot");
+        assert_eq!(
+            Decisions::of(Caps { subgroup: 4, ..Caps::lowest() }, Numerics::ActF32).name(),
+            "baseline"
+        );
         assert!(GpuVariant::named("fastest").unwrap_err().to_string().contains("staged-half"));
     }
 

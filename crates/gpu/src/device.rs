@@ -7,16 +7,16 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use interleaf_contract::BackendError;
+use interleaf_contract::{BackendError, Numerics};
 use wgpu::{ErrorFilter, Features, PollType};
 
-use crate::adapters::GpuAdapter;
+use crate::adapters::{GpuAdapter, key_of};
 use crate::choose::{Candidate, choose};
 use crate::decide::Decisions;
 use crate::error;
 use crate::faults;
 use crate::limits::{Caps, required};
-use crate::options::{GpuFailure, GpuOptions, GpuTier};
+use crate::options::{GpuFailure, GpuOptions, GpuTier, GpuVariant};
 use crate::pipeline_cache::PipelineCache;
 
 /// An open device and its queue.
@@ -51,25 +51,35 @@ impl Gpu {
         let candidates: Vec<Candidate> = adapters
             .iter()
             .map(|a| a.get_info())
-            .map(|info| Candidate { name: info.name, kind: info.device_type })
+            .map(|info| Candidate { key: key_of(&info), name: info.name, kind: info.device_type })
             .collect();
         let name = options.adapter.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
-        let Some(adapter) = choose(&candidates, name.as_deref()).and_then(|i| adapters.get(i)) else {
+        let Some(adapter) =
+            choose(&candidates, options.key.as_deref(), name.as_deref()).and_then(|i| adapters.get(i))
+        else {
             let found: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
-            let wanted = name.map(|n| format!(" named like {n:?}")).unwrap_or_default();
+            let named = name.map(|n| format!(" named like {n:?}"));
+            let wanted = options.key.as_ref().map(|key| format!(" {key:?}")).or(named).unwrap_or_default();
             return Err(error::device(format!("no adapter{wanted} among {found:?}")));
         };
         let info = adapter.get_info();
         let required_limits = required(&adapter.limits(), options.tier);
         #[cfg(test)]
         let required_limits = with_room_for_counters(required_limits, &adapter.limits());
-        let required_features =
-            if options.tier == GpuTier::Lowest { Features::empty() } else { wanted(adapter.features()) };
-        let caps =
-            Caps::of(&required_limits, options.binding_bytes).with(required_features, info.subgroup_min_size);
+        let mut required_features = match options.tier {
+            GpuTier::Lowest => Features::empty(),
+            GpuTier::Best => wanted(adapter.features()),
+        };
+        if options.variant != Some(GpuVariant::Matrix) {
+            required_features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        }
+        let caps = Caps::of(&required_limits, options.binding_bytes).with(required_features, adapter);
         let (caps, dispatches) = faults::avoid(&faults::of(&info), caps, options.dispatches_per_submit);
         let decisions = match options.variant {
-            None => Decisions::of(caps),
+            None => Decisions::of(caps, options.numerics),
+            Some(GpuVariant::Dot) if options.numerics == Numerics::ActF32 => {
+                return Err(error::unsupported("variant dot under act=f32"));
+            }
             Some(variant) => Decisions::forced(caps, variant).map_err(|missing| {
                 let (variant, device) = (variant.name(), &info.name);
                 error::unsupported(format!("variant {variant} on {device}, which has no {missing},"))
@@ -79,6 +89,7 @@ impl Gpu {
             label: Some("interleaf"),
             required_limits,
             required_features,
+            experimental_features: experimental(required_features),
             // Weights fill memory: large speculative blocks of the allocator would come on top.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -223,7 +234,18 @@ fn with_room_for_counters(required: wgpu::Limits, offered: &wgpu::Limits) -> wgp
 /// What kernels have variants for and what a profile needs, of what an adapter offers.
 fn wanted(offered: Features) -> Features {
     let times = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-    offered & (Features::SUBGROUP | Features::SHADER_F16 | Features::PIPELINE_CACHE | times)
+    let kernels = Features::SUBGROUP | Features::SHADER_F16 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    offered & (kernels | Features::PIPELINE_CACHE | times)
+}
+
+/// wgpu's leave to use features that it calls experimental: only for the kernels that are asked for by name.
+#[allow(unsafe_code)]
+fn experimental(required: Features) -> wgpu::ExperimentalFeatures {
+    if !required.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: wgpu asks that its user expect bugs of such features; whoever names the variant does.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 /// Keeps the first reason: later ones are consequences.

@@ -6,7 +6,7 @@ use interleaf_contract::{BackendError, Dtype, MatrixId, Tensor};
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
 use crate::decide::{self, Half, WORKGROUP};
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::step::Plan;
 
 /// The one kernel of this stem.
@@ -39,7 +39,7 @@ impl Variant {
         let mut constants = decide::weight_constants(self.dtype, self.half);
         constants.push(("WORKGROUP", WORKGROUP.to_string()));
         let bindings = &[Access::Read, Access::Read, Access::Write];
-        Template { name: "embed", constants, bindings, params: size_of::<Params>(), f16: false }
+        Template { name: "embed", constants, bindings, params: size_of::<Params>(), needs: Needs::Nothing }
     }
 
     /// Every variant, for tests.

@@ -7,7 +7,9 @@ use crate::limits::Caps;
 const QUALCOMM: u32 = 0x5143;
 const ARM: u32 = 0x13b5;
 const IMAGINATION: u32 = 0x1010;
-const AMD: u32 = 0x1002;
+pub(crate) const AMD: u32 = 0x1002;
+pub(crate) const INTEL: u32 = 0x8086;
+pub(crate) const NVIDIA: u32 = 0x10de;
 const MESA: u32 = 0x10005;
 
 /// A fault of a driver.

@@ -12,7 +12,7 @@ use naga::{
 use crate::cost::Loads;
 
 /// Kernels that can be told apart.
-const KERNELS: [&str; 13] = [
+const KERNELS: [&str; 14] = [
     "embed",
     "kv_append",
     "kv_append_roped",
@@ -22,6 +22,7 @@ const KERNELS: [&str; 13] = [
     "paged_attention_decode",
     "paged_attention_merge",
     "paged_attention_prefill",
+    "quantise",
     "rms_norm",
     "rms_norm_heads",
     "rope",

@@ -11,7 +11,9 @@ use crate::device::Gpu;
 use crate::options::GpuFailure;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
-use crate::{embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu};
+use crate::{
+    embed, error, kv_append, lora_matmul, paged_attention, quantise, rms_norm, rope, sample, softcap, swiglu,
+};
 
 /// One pipeline. Small and hashable: the key of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +24,7 @@ pub(crate) enum Kernel {
     Rope(rope::Variant),
     KvAppend(kv_append::Variant),
     PagedAttention(paged_attention::Variant),
+    Quantise(quantise::Variant),
     SwiGlu(swiglu::Variant),
     Softcap(softcap::Variant),
     Sample(sample::Variant),
@@ -43,15 +46,32 @@ pub(crate) struct Template {
     pub bindings: &'static [Access],
     /// Bytes of the parameters.
     pub params: usize,
-    /// Whether it needs the f16 feature.
-    pub f16: bool,
+    pub needs: Needs,
+}
+
+/// What WGSL must be told that a kernel uses beyond its core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    F16,
+    Matrices,
+}
+
+impl Needs {
+    const fn directive(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::F16 => "enable f16;\n",
+            Self::Matrices => "enable wgpu_cooperative_matrix;\n",
+        }
+    }
 }
 
 impl Template {
     /// The WGSL.
     pub(crate) fn compose(&self) -> Result<String, ComposeError> {
         let body = compose(FILES, &format!("{}.wgsl", self.name), &self.constants)?;
-        Ok(if self.f16 { format!("enable f16;\n{body}") } else { body })
+        Ok(format!("{}{body}", self.needs.directive()))
     }
 }
 
@@ -64,6 +84,7 @@ impl Kernel {
             Self::Rope(variant) => variant.template(),
             Self::KvAppend(variant) => variant.template(),
             Self::PagedAttention(variant) => variant.template(),
+            Self::Quantise(variant) => variant.template(),
             Self::SwiGlu(variant) => variant.template(),
             Self::Softcap(variant) => variant.template(),
             Self::Sample(variant) => variant.template(),
@@ -217,6 +238,7 @@ mod tests {
         all.extend(rope::Variant::all().into_iter().map(Kernel::Rope));
         all.extend(kv_append::Variant::all().into_iter().map(Kernel::KvAppend));
         all.extend(paged_attention::Variant::all().into_iter().map(Kernel::PagedAttention));
+        all.extend(quantise::Variant::all().into_iter().map(Kernel::Quantise));
         all.extend(swiglu::Variant::all().into_iter().map(Kernel::SwiGlu));
         all.extend(softcap::Variant::all().into_iter().map(Kernel::Softcap));
         all.extend(sample::Variant::all().into_iter().map(Kernel::Sample));
@@ -234,10 +256,11 @@ mod tests {
             .parse(&source)
             .unwrap_or_else(|e| panic!("{kernel:?}: {}", e.emit_to_string(&source)));
         // Nothing beyond core WebGPU but what the variant asks for.
-        let mut needs = Capabilities::empty();
-        if template.f16 {
-            needs |= Capabilities::SHADER_FLOAT16;
-        }
+        let mut needs = match template.needs {
+            Needs::Nothing => Capabilities::empty(),
+            Needs::F16 => Capabilities::SHADER_FLOAT16,
+            Needs::Matrices => Capabilities::COOPERATIVE_MATRIX,
+        };
         if source.contains("unpack2x16float") {
             needs |= Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         }
@@ -293,8 +316,11 @@ mod tests {
     }
 
     /// What spirv-val says of SPIR-V that naga writes, and is known: workgroup arrays have a stride, which they may not
-    /// have (wgpu #7696).
+    /// have (wgpu #7696). Without their strides modules must be valid.
     const KNOWN: &str = "VUID-StandaloneSpirv-None-10684";
+
+    /// What a spirv-val says that is older than cooperative matrices.
+    const TOO_OLD: &str = "Invalid capability operand: 6022";
 
     /// Whether spirv-val is installed.
     fn has_spirv_val() -> bool {
@@ -312,14 +338,47 @@ mod tests {
 
     fn spirv_val(kernel: Kernel, words: &[u32], folder: &std::path::Path) {
         let file = folder.join("kernel.spv");
-        std::fs::write(&file, bytemuck::cast_slice(words)).unwrap();
-        let checked = std::process::Command::new("spirv-val")
-            .args(["--target-env", "vulkan1.1"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&checked.stderr);
-        assert!(checked.status.success() || said.contains(KNOWN), "{kernel:?}: {said}");
+        let run = |words: &[u32]| {
+            std::fs::write(&file, bytemuck::cast_slice(words)).unwrap();
+            let checked = std::process::Command::new("spirv-val")
+                .args(["--target-env", "vulkan1.3"])
+                .arg(&file)
+                .output()
+                .unwrap();
+            (checked.status.success(), String::from_utf8_lossy(&checked.stderr).into_owned())
+        };
+        let (valid, said) = run(words);
+        if kernel.template().needs == Needs::Matrices && said.contains(TOO_OLD) {
+            println!("SKIPPED: {kernel:?}, which this spirv-val is too old for");
+            return;
+        }
+        assert!(valid || said.contains(KNOWN), "{kernel:?}: {said}");
+        let (valid, said) = run(&without_workgroup_strides(words));
+        assert!(valid, "{kernel:?}: {said}");
+    }
+
+    /// A module whose workgroup arrays have no stride.
+    fn without_workgroup_strides(words: &[u32]) -> Vec<u32> {
+        const HEADER: usize = 5;
+        const TYPE_POINTER: u32 = 32;
+        const DECORATE: u32 = 71;
+        const ARRAY_STRIDE: u32 = 6;
+        const WORKGROUP: u32 = 4;
+        let instructions = || {
+            let mut rest = &words[HEADER..];
+            std::iter::from_fn(move || {
+                let (instruction, after) = rest.split_at((*rest.first()? >> 16) as usize);
+                rest = after;
+                Some(instruction)
+            })
+        };
+        let arrays: Vec<u32> = instructions()
+            .filter(|i| i[0] & 0xffff == TYPE_POINTER && i[2] == WORKGROUP)
+            .map(|i| i[3])
+            .collect();
+        let is_stride =
+            |i: &&[u32]| i[0] & 0xffff == DECORATE && i[2] == ARRAY_STRIDE && arrays.contains(&i[1]);
+        words[..HEADER].iter().chain(instructions().filter(|i| !is_stride(i)).flatten()).copied().collect()
     }
 
     #[test]
@@ -347,6 +406,9 @@ mod tests {
             msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
                 .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
 
+            if template.needs == Needs::Matrices {
+                continue;
+            }
             let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_4, ..hlsl::Options::default() };
             let pipeline = hlsl::PipelineOptions { entry_point: None };
             let mut text = String::new();
@@ -354,8 +416,8 @@ mod tests {
                 .write(&module, &info, None)
                 .unwrap_or_else(|e| panic!("{kernel:?}: {e}"));
 
-            // GLSL has no f16, and its embedded form no subgroups.
-            if template.f16 || uses_subgroups {
+            // GLSL has no f16 and no matrices, and its embedded form no subgroups.
+            if template.needs != Needs::Nothing || uses_subgroups {
                 continue;
             }
             let options = glsl::Options::default();

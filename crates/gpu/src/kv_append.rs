@@ -8,7 +8,7 @@ use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
 use crate::decide::WORKGROUP;
 use crate::fuse::Roped;
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::pages::row_words;
 use crate::step::Plan;
 
@@ -72,7 +72,7 @@ impl Variant {
             false => ("kv_append", &[Read, Read, Read, Write], size_of::<Params>()),
             true => ("kv_append_roped", &[Write, Read, Read, Read, Write], size_of::<RopedParams>()),
         };
-        Template { name, constants, bindings, params, f16: false }
+        Template { name, constants, bindings, params, needs: Needs::Nothing }
     }
 
     /// Variants of every codec, for tests.

@@ -5,7 +5,8 @@
 //! buffers, 16 KiB of workgroup memory, 256 invocations, no subgroups, no f16. What a device has beyond that chooses
 //! among variants ([`GpuVariant`]). No driver is touched before [`GpuBackend::new`] or [`adapters`].
 //!
-//! Numerics are `act=f32`. What a kernel computes is defined in `kernels-ref`, not here.
+//! Numerics are `act=f32`, or `act=q8_0` where it is allowed and the device multiplies bytes. What a kernel computes
+//! is defined in `kernels-ref`, not here.
 
 mod adapters;
 mod backend;
@@ -33,6 +34,7 @@ mod page_transfer;
 mod paged_attention;
 mod pages;
 mod pipeline_cache;
+mod quantise;
 mod readback;
 mod rms_norm;
 mod rope;

@@ -1,5 +1,8 @@
-//! Limits of a device: the lowest tier, which every kernel keeps to, and the two that may be raised.
+//! Limits of a device: the lowest tier, which every kernel can keep to, and the few that may be raised.
 
+use wgpu::Features;
+
+use crate::faults::{AMD, INTEL, NVIDIA};
 use crate::options::GpuTier;
 
 /// What decisions and buffer plans depend on.
@@ -15,6 +18,10 @@ pub(crate) struct Caps {
     pub subgroup: u32,
     /// Whether WGSL may use f16.
     pub f16: bool,
+    /// Whether four products of bytes are one instruction.
+    pub dot: bool,
+    /// Whether subgroups of 32 multiply 8 × 8 matrices of f32.
+    pub matrix: bool,
 }
 
 /// What is asked of a device that offers `offered`.
@@ -29,6 +36,10 @@ pub(crate) fn required(offered: &wgpu::Limits, tier: GpuTier) -> wgpu::Limits {
             .max_storage_buffer_binding_size
             .max(lowest.max_storage_buffer_binding_size),
         max_buffer_size: offered.max_buffer_size.max(lowest.max_buffer_size),
+        // Tiles of attention with large heads. More would leave a core too few workgroups.
+        max_compute_workgroup_storage_size: offered
+            .max_compute_workgroup_storage_size
+            .clamp(lowest.max_compute_workgroup_storage_size, 32 << 10),
         ..lowest
     }
 }
@@ -47,13 +58,28 @@ impl Caps {
             workgroups: limits.max_compute_workgroups_per_dimension,
             subgroup: 0,
             f16: false,
+            dot: false,
+            matrix: false,
         }
     }
 
-    /// The same of a device with features: with subgroups, the smallest is given.
-    pub(crate) fn with(self, features: wgpu::Features, subgroup: u32) -> Self {
-        let subgroup = if features.contains(wgpu::Features::SUBGROUP) { subgroup } else { 0 };
-        Self { subgroup, f16: features.contains(wgpu::Features::SHADER_F16), ..self }
+    /// The same of an adapter's device with features.
+    pub(crate) fn with(self, features: Features, adapter: &wgpu::Adapter) -> Self {
+        let info = adapter.get_info();
+        let subgroups = features.contains(Features::SUBGROUP);
+        let matrix = |m: &wgpu::CooperativeMatrixProperties| {
+            let f32s = [m.ab_type, m.cr_type] == [wgpu::CooperativeScalarType::F32; 2];
+            f32s && [m.m_size, m.n_size, m.k_size] == [8; 3]
+        };
+        Self {
+            subgroup: if subgroups { info.subgroup_min_size } else { 0 },
+            f16: features.contains(Features::SHADER_F16),
+            dot: multiplies_bytes(info.vendor, info.backend),
+            matrix: features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+                && [info.subgroup_min_size, info.subgroup_max_size] == [32; 2]
+                && adapter.cooperative_matrix_properties().iter().any(matrix),
+            ..self
+        }
     }
 
     /// The lowest tier.
@@ -61,6 +87,12 @@ impl Caps {
     pub(crate) fn lowest() -> Self {
         Self::of(&wgpu::Limits::defaults(), None)
     }
+}
+
+/// Whether `dot4I8Packed` is an instruction that pays. No API tells; llama.cpp's WebGPU kernels use it on these vendors
+/// only, and where WGSL becomes Metal's language it is four multiplications.
+fn multiplies_bytes(vendor: u32, api: wgpu::Backend) -> bool {
+    [AMD, INTEL, NVIDIA].contains(&vendor) && [wgpu::Backend::Vulkan, wgpu::Backend::Dx12].contains(&api)
 }
 
 #[cfg(test)]
@@ -81,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_buffer_sizes_are_raised() {
+    fn buffers_and_workgroup_memory_are_raised_and_nothing_else() {
         let offered = wgpu::Limits {
             max_storage_buffer_binding_size: 1 << 30,
             max_buffer_size: 1 << 31,
@@ -92,8 +124,18 @@ mod tests {
         let raised = required(&offered, GpuTier::Best);
         assert_eq!(raised.max_storage_buffer_binding_size, 1 << 30);
         assert_eq!(raised.max_buffer_size, 1 << 31);
-        assert_eq!(raised.max_compute_workgroup_storage_size, 16 << 10);
+        assert_eq!(raised.max_compute_workgroup_storage_size, 32 << 10);
         assert_eq!(raised.max_compute_invocations_per_workgroup, 256);
         assert_eq!(required(&offered, GpuTier::Lowest), wgpu::Limits::defaults());
+    }
+
+    #[test]
+    fn bytes_are_multiplied_where_that_is_an_instruction() {
+        assert!(
+            multiplies_bytes(NVIDIA, wgpu::Backend::Vulkan) && multiplies_bytes(AMD, wgpu::Backend::Dx12)
+        );
+        assert!(
+            !multiplies_bytes(AMD, wgpu::Backend::Metal) && !multiplies_bytes(0x5143, wgpu::Backend::Vulkan)
+        );
     }
 }

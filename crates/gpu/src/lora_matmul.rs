@@ -6,10 +6,11 @@ use interleaf_contract::{Activation, BackendError, Dtype, ProjectionId, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::cost::{self, Expand, Loads};
-use crate::decide::{self, Half, LanesTile, ROW_TILE, RegisterTile, Stage, Strategy, Z_QUADS};
+use crate::decide::{self, Half, LanesTile, Products, ROW_TILE, RegisterTile, Stage, Strategy, Z_QUADS};
 use crate::factors::Site;
 use crate::fuse::Norm;
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
+use crate::quantise::{self, Quantised};
 use crate::rms_norm::{self, NormParams, Residual};
 use crate::rows::{List, MatmulRows};
 use crate::step::Plan;
@@ -76,6 +77,7 @@ fn lanes_constants(tile: LanesTile, dtype: Dtype) -> Vec<(&'static str, String)>
     ];
     let mut constants: Vec<_> = numbers.map(|(n, v)| (n, v.to_string())).into();
     constants.push(("LANES_BY", tile.by.name().to_owned()));
+    constants.push(("PRODUCTS", tile.products.name().to_owned()));
     constants
 }
 
@@ -122,6 +124,7 @@ impl Variant {
                 // Of every row and output of the tile, as many as a thread must take.
                 let results = (ROW_TILE * tile.out_tile() / gates(gate)).div_ceil(tile.workgroup);
                 constants.push(("RESULTS", results.to_string()));
+                constants.push(("X", "f32".to_owned()));
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
                 ("lora_matmul_decode", bindings, size_of::<MatmulParams>())
             }
@@ -135,16 +138,25 @@ impl Variant {
                     ("THREAD_ROWS", tile.thread_rows),
                     ("THREAD_OUTS", tile.thread_outs),
                     ("OWN_OUTS", own_outs),
+                    ("K_BLOCKS", tile.k_quads / 8),
+                    ("SUBGROUP_ROWS", tile.rows / (tile.workgroup() / 32)),
                 ];
                 constants.extend(numbers.map(|(n, v)| (n, v.to_string())));
                 constants.push(("STAGE", stage.name().to_owned()));
+                constants.push(("PRODUCTS", tile.products.name().to_owned()));
+                let x = if tile.products == Products::Integer { "u32" } else { "f32" };
+                constants.push(("X", x.to_owned()));
                 constants.extend(gate_constants(gate));
                 let bindings = &[Read, Read, Read, Read, Read, Read, Write];
                 ("lora_matmul_prefill", bindings, size_of::<MatmulParams>())
             }
         };
-        let f16 = matches!(self, Self::Prefill { stage: Stage::F16, .. });
-        Template { name, constants, bindings, params, f16 }
+        let needs = match self {
+            Self::Prefill { stage: Stage::F16, .. } => Needs::F16,
+            Self::Prefill { tile: RegisterTile { products: Products::Matrix, .. }, .. } => Needs::Matrices,
+            _ => Needs::Nothing,
+        };
+        Template { name, constants, bindings, params, needs }
     }
 
     /// Every variant, for tests.
@@ -163,7 +175,7 @@ impl Variant {
             for dtype in decide::BASE_DTYPES {
                 let tile = decisions.matmul_decode(dtype);
                 all.extend(gates.map(|gate| Self::Decode { dtype, half, tile, gate }));
-                let (tile, stage) = (decisions.matmul_prefill(), decisions.stage);
+                let (tile, stage) = (decisions.matmul_prefill(dtype), decisions.stage);
                 all.extend(gates.map(|gate| Self::Prefill { dtype, half, tile, stage, gate }));
             }
         }
@@ -256,14 +268,34 @@ pub(crate) fn record(
             sites_at: sites.at,
             projections: word(projections.len()),
         };
-        for dispatch in dispatches(plan, projections, &results)? {
-            matmul(plan, recorder, (&rows, &sites), &dispatch, shared, (&placed_x, z.as_ref()))?;
+        let dispatches = dispatches(plan, projections, &results)?;
+        let in_codes = |d: &Dispatch| {
+            recorder.gpu.decisions.matmul_prefill(d.dtype).products == Products::Integer
+                && rows.prefill.count > 0
+        };
+        let codes = match dispatches.iter().any(in_codes) {
+            true => Some(quantise::record(recorder, &placed_x, rows.prefill)?),
+            false => None,
+        };
+        for dispatch in &dispatches {
+            let x = X { placed: &placed_x, codes: codes.as_ref() };
+            matmul(plan, recorder, (&rows, &sites), dispatch, shared, (x, z.as_ref()))?;
+        }
+        if let Some(codes) = codes {
+            recorder.scratch.give(&codes.buffer);
         }
     }
     if let Some(z) = &z {
         recorder.scratch.give(z);
     }
     Ok(())
+}
+
+/// What is multiplied, in f32 and, where integer kernels read it, in codes.
+#[derive(Clone, Copy)]
+struct X<'a> {
+    placed: &'a Placed,
+    codes: Option<&'a Quantised>,
 }
 
 /// Parts of matrices of one dtype in one buffer, whose results are in one buffer.
@@ -366,7 +398,7 @@ fn matmul(
     (rows, sites): (&MatmulRows, &Sites),
     dispatch: &Dispatch,
     shared: MatmulParams,
-    (x, z): (&Placed, Option<&wgpu::Buffer>),
+    (x, z): (X<'_>, Option<&wgpu::Buffer>),
 ) -> Result<(), BackendError> {
     let &Dispatch { dtype, row_units, gate, .. } = dispatch;
     let decisions = recorder.gpu.decisions;
@@ -379,7 +411,7 @@ fn matmul(
                 (rows.decode, ROW_TILE, tile.out_tile(), variant)
             }
             Strategy::Prefill => {
-                let tile = decisions.matmul_prefill();
+                let tile = decisions.matmul_prefill(dtype);
                 let variant = Variant::Prefill { dtype, half, tile, stage: decisions.stage, gate };
                 (rows.prefill, tile.rows, tile.outs, variant)
             }
@@ -408,23 +440,30 @@ fn matmul(
                 }
                 Strategy::Prefill => {
                     let expands: Vec<_> = rows.prefill_slots.iter().map(|slot| of(*slot)).collect();
-                    cost::expand_prefill(decisions.matmul_prefill(), &expands, own_tiles, own_tile)
+                    cost::expand_prefill(decisions.matmul_prefill(dtype), &expands, own_tiles, own_tile)
                 }
             };
         }
         loads += match variant {
-            Variant::Prefill { tile, .. } => cost::prefill(tile, dtype, list.count, tiles, x.quads()),
+            Variant::Prefill { tile, .. } => cost::prefill(tile, dtype, list.count, tiles, x.placed.quads()),
             Variant::Decode { tile, .. } | Variant::Shrink { tile, .. } => {
-                cost::decode(tile, dtype, list.count, tiles, row_units, x.quads())
+                cost::decode(tile, dtype, list.count, tiles, row_units, x.placed.quads())
             }
         };
         let (rows, rows_at) = (list.count, list.at);
-        let params = MatmulParams { rows, rows_at, tiles, entries_at, row_units, ..shared };
+        let mut params = MatmulParams { rows, rows_at, tiles, entries_at, row_units, ..shared };
+        let mut x_buffer = &x.placed.buffer;
+        if let Variant::Prefill { tile: RegisterTile { products: Products::Integer, .. }, .. } = variant
+            && let Some(codes) = x.codes
+        {
+            (params.x_at, params.x_stride) = (0, codes.quad_stride);
+            x_buffer = &codes.buffer;
+        }
         // What is absent is never read; any buffer serves to bind.
         let or_tables =
             |buffer: Option<&wgpu::Buffer>| buffer.map_or(Place::Tables, |b| Place::Buffer(b.clone()));
         let places = vec![
-            Place::Buffer(x.buffer.clone()),
+            Place::Buffer(x_buffer.clone()),
             Place::Buffer(dispatch.weights.clone()),
             plan.vectors(),
             Place::Tables,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use interleaf_contract::BackendError;
+use interleaf_contract::{BackendError, Numerics};
 
 use crate::error;
 
@@ -12,10 +12,15 @@ pub struct GpuOptions {
     /// Part of an adapter's name, in any case. Without it, wgpu's own `WGPU_ADAPTER_NAME` counts, and
     /// else the strongest kind of device is taken. `WGPU_BACKEND` restricts the choice either way.
     pub adapter: Option<String>,
+    /// The key of the one adapter to open ([`GpuAdapter::key`](crate::GpuAdapter::key)), whatever others are called; its
+    /// name does not matter then.
+    pub key: Option<String>,
     /// What is asked of the device.
     pub tier: GpuTier,
     /// The kernels to run, where they are not to suit the device.
     pub variant: Option<GpuVariant>,
+    /// Whether quantised weights may meet quantised activations, as they do where a device multiplies bytes faster.
+    pub numerics: Numerics,
     /// Use at most so many bytes behind one binding, where the device offers more. Larger matrices are
     /// split; larger tensors, pages of a layer or adapters together are refused.
     pub binding_bytes: Option<u64>,
@@ -64,11 +69,16 @@ pub enum GpuVariant {
     Half,
     /// Weights of prompt kernels are staged as f16, as they are not exactly for quantised ones.
     StagedHalf,
+    /// Quantised weights meet activations of act=q8_0, four bytes to a `dot4I8Packed`.
+    Dot,
+    /// Products of prompt rows go through cooperative matrices, which wgpu calls experimental: only by name.
+    Matrix,
 }
 
 impl GpuVariant {
     /// Every variant.
-    pub const ALL: [Self; 4] = [Self::Baseline, Self::Subgroup, Self::Half, Self::StagedHalf];
+    pub const ALL: [Self; 6] =
+        [Self::Baseline, Self::Subgroup, Self::Half, Self::StagedHalf, Self::Dot, Self::Matrix];
 
     /// The name in reports and on the command line.
     #[must_use]
@@ -78,6 +88,8 @@ impl GpuVariant {
             Self::Subgroup => "subgroup",
             Self::Half => "half",
             Self::StagedHalf => "staged-half",
+            Self::Dot => "dot",
+            Self::Matrix => "matrix",
         }
     }
 

@@ -9,7 +9,7 @@ use interleaf_contract::{
 use crate::command::{Place, Recorder, word};
 use crate::cost::{self, Loads};
 use crate::decide::{self, AttentionTile, Half, WORKGROUP};
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::pages::row_words;
 use crate::rows::AttentionTiles;
 use crate::step::Plan;
@@ -114,7 +114,7 @@ impl Variant {
             constants.push(("HALF", half.name().to_owned()));
             constants.push(("ROW_WORDS", row_words(codec, tile.head_dim).to_string()));
         }
-        Template { name, constants, bindings, params, f16: false }
+        Template { name, constants, bindings, params, needs: Needs::Nothing }
     }
 
     /// Variants of every codec, number of heads and shape of head, for tests.

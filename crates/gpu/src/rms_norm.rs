@@ -8,7 +8,7 @@ use crate::command::{Place, Recorder, word};
 use crate::cost::{self, Loads};
 use crate::decide::{self, RowThreads, WORKGROUP};
 use crate::fuse::Norm;
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::step::Plan;
 use crate::tensors::Placed;
 
@@ -134,7 +134,7 @@ impl Variant {
                     (false, _) => &[Write, Read, Read, Write, Read],
                 };
                 let params = size_of::<RowsParams>();
-                Template { name: "rms_norm", constants, bindings, params, f16: false }
+                Template { name: "rms_norm", constants, bindings, params, needs: Needs::Nothing }
             }
             Self::Heads { apart } => {
                 let constants = vec![
@@ -145,7 +145,7 @@ impl Variant {
                 let bindings: &[Access] =
                     if apart { &[Write, Read, Read, Write] } else { &[Write, Read, Read] };
                 let params = size_of::<HeadsParams>();
-                Template { name: "rms_norm_heads", constants, bindings, params, f16: false }
+                Template { name: "rms_norm_heads", constants, bindings, params, needs: Needs::Nothing }
             }
         }
     }

@@ -7,7 +7,7 @@ use interleaf_contract::{BackendError, RopeId, RowSet, Tensor};
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
 use crate::decide::WORKGROUP;
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::step::Plan;
 
 /// The one kernel of this stem.
@@ -32,7 +32,7 @@ impl Variant {
     pub(crate) fn template(self) -> Template {
         let constants = vec![("WORKGROUP", WORKGROUP.to_string())];
         let bindings = &[Access::Write, Access::Read, Access::Read];
-        Template { name: "rope", constants, bindings, params: size_of::<Params>(), f16: false }
+        Template { name: "rope", constants, bindings, params: size_of::<Params>(), needs: Needs::Nothing }
     }
 
     /// Every variant, for tests.

@@ -8,7 +8,7 @@ use interleaf_contract::{BackendError, Sampled, Sampler, Tensor};
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
 use crate::decide::LARGE;
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::step::Plan;
 
 /// The one kernel of this stem.
@@ -49,7 +49,7 @@ impl Variant {
     pub(crate) fn template(self) -> Template {
         let constants = vec![("WORKGROUP", LARGE.workgroup.to_string()), ("ROOT", LARGE.root.to_string())];
         let bindings = &[Access::Write, Access::Read, Access::Write, Access::Write];
-        Template { name: "sample", constants, bindings, params: size_of::<Params>(), f16: false }
+        Template { name: "sample", constants, bindings, params: size_of::<Params>(), needs: Needs::Nothing }
     }
 
     /// Every variant, for tests.

@@ -6,7 +6,7 @@ use interleaf_contract::{BackendError, Tensor};
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
 use crate::decide::WORKGROUP;
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::step::Plan;
 
 /// The one kernel of this stem.
@@ -28,7 +28,7 @@ impl Variant {
     pub(crate) fn template(self) -> Template {
         let constants = vec![("WORKGROUP", WORKGROUP.to_string())];
         let bindings = &[Access::Write];
-        Template { name: "softcap", constants, bindings, params: size_of::<Params>(), f16: false }
+        Template { name: "softcap", constants, bindings, params: size_of::<Params>(), needs: Needs::Nothing }
     }
 
     /// Every variant, for tests.

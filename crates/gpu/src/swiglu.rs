@@ -7,7 +7,7 @@ use interleaf_contract::{Activation, BackendError, Tensor};
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
 use crate::decide::{WORKGROUP, activation_name};
-use crate::kernel::{Access, Kernel, Template};
+use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::step::Plan;
 
 /// The one kernel of this stem.
@@ -43,7 +43,7 @@ impl Variant {
             true => &[Access::Write, Access::Read],
             false => &[Access::Write, Access::Read, Access::Write],
         };
-        Template { name: "swiglu", constants, bindings, params: size_of::<Params>(), f16: false }
+        Template { name: "swiglu", constants, bindings, params: size_of::<Params>(), needs: Needs::Nothing }
     }
 
     /// Every variant, for tests.

@@ -50,33 +50,39 @@ pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineEr
             Ok(Box::new(CpuKernels::backend(options)?))
         }
         BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
-        BackendChoice::Gpu => boxed_gpu(&options.gpu, &Store::new(options.store.clone())),
+        BackendChoice::Gpu => boxed_gpu(options),
     }
 }
 
 #[cfg(feature = "gpu")]
-fn boxed_gpu(settings: &GpuSettings, store: &Store) -> Result<Box<dyn Backend>, EngineError> {
-    Ok(Box::new(gpu(settings, store)?))
+fn boxed_gpu(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
+    Ok(Box::new(gpu(options, None)?))
 }
 
+/// The GPU as options say, or the one with a key.
 #[cfg(feature = "gpu")]
-fn gpu(settings: &GpuSettings, store: &Store) -> Result<interleaf_gpu::GpuBackend, EngineError> {
+fn gpu(options: &EngineOptions, key: Option<String>) -> Result<interleaf_gpu::GpuBackend, EngineError> {
     use interleaf_gpu::{GpuFailure, GpuOptions, GpuTier, GpuVariant};
-    let GpuSettings { adapter, lowest_tier, variant, dispatches_per_submit, lost_after } = settings.clone();
+    let store = Store::new(options.store.clone());
+    let numerics = options.numerics;
+    let GpuSettings { adapter, lowest_tier, variant, dispatches_per_submit, lost_after } =
+        options.gpu.clone();
     let options = GpuOptions {
         adapter,
+        key,
         tier: if lowest_tier { GpuTier::Lowest } else { GpuTier::Best },
         variant: variant.as_deref().map(GpuVariant::named).transpose()?,
+        numerics,
         binding_bytes: None,
         dispatches_per_submit,
         pipeline_cache: store.folder().map(|folder| folder.join("pipelines")),
         failure: lost_after.map(|after| GpuFailure::Lost { after }),
     };
-    Ok(crate::doctor::first_right(options, store)?)
+    Ok(crate::doctor::first_right(options, &store)?)
 }
 
 #[cfg(not(feature = "gpu"))]
-fn boxed_gpu(_settings: &GpuSettings, _store: &Store) -> Result<Box<dyn Backend>, EngineError> {
+fn boxed_gpu(_options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
     Err(EngineError::BackendMissing { backend: "gpu" })
 }
 
@@ -91,17 +97,10 @@ pub(crate) fn prefers_gpu(options: &EngineOptions) -> bool {
 fn faster_gpu(options: &EngineOptions) -> Option<Box<dyn Backend>> {
     let store = Store::new(options.store.clone());
     let verdict = store.verdicts().into_iter().find(|verdict| verdict.faster)?;
-    let settings = GpuSettings { adapter: Some(verdict.adapter.clone()), ..options.gpu.clone() };
-    let opened = gpu(&settings, &store);
-    match opened {
-        Ok(gpu) if gpu.adapter().key() == verdict.key => Some(Box::new(gpu)),
-        Ok(gpu) => {
-            let device = gpu.adapter().key();
-            tracing::warn!("the CPU runs: {device} has not been examined yet, `interleaf doctor` does that");
-            None
-        }
+    match gpu(options, Some(verdict.key)) {
+        Ok(gpu) => Some(Box::new(gpu)),
         Err(e) => {
-            tracing::warn!("the CPU runs instead of the GPU: {e}");
+            tracing::warn!("the CPU runs instead of the GPU: {e}; `interleaf doctor` examines what there is");
             None
         }
     }

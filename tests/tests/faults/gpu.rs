@@ -165,7 +165,7 @@ fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
     };
     let faster = Verdict {
         key: adapter.key(),
-        adapter: adapter.name.clone(),
+        kernels: adapter.suits.to_owned(),
         variant: Some("baseline".into()),
         faster: true,
     };
@@ -174,5 +174,8 @@ fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
     assert_eq!(auto_with(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
     let before = Verdict { key: format!("{} of yesterday", faster.key), ..faster.clone() };
     assert_eq!(auto_with(&before), "cpu", "another driver was examined");
-    assert_eq!(auto_with(&Verdict { adapter: "abacus".into(), ..faster }), "cpu", "it is gone");
+    let gone = Verdict { key: "abacus".into(), ..faster.clone() };
+    assert_eq!(auto_with(&gone), "cpu", "it is gone");
+    // Kernels that were not examined are tested when the device is opened.
+    assert_eq!(auto_with(&Verdict { kernels: "others".into(), ..faster }), "gpu");
 }

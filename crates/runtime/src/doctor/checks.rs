@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use interleaf_contract::{
-    Activation, Adapter, AttentionShape, Backend, BackendError, Batch, Bytes, Dtype, LoraSite, Matrix, Op,
-    Output, PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, RopeTable, Row, RowKind, RowSet,
-    Sampler, Sequence, Step,
+    Activation, Adapter, AttentionShape, Backend, BackendError, Batch, Bytes, CHUNK_TOKENS, Dtype, LoraSite,
+    Matrix, Op, Output, PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, RopeTable, Row,
+    RowKind, RowSet, Sampler, Sequence, Step,
 };
 
 /// Pseudo-random values, the same everywhere.
@@ -53,6 +53,13 @@ impl Values {
     }
 }
 
+/// A matrix of f16 subnormals, whose largest are 2⁻¹⁴.
+fn subnormals(values: &mut Values, rows: usize, cols: usize) -> Result<Matrix, BackendError> {
+    let word = |_| ((values.word() >> 16) as u16 & 0x83ff).to_le_bytes();
+    let bytes: Vec<u8> = (0..rows * cols).flat_map(word).collect();
+    Ok(Matrix::new("self-test", Dtype::F16, rows, cols, Bytes::from(bytes))?)
+}
+
 /// The binary16 below a positive or negative value of moderate size: which one does not matter here.
 fn half(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -80,22 +87,44 @@ pub struct Check {
     codec: PageCodec,
     /// Whether heads and residuals have norms of their own.
     norms: bool,
+    shape: Shape,
 }
+
+/// Sizes of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    hidden: usize,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    mlp: usize,
+    /// Tokens of the longer prompt.
+    prompt: u32,
+}
+
+/// Rows that small workgroups norm, and a prompt that passes the border of a block.
+const NARROW: Shape = Shape { hidden: 160, heads: 4, kv_heads: 2, head_dim: 32, mlp: 224, prompt: 270 };
+
+/// Rows that large workgroups norm, and large heads.
+const WIDE: Shape = Shape { hidden: 1088, heads: 2, kv_heads: 1, head_dim: 128, mlp: 160, prompt: 40 };
 
 impl Check {
     /// Every check: all dtypes and codecs, each with kernels that another one lacks.
-    pub const ALL: [Self; 4] = [
-        Self { dtype: Dtype::F16, codec: PageCodec::F16, norms: false },
-        Self { dtype: Dtype::Q8_0, codec: PageCodec::F16, norms: true },
-        Self { dtype: Dtype::Q4_0, codec: PageCodec::F32, norms: false },
-        Self { dtype: Dtype::Bf16, codec: PageCodec::F32, norms: true },
+    pub const ALL: [Self; 6] = [
+        Self { dtype: Dtype::F16, codec: PageCodec::F16, norms: false, shape: NARROW },
+        Self { dtype: Dtype::Q8_0, codec: PageCodec::F16, norms: true, shape: NARROW },
+        Self { dtype: Dtype::Q4_0, codec: PageCodec::F32, norms: false, shape: NARROW },
+        Self { dtype: Dtype::Bf16, codec: PageCodec::F32, norms: true, shape: NARROW },
+        Self { dtype: Dtype::F32, codec: PageCodec::F16, norms: false, shape: WIDE },
+        Self { dtype: Dtype::Q4_0, codec: PageCodec::F16, norms: true, shape: WIDE },
     ];
 
     /// What it is of.
     #[must_use]
     pub fn name(self) -> String {
         let norms = if self.norms { " with norms on heads and residuals" } else { "" };
-        format!("a layer of {} weights over {} pages{norms}", self.dtype, self.codec)
+        let hidden = self.shape.hidden;
+        format!("a layer of {} weights, {hidden} wide, over {} pages{norms}", self.dtype, self.codec)
     }
 
     /// The last rows of a layer, prompt and generated rows of several adapters in one batch, then the tokens chosen.
@@ -103,15 +132,11 @@ impl Check {
     /// # Errors
     /// If the backend refuses or fails.
     pub fn run(self, backend: &mut dyn Backend) -> Result<Answer, BackendError> {
-        const HIDDEN: usize = 160;
-        const HEADS: u32 = 4;
-        const KV_HEADS: u32 = 2;
-        const HEAD_DIM: u32 = 32;
-        const MLP: usize = 224;
+        let Shape { hidden, heads, kv_heads, head_dim, mlp, prompt } = self.shape;
         let mut values = Values(7);
-        let (q_cols, kv_cols) = ((HEADS * HEAD_DIM) as usize, (KV_HEADS * HEAD_DIM) as usize);
-        let shapes = [vec![(q_cols, HIDDEN), (kv_cols, HIDDEN), (kv_cols, HIDDEN)], vec![(HIDDEN, q_cols)]];
-        let shapes = [shapes.as_slice(), &[vec![(MLP, HIDDEN), (MLP, HIDDEN)], vec![(HIDDEN, MLP)]]].concat();
+        let (q_cols, kv_cols) = ((heads * head_dim) as usize, (kv_heads * head_dim) as usize);
+        let shapes = [vec![(q_cols, hidden), (kv_cols, hidden), (kv_cols, hidden)], vec![(hidden, q_cols)]];
+        let shapes = [shapes.as_slice(), &[vec![(mlp, hidden), (mlp, hidden)], vec![(hidden, mlp)]]].concat();
         let mut projections: Vec<Vec<ProjectionId>> = Vec::new();
         for group in &shapes {
             let matrices: Result<Vec<Matrix>, _> =
@@ -125,48 +150,63 @@ impl Check {
             projections.push(ids);
         }
         let mut adapters = Vec::new();
-        for (rank, dtype) in [(5, Dtype::F16), (16, Dtype::F32)] {
+        // The last one has an A that a device which flushes subnormals takes for zeros.
+        for (rank, dtype, tiny) in [(5, Dtype::F16, false), (16, Dtype::F32, false), (3, Dtype::F16, true)] {
             let mut sites = Vec::new();
             for (&projection, &(outs, ins)) in projections.iter().flatten().zip(shapes.iter().flatten()) {
-                let (a, b) = (values.matrix(dtype, rank, ins)?, values.matrix(dtype, outs, rank)?);
-                sites.push(LoraSite { projection, scale: 0.5, a, b });
+                let (a, scale) = match tiny {
+                    true => (subnormals(&mut values, rank, ins)?, 8192.0 / (ins as f32).sqrt()),
+                    false => (values.matrix(dtype, rank, ins)?, 0.5),
+                };
+                let b = values.matrix(dtype, outs, rank)?;
+                sites.push(LoraSite { projection, scale, a, b });
             }
             adapters.push(backend.create_adapter(Adapter { name: "self-test".into(), sites })?);
         }
-        let embedding = backend.create_matrix(values.matrix(self.dtype, 64, HIDDEN)?)?;
-        let on_hidden = backend.create_vector("norm", &values.floats(HIDDEN))?;
-        let on_head = backend.create_vector("norm", &values.floats(HEAD_DIM as usize))?;
+        let embedding = backend.create_matrix(values.matrix(self.dtype, 64, hidden)?)?;
+        let on_hidden = backend.create_vector("norm", &values.floats(hidden))?;
+        let on_head = backend.create_vector("norm", &values.floats(head_dim as usize))?;
         let positions = 300;
-        let angles: Vec<f32> = (0..positions * HEAD_DIM as usize / 2)
-            .map(|i| (i / 16) as f32 * 0.9_f32.powi((i % 16) as i32))
-            .collect();
+        let pairs = head_dim as usize / 2;
+        let angles: Vec<f32> =
+            (0..positions * pairs).map(|i| (i / pairs) as f32 * 0.9_f32.powi((i % pairs) as i32)).collect();
         let rope = backend.create_rope(RopeTable {
-            rotary_dim: HEAD_DIM as usize,
+            rotary_dim: head_dim as usize,
             positions,
             cos: angles.iter().map(|a| a.cos()).collect(),
             sin: angles.iter().map(|a| a.sin()).collect(),
         })?;
-        let (kv_heads, head_dim) = (KV_HEADS as usize, HEAD_DIM as usize);
-        backend.create_pool(PoolGeometry { layers: 1, kv_heads, head_dim, slots: 24, codec: self.codec })?;
+        let geometry =
+            |kv_heads, head_dim| PoolGeometry { layers: 1, kv_heads, head_dim, slots: 25, codec: self.codec };
+        backend.create_pool(geometry(kv_heads as usize, head_dim as usize))?;
 
-        // A prompt that passes the border of a block, another one, and rows that follow both in a second step.
+        // Two prompts, and rows that follow them in a second step; the last one goes on from the whole chunks of the
+        // first prompt, which are read for both.
         let layer = Layer { check: self, projections, embedding, on_hidden, on_head, rope };
-        let prompt = [(0, RowKind::Prompt, 0..270, 0), (1, RowKind::Prompt, 0..20, -1)];
-        let generated = [(0, RowKind::Generated, 270..271, 1), (1, RowKind::Generated, 20..22, 0)];
+        let chunks = prompt / CHUNK_TOKENS as u32;
+        let branch = chunks * CHUNK_TOKENS as u32;
+        let prompts = vec![(0, RowKind::Prompt, 0..prompt, 0), (1, RowKind::Prompt, 0..20, -1)];
+        let generated = vec![
+            (0, RowKind::Generated, prompt..prompt + 1, 1),
+            (1, RowKind::Generated, 20..22, 0),
+            (2, RowKind::Generated, branch..branch + 1, 2),
+        ];
         let mut found = Answer::default();
-        for rows in [prompt, generated] {
+        for rows in [prompts, generated] {
             let mut batch = Batch { adapters: adapters.clone(), ..Batch::default() };
             for (sequence, kind, range, adapter) in rows {
                 for position in range {
                     let token = (7 * position + 3 * sequence) % 64;
                     batch.rows.push(Row { token, position, sequence, adapter, kind });
                 }
-                let sampler = Some(Sampler::greedy());
+                let drawn = Sampler { temperature: 3.0, top_k: 20, top_p: 0.9, seed: 5, ..Sampler::greedy() };
+                let sampler = Some(if sequence == 1 { drawn } else { Sampler::greedy() });
                 batch.outputs.push(Output { row: batch.rows.len() as u32 - 1, sampler });
             }
-            let pages = |slots| Sequence { pages: PageTable::uniform(self.codec, slots) };
-            batch.sequences = vec![pages(0..20), pages(20..24)];
-            let step = layer.step([HIDDEN, MLP], [HEADS, KV_HEADS, HEAD_DIM], batch)?;
+            let pages = |slots: Vec<u32>| Sequence { pages: PageTable::uniform(self.codec, slots) };
+            let own = (0..20).collect();
+            batch.sequences = vec![pages(own), pages(vec![20, 21]), pages((0..chunks).chain([24]).collect())];
+            let step = layer.step([hidden, mlp], [heads, kv_heads, head_dim], batch)?;
             let ticket = backend.submit(step)?;
             let output = backend.wait(ticket)?;
             found.values.extend(output.probes.into_iter().flatten());

@@ -71,8 +71,8 @@ pub struct VariantReport {
 pub struct Verdict {
     /// Adapter, API, driver and its version.
     pub key: String,
-    /// Part of a name that chooses the adapter.
-    pub adapter: String,
+    /// The name of the kernels that suit the device, of which this is said: others are chosen under other numerics.
+    pub kernels: String,
     /// The kernels that were right: those that suit the device where it is empty, else a variant; `None` where none is.
     pub variant: Option<String>,
     /// Whether it was faster than the CPU.

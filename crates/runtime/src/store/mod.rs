@@ -92,10 +92,10 @@ impl Store {
         self.verdicts.is_some()
     }
 
-    /// The verdict on a driver's version, if it has been examined.
+    /// The verdict on the kernels that suit a device under a driver's version, if they have been examined.
     #[must_use]
-    pub fn verdict(&self, key: &str) -> Option<Verdict> {
-        self.verdicts().into_iter().find(|verdict| verdict.key == key)
+    pub fn verdict(&self, key: &str, kernels: &str) -> Option<Verdict> {
+        self.verdicts().into_iter().find(|verdict| verdict.key == key && verdict.kernels == kernels)
     }
 
     /// Every verdict.

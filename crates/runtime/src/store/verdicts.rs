@@ -31,10 +31,10 @@ impl Verdicts {
         read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    /// Keeps a verdict in place of an earlier one on the same driver.
+    /// Keeps a verdict in place of an earlier one on the same kernels and driver.
     pub fn keep(&self, verdict: Verdict) {
         let mut all = self.all();
-        all.retain(|other| other.key != verdict.key);
+        all.retain(|other| (&other.key, &other.kernels) != (&verdict.key, &verdict.kernels));
         all.push(verdict);
         let written = serde_json::to_vec_pretty(&all).map_err(std::io::Error::other).and_then(|bytes| {
             std::fs::create_dir_all(&self.folder)?;

@@ -1,4 +1,4 @@
-// Dot products of ${ROWS} rows of x with ${OUTS} rows of weights, over one lane's share of K.
+// Dot products of ${ROWS} rows of x with ${OUTS} rows of weights in f32, over one lane's share of K.
 //
 // x passes through workgroup memory in stretches, so that a workgroup loads it once, whatever the number of
 // outputs. Lane l of ${LANES} takes the spans l, l + ${LANES}, ... of K, in that order, whatever the number
@@ -10,7 +10,7 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
     const SPAN_QUADS = ${SPAN}u * ${UNIT_QUADS}u;
     const STRETCH = ${X_QUADS}u / ${ROWS}u;
     const TURNS = STRETCH / (SPAN_QUADS * ${LANES}u);
-    const_assert TURNS * SPAN_QUADS * ${LANES}u * ${ROWS}u == ${X_QUADS}u;
+    const_assert TURNS * SPAN_QUADS * ${LANES}u * ${ROWS}u == ${X_QUADS}u && ${X_QUADS}u <= ${STAGED}u;
     let lane = thread % ${LANES}u;
 #repeat o ${OUTS}
 #repeat r ${ROWS}
