@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use interleaf_cli::args::{
-    BackendArg, EngineArgs, GpuArgs, GpuTierArg, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
+    BackendArg, EngineArgs, GpuArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
 };
 use interleaf_cli::verify::{Report, verify};
 use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
@@ -19,16 +19,16 @@ fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: Pag
     VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }
 
-fn demo(backend: BackendArg, pages: PagesArg) -> VerifyArgs {
+pub fn demo(backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     args(None, data("tiny-rust-llama-golden"), backend, pages)
 }
 
-fn family(name: &str, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
+pub fn family(name: &str, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let folder = data("families").join(name);
     args(Some(folder.clone()), folder.join("golden"), backend, pages)
 }
 
-fn passes(args: &VerifyArgs, cases: usize) -> Report {
+pub fn passes(args: &VerifyArgs, cases: usize) -> Report {
     let report = verify(args).unwrap_or_else(|e| panic!("{args:?}: {e}"));
     let failed: Vec<_> = report.cases.iter().filter(|c| !c.passed).collect();
     assert!(report.passed && failed.is_empty(), "{failed:#?}");
@@ -38,7 +38,7 @@ fn passes(args: &VerifyArgs, cases: usize) -> Report {
 }
 
 /// The bounds of the README, checked here again on the report's own numbers.
-fn within(report: &Report, logit: f64) {
+pub fn within(report: &Report, logit: f64) {
     for case in &report.cases {
         if case.prompt == "ppl" {
             let (found, golden) = (case.perplexity.expect("given"), case.perplexity_golden.expect("given"));
@@ -54,7 +54,7 @@ fn within(report: &Report, logit: f64) {
 }
 
 /// Seven models, five prompts and the perplexity windows of each.
-const DEMO_CASES: usize = 7 * 6;
+pub const DEMO_CASES: usize = 7 * 6;
 
 #[test]
 fn demo_model_on_the_reference() {
@@ -76,7 +76,7 @@ fn demo_model_on_the_cpu_with_f16_pages() {
     }
 }
 
-const FAMILIES: [&str; 8] =
+pub const FAMILIES: [&str; 8] =
     ["llama-rope3", "llama-bias", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3-text", "phi3"];
 
 #[test]
@@ -85,83 +85,6 @@ fn families_on_both_backends() {
         for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
             within(&passes(&family(name, backend, PagesArg::F32), 6), logit);
             passes(&family(name, backend, PagesArg::F16), 6);
-        }
-    }
-}
-
-/// Whether the GPU can be asked; says why not.
-fn has_gpu() -> bool {
-    interleaf_tests::backends::gpu().is_some()
-}
-
-/// `verify` on the GPU, on the lowest tier or by a variant of its kernels.
-fn on_gpu(mut args: VerifyArgs, tier: GpuTierArg, variant: Option<&str>) -> VerifyArgs {
-    args.engine.backend = BackendArg::Gpu;
-    args.engine.gpu.gpu_tier = tier;
-    args.engine.gpu.gpu_variant = variant.map(Into::into);
-    args
-}
-
-/// The whole model within the limits that every phone has; steps split over command buffers.
-#[test]
-fn demo_model_on_the_gpu_of_the_lowest_tier() {
-    if has_gpu() {
-        let mut args = on_gpu(demo(BackendArg::Gpu, PagesArg::F32), GpuTierArg::Lowest, None);
-        args.engine.gpu.gpu_dispatches = 30;
-        within(&passes(&args, DEMO_CASES), 2e-3);
-    }
-}
-
-/// Every family by the kernels that suit the device, three times with the same result; then with f16 pages.
-#[test]
-fn families_on_the_gpu() {
-    if !has_gpu() {
-        return;
-    }
-    for name in FAMILIES {
-        let run = |pages| {
-            let args = on_gpu(family(name, BackendArg::Gpu, pages), GpuTierArg::Best, None);
-            passes(&args, 6)
-        };
-        let first = run(PagesArg::F32);
-        within(&first, 2e-3);
-        for _ in 0..2 {
-            let errors = |report: &Report| -> Vec<_> {
-                report.cases.iter().map(|c| (c.max_abs_logit_error, c.perplexity)).collect()
-            };
-            assert_eq!(errors(&run(PagesArg::F32)), errors(&first), "{name}: other bits than before");
-        }
-        for case in run(PagesArg::F16).cases {
-            assert!(case.max_abs_logit_error.is_none_or(|error| error <= 5e-2), "{case:?}");
-        }
-    }
-}
-
-/// An activated LoRA, and what f16 in the kernels costs.
-#[test]
-fn variants_of_the_gpu_within_the_margin() {
-    if !has_gpu() {
-        return;
-    }
-    let mut activated = on_gpu(family("llama-rope3", BackendArg::Gpu, PagesArg::F32), GpuTierArg::Best, None);
-    activated.golden = Some(data("families/llama-rope3-alora/golden"));
-    activated.adapters = Some(data("families/llama-rope3-alora/adapter"));
-    for case in &passes(&activated, 10).cases {
-        assert!(case.max_abs_logit_error.expect("given") <= 2e-3, "{case:?}");
-        assert_eq!(case.greedy_equal, Some(true), "{case:?}");
-    }
-    for variant in ["baseline", "subgroup", "half", "staged-half"] {
-        let args =
-            on_gpu(family("gemma3-text", BackendArg::Gpu, PagesArg::F16), GpuTierArg::Best, Some(variant));
-        match verify(&args) {
-            Ok(report) => {
-                assert!(report.passed, "{variant}: {report:#?}");
-                let worst = report.cases.iter().filter_map(|c| c.max_abs_logit_error).fold(0.0, f64::max);
-                assert!(worst <= 5e-2, "{variant}: {worst}");
-            }
-            // A device that lacks something says so by name.
-            Err(e) if e.to_string().contains("which has no") => println!("SKIPPED: {e}"),
-            Err(e) => panic!("{variant}: {e}"),
         }
     }
 }
@@ -189,12 +112,6 @@ fn quantised_weights_equal_the_reference_under_the_same_numerics() {
             for numerics in [NumericsArg::ActF32, NumericsArg::ActQ8] {
                 let mut args = family(name, BackendArg::Cpu, PagesArg::F32);
                 (args.engine.weights, args.engine.numerics) = (weights, numerics);
-                let report = passes(&args, 6);
-                assert_eq!(report.compared_with, "reference");
-            }
-            if has_gpu() {
-                let mut args = on_gpu(family(name, BackendArg::Gpu, PagesArg::F32), GpuTierArg::Best, None);
-                (args.engine.weights, args.engine.numerics) = (weights, NumericsArg::ActF32);
                 let report = passes(&args, 6);
                 assert_eq!(report.compared_with, "reference");
             }

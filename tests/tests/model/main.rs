@@ -6,6 +6,7 @@ mod bad_adapters;
 mod conversation;
 mod generation;
 mod golden;
+mod golden_gpu;
 mod independence;
 mod loading;
 mod peft_decisions;
