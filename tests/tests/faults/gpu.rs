@@ -88,15 +88,16 @@ fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
         whole.generate(&[request(8)], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0);
     let mut engine = engine(Some(GpuFailure::Lost { after: 4 })).expect("as before");
     let lost = engine.generate(&[request(8), request(8)], &mut |_| ControlFlow::Continue(()));
-    let Err(EngineError::DeviceLost { reason, completions }) = lost else { panic!("{lost:?}") };
-    assert!(reason.contains("lost"), "{reason}");
+    let Err(EngineError::DeviceFailed { cause, completions }) = lost else { panic!("{lost:?}") };
+    assert!(matches!(&cause, BackendError::DeviceLost { reason, .. } if reason.contains("lost")), "{cause}");
     assert_eq!(completions.len(), 2);
     for completion in completions {
         assert_eq!(completion.reason, FinishReason::DeviceLost);
         assert_eq!(completion.tokens, expected.tokens[..4], "a prompt and three steps ran");
     }
     let again = engine.generate(&[request(1)], &mut |_| ControlFlow::Continue(()));
-    assert!(matches!(again, Err(EngineError::DeviceLost { .. })), "{again:?}");
+    let still = |e: &EngineError| matches!(e, EngineError::DeviceFailed { cause, .. } if matches!(cause, BackendError::DeviceLost { .. }));
+    assert!(again.as_ref().is_err_and(still), "{again:?}");
 }
 
 #[test]
