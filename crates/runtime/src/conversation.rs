@@ -57,9 +57,11 @@ impl Engine {
         let (sequence, reused) = match conversation.past.take() {
             // A pool that was replaced since has closed the sequence.
             Some((past, tokens)) if self.kv.tokens(past.id).is_ok() => {
-                let lawful = past.shared_until(activation).min(request.prompt.len() - 1);
+                // Nor has it pages that were lost with a device.
+                let cached = if self.histories.is_lost(past.id) { 0 } else { request.prompt.len() - 1 };
+                let lawful = past.shared_until(activation).min(cached);
                 let reused = common_prefix(&tokens, &request.prompt).min(lawful);
-                self.kv.truncate(past.id, reused)?;
+                self.truncate_sequence(past, reused)?;
                 (SequenceHandle { id: past.id, activation }, reused)
             }
             _ => (SequenceHandle { id: self.kv.open(), activation }, 0),

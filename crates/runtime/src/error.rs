@@ -40,6 +40,9 @@ pub enum EngineError {
     /// The GPU is suspended.
     #[error("the GPU is suspended: nothing runs until it is resumed")]
     GpuSuspended,
+    /// An adapter whose files were to be read again, for another backend, and are no longer what was registered.
+    #[error("adapter {0:?}: its files have changed since it was registered")]
+    AdapterChanged(String),
     /// An adapter name that was never registered.
     #[error("no adapter named {name:?} is registered; there are: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
     UnknownAdapter {

@@ -95,18 +95,31 @@ impl Engine {
                 }
                 continue;
             }
+            // Nothing is under way there: who suspends a GPU waits for its step.
             if let Some(gate) = self.gate.clone().filter(GpuGate::is_suspended) {
-                self.backend.drain()?;
                 if on_event(Event::Suspended).is_break() {
                     return self.cancel(active, close, on_event);
                 }
                 gate.wait();
             }
+            let lost = |&&(index, _): &&(usize, usize)| self.histories.is_lost(active[index].sequence.id);
+            if let Some(&(request, _)) = plan.iter().find(lost) {
+                let (done, total) = self.regain_some(active[request].sequence)?;
+                if on_event(Event::Prefill { request, done, total }).is_break() {
+                    return self.cancel(active, close, on_event);
+                }
+                continue;
+            }
             let feeds: Vec<Feed<'_>> = plan.iter().map(|&(index, rows)| active[index].feed(rows)).collect();
-            let fed = match self.feed(&feeds) {
+            let fed = match self.on_device(|engine| engine.step(&feeds)) {
+                Ok(fed) => fed,
                 // Between the look at the gate and this: the step has done nothing and is taken again.
                 Err(EngineError::GpuSuspended) => continue,
-                fed => fed?,
+                // On the CPU, if it goes on at all.
+                Err(error) => {
+                    self.leave(error)?;
+                    continue;
+                }
             };
             for (&(index, rows), fed) in plan.iter().zip(fed) {
                 let a = &mut active[index];

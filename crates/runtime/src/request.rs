@@ -74,13 +74,14 @@ impl FinishReason {
 /// What happens while requests are answered, by the request's index.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// More of the prompt is in the cache.
+    /// More of the prompt is in the cache. Where the CPU has taken over from a GPU that failed this comes again, of the
+    /// prompt and the answer so far, whose text does not.
     Prefill {
         /// The request.
         request: usize,
         /// Tokens done.
         done: usize,
-        /// Tokens of the prompt.
+        /// Tokens to do.
         total: usize,
     },
     /// More of the answer.

@@ -143,37 +143,74 @@ fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
     assert_eq!(broken.expect("cancelled")[0].reason, FinishReason::Cancelled);
 }
 
-/// What `auto` takes with a verdict in the store.
-fn auto_with(verdict: &Verdict) -> &'static str {
+/// What `auto` opens with a verdict in the store, on a GPU that is lost after so many steps.
+fn auto_with(verdict: &Verdict, lost_after: Option<u64>) -> Engine {
     let store = tempfile::tempdir().expect("a folder");
     let verdicts = serde_json::to_vec(&[verdict]).expect("JSON");
     std::fs::write(store.path().join("gpu-verdicts.json"), verdicts).expect("writes");
     let options = EngineOptions {
         backend: BackendChoice::Auto,
+        gpu: GpuSettings { lost_after, ..GpuSettings::default() },
         store: Some(store.path().into()),
         threads: 1,
         ..EngineOptions::default()
     };
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
-    Engine::open(Source::dir(folder), &options, &mut |_| ()).expect("something runs it").backend().name
+    Engine::open(Source::dir(folder), &options, &mut |_| ()).expect("something runs it")
+}
+
+/// A verdict that prefers the first GPU there is.
+fn faster() -> Option<Verdict> {
+    let adapter = interleaf_gpu::adapters().into_iter().next().filter(|_| backends::gpu().is_some())?;
+    let (key, variant) = (adapter.key(), Some("baseline".into()));
+    Some(Verdict { key, adapter: adapter.name, variant, faster: true })
 }
 
 #[test]
 fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
-    let Some(adapter) = interleaf_gpu::adapters().into_iter().next().filter(|_| backends::gpu().is_some())
-    else {
-        return;
-    };
-    let faster = Verdict {
-        key: adapter.key(),
-        adapter: adapter.name.clone(),
-        variant: Some("baseline".into()),
-        faster: true,
-    };
-    assert_eq!(auto_with(&faster), "gpu");
-    assert_eq!(auto_with(&Verdict { faster: false, ..faster.clone() }), "cpu");
-    assert_eq!(auto_with(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
+    let Some(faster) = faster() else { return };
+    let taken = |verdict: &Verdict| auto_with(verdict, None).backend().name;
+    assert_eq!(taken(&faster), "gpu");
+    assert_eq!(taken(&Verdict { faster: false, ..faster.clone() }), "cpu");
+    assert_eq!(taken(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
     let before = Verdict { key: format!("{} of yesterday", faster.key), ..faster.clone() };
-    assert_eq!(auto_with(&before), "cpu", "another driver was examined");
-    assert_eq!(auto_with(&Verdict { adapter: "abacus".into(), ..faster }), "cpu", "it is gone");
+    assert_eq!(taken(&before), "cpu", "another driver was examined");
+    assert_eq!(taken(&Verdict { adapter: "abacus".into(), ..faster }), "cpu", "it is gone");
+}
+
+/// An answer to two requests, one under an adapter.
+fn answers(engine: &mut Engine) -> Vec<Vec<u32>> {
+    let adapter = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias/adapter");
+    engine.register_adapter("a", &Source::dir(adapter)).expect("it loads");
+    engine.reserve_kv(2, 64).expect("a small pool");
+    let requests = [request(8), Request { adapter: Some("a".into()), ..request(8) }];
+    let answers = engine.generate(&requests, &mut |_| ControlFlow::Continue(())).expect("it answers");
+    answers.into_iter().map(|answer| answer.tokens).collect()
+}
+
+#[test]
+fn under_auto_the_cpu_goes_on_from_a_gpu_that_is_lost() {
+    let Some(faster) = faster() else { return };
+    let mut whole = auto_with(&faster, None);
+    let expected = answers(&mut whole);
+    assert_eq!(whole.backend().name, "gpu");
+    for after in [0, 4] {
+        let mut engine = auto_with(&faster, Some(after));
+        assert_eq!(engine.backend().name, "gpu");
+        assert_eq!((answers(&mut engine), engine.backend().name), (expected.clone(), "cpu"), "{after}");
+    }
+}
+
+#[test]
+fn under_auto_the_cpu_runs_what_every_variant_of_the_gpu_refuses() {
+    let Some(gpu) = gpu(GpuFailure::AllPipelines) else { return };
+    let options = EngineOptions { threads: 1, ..EngineOptions::default() };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
+    let opened = Engine::open_on(Box::new(gpu), Source::dir(folder), &options, &mut |_| ());
+    let mut engine = opened.expect("it loads");
+    assert_eq!(engine.backend().name, "gpu");
+    let cpu = EngineOptions { backend: BackendChoice::Cpu, ..options };
+    let mut expected = Engine::open(Source::dir(folder), &cpu, &mut |_| ()).expect("it loads");
+    assert_eq!(answers(&mut engine), answers(&mut expected));
+    assert_eq!(engine.backend().name, "cpu");
 }
