@@ -275,7 +275,7 @@ impl Engine {
         self.weights
     }
 
-    /// What the model runs on.
+    /// What the model runs on now: once the CPU has taken over from a GPU that failed, the CPU.
     #[must_use]
     pub fn backend(&self) -> BackendInfo {
         self.backend.info()

@@ -118,6 +118,10 @@ pub fn broken() -> BackendError {
     BackendError::Device { backend: "gpu", reason: "a kernel is refused on purpose".into() }
 }
 
+pub fn unsupported() -> BackendError {
+    BackendError::Unsupported { backend: "gpu", what: "what was asked, on purpose,".into() }
+}
+
 /// The kinds of failure that are the device's own.
 pub const KINDS: [fn() -> BackendError; 3] = [lost, no_room, broken];
 

@@ -16,7 +16,8 @@ use interleaf_runtime::{
 use interleaf_tests::backends;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::failing::{Call, Failing, KINDS, after_steps, lost, no_room};
+use crate::failing::{Call, Failing, KINDS, after_steps, lost, no_room, unsupported};
+use crate::measure::alone;
 
 fn options(backend: BackendChoice) -> EngineOptions {
     EngineOptions { backend, threads: 1, prefill_rows: 24, ..EngineOptions::default() }
@@ -128,6 +129,7 @@ fn warnings(act: impl FnOnce()) -> Vec<String> {
 
 #[test]
 fn answers_go_on_where_they_were_and_that_is_said_once() {
+    let _alone = alone();
     let expected = answers(&mut engine(BackendChoice::Auto, sound));
     for error in KINDS {
         // While prompts are read, at the first tokens, among later ones.
@@ -146,6 +148,7 @@ fn answers_go_on_where_they_were_and_that_is_said_once() {
 
 #[test]
 fn who_waits_for_pages_to_come_back_may_break_off() {
+    let _alone = alone();
     let mut engine = engine(BackendChoice::Auto, after_steps(12, lost));
     let requests = [request(&engine, None, "What is ownership?")];
     let mut text = 0;
@@ -168,6 +171,7 @@ fn who_waits_for_pages_to_come_back_may_break_off() {
 
 #[test]
 fn conversations_and_sequences_outlive_their_device() {
+    let _alone = alone();
     let mut device = engine(BackendChoice::Auto, after_steps(21, lost));
     let mut cpu = engine(BackendChoice::Auto, sound);
     let [question, adapted] =
@@ -209,6 +213,7 @@ fn conversations_and_sequences_outlive_their_device() {
 
 #[test]
 fn a_pool_that_the_gpu_has_no_room_for_is_the_cpus() {
+    let _alone = alone();
     let fault = |call| if matches!(call, Call::Pool(slots) if slots > 30) { Err(no_room()) } else { Ok(()) };
     let mut small = engine(BackendChoice::Auto, fault);
     let expected = answers(&mut small);
@@ -216,9 +221,14 @@ fn a_pool_that_the_gpu_has_no_room_for_is_the_cpus() {
     let refused = small.reserve_kv(usize::MAX, 4096).expect_err("more than can be addressed");
     assert!(matches!(&refused, EngineError::Backend(BackendError::OutOfMemory { backend: "gpu", .. })));
     assert_eq!(small.backend().name, "gpu");
-    let lines = warnings(|| small.reserve_kv(3, 256).expect("the CPU has room"));
-    assert_eq!((small.backend().name, lines.len()), ("cpu", 1), "{lines:?}");
-    assert_eq!(answers(&mut small), expected);
+    for error in [no_room, unsupported] {
+        let fault =
+            move |call| if matches!(call, Call::Pool(slots) if slots > 30) { Err(error()) } else { Ok(()) };
+        let mut small = engine(BackendChoice::Auto, fault);
+        let lines = warnings(|| small.reserve_kv(3, 256).expect("the CPU has room"));
+        assert_eq!((small.backend().name, lines.len()), ("cpu", 1), "{lines:?}");
+        assert_eq!(answers(&mut small), expected);
+    }
 
     let mut forced = engine(BackendChoice::Gpu, fault);
     let refused = forced.reserve_kv(3, 256).expect_err("by name");
@@ -228,6 +238,7 @@ fn a_pool_that_the_gpu_has_no_room_for_is_the_cpus() {
 
 #[test]
 fn an_adapter_that_the_gpu_refuses_goes_to_the_cpu_and_takes_the_others_along() {
+    let _alone = alone();
     let last = demo::ADAPTERS[1].0;
     for error in KINDS {
         let fault =
@@ -270,6 +281,7 @@ fn bf16_adapter(folder: &std::path::Path) {
 
 #[test]
 fn an_adapter_whose_files_are_read_again_must_be_the_same() {
+    let _alone = alone();
     let folder = tempfile::tempdir().expect("a folder");
     bf16_adapter(folder.path());
     let set_up = |fault: Box<dyn FnMut(Call) -> Result<(), BackendError> + Send>| {
@@ -303,6 +315,7 @@ fn an_adapter_whose_files_are_read_again_must_be_the_same() {
 
 #[test]
 fn a_gpu_asked_for_by_name_fails_by_name_and_the_answers_are_kept() {
+    let _alone = alone();
     let expected = answers(&mut engine(BackendChoice::Gpu, sound));
     let reasons = [FinishReason::DeviceLost, FinishReason::OutOfMemory, FinishReason::DeviceFailed];
     for (error, reason) in KINDS.into_iter().zip(reasons) {
@@ -323,6 +336,7 @@ fn a_gpu_asked_for_by_name_fails_by_name_and_the_answers_are_kept() {
 
 #[test]
 fn a_turn_that_a_device_cuts_short_is_kept_too() {
+    let _alone = alone();
     let reasons = [FinishReason::DeviceLost, FinishReason::OutOfMemory, FinishReason::DeviceFailed];
     for (error, reason) in KINDS.into_iter().zip(reasons) {
         // One step fails, the others run: who had no room once may have it again.
@@ -354,6 +368,7 @@ fn a_turn_that_a_device_cuts_short_is_kept_too() {
 
 #[test]
 fn nothing_is_given_to_a_suspended_gpu() {
+    let _alone = alone();
     for choice in [BackendChoice::Auto, BackendChoice::Gpu] {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&calls);

@@ -13,6 +13,8 @@ use interleaf_runtime::{
 use interleaf_tests::backends;
 use interleaf_tests::lora::{AdapterSpec, LoraCase};
 
+use crate::measure::alone;
+
 fn case() -> LoraCase {
     use interleaf_contract::{Dtype, RowKind};
     LoraCase {
@@ -33,6 +35,7 @@ fn gpu(failure: GpuFailure) -> Option<GpuBackend> {
 
 #[test]
 fn refused_pipelines_lead_to_the_next_variant() {
+    let _alone = alone();
     let Some(mut gpu) = gpu(GpuFailure::Pipelines) else { return };
     let mut baseline = GpuBackend::new(GpuOptions {
         variant: Some(interleaf_gpu::GpuVariant::Baseline),
@@ -48,6 +51,7 @@ fn refused_pipelines_lead_to_the_next_variant() {
 
 #[test]
 fn when_the_last_variant_is_refused_the_error_is_typed() {
+    let _alone = alone();
     let Some(mut gpu) = gpu(GpuFailure::AllPipelines) else { return };
     for _ in 0..2 {
         let refused = case().data().run(&mut gpu).expect_err("nothing is left");
@@ -83,6 +87,7 @@ fn request(tokens: usize) -> Request {
 
 #[test]
 fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
+    let _alone = alone();
     let Some(mut whole) = engine(None) else { return };
     let expected =
         whole.generate(&[request(8)], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0);
@@ -102,6 +107,7 @@ fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
 
 #[test]
 fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
+    let _alone = alone();
     let Some(mut engine) = engine(None) else { return };
     let expected = engine.generate(&[request(6)], &mut |_| ControlFlow::Continue(())).expect("it answers");
     let gate = engine.gpu_gate().expect("it runs on a GPU");
@@ -168,6 +174,7 @@ fn faster() -> Option<Verdict> {
 
 #[test]
 fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
+    let _alone = alone();
     let Some(faster) = faster() else { return };
     let taken = |verdict: &Verdict| auto_with(verdict, None).backend().name;
     assert_eq!(taken(&faster), "gpu");
@@ -190,6 +197,7 @@ fn answers(engine: &mut Engine) -> Vec<Vec<u32>> {
 
 #[test]
 fn under_auto_the_cpu_goes_on_from_a_gpu_that_is_lost() {
+    let _alone = alone();
     let Some(faster) = faster() else { return };
     let mut whole = auto_with(&faster, None);
     let expected = answers(&mut whole);
@@ -203,6 +211,7 @@ fn under_auto_the_cpu_goes_on_from_a_gpu_that_is_lost() {
 
 #[test]
 fn under_auto_the_cpu_runs_what_every_variant_of_the_gpu_refuses() {
+    let _alone = alone();
     let Some(gpu) = gpu(GpuFailure::AllPipelines) else { return };
     let options = EngineOptions { threads: 1, ..EngineOptions::default() };
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
