@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{Completion, Engine, Event, Request, SamplingOptions};
+use interleaf_runtime::{Completion, Engine, EngineError, Event, Request, SamplingOptions};
 use serde::Serialize;
 
 use crate::args::DemoArgs;
 use crate::generate::ttft_ms;
 use crate::memory::{MemoryRow, backend_line};
 use crate::table::{self, Align};
-use crate::{CliError, interrupt, load, output, prompt};
+use crate::{CliError, answers, interrupt, load, output, prompt};
 
 /// What the base's own row is called.
 const BASE: &str = "(base)";
@@ -59,7 +59,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
         output::line(format_args!("Shared system prompt: {}\n", first_line(demo_model::SYSTEM)))?;
     }
     let start = Instant::now();
-    let answers = answer(&mut engine, &requests, live)?;
+    let (answers, failure) = answers::kept(answer(&mut engine, &requests, live))?;
     let seconds = start.elapsed().as_secs_f64();
     let tokens: usize = answers.iter().map(|a| a.tokens.len()).sum();
     let report = Report {
@@ -74,7 +74,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
     } else {
         print(&report)?;
     }
-    Ok(ExitCode::SUCCESS)
+    failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
 fn requests(engine: &Engine, max_tokens: usize) -> Result<Vec<Request>, CliError> {
@@ -94,7 +94,7 @@ fn requests(engine: &Engine, max_tokens: usize) -> Result<Vec<Request>, CliError
 }
 
 /// Answers all requests in one batch; on a terminal each has a line that grows.
-fn answer(engine: &mut Engine, requests: &[Request], live: bool) -> Result<Vec<Completion>, CliError> {
+fn answer(engine: &mut Engine, requests: &[Request], live: bool) -> Result<Vec<Completion>, EngineError> {
     let lines = live.then(|| Lines::new(requests));
     let mut texts = vec![String::new(); requests.len()];
     let answers = engine.generate(requests, &mut |event| {
@@ -106,7 +106,7 @@ fn answer(engine: &mut Engine, requests: &[Request], live: bool) -> Result<Vec<C
     if let Some(lines) = lines {
         lines.clear();
     }
-    Ok(answers?)
+    answers
 }
 
 /// One line per row: a bar while its prompt is read, then the end of its text.

@@ -29,6 +29,14 @@ pub enum CliError {
         /// What was expected and found.
         reason: String,
     },
+    /// A measurement that began on one device and ended on another.
+    #[error("the {from} failed on the way and the {to} went on: what was measured is of neither")]
+    Moved {
+        /// The backend that failed.
+        from: &'static str,
+        /// The one that took over.
+        to: &'static str,
+    },
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::GenerateArgs;
 use crate::memory::{MemoryRow, backend_line};
-use crate::{CliError, interrupt, load, output, prompt, sampling};
+use crate::{CliError, answers, interrupt, load, output, prompt, sampling};
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -63,7 +63,8 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     });
     bar.finish_and_clear();
     written?;
-    let answer = answers?.remove(0);
+    let (mut answers, failure) = answers::kept(answers)?;
+    let answer = answers.remove(0);
     if args.json {
         let report = Report {
             adapter: request.adapter.as_deref(),
@@ -90,7 +91,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
         }
         summary(&engine, &answer);
     }
-    Ok(ExitCode::SUCCESS)
+    failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
 /// To standard error, so that the answer alone can be piped on.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 for success, 1 when `verify` finds a bound exceeded, `inspect` a folder that is refused or `doctor` a
 //! kernel that is wrong, 2 for anything else refused or failed.
 
+mod answers;
 pub mod args;
 mod bench;
 mod chat;

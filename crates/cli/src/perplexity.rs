@@ -43,6 +43,7 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, CliError> {
         return Err(CliError::Usage(format!("{}: nothing to score", args.text.display())));
     }
     engine.reserve_kv(1, args.window + 1)?;
+    let from = engine.backend().name;
     let bar = load::bar(tokens, "scoring");
     let start = Instant::now();
     let mut sum = 0.0;
@@ -50,6 +51,10 @@ pub fn run(args: &PerplexityArgs) -> Result<ExitCode, CliError> {
         sum += nll(&mut engine, adapter.as_deref(), window, &bar)?.iter().sum::<f64>();
     }
     bar.finish_and_clear();
+    let to = engine.backend().name;
+    if from != to {
+        return Err(CliError::Moved { from, to });
+    }
     let mean_nll = sum / tokens as f64;
     if !mean_nll.is_finite() {
         return Err(EngineError::NotANumber.into());

@@ -148,8 +148,8 @@ impl<'a> Active<'a> {
         on_event: OnEvent<'_>,
     ) -> Result<ControlFlow<()>, EngineError> {
         let request = self.index;
-        let rest = self.stream.as_mut().map(TextStream::finish).transpose()?.unwrap_or_default();
         self.reason = Some(reason);
+        let rest = self.stream.as_mut().map(TextStream::finish).transpose()?.unwrap_or_default();
         if reason != FinishReason::Stop {
             let passed = self.filter.push(&rest);
             let mut text = passed.text;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use interleaf_contract::{Adapter, AdapterId, Backend, LoraSite, ProjectionId};
-use interleaf_model::{Digest, PeftAdapter};
+use interleaf_contract::{Adapter, AdapterId, Backend, BackendError, LoraSite, ProjectionId};
+use interleaf_model::{Digest, Model, PeftAdapter};
 
 use crate::EngineError;
+use crate::origin::Origin;
 
 /// What is known of a registered adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,17 +29,29 @@ pub struct AdapterSummary {
 #[derive(Debug)]
 struct Registered {
     /// `None` for one that changes nothing.
-    id: Option<AdapterId>,
+    acting: Option<Acting>,
     /// The sequence that turns an activated LoRA on.
     invocation: Option<Vec<u32>>,
     summary: AdapterSummary,
 }
 
+/// The place of an adapter among those that change something: the same on every backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acting(usize);
+
+/// An adapter on the backend.
+#[derive(Debug)]
+struct Resident {
+    id: AdapterId,
+    /// What it is made resident from on another backend; `None` where there will be no other.
+    origin: Option<Origin>,
+}
+
 /// Where an adapter acts in a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activation {
-    /// The resident adapter.
-    pub adapter: AdapterId,
+    /// Which adapter.
+    pub adapter: Acting,
     /// The first position that it acts on; positions before it are the base's.
     pub from: usize,
 }
@@ -47,6 +60,8 @@ pub struct Activation {
 #[derive(Debug, Default)]
 pub struct Adapters {
     by_name: BTreeMap<String, Registered>,
+    /// By [`Acting`].
+    resident: Vec<Resident>,
 }
 
 impl Adapters {
@@ -55,44 +70,62 @@ impl Adapters {
         if self.by_name.contains_key(name) { Err(EngineError::DuplicateAdapter(name.into())) } else { Ok(()) }
     }
 
-    /// Attaches an adapter's sites to the model's projections and makes it resident.
+    /// Attaches an adapter's sites to the model's projections and makes it resident. `origin` is what
+    /// [`Adapters::make_resident_again`] needs.
     pub fn register(
         &mut self,
         peft: PeftAdapter,
         digest: Digest,
+        origin: Option<Origin>,
         modules: &[(String, ProjectionId)],
         backend: &mut dyn Backend,
     ) -> Result<AdapterSummary, EngineError> {
-        let name = peft.name;
-        self.check_name(&name)?;
-        let mut sites = Vec::new();
-        for site in peft.sites {
-            let projection = modules.iter().find(|(module, _)| *module == site.module).map(|(_, id)| *id);
-            let projection = projection.ok_or_else(|| interleaf_contract::BackendError::Unsupported {
-                backend: "engine",
-                what: format!("adapter {name}: module {}", site.module),
-            })?;
-            // A term scaled by zero adds nothing: such rows are base rows, at the base's cost.
-            if site.scale != 0.0 && site.a.rows() > 0 {
-                sites.push(LoraSite { projection, scale: site.scale, a: site.a, b: site.b });
-            }
-        }
+        self.check_name(&peft.name)?;
+        let invocation = peft.invocation.clone();
+        let adapter = attach(peft, modules)?;
+        let sites = &adapter.sites;
         let summary = AdapterSummary {
-            name: name.clone(),
+            name: adapter.name.clone(),
             sites: sites.len(),
             max_rank: sites.iter().map(LoraSite::rank).max().unwrap_or(0),
             bytes: sites.iter().map(|s| (s.a.data().len() + s.b.data().len()) as u64).sum(),
-            activated: peft.invocation.is_some(),
+            activated: invocation.is_some(),
             digest,
         };
-        let id = if sites.is_empty() {
+        let acting = if sites.is_empty() {
             None
         } else {
-            Some(backend.create_adapter(Adapter { name: name.clone(), sites })?)
+            self.resident.push(Resident { id: backend.create_adapter(adapter)?, origin });
+            Some(Acting(self.resident.len() - 1))
         };
-        let registered = Registered { id, invocation: peft.invocation, summary: summary.clone() };
-        self.by_name.insert(name, registered);
+        let registered = Registered { acting, invocation, summary: summary.clone() };
+        self.by_name.insert(summary.name.clone(), registered);
         Ok(summary)
+    }
+
+    /// Makes every adapter resident on another backend, in its place. There is no third: what was kept for this is let
+    /// go.
+    ///
+    /// # Errors
+    /// If one is not to be had again, or there is no room; all can then be made resident on yet another.
+    pub fn make_resident_again(
+        &mut self,
+        model: &Model,
+        modules: &[(String, ProjectionId)],
+        backend: &mut dyn Backend,
+    ) -> Result<(), EngineError> {
+        for resident in &mut self.resident {
+            if let Some(origin) = &resident.origin {
+                resident.id = backend.create_adapter(attach(origin.open(model)?, modules)?)?;
+            }
+        }
+        self.resident.iter_mut().for_each(|resident| resident.origin = None);
+        Ok(())
+    }
+
+    /// What the backend knows an adapter by.
+    pub fn id(&self, adapter: Acting) -> AdapterId {
+        self.resident[adapter.0].id
     }
 
     /// Where an adapter acts on a prompt and its answer; `None` if nowhere.
@@ -109,11 +142,29 @@ impl Adapters {
             None => Some(0),
             Some(invocation) => prompt.windows(invocation.len().max(1)).rposition(|w| w == invocation),
         };
-        Ok(registered.id.zip(from).map(|(adapter, from)| Activation { adapter, from }))
+        Ok(registered.acting.zip(from).map(|(adapter, from)| Activation { adapter, from }))
     }
 
     /// All of them, by name.
     pub fn summaries(&self) -> impl Iterator<Item = &AdapterSummary> {
         self.by_name.values().map(|registered| &registered.summary)
     }
+}
+
+/// An adapter on the base's projections.
+fn attach(peft: PeftAdapter, modules: &[(String, ProjectionId)]) -> Result<Adapter, BackendError> {
+    let name = peft.name;
+    let mut sites = Vec::new();
+    for site in peft.sites {
+        let projection = modules.iter().find(|(module, _)| *module == site.module).map(|(_, id)| *id);
+        let projection = projection.ok_or_else(|| BackendError::Unsupported {
+            backend: "engine",
+            what: format!("adapter {name}: module {}", site.module),
+        })?;
+        // A term scaled by zero adds nothing: such rows are base rows, at the base's cost.
+        if site.scale != 0.0 && site.a.rows() > 0 {
+            sites.push(LoraSite { projection, scale: site.scale, a: site.a, b: site.b });
+        }
+    }
+    Ok(Adapter { name, sites })
 }

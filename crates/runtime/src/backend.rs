@@ -1,6 +1,7 @@
-//! Which device runs the model. Never a silent substitute: what is asked for runs or is refused.
+//! Which device runs the model at first. Never a silent substitute: what is asked for runs or is refused. What comes
+//! after a GPU that fails is in `fallback`.
 
-use interleaf_contract::Backend;
+use interleaf_contract::{Backend, BackendError};
 use interleaf_cpu::{CpuKernels, CpuOptions};
 use interleaf_kernels_ref::RefKernels;
 
@@ -9,7 +10,8 @@ use crate::{EngineError, EngineOptions, Store};
 /// The backend to run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The GPU where the doctor has found it right and faster than the CPU; else the CPU, and no driver is touched.
+    /// The GPU where the doctor has found it right and faster than the CPU; else the CPU, and no driver is touched. Where
+    /// that GPU fails later on, the CPU takes over with everything, answers under way included, and that is said.
     Auto,
     /// The CPU, on the best tier of instructions that it has.
     Cpu,
@@ -36,22 +38,26 @@ pub struct GpuSettings {
 
 /// Opens the backend that the options ask for.
 pub(crate) fn open(options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
-    let &EngineOptions { threads, performance_threads, numerics, .. } = options;
     match options.backend {
-        BackendChoice::Auto => {
-            if let Some(gpu) = faster_gpu(options) {
-                return Ok(gpu);
-            }
-            let options = CpuOptions { threads, performance_threads, numerics, tier: None };
-            Ok(Box::new(CpuKernels::backend(options)?))
-        }
-        BackendChoice::Cpu => {
-            let options = CpuOptions { threads, performance_threads, numerics, tier: None };
-            Ok(Box::new(CpuKernels::backend(options)?))
-        }
-        BackendChoice::Ref => Ok(Box::new(RefKernels::backend(numerics))),
+        BackendChoice::Auto => match faster_gpu(options) {
+            Some(gpu) => Ok(gpu),
+            None => Ok(open_cpu(cpu_options(options))?),
+        },
+        BackendChoice::Cpu => Ok(open_cpu(cpu_options(options))?),
+        BackendChoice::Ref => Ok(Box::new(RefKernels::backend(options.numerics))),
         BackendChoice::Gpu => boxed_gpu(options),
     }
+}
+
+/// How the CPU runs by the engine's options.
+pub(crate) fn cpu_options(options: &EngineOptions) -> CpuOptions {
+    let &EngineOptions { threads, performance_threads, numerics, .. } = options;
+    CpuOptions { threads, performance_threads, numerics, tier: None }
+}
+
+/// A CPU with nothing on it.
+pub(crate) fn open_cpu(options: CpuOptions) -> Result<Box<dyn Backend>, BackendError> {
+    Ok(Box::new(CpuKernels::backend(options)?))
 }
 
 #[cfg(feature = "gpu")]
@@ -84,12 +90,6 @@ fn gpu(options: &EngineOptions, key: Option<String>) -> Result<interleaf_gpu::Gp
 #[cfg(not(feature = "gpu"))]
 fn boxed_gpu(_options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> {
     Err(EngineError::BackendMissing { backend: "gpu" })
-}
-
-/// Whether `auto` tries a GPU first.
-pub(crate) fn prefers_gpu(options: &EngineOptions) -> bool {
-    options.backend == BackendChoice::Auto
-        && Store::new(options.store.clone()).verdicts().iter().any(|verdict| verdict.faster)
 }
 
 /// The GPU that a kept verdict prefers to the CPU, unless something has changed since: then it is said, and the CPU runs.

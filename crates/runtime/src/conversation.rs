@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use crate::active::{Active, OnEvent};
+use crate::generate::broken_off;
 use crate::request::{Completion, Request};
 use crate::{Engine, EngineError, SequenceHandle};
 
@@ -39,7 +40,8 @@ impl Engine {
     /// The last token of a prompt is always computed, since its logits are needed.
     ///
     /// # Errors
-    /// As [`Engine::generate`]. The conversation then holds what was cached before the failure.
+    /// As [`Engine::generate`]; [`EngineError::DeviceFailed`] has the one answer as far as it came. The conversation then
+    /// holds what was cached before the failure.
     pub fn converse(
         &mut self,
         conversation: &mut Conversation,
@@ -55,9 +57,11 @@ impl Engine {
         let (sequence, reused) = match conversation.past.take() {
             // A pool that was replaced since has closed the sequence.
             Some((past, tokens)) if self.kv.tokens(past.id).is_ok() => {
-                let lawful = past.shared_until(activation).min(request.prompt.len() - 1);
+                // Nor has it pages that were lost with a device.
+                let cached = if self.histories.is_lost(past.id) { 0 } else { request.prompt.len() - 1 };
+                let lawful = past.shared_until(activation).min(cached);
                 let reused = common_prefix(&tokens, &request.prompt).min(lawful);
-                self.kv.truncate(past.id, reused)?;
+                self.truncate_sequence(past, reused)?;
                 (SequenceHandle { id: past.id, activation }, reused)
             }
             _ => (SequenceHandle { id: self.kv.open(), activation }, 0),
@@ -67,8 +71,10 @@ impl Engine {
         let result = self.run(&mut active, false, on_event);
         let [active] = active;
         conversation.past = Some((sequence, active.cached().to_vec()));
-        result?;
-        Ok(active.completion(start))
+        match result {
+            Ok(()) => Ok(active.completion(start)),
+            Err(error) => Err(broken_off(error, vec![active], start, on_event)),
+        }
     }
 
     /// Forgets a conversation's past and frees its pages; the next turn begins anew.

@@ -5,15 +5,17 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use interleaf_contract::{
-    Backend, BackendInfo, CHUNK_TOKENS, DeviceWork, MemoryReport, Numerics, PageCodec, PoolGeometry, RopeId,
-};
+use interleaf_contract::{Backend, BackendInfo, DeviceWork, MemoryReport, Numerics, PageCodec, RopeId};
 use interleaf_kv::KvCache;
 use interleaf_model::{
     ChatTemplate, Digest, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat,
 };
 
 use crate::adapters::{AdapterSummary, Adapters};
+use crate::fallback::Fallback;
+use crate::history::Histories;
+use crate::origin::Origin;
+use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
 use crate::{BackendChoice, EngineError, GpuGate, GpuSettings, Store, backend};
@@ -90,17 +92,19 @@ pub struct Engine {
     pub(crate) gate: Option<GpuGate>,
     pub(crate) model: Model,
     pub(crate) resident: Resident,
-    /// Rotary factors up to the longest sequence that the pool has had room for.
+    /// Rotary factors for the positions that are reserved.
     pub(crate) ropes: Vec<RopeId>,
-    rope_positions: usize,
-    weights: WeightFormat,
+    pub(crate) reserved: Reservation,
+    pub(crate) weights: WeightFormat,
     pub(crate) adapters: Adapters,
     pub(crate) kv: KvCache,
+    /// Where the model runs once this device has failed; `None` for nowhere.
+    pub(crate) fallback: Option<Fallback>,
+    pub(crate) histories: Histories,
     pub(crate) context: usize,
     pub(crate) prefill_rows: usize,
     /// Where a tokenizer would be, for messages.
     tokenizer_file: String,
-    pages: PageCodec,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     store: Store,
@@ -126,17 +130,16 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, EngineError> {
-        match Self::open_once(source.clone(), options, progress) {
-            Err(EngineError::Backend(e)) if backend::prefers_gpu(options) => {
-                tracing::warn!("the CPU runs instead: {e}");
-                let options = EngineOptions { backend: BackendChoice::Cpu, ..options.clone() };
-                Self::open_once(source, &options, progress)
-            }
-            opened => opened,
-        }
+        Self::open_on(backend::open(options)?, source, options, progress)
     }
 
-    fn open_once(
+    /// The same on a backend of the caller's. [`EngineOptions::backend`] then only says whether the CPU takes over
+    /// where this one fails: it does with [`BackendChoice::Auto`].
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_on(
+        mut backend: Box<dyn Backend>,
         source: Source,
         options: &EngineOptions,
         progress: &mut dyn FnMut(LoadProgress),
@@ -145,33 +148,47 @@ impl Engine {
             let (option, expected) = ("prefill_rows", "at least 1");
             return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
         }
-        let mut backend = backend::open(options)?;
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;
         let seen = Seen::model(&model, opening);
         let longest = model.config().max_positions;
         let context = if options.context == 0 { longest } else { options.context.min(longest) };
-        let resident = resident::upload(&model, options.weights, &mut *backend, progress)?;
-        let ropes = ropes(model.config(), 0, &mut *backend)?;
+        let reserved = Reservation::none(model.config(), options.pages);
+        let mut fallback = Fallback::new(options, &*backend);
+        let mut upload = |backend: &mut dyn Backend| -> Result<(Resident, Vec<RopeId>), EngineError> {
+            let resident = resident::upload(&model, options.weights, backend, progress)?;
+            Ok((resident, ropes(model.config(), reserved.positions, backend)?))
+        };
+        let mut uploaded = upload(&mut *backend);
+        if let Err(EngineError::Backend(e)) = &uploaded
+            && let Some(Fallback { cpu, .. }) = fallback.take()
+        {
+            tracing::warn!("the CPU runs instead: {e}");
+            backend = backend::open_cpu(cpu)?;
+            uploaded = upload(&mut *backend);
+        }
+        let (resident, ropes) = uploaded?;
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
-        let geometry = geometry(model.config(), options.pages, 0);
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
         let gate = (backend.info().name == "gpu").then(GpuGate::default);
+        let kv =
+            KvCache::new(&reserved.geometry).counting_from(ENGINES.fetch_add(1 << 40, Ordering::Relaxed));
         Ok(Self {
             backend,
             gate,
             model,
             resident,
             ropes,
-            rope_positions: 0,
+            reserved,
             weights: options.weights,
             adapters: Adapters::default(),
-            kv: KvCache::new(&geometry).counting_from(ENGINES.fetch_add(1 << 40, Ordering::Relaxed)),
+            kv,
+            fallback,
+            histories: Histories::default(),
             context,
             prefill_rows: options.prefill_rows,
             tokenizer_file,
-            pages: options.pages,
             tokenizer,
             template,
             store: Store::new(options.store.clone()),
@@ -183,47 +200,49 @@ impl Engine {
     /// Loads a PEFT adapter and makes it resident under a name.
     ///
     /// # Errors
-    /// If its files are refused, it does not fit the model, or the name is taken.
+    /// If its files are refused, it does not fit the model, or the name is taken; or, before a file is read or anything
+    /// given to the GPU, while that is suspended ([`EngineError::GpuSuspended`]).
     pub fn register_adapter(&mut self, name: &str, source: &Source) -> Result<AdapterSummary, EngineError> {
+        if self.gate.as_ref().is_some_and(GpuGate::is_suspended) {
+            return Err(EngineError::GpuSuspended);
+        }
         self.adapters.check_name(name)?;
         let opening = SystemTime::now();
         let peft = PeftAdapter::open(name, source, &self.model)?;
         let (digest, _) = self.store.adapter_digest(&peft, source, &self.model, opening);
-        self.adapters.register(peft, digest, &self.resident.modules, &mut *self.backend)
+        self.register(peft, digest, Some(source))
     }
 
-    /// Makes an adapter resident that is already in memory, under the name it has.
+    /// Makes an adapter resident that is already in memory, under the name it has. It stays in memory as long as
+    /// the engine may have to leave a GPU.
     ///
     /// # Errors
-    /// If it does not fit the model, or the name is taken.
+    /// If it does not fit the model, or the name is taken; or, with nothing changed and nothing given to the GPU, while
+    /// that is suspended ([`EngineError::GpuSuspended`]).
     pub fn register_opened(&mut self, adapter: PeftAdapter) -> Result<AdapterSummary, EngineError> {
+        if self.gate.as_ref().is_some_and(GpuGate::is_suspended) {
+            return Err(EngineError::GpuSuspended);
+        }
         let digest = adapter.digest();
-        self.adapters.register(adapter, digest, &self.resident.modules, &mut *self.backend)
+        self.register(adapter, digest, None)
+    }
+
+    fn register(
+        &mut self,
+        adapter: PeftAdapter,
+        digest: Digest,
+        source: Option<&Source>,
+    ) -> Result<AdapterSummary, EngineError> {
+        self.on_some_device(&[], |engine| {
+            let origin = engine.fallback.as_ref().map(|_| Origin::of(&adapter, digest, source));
+            let Self { adapters, resident, backend, .. } = engine;
+            adapters.register(adapter.clone(), digest, origin, &resident.modules, &mut **backend)
+        })
     }
 
     /// The registered adapters, by name.
     pub fn adapters(&self) -> impl Iterator<Item = &AdapterSummary> {
         self.adapters.summaries()
-    }
-
-    /// Replaces the KV pool by one with room for `sequences` sequences of `tokens` tokens each. Open
-    /// sequences are closed.
-    ///
-    /// # Errors
-    /// If there is no room for it.
-    pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
-        let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
-        // One sequence may take the whole pool. Growing by doubling keeps tables few.
-        let longest = slots.saturating_mul(CHUNK_TOKENS).min(self.context);
-        if longest > self.rope_positions {
-            let positions = longest.checked_next_power_of_two().unwrap_or(longest).min(self.context);
-            self.ropes = ropes(self.model.config(), positions, &mut *self.backend)?;
-            self.rope_positions = positions;
-        }
-        let geometry = geometry(self.model.config(), self.pages, slots);
-        self.backend.create_pool(geometry)?;
-        self.kv = self.kv.replaced(&geometry);
-        Ok(())
     }
 
     /// The model's shape.
@@ -256,7 +275,7 @@ impl Engine {
         self.weights
     }
 
-    /// What the model runs on.
+    /// What the model runs on now: once the CPU has taken over from a GPU that failed, the CPU.
     #[must_use]
     pub fn backend(&self) -> BackendInfo {
         self.backend.info()
@@ -269,14 +288,15 @@ impl Engine {
     }
 
     /// What suspends the GPU from another thread while this one answers; `None` where the model runs on the host, which
-    /// nobody takes away.
+    /// nobody takes away. Once the CPU has taken over, what is suspended is nothing.
     #[must_use]
     pub fn gpu_gate(&self) -> Option<GpuGate> {
         self.gate.clone()
     }
 
     /// Suspends the GPU and waits until it has done what it was given: for apps that go to the background. Until
-    /// [`Engine::resume_gpu`] answers wait, and [`Engine::feed`] is refused. On the host nothing changes.
+    /// [`Engine::resume_gpu`] answers wait, and whatever else needs the GPU is refused: [`Engine::feed`],
+    /// [`Engine::read_kv`], [`Engine::reserve_kv`] and the registering of adapters. On the host nothing changes.
     ///
     /// # Errors
     /// If the device failed; it is suspended all the same.
@@ -328,18 +348,4 @@ impl Engine {
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }
-}
-
-/// The tables of every rope that layers of the model turn by.
-fn ropes(
-    config: &ModelConfig,
-    positions: usize,
-    backend: &mut dyn Backend,
-) -> Result<Vec<RopeId>, EngineError> {
-    config.ropes.iter().map(|rope| Ok(backend.create_rope(rope.table(positions))?)).collect()
-}
-
-fn geometry(config: &ModelConfig, codec: PageCodec, slots: usize) -> PoolGeometry {
-    let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
-    PoolGeometry { layers, kv_heads, head_dim, slots, codec }
 }

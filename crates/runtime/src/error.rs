@@ -24,18 +24,25 @@ pub enum EngineError {
         /// The backend, which is the feature's name.
         backend: &'static str,
     },
-    /// The device was lost while answers were under way. What they have is kept; nothing of the engine's is usable
-    /// any more, and another can be opened.
-    #[error("{reason}; {} answers under way have {} tokens", .completions.len(), .completions.iter().map(|c| c.tokens.len()).sum::<usize>())]
-    DeviceLost {
-        /// What the driver said.
-        reason: String,
-        /// The answers with the tokens that they had, in the order of the requests.
+    /// The device failed while answers were under way. What they have is kept. After [`BackendError::DeviceLost`] nothing
+    /// of the engine's is usable any more, and another can be opened; after other causes the engine can be asked again,
+    /// for less where there was no room.
+    #[error("{cause}; {} answers under way have {} tokens", .completions.len(), .completions.iter().map(|c| c.tokens.len()).sum::<usize>())]
+    DeviceFailed {
+        /// What the device failed with.
+        cause: BackendError,
+        /// The answers with the tokens that they had, in the order of the requests. Those that were not over end with
+        /// [`FinishReason::DeviceLost`](crate::FinishReason::DeviceLost),
+        /// [`FinishReason::OutOfMemory`](crate::FinishReason::OutOfMemory) or
+        /// [`FinishReason::DeviceFailed`](crate::FinishReason::DeviceFailed).
         completions: Vec<Completion>,
     },
     /// The GPU is suspended.
     #[error("the GPU is suspended: nothing runs until it is resumed")]
     GpuSuspended,
+    /// An adapter whose files were to be read again, for another backend, and are no longer what was registered.
+    #[error("adapter {0:?}: its files have changed since it was registered")]
+    AdapterChanged(String),
     /// An adapter name that was never registered.
     #[error("no adapter named {name:?} is registered; there are: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
     UnknownAdapter {

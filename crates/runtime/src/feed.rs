@@ -84,7 +84,9 @@ impl Engine {
     /// # Errors
     /// If the sequence is not open.
     pub fn truncate_sequence(&mut self, sequence: SequenceHandle, tokens: usize) -> Result<(), EngineError> {
-        Ok(self.kv.truncate(sequence.id, tokens)?)
+        self.kv.truncate(sequence.id, tokens)?;
+        self.histories.truncate(sequence.id, tokens);
+        Ok(())
     }
 
     /// Closes a sequence and frees its pages.
@@ -92,7 +94,9 @@ impl Engine {
     /// # Errors
     /// If the sequence is not open.
     pub fn close_sequence(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
-        Ok(self.kv.close(sequence.id)?)
+        self.kv.close(sequence.id)?;
+        self.histories.forget(sequence.id);
+        Ok(())
     }
 
     /// Runs new tokens of any sequences, each under its own adapter, in one step. Each sequence may
@@ -100,8 +104,15 @@ impl Engine {
     ///
     /// # Errors
     /// If a sequence appears twice, a token is not in the vocabulary, a sequence would exceed the context, the KV pool is
-    /// full, no logit is a number, or the device fails. The sequences then have the tokens they had before.
+    /// full, no logit is a number, the GPU is suspended, or the device fails. The sequences then have the tokens they had
+    /// before.
     pub fn feed(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Fed>, EngineError> {
+        let sequences: Vec<SequenceHandle> = feeds.iter().map(|feed| feed.sequence).collect();
+        self.on_some_device(&sequences, |engine| engine.step(feeds))
+    }
+
+    /// The same on the device at hand, of sequences whose pages it has.
+    pub(crate) fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Fed>, EngineError> {
         for (i, feed) in feeds.iter().enumerate() {
             if feeds[..i].iter().any(|other| other.sequence.id == feed.sequence.id) {
                 return Err(EngineError::DuplicateSequence { feed: i });
@@ -109,28 +120,37 @@ impl Engine {
         }
         let before: Vec<usize> =
             feeds.iter().map(|f| self.kv.tokens(f.sequence.id)).collect::<Result<_, _>>()?;
-        let result = self.feed_from(feeds, &before);
-        if result.is_err() {
-            for (feed, &tokens) in feeds.iter().zip(&before) {
+        let result = self.make_room_for(feeds, &before).and_then(|()| self.compute(feeds, &before));
+        for (feed, &tokens) in feeds.iter().zip(&before) {
+            if result.is_err() {
                 self.kv.truncate(feed.sequence.id, tokens)?;
+            } else if self.fallback.is_some() {
+                self.histories.grow(feed.sequence.id, feed.tokens);
             }
         }
         result
     }
 
-    fn feed_from(&mut self, feeds: &[Feed<'_>], before: &[usize]) -> Result<Vec<Fed>, EngineError> {
+    fn make_room_for(&mut self, feeds: &[Feed<'_>], before: &[usize]) -> Result<(), EngineError> {
+        for (feed, &start) in feeds.iter().zip(before) {
+            self.check(feed, start)?;
+            self.kv.append(feed.sequence.id, feed.tokens.len())?;
+        }
+        Ok(())
+    }
+
+    /// Computes tokens that there are pages for, those of each feed from a position on.
+    pub(crate) fn compute(&mut self, feeds: &[Feed<'_>], starts: &[usize]) -> Result<Vec<Fed>, EngineError> {
         let mut batch = Batch::default();
         // The feed and kind of want behind each output row.
         let mut wanted = Vec::new();
-        for (index, (feed, &start)) in feeds.iter().zip(before).enumerate() {
-            self.check(feed, start)?;
-            self.kv.append(feed.sequence.id, feed.tokens.len())?;
+        for (index, (feed, &start)) in feeds.iter().zip(starts).enumerate() {
             let sequence = u32::try_from(index).unwrap_or(u32::MAX);
             let activation = feed.sequence.activation;
             let end = start + feed.tokens.len();
             // An adapter that acts on none of these rows is not in the batch.
             let acting = activation.filter(|a| a.from < end);
-            let slot = acting.map_or(-1, |a| slot(&mut batch.adapters, a.adapter));
+            let slot = acting.map_or(-1, |a| slot(&mut batch.adapters, self.adapters.id(a.adapter)));
             for (i, &token) in feed.tokens.iter().enumerate() {
                 let row = u32::try_from(batch.rows.len()).unwrap_or(u32::MAX);
                 let position = u32::try_from(start + i).unwrap_or(u32::MAX);
@@ -165,11 +185,8 @@ impl Engine {
                 step.probe(logits);
             }
         }
-        let gate = self.gate.clone();
-        let open = gate.as_ref().map(|gate| gate.enter().ok_or(EngineError::GpuSuspended)).transpose()?;
         let ticket = self.backend.submit(step)?;
         let output = self.backend.wait(ticket)?;
-        drop(open);
 
         let mut fed = vec![Fed::default(); feeds.len()];
         for sampled in output.tokens {

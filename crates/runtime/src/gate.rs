@@ -9,8 +9,8 @@ pub struct GpuGate {
 }
 
 impl GpuGate {
-    /// Returns once the step that runs now has ended; from then on no other is given to the GPU. Answers under way wait,
-    /// and say so by [`Event::Suspended`](crate::Event::Suspended).
+    /// Returns once the step or upload that runs now has ended; from then on nothing is given to the GPU. Answers under way
+    /// wait, and say so by [`Event::Suspended`](crate::Event::Suspended).
     pub fn suspend(&self) {
         self.set(true);
     }
@@ -26,7 +26,7 @@ impl GpuGate {
         *self.inner.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds the gate open for one step; `None` while the GPU is suspended. Who suspends it waits for the step.
+    /// Holds the gate open for one step or upload; `None` while the GPU is suspended. Who suspends it waits for the end.
     pub(crate) fn enter(&self) -> Option<MutexGuard<'_, bool>> {
         let suspended = self.inner.0.lock().unwrap_or_else(PoisonError::into_inner);
         (!*suspended).then_some(suspended)

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use interleaf_contract::{BackendError, CHUNK_TOKENS};
+use interleaf_contract::CHUNK_TOKENS;
 
 use crate::active::{Active, OnEvent};
 use crate::request::{Completion, Event, FinishReason, Request};
@@ -18,8 +18,8 @@ impl Engine {
     ///
     /// # Errors
     /// If a request is refused (unknown adapter, empty or too long a prompt, an option out of range) or
-    /// the device fails; where it was lost, [`EngineError::DeviceLost`] has what the answers were up to then. A request that finds no room in the pool waits for others to finish, and ends
-    /// with [`FinishReason::ContextFull`] if there are none.
+    /// the device fails: [`EngineError::DeviceFailed`] has what the answers were up to then. A request that finds no room
+    /// in the pool waits for others to finish, and ends with [`FinishReason::ContextFull`] if there are none.
     pub fn generate(
         &mut self,
         requests: &[Request],
@@ -35,16 +35,10 @@ impl Engine {
         for a in active.iter().filter(|a| !a.is_over()) {
             self.close_sequence(a.sequence)?;
         }
-        if let Err(EngineError::Backend(BackendError::DeviceLost { reason, .. })) = result {
-            let lost = |a: Active<'_>| match a.is_over() {
-                true => a.completion(start),
-                false => Completion { reason: FinishReason::DeviceLost, ..a.completion(start) },
-            };
-            let completions = active.into_iter().map(lost).collect();
-            return Err(EngineError::DeviceLost { reason, completions });
+        match result {
+            Ok(()) => Ok(active.into_iter().map(|a| a.completion(start)).collect()),
+            Err(error) => Err(broken_off(error, active, start, on_event)),
         }
-        result?;
-        Ok(active.into_iter().map(|a| a.completion(start)).collect())
     }
 
     /// What of a request is known to be wrong before it runs.
@@ -101,18 +95,31 @@ impl Engine {
                 }
                 continue;
             }
+            // Nothing is under way there: who suspends a GPU waits for its step.
             if let Some(gate) = self.gate.clone().filter(GpuGate::is_suspended) {
-                self.backend.drain()?;
                 if on_event(Event::Suspended).is_break() {
                     return self.cancel(active, close, on_event);
                 }
                 gate.wait();
             }
+            let lost = |&&(index, _): &&(usize, usize)| self.histories.is_lost(active[index].sequence.id);
+            if let Some(&(request, _)) = plan.iter().find(lost) {
+                let (done, total) = self.regain_some(active[request].sequence)?;
+                if on_event(Event::Prefill { request, done, total }).is_break() {
+                    return self.cancel(active, close, on_event);
+                }
+                continue;
+            }
             let feeds: Vec<Feed<'_>> = plan.iter().map(|&(index, rows)| active[index].feed(rows)).collect();
-            let fed = match self.feed(&feeds) {
+            let fed = match self.on_device(|engine| engine.step(&feeds)) {
+                Ok(fed) => fed,
                 // Between the look at the gate and this: the step has done nothing and is taken again.
                 Err(EngineError::GpuSuspended) => continue,
-                fed => fed?,
+                // On the CPU, if it goes on at all.
+                Err(error) => {
+                    self.leave(error)?;
+                    continue;
+                }
             };
             for (&(index, rows), fed) in plan.iter().zip(fed) {
                 let a = &mut active[index];
@@ -165,4 +172,24 @@ impl Engine {
         }
         plan
     }
+}
+
+/// What comes of answers under way that ended with an error: where the device failed, they are kept with it.
+pub fn broken_off(
+    error: EngineError,
+    active: Vec<Active<'_>>,
+    start: Instant,
+    on_event: OnEvent<'_>,
+) -> EngineError {
+    let EngineError::Backend(cause) = error else { return error };
+    let Some(reason) = FinishReason::of_failure(&cause) else { return cause.into() };
+    let mut completions = Vec::with_capacity(active.len());
+    for mut a in active {
+        if !a.is_over() {
+            // The answers have ended: neither a caller who breaks off nor bytes that are no text yet change that.
+            let _ = a.finish(reason, on_event);
+        }
+        completions.push(a.completion(start));
+    }
+    EngineError::DeviceFailed { cause, completions }
 }

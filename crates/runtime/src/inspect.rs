@@ -10,14 +10,16 @@ impl Engine {
     /// embedding, as the pages hold them.
     ///
     /// # Errors
-    /// If the sequence is not open or the device fails.
+    /// If the sequence is not open, the GPU is suspended, or the device fails.
     pub fn read_kv(
         &mut self,
         sequence: SequenceHandle,
         layer: usize,
     ) -> Result<(Vec<f32>, Vec<f32>), EngineError> {
-        let keys = self.read_half(sequence, layer, PageHalf::K)?;
-        Ok((keys, self.read_half(sequence, layer, PageHalf::V)?))
+        self.on_some_device(&[sequence], |engine| {
+            let keys = engine.read_half(sequence, layer, PageHalf::K)?;
+            Ok((keys, engine.read_half(sequence, layer, PageHalf::V)?))
+        })
     }
 
     fn read_half(

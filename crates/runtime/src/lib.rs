@@ -5,6 +5,18 @@
 //! `interleaf-kv`'s, files are `interleaf-model`'s. What is here is the forward pass, written once over
 //! the trait ([`Engine`]), and the loop that mixes prompts and answers of many requests
 //! ([`Engine::generate`]).
+//!
+//! # When a GPU fails
+//!
+//! What a device fails with is an error and never an abort. Under [`BackendChoice::Auto`] the CPU takes over: the base and
+//! the adapters are made resident there, pages are computed again from the tokens that they were of, and answers under
+//! way go on where they were; one warning says so. That takes as long as loading the model and reading the prompts did.
+//! Under [`BackendChoice::Gpu`] the call fails, and answers under way are kept with the error
+//! ([`EngineError::DeviceFailed`]).
+//!
+//! wgpu panics where a device is lost while it is waited for. That panic is caught, which it can only be in a build with
+//! `panic = "unwind"`, cargo's default: an app that is built with `panic = "abort"` ends there. The panic hook runs
+//! either way, so what it prints or reports is no sign that the app has failed.
 
 mod active;
 mod adapters;
@@ -13,12 +25,16 @@ mod conversation;
 pub mod doctor;
 mod engine;
 mod error;
+mod fallback;
 mod feed;
 mod forward;
 mod gate;
 mod generate;
+mod history;
 mod inspect;
+mod origin;
 mod request;
+mod reserve;
 mod resident;
 mod sampling;
 mod store;

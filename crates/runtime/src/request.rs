@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use interleaf_contract::BackendError;
+
 use crate::SamplingOptions;
 
 /// A prompt and how to answer it.
@@ -36,6 +38,10 @@ pub enum FinishReason {
     Cancelled,
     /// The device was lost.
     DeviceLost,
+    /// The device had no room for the next step.
+    OutOfMemory,
+    /// The device or its driver failed at the next step.
+    DeviceFailed,
 }
 
 impl FinishReason {
@@ -49,6 +55,18 @@ impl FinishReason {
             Self::ContextFull => "context_full",
             Self::Cancelled => "cancelled",
             Self::DeviceLost => "device_lost",
+            Self::OutOfMemory => "out_of_memory",
+            Self::DeviceFailed => "device_failed",
+        }
+    }
+
+    /// How an answer ends where a device fails; `None` where it was not the device.
+    pub(crate) const fn of_failure(error: &BackendError) -> Option<Self> {
+        match error {
+            BackendError::DeviceLost { .. } => Some(Self::DeviceLost),
+            BackendError::OutOfMemory { .. } => Some(Self::OutOfMemory),
+            BackendError::Device { .. } => Some(Self::DeviceFailed),
+            _ => None,
         }
     }
 }
@@ -56,13 +74,14 @@ impl FinishReason {
 /// What happens while requests are answered, by the request's index.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// More of the prompt is in the cache.
+    /// More of the prompt is in the cache. Where the CPU has taken over from a GPU that failed this comes again, of the
+    /// prompt and the answer so far, whose text does not.
     Prefill {
         /// The request.
         request: usize,
         /// Tokens done.
         done: usize,
-        /// Tokens of the prompt.
+        /// Tokens to do.
         total: usize,
     },
     /// More of the answer.

@@ -13,6 +13,8 @@ use interleaf_runtime::{
 use interleaf_tests::backends;
 use interleaf_tests::lora::{AdapterSpec, LoraCase};
 
+use crate::measure::alone;
+
 fn case() -> LoraCase {
     use interleaf_contract::{Dtype, RowKind};
     LoraCase {
@@ -33,6 +35,7 @@ fn gpu(failure: GpuFailure) -> Option<GpuBackend> {
 
 #[test]
 fn refused_pipelines_lead_to_the_next_variant() {
+    let _alone = alone();
     let Some(mut gpu) = gpu(GpuFailure::Pipelines) else { return };
     let mut baseline = GpuBackend::new(GpuOptions {
         variant: Some(interleaf_gpu::GpuVariant::Baseline),
@@ -48,6 +51,7 @@ fn refused_pipelines_lead_to_the_next_variant() {
 
 #[test]
 fn when_the_last_variant_is_refused_the_error_is_typed() {
+    let _alone = alone();
     let Some(mut gpu) = gpu(GpuFailure::AllPipelines) else { return };
     for _ in 0..2 {
         let refused = case().data().run(&mut gpu).expect_err("nothing is left");
@@ -83,24 +87,27 @@ fn request(tokens: usize) -> Request {
 
 #[test]
 fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
+    let _alone = alone();
     let Some(mut whole) = engine(None) else { return };
     let expected =
         whole.generate(&[request(8)], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0);
     let mut engine = engine(Some(GpuFailure::Lost { after: 4 })).expect("as before");
     let lost = engine.generate(&[request(8), request(8)], &mut |_| ControlFlow::Continue(()));
-    let Err(EngineError::DeviceLost { reason, completions }) = lost else { panic!("{lost:?}") };
-    assert!(reason.contains("lost"), "{reason}");
+    let Err(EngineError::DeviceFailed { cause, completions }) = lost else { panic!("{lost:?}") };
+    assert!(matches!(&cause, BackendError::DeviceLost { reason, .. } if reason.contains("lost")), "{cause}");
     assert_eq!(completions.len(), 2);
     for completion in completions {
         assert_eq!(completion.reason, FinishReason::DeviceLost);
         assert_eq!(completion.tokens, expected.tokens[..4], "a prompt and three steps ran");
     }
     let again = engine.generate(&[request(1)], &mut |_| ControlFlow::Continue(()));
-    assert!(matches!(again, Err(EngineError::DeviceLost { .. })), "{again:?}");
+    let still = |e: &EngineError| matches!(e, EngineError::DeviceFailed { cause, .. } if matches!(cause, BackendError::DeviceLost { .. }));
+    assert!(again.as_ref().is_err_and(still), "{again:?}");
 }
 
 #[test]
 fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
+    let _alone = alone();
     let Some(mut engine) = engine(None) else { return };
     let expected = engine.generate(&[request(6)], &mut |_| ControlFlow::Continue(())).expect("it answers");
     let gate = engine.gpu_gate().expect("it runs on a GPU");
@@ -142,40 +149,80 @@ fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
     assert_eq!(broken.expect("cancelled")[0].reason, FinishReason::Cancelled);
 }
 
-/// What `auto` takes with a verdict in the store.
-fn auto_with(verdict: &Verdict) -> &'static str {
+/// What `auto` opens with a verdict in the store, on a GPU that is lost after so many steps.
+fn auto_with(verdict: &Verdict, lost_after: Option<u64>) -> Engine {
     let store = tempfile::tempdir().expect("a folder");
     let verdicts = serde_json::to_vec(&[verdict]).expect("JSON");
     std::fs::write(store.path().join("gpu-verdicts.json"), verdicts).expect("writes");
     let options = EngineOptions {
         backend: BackendChoice::Auto,
+        gpu: GpuSettings { lost_after, ..GpuSettings::default() },
         store: Some(store.path().into()),
         threads: 1,
         ..EngineOptions::default()
     };
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
-    Engine::open(Source::dir(folder), &options, &mut |_| ()).expect("something runs it").backend().name
+    Engine::open(Source::dir(folder), &options, &mut |_| ()).expect("something runs it")
+}
+
+/// A verdict that prefers the first GPU there is.
+fn faster() -> Option<Verdict> {
+    let adapter = interleaf_gpu::adapters().into_iter().next().filter(|_| backends::gpu().is_some())?;
+    let (key, variant) = (adapter.key(), Some("baseline".into()));
+    Some(Verdict { key, kernels: adapter.suits.to_owned(), variant, faster: true })
 }
 
 #[test]
 fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
-    let Some(adapter) = interleaf_gpu::adapters().into_iter().next().filter(|_| backends::gpu().is_some())
-    else {
-        return;
-    };
-    let faster = Verdict {
-        key: adapter.key(),
-        kernels: adapter.suits.to_owned(),
-        variant: Some("baseline".into()),
-        faster: true,
-    };
-    assert_eq!(auto_with(&faster), "gpu");
-    assert_eq!(auto_with(&Verdict { faster: false, ..faster.clone() }), "cpu");
-    assert_eq!(auto_with(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
+    let _alone = alone();
+    let Some(faster) = faster() else { return };
+    let taken = |verdict: &Verdict| auto_with(verdict, None).backend().name;
+    assert_eq!(taken(&faster), "gpu");
+    assert_eq!(taken(&Verdict { faster: false, ..faster.clone() }), "cpu");
+    assert_eq!(taken(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
     let before = Verdict { key: format!("{} of yesterday", faster.key), ..faster.clone() };
-    assert_eq!(auto_with(&before), "cpu", "another driver was examined");
+    assert_eq!(taken(&before), "cpu", "another driver was examined");
     let gone = Verdict { key: "abacus".into(), ..faster.clone() };
-    assert_eq!(auto_with(&gone), "cpu", "it is gone");
+    assert_eq!(taken(&gone), "cpu", "it is gone");
     // Kernels that were not examined are tested when the device is opened.
-    assert_eq!(auto_with(&Verdict { kernels: "others".into(), ..faster }), "gpu");
+    assert_eq!(taken(&Verdict { kernels: "others".into(), ..faster }), "gpu");
+}
+
+/// An answer to two requests, one under an adapter.
+fn answers(engine: &mut Engine) -> Vec<Vec<u32>> {
+    let adapter = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias/adapter");
+    engine.register_adapter("a", &Source::dir(adapter)).expect("it loads");
+    engine.reserve_kv(2, 64).expect("a small pool");
+    let requests = [request(8), Request { adapter: Some("a".into()), ..request(8) }];
+    let answers = engine.generate(&requests, &mut |_| ControlFlow::Continue(())).expect("it answers");
+    answers.into_iter().map(|answer| answer.tokens).collect()
+}
+
+#[test]
+fn under_auto_the_cpu_goes_on_from_a_gpu_that_is_lost() {
+    let _alone = alone();
+    let Some(faster) = faster() else { return };
+    let mut whole = auto_with(&faster, None);
+    let expected = answers(&mut whole);
+    assert_eq!(whole.backend().name, "gpu");
+    for after in [0, 4] {
+        let mut engine = auto_with(&faster, Some(after));
+        assert_eq!(engine.backend().name, "gpu");
+        assert_eq!((answers(&mut engine), engine.backend().name), (expected.clone(), "cpu"), "{after}");
+    }
+}
+
+#[test]
+fn under_auto_the_cpu_runs_what_every_variant_of_the_gpu_refuses() {
+    let _alone = alone();
+    let Some(gpu) = gpu(GpuFailure::AllPipelines) else { return };
+    let options = EngineOptions { threads: 1, ..EngineOptions::default() };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/families/llama-bias");
+    let opened = Engine::open_on(Box::new(gpu), Source::dir(folder), &options, &mut |_| ());
+    let mut engine = opened.expect("it loads");
+    assert_eq!(engine.backend().name, "gpu");
+    let cpu = EngineOptions { backend: BackendChoice::Cpu, ..options };
+    let mut expected = Engine::open(Source::dir(folder), &cpu, &mut |_| ()).expect("it loads");
+    assert_eq!(answers(&mut engine), answers(&mut expected));
+    assert_eq!(engine.backend().name, "cpu");
 }

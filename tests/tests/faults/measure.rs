@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::MEMORY;
 
-/// The allocator counts for the whole process, so measured work is done one at a time.
+/// The allocator counts for the whole process, so what is measured, and what else holds much, is done one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Keeps other measured work waiting while it is held.
+/// Keeps other work waiting, measured or large, while it is held.
 pub fn alone() -> impl Drop {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use interleaf_runtime::{
     ChatMessage, Completion, Conversation, Engine, EngineError, Event, FinishReason, Request, SamplingOptions,
 };
 
-use crate::{CliError, prompt};
+use crate::{CliError, answers, prompt};
 
 /// A conversation under way.
 pub struct Dialogue {
@@ -61,7 +61,8 @@ impl Dialogue {
         }
     }
 
-    /// Says something and takes the answer in. If that fails, nothing was said.
+    /// Says something and takes the answer in. If that fails, nothing was said; but an answer that a failing device cut
+    /// short stays as far as it came.
     pub fn say(
         &mut self,
         text: &str,
@@ -75,8 +76,9 @@ impl Dialogue {
             return Err(EngineError::ContextFull { needed: text.len() / TOKEN_BYTES, limit }.into());
         }
         self.messages.push(ChatMessage::new("user", text));
+        let said = self.messages.len();
         let answered = self.answer(on_event);
-        if answered.is_err() {
+        if answered.is_err() && self.messages.len() == said {
             self.messages.pop();
         }
         answered
@@ -93,7 +95,9 @@ impl Dialogue {
             stop: self.answering.stop.clone(),
             end_tokens: self.engine.model().generation_defaults().eos.clone(),
         };
-        let answer = self.engine.converse(&mut self.conversation, &request, on_event)?;
+        let answered = self.engine.converse(&mut self.conversation, &request, on_event);
+        let (mut answers, mut failure) = answers::kept(answered.map(|answer| vec![answer]))?;
+        let answer = answers.remove(0);
         if answer.reason == FinishReason::ContextFull && answer.tokens.is_empty() {
             let (needed, limit) = (answer.prompt_tokens, self.engine.context());
             return Err(EngineError::ContextFull { needed, limit }.into());
@@ -103,13 +107,16 @@ impl Dialogue {
             self.messages.pop();
             return Ok(());
         }
+        if let Some(failure) = failure.take_if(|_| answer.tokens.is_empty()) {
+            return Err(failure.into());
+        }
         self.messages.push(ChatMessage::new("assistant", &*answer.text));
         self.totals.turns += 1;
         self.totals.prompt += answer.prompt_tokens;
         self.totals.reused += answer.reused_tokens;
         self.totals.generated += answer.tokens.len();
         self.last = Some((answer, request.adapter));
-        Ok(())
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// Answers with another adapter from now on.
@@ -136,5 +143,41 @@ impl Dialogue {
     /// Tokens in the cache.
     pub fn cached_tokens(&self) -> usize {
         self.conversation.cached_tokens()
+    }
+}
+
+#[cfg(all(test, feature = "gpu"))]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+    use interleaf_runtime::{BackendChoice, EngineOptions, GpuSettings};
+
+    use super::*;
+    use crate::load;
+
+    #[test]
+    fn an_answer_that_a_lost_device_cut_short_was_said() {
+        let gpu = GpuSettings { lost_after: Some(5), ..GpuSettings::default() };
+        let options = EngineOptions { backend: BackendChoice::Gpu, gpu, ..EngineOptions::default() };
+        let mut engine = match load::open(load::demo_base(), &options) {
+            Ok(engine) => engine,
+            Err(e) => {
+                assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {e}");
+                return println!("SKIPPED on gpu: {e}");
+            }
+        };
+        engine.reserve_kv(1, 256).unwrap();
+        let answering = Answering { sampling: SamplingOptions::default(), stop: Vec::new(), max_tokens: 12 };
+        let mut dialogue = Dialogue::new(engine, None, None, answering);
+        let lost = dialogue.say("What is ownership?", &mut |_| ControlFlow::Continue(()));
+        assert!(lost.unwrap_err().to_string().contains("lost"));
+        let (last, _) = dialogue.last.as_ref().unwrap();
+        assert_eq!(
+            (last.tokens.len(), last.reason, dialogue.messages.len()),
+            (5, FinishReason::DeviceLost, 2)
+        );
+        // What was not answered at all was not asked either.
+        dialogue.say("And borrowing?", &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert_eq!((dialogue.totals.turns, dialogue.messages.len()), (1, 2));
     }
 }

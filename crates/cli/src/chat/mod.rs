@@ -100,7 +100,7 @@ fn act(dialogue: &mut Dialogue, line: Line) -> Result<ControlFlow<()>, CliError>
 fn say(dialogue: &mut Dialogue, text: &str) -> Result<(), CliError> {
     let mut stdout = std::io::stdout().lock();
     let bar = load::bar(0, "prefill");
-    let mut written = Ok(());
+    let (mut written, mut begun) = (Ok(()), false);
     let answered = dialogue.say(text, &mut |event| {
         match event {
             Event::Prefill { done, total, .. } => {
@@ -111,6 +111,7 @@ fn say(dialogue: &mut Dialogue, text: &str) -> Result<(), CliError> {
                 }
             }
             Event::Text { text, .. } => {
+                begun = true;
                 written = write!(stdout, "{text}").and_then(|()| stdout.flush());
             }
             // The command line suspends no GPU.
@@ -121,6 +122,8 @@ fn say(dialogue: &mut Dialogue, text: &str) -> Result<(), CliError> {
     bar.finish_and_clear();
     interrupt::clear();
     written?;
-    answered?;
-    Ok(writeln!(stdout)?)
+    if begun || answered.is_ok() {
+        writeln!(stdout)?;
+    }
+    answered
 }
