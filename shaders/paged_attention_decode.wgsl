@@ -1,4 +1,4 @@
-// paged_attention for generated rows, first half: one block of up to ${VECTORS} rows, ${LANES} heads that share
+// paged_attention for generated rows, first half: one block of up to ${VECTORS} rows, ${ABREAST} heads that share
 // a KV head side by side. Pages are ${CODEC}. Rows are put together where they share pages, which are then read
 // once. Blocks of a long context run beside each other and leave partial states, which paged_attention_merge
 // joins in order.
@@ -25,7 +25,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> partials: array<f32>;   // (state, head, 2 + head_dim)
 
 #include "lib/grid.wgsl"
-#include "lib/lanes_${LANES}.wgsl"
+#include "lib/abreast_${ABREAST}.wgsl"
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
 #include "lib/pages_apart.wgsl"
@@ -52,7 +52,7 @@ fn paged_attention_decode(
     let rows = tables[item_at + 1u];
     let kv_head = (index % vectors) / params.vectors;
     let heads_per_kv = params.heads / params.kv_heads;
-    let first_head = (index % params.vectors) * ${LANES}u;
+    let first_head = (index % params.vectors) * ${ABREAST}u;
 
     // Lanes behind the last head of the group repeat it, vectors behind the last row the first one, whose pages are
     // read anyway; neither is stored.
@@ -67,16 +67,16 @@ fn paged_attention_decode(
     pages.chunks_${v} = (length_${v} + ${CHUNK}u - 1u) / ${CHUNK}u;
     for (var element = thread; element < ${QUADS}u * 4u; element += ${WORKGROUP}u) {
         let safe = min(element, ${HEAD_DIM}u - 1u);
-#repeat l ${LANES}
+#repeat l ${ABREAST}
         let head_${l} = kv_head * heads_per_kv + min(first_head + ${l}u, heads_per_kv - 1u);
         let value_${l} = q[params.q_at + row_${v} * params.q_stride + head_${l} * ${HEAD_DIM}u + safe];
 #end
-        let value = lanes(
-#repeat l ${LANES}
+        let value = abreast(
+#repeat l ${ABREAST}
             value_${l},
 #end
         );
-        queries[${v}u * ${QUADS}u * 4u + element] = select(lanes(0.0), value, element < ${HEAD_DIM}u);
+        queries[${v}u * ${QUADS}u * 4u + element] = select(abreast(0.0), value, element < ${HEAD_DIM}u);
     }
 #end
     workgroupBarrier();
@@ -90,24 +90,24 @@ fn paged_attention_decode(
         skipped,
         count,
 #repeat v ${VECTORS}
-        lanes_u(start_${v}),
-        lanes_u(length_${v}),
+        abreast_u(start_${v}),
+        abreast_u(length_${v}),
 #end
     );
 #repeat v ${VECTORS}
     if (${v}u < rows) {
         let state = tables[item_at + 3u + 2u * ${v}u];
-#repeat l ${LANES}
+#repeat l ${ABREAST}
         if (first_head + ${l}u < heads_per_kv) {
             let head = kv_head * heads_per_kv + first_head + ${l}u;
             let partial = (state * params.heads + head) * (2u + ${HEAD_DIM}u);
             if (thread == 0u) {
-                partials[partial] = lane(block.largest_${v}, ${l}u);
-                partials[partial + 1u] = lane(block.sum_${v}, ${l}u);
+                partials[partial] = of_query(block.largest_${v}, ${l}u);
+                partials[partial + 1u] = of_query(block.sum_${v}, ${l}u);
             }
 #repeat i ${OWNED}
             if (thread + ${i}u * ${WORKGROUP}u < ${HEAD_DIM}u) {
-                partials[partial + 2u + thread + ${i}u * ${WORKGROUP}u] = lane(block.value_${v}_${i}, ${l}u);
+                partials[partial + 2u + thread + ${i}u * ${WORKGROUP}u] = of_query(block.value_${v}_${i}, ${l}u);
             }
 #end
         }

@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;  // (rows, out_stride)
 
 #include "lib/grid.wgsl"
-#include "lib/lanes_1.wgsl"
+#include "lib/abreast_1.wgsl"
 #include "lib/softmax_state.wgsl"
 #include "lib/attention_store.wgsl"
 

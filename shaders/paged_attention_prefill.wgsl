@@ -27,7 +27,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;  // (rows, out_stride)
 
 #include "lib/grid.wgsl"
-#include "lib/lanes_4.wgsl"
+#include "lib/abreast_4.wgsl"
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
 #include "lib/pages_one.wgsl"
@@ -62,25 +62,25 @@ fn paged_attention_prefill(
 #repeat l 4
     let row_${v}_${l} = first_row + min(${v}u * 4u + ${l}u, rows - 1u);
 #end
-    let length_${v} = lanes_u(1u) + lanes_u(
+    let length_${v} = abreast_u(1u) + abreast_u(
 #repeat l 4
         tables[params.records_at + 2u * row_${v}_${l}],
 #end
     );
-    let start_${v} = length_${v} - min(length_${v}, lanes_u(params.window));
+    let start_${v} = length_${v} - min(length_${v}, abreast_u(params.window));
     for (var element = thread; element < ${QUADS}u * 4u; element += ${WORKGROUP}u) {
         let column = head * ${HEAD_DIM}u + min(element, ${HEAD_DIM}u - 1u);
-        let value = lanes(
+        let value = abreast(
 #repeat l 4
             q[params.q_at + row_${v}_${l} * params.q_stride + column],
 #end
         );
-        queries[${v}u * ${QUADS}u * 4u + element] = select(lanes(0.0), value, element < ${HEAD_DIM}u);
+        queries[${v}u * ${QUADS}u * 4u + element] = select(abreast(0.0), value, element < ${HEAD_DIM}u);
     }
-    var largest_${v} = lanes(MASKED);
-    var sum_${v} = lanes(0.0);
+    var largest_${v} = abreast(MASKED);
+    var sum_${v} = abreast(0.0);
 #repeat i ${OWNED}
-    var value_${v}_${i} = lanes(0.0);
+    var value_${v}_${i} = abreast(0.0);
 #end
 #end
     workgroupBarrier();

@@ -14,14 +14,17 @@ struct Params {
     add_stride: u32,
     added: u32,          // 1: there is a residual
     epsilon: f32,
+    packed: u32,         // 1: only listed rows are normed, side by side
+    rows_at: u32,        // the list, in tables
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;  // x too, where they share a buffer
 @group(0) @binding(2) var<storage, read> vectors: array<f32>;    // the norm's weights
 @group(0) @binding(3) var<storage, read> add: array<f32>;        // (rows, add_stride)
+@group(0) @binding(4) var<storage, read> tables: array<u32>;     // row numbers
 #repeat i ${APART}
-@group(0) @binding(4) var<storage, read_write> x: array<f32>;    // (rows, x_stride)
+@group(0) @binding(5) var<storage, read_write> x: array<f32>;    // (rows, x_stride)
 #end
 
 #include "lib/grid.wgsl"
@@ -38,7 +41,11 @@ fn rms_norm_heads(
     if (index >= params.rows * params.heads) {
         return;
     }
-    let row = index / params.heads;
+    let out_row = index / params.heads;
+    var row = out_row;
+    if (params.packed == 1u) {
+        row = tables[params.rows_at + out_row];
+    }
     let first = (index % params.heads) * params.head_dim;
     let x_at = params.x_at + row * params.x_stride + first;
     var own = 0.0;
@@ -58,7 +65,7 @@ fn rms_norm_heads(
     }
     let by = 1.0 / sqrt(sum / f32(params.head_dim) + params.epsilon);
     // A thread reads what it wrote itself.
-    let out_at = params.out_at + row * params.out_stride;
+    let out_at = params.out_at + out_row * params.out_stride;
     for (var i = thread; i < params.head_dim; i += ${WORKGROUP}u) {
         out[out_at + first + i] = ${X}[x_at + i] * by * vectors[params.weight_at + i];
     }

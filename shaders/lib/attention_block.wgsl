@@ -1,34 +1,34 @@
 // Attention over one block of at most ${SPLIT} tokens, for the queries in `queries`, which read the same
-// KV head: ${VECTORS} vectors of lanes. Decode and prefill share it, so a block is
+// KV head: ${VECTORS} vectors of queries. Decode and prefill share it, so a block is
 // computed in one order only: token t by thread t % ${WORKGROUP} for scores, by group t % ${GROUPS} of
-// its chunk for values, then threads and groups in ascending order. What a lane may not see is never added
-// to its sums, not even with weight 0, which an inf would turn into a NaN: a lane's result does not depend
-// on the tokens that only other lanes see.
+// its chunk for values, then threads and groups in ascending order. What a query may not see is never added
+// to its sums, not even with weight 0, which an inf would turn into a NaN: a query's result does not depend
+// on the tokens that only other queries see.
 //
 // A thread scores whole tokens: no reduction, hence no barrier, within a head. ${QUADS} threads share a
 // token's values, a quad of the head each, and ${GROUPS} such groups take turns over a chunk's tokens.
 //
 // Vectors may be rows of different sequences (lib/pages_apart) or of one (lib/pages_one). Either way a page that
 // several of them read is loaded once, for all of them.
-var<workgroup> queries: array<lanes, ${VECTORS}u * ${QUADS}u * 4u>;      // (VECTORS, head_dim)
+var<workgroup> queries: array<abreast, ${VECTORS}u * ${QUADS}u * 4u>;      // (VECTORS, head_dim)
 // First (VECTORS, token) scores and weights, then (VECTORS, 4, thread) sums of values.
-var<workgroup> scores: array<lanes, ${VECTORS}u * ${SPLIT}u>;
-var<workgroup> shares: array<lanes, ${VECTORS}u * ${WORKGROUP}u>;        // (VECTORS, thread)
+var<workgroup> scores: array<abreast, ${VECTORS}u * ${SPLIT}u>;
+var<workgroup> shares: array<abreast, ${VECTORS}u * ${WORKGROUP}u>;        // (VECTORS, thread)
 
 const_assert ${SPLIT}u == 4u * ${WORKGROUP}u;  // the two uses of `scores` are of one size
 const_assert ${GROUPS}u * ${QUADS}u <= ${WORKGROUP}u && ${GROUPS}u <= ${CHUNK}u;
 
-fn sees(position: u32, start: lanes_u, length: lanes_u) -> lanes_b {
-    return (lanes_u(position) < length) & (lanes_u(position) >= start);
+fn sees(position: u32, start: abreast_u, length: abreast_u) -> abreast_b {
+    return (abreast_u(position) < length) & (abreast_u(position) >= start);
 }
 
 struct Block {
 #repeat v ${VECTORS}
-    largest_${v}: lanes,
-    sum_${v}: lanes,
+    largest_${v}: abreast,
+    sum_${v}: abreast,
 #repeat i ${OWNED}
     // Element thread + ${i} · ${WORKGROUP} of the head.
-    value_${v}_${i}: lanes,
+    value_${v}_${i}: abreast,
 #end
 #end
 }
@@ -43,38 +43,38 @@ fn attend_block(
     skipped: u32,
     count: u32,
 #repeat v ${VECTORS}
-    start_${v}: lanes_u,
-    length_${v}: lanes_u,
+    start_${v}: abreast_u,
+    length_${v}: abreast_u,
 #end
 ) -> Block {
     var block: Block;
     let first_chunk = first / ${CHUNK}u;
 
 #repeat v ${VECTORS}
-    var largest_${v} = lanes(MASKED);
+    var largest_${v} = abreast(MASKED);
 #end
     for (var token = thread; token < count; token += ${WORKGROUP}u) {
         if (token < skipped) {
 #repeat v ${VECTORS}
-            scores[${v}u * ${SPLIT}u + token] = lanes(MASKED);
+            scores[${v}u * ${SPLIT}u + token] = abreast(MASKED);
 #end
             continue;
         }
         let rows = page_rows(pages, first_chunk + token / ${CHUNK}u, K_PAGE, kv_head, token % ${CHUNK}u);
 #repeat v ${VECTORS}
-        var dot_${v} = lanes(0.0);
+        var dot_${v} = abreast(0.0);
 #end
         for (var quad = 0u; quad < ${QUADS}u; quad++) {
             let keys = page_quads(rows, quad);
 #repeat v ${VECTORS}
 #repeat e 4
-            dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], lanes(keys.quad_${v}[${e}]), dot_${v});
+            dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], abreast(keys.quad_${v}[${e}]), dot_${v});
 #end
 #end
         }
 #repeat v ${VECTORS}
         let seen_${v} = sees(first + token, start_${v}, length_${v});
-        let score_${v} = select(lanes(MASKED), capped(dot_${v} * params.scale), seen_${v});
+        let score_${v} = select(abreast(MASKED), capped(dot_${v} * params.scale), seen_${v});
         scores[${v}u * ${SPLIT}u + token] = score_${v};
         largest_${v} = max(largest_${v}, score_${v});
 #end
@@ -89,14 +89,14 @@ fn attend_block(
     for (var i = 1u; i < ${WORKGROUP}u; i++) {
         block.largest_${v} = max(block.largest_${v}, shares[${v}u * ${WORKGROUP}u + i]);
     }
-    var sum_${v} = lanes(0.0);
+    var sum_${v} = abreast(0.0);
 #end
     workgroupBarrier();
     for (var token = thread; token < count; token += ${WORKGROUP}u) {
 #repeat v ${VECTORS}
         let at_${v} = ${v}u * ${SPLIT}u + token;
         let seen_${v} = sees(first + token, start_${v}, length_${v});
-        let weight_${v} = select(lanes(0.0), exp(scores[at_${v}] - block.largest_${v}), seen_${v});
+        let weight_${v} = select(abreast(0.0), exp(scores[at_${v}] - block.largest_${v}), seen_${v});
         scores[at_${v}] = weight_${v};
         sum_${v} += weight_${v};
 #end
@@ -107,12 +107,12 @@ fn attend_block(
     workgroupBarrier();
 
 #repeat v ${VECTORS}
-    block.sum_${v} = lanes(0.0);
+    block.sum_${v} = abreast(0.0);
     for (var i = 0u; i < ${WORKGROUP}u; i++) {
         block.sum_${v} += shares[${v}u * ${WORKGROUP}u + i];
     }
 #repeat e 4
-    var value_${v}_${e} = lanes(0.0);
+    var value_${v}_${e} = abreast(0.0);
 #end
 #end
     let quad = thread % ${QUADS}u;
@@ -126,7 +126,7 @@ fn attend_block(
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
                 let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
 #repeat e 4
-                let next_${v}_${e} = fma(weight_${v}, lanes(values.quad_${v}[${e}]), value_${v}_${e});
+                let next_${v}_${e} = fma(weight_${v}, abreast(values.quad_${v}[${e}]), value_${v}_${e});
                 value_${v}_${e} = select(value_${v}_${e}, next_${v}_${e}, seen_${v});
 #end
 #end

@@ -1,9 +1,9 @@
 // The cap on attention scores; 0 stands for none.
-#include "lib/tanh.wgsl" NAME=lanes TYPE=lanes
+#include "lib/tanh.wgsl" NAME=abreast TYPE=abreast
 
-fn capped(score: lanes) -> lanes {
+fn capped(score: abreast) -> abreast {
     if (params.softcap == 0.0) {
         return score;
     }
-    return params.softcap * tanh_lanes(score / params.softcap);
+    return params.softcap * tanh_abreast(score / params.softcap);
 }

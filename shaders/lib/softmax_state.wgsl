@@ -5,18 +5,18 @@
 const MASKED: f32 = -1e30;
 
 struct Merge {
-    largest: lanes,
-    keep: lanes,  // factor of the state's sums
-    take: lanes,  // factor of the block's sums
+    largest: abreast,
+    keep: abreast,  // factor of the state's sums
+    take: abreast,  // factor of the block's sums
 }
 
 // An empty block must not touch a bit of the state, and WGSL does not promise that exp(0) is exactly 1.
-fn merge(state_largest: lanes, block_largest: lanes, block_sum: lanes) -> Merge {
+fn merge(state_largest: abreast, block_largest: abreast, block_sum: abreast) -> Merge {
     let largest = max(state_largest, block_largest);
-    let empty = block_sum == lanes(0.0);
+    let empty = block_sum == abreast(0.0);
     return Merge(
         largest,
-        select(exp(state_largest - largest), lanes(1.0), empty),
-        select(exp(block_largest - largest), lanes(0.0), empty),
+        select(exp(state_largest - largest), abreast(1.0), empty),
+        select(exp(block_largest - largest), abreast(0.0), empty),
     );
 }

@@ -6,6 +6,7 @@ pub mod attention;
 pub mod backends;
 pub mod data;
 pub mod fuzz;
+pub mod layer;
 pub mod lora;
 pub mod sampling;
 pub mod single;

@@ -292,6 +292,10 @@ impl Backend for GpuBackend {
     }
 
     fn drain(&mut self) -> Result<(), BackendError> {
+        // An app in the background may be ended without a word.
+        if let Some(pipelines) = &mut self.gpu.pipelines {
+            pipelines.keep();
+        }
         self.gpu.wait_for_all()
     }
 

@@ -413,7 +413,7 @@ pub(crate) const LARGEST_HEAD: usize = 256;
 pub(crate) struct AttentionTile {
     pub head_dim: u32,
     /// Queries to a vector: 1, 2 or 4.
-    pub lanes: u32,
+    pub abreast: u32,
     /// Vectors of queries.
     pub vectors: u32,
 }
@@ -437,7 +437,7 @@ impl AttentionTile {
 
     /// Queries of a workgroup.
     pub(crate) const fn queries(self) -> u32 {
-        self.lanes * self.vectors
+        self.abreast * self.vectors
     }
 
     /// Bytes of workgroup memory: queries, scores, and a share of each thread.
@@ -449,12 +449,12 @@ impl AttentionTile {
 /// For generated rows: the heads that read one KV head, side by side, at most four. More than four (or
 /// three) take several workgroups.
 pub(crate) const fn attention_decode(head_dim: u32, heads_per_kv: u32) -> AttentionTile {
-    let lanes = match heads_per_kv {
+    let abreast = match heads_per_kv {
         0 | 1 => 1,
         2 => 2,
         _ => 4,
     };
-    AttentionTile { head_dim, lanes, vectors: 1 }
+    AttentionTile { head_dim, abreast, vectors: 1 }
 }
 
 /// For generated rows that share pages: as many rows as workgroup memory has room for, at most four.
@@ -469,11 +469,11 @@ pub(crate) const fn attention_shared(caps: Caps, head_dim: u32, heads_per_kv: u3
 
 /// For prompt rows: eight rows of one head where workgroup memory allows, else four.
 pub(crate) const fn attention_prefill(caps: Caps, head_dim: u32) -> AttentionTile {
-    let eight = AttentionTile { head_dim, lanes: 4, vectors: 2 };
+    let eight = AttentionTile { head_dim, abreast: 4, vectors: 2 };
     if eight.workgroup_bytes() <= caps.workgroup_bytes {
         return eight;
     }
-    AttentionTile { head_dim, lanes: 4, vectors: 1 }
+    AttentionTile { head_dim, abreast: 4, vectors: 1 }
 }
 
 /// Folds a count of workgroups over x and y; `None` where even that cannot hold them. Up to one row of

@@ -98,7 +98,7 @@ impl Variant {
         let numbers = [
             ("WORKGROUP", WORKGROUP),
             ("HEAD_DIM", tile.head_dim),
-            ("LANES", tile.lanes),
+            ("ABREAST", tile.abreast),
             ("VECTORS", tile.vectors),
             ("QUERY_ROWS", tile.queries()),
             ("QUADS", tile.quads()),
@@ -193,7 +193,7 @@ pub(crate) fn record(
                 directory_at,
                 heads: shape.heads,
                 kv_heads: shape.kv_heads,
-                vectors: heads_per_kv.div_ceil(tile.lanes),
+                vectors: heads_per_kv.div_ceil(tile.abreast),
                 q_at: word(q.at),
                 q_stride: word(q.stride),
                 page_words,

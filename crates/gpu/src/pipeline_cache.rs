@@ -13,8 +13,8 @@ const MAGIC: &[u8; 16] = b"interleaf-pipes1";
 pub(crate) struct PipelineCache {
     pub cache: wgpu::PipelineCache,
     file: PathBuf,
-    /// Bytes that are in the file.
-    kept: usize,
+    /// The checksum of what is in the file.
+    kept: Option<u64>,
 }
 
 impl PipelineCache {
@@ -41,29 +41,37 @@ impl PipelineCache {
                 fallback: true,
             })
         };
-        Some(Self { cache, file, kept: data.map_or(0, |data| data.len()) })
+        Some(Self { cache, file, kept: data.as_deref().map(checksum) })
     }
 
-    /// Writes the cache if it has grown, in place of the file at once.
-    pub(crate) fn keep(&mut self) -> std::io::Result<()> {
-        let Some(data) = self.cache.get_data().filter(|data| data.len() > self.kept) else { return Ok(()) };
+    /// Writes the cache if it has changed, in place of the file at once. A failure is said once and costs no more than
+    /// compiling anew.
+    pub(crate) fn keep(&mut self) {
+        let Some(data) = self.cache.get_data() else { return };
+        let sum = Some(checksum(&data));
+        if sum == self.kept {
+            return;
+        }
+        self.kept = sum;
+        if let Err(e) = self.write(&data) {
+            let file = self.file.display();
+            tracing::warn!("{}", error::device(format!("{file}: pipelines are not kept: {e}")));
+        }
+    }
+
+    fn write(&self, data: &[u8]) -> std::io::Result<()> {
         if let Some(folder) = self.file.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let beside = self.file.with_extension(format!("{}.new", std::process::id()));
-        std::fs::write(&beside, framed(&data))?;
-        std::fs::rename(&beside, &self.file)?;
-        self.kept = data.len();
-        Ok(())
+        std::fs::write(&beside, framed(data))?;
+        std::fs::rename(&beside, &self.file)
     }
 }
 
 impl Drop for PipelineCache {
     fn drop(&mut self) {
-        if let Err(e) = self.keep() {
-            let file = self.file.display();
-            tracing::warn!("{}", error::device(format!("{file}: pipelines are not kept: {e}")));
-        }
+        self.keep();
     }
 }
 

@@ -2,7 +2,7 @@
 //! result is shrunk at once is recorded by `lora_matmul`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{BackendError, RowSet, Tensor};
+use interleaf_contract::{BackendError, RowSet};
 
 use crate::command::{Place, Recorder, word};
 use crate::cost::{self, Loads};
@@ -114,6 +114,8 @@ struct HeadsParams {
     add_stride: u32,
     added: u32,
     epsilon: f32,
+    packed: u32,
+    rows_at: u32,
 }
 
 impl Variant {
@@ -143,7 +145,7 @@ impl Variant {
                     ("X", if apart { "x" } else { "out" }.to_owned()),
                 ];
                 let bindings: &[Access] =
-                    if apart { &[Write, Read, Read, Write] } else { &[Write, Read, Read] };
+                    if apart { &[Write, Read, Read, Read, Write] } else { &[Write, Read, Read, Read] };
                 let params = size_of::<HeadsParams>();
                 Template { name: "rms_norm_heads", constants, bindings, params, needs: Needs::Nothing }
             }
@@ -168,9 +170,7 @@ pub(crate) fn record(
     recorder: &mut Recorder<'_>,
     norm: &Norm,
 ) -> Result<(), BackendError> {
-    if norm.heads != 1 {
-        return heads(plan, recorder, norm);
-    }
+    let dispatch = if norm.heads == 1 { rows } else { heads };
     if norm.keeps_sum && norm.x.rows != norm.out.rows {
         // Every row of x is summed, and only some are normed: the sums come first.
         let add = norm.add.map(|add| plan.tensors.place(recorder, add)).transpose()?;
@@ -178,14 +178,14 @@ pub(crate) fn record(
         let bytes = (x.rows * x.columns() * size_of::<f32>()) as u64;
         let scratch = recorder.scratch.take(recorder.gpu, bytes)?;
         let out = Placed { buffer: scratch.clone(), at: 0, stride: x.columns(), ..x.clone() };
-        rows(plan, recorder, norm, &x, add.as_ref(), &out)?;
+        dispatch(plan, recorder, norm, &x, add.as_ref(), &out)?;
         recorder.scratch.give(&scratch);
         return record(plan, recorder, &Norm { add: None, after: None, keeps_sum: false, ..*norm });
     }
     let add = norm.add.map(|add| plan.tensors.place(recorder, add)).transpose()?;
     let x = plan.tensors.place(recorder, norm.x)?;
     let out = plan.tensors.place(recorder, norm.out)?;
-    rows(plan, recorder, norm, &x, add.as_ref(), &out)
+    dispatch(plan, recorder, norm, &x, add.as_ref(), &out)
 }
 
 /// The parameters of a norm whose tensors have been placed. `rows` are stored.
@@ -216,6 +216,11 @@ pub(crate) fn params(
     })
 }
 
+/// Whether only the rows of outputs are normed.
+fn is_packed(x: &Placed, out: &Placed) -> bool {
+    x.tensor.rows == RowSet::All && out.tensor.rows == RowSet::Outputs
+}
+
 fn rows(
     plan: &mut Plan<'_>,
     recorder: &mut Recorder<'_>,
@@ -224,7 +229,7 @@ fn rows(
     add: Option<&Placed>,
     out: &Placed,
 ) -> Result<(), BackendError> {
-    let packed = norm.x.rows == RowSet::All && out.tensor.rows == RowSet::Outputs;
+    let packed = is_packed(x, out);
     let mut norm_params = params(plan, norm, out.rows, add, out)?;
     if packed {
         norm_params.rows_at = plan.rows.outputs(plan.step, &mut recorder.recording.tables);
@@ -250,18 +255,18 @@ fn rows(
     recorder.dispatch(Kernel::RmsNorm(variant), &params, places, out.rows as u64, loads)
 }
 
-fn heads(plan: &mut Plan<'_>, recorder: &mut Recorder<'_>, norm: &Norm) -> Result<(), BackendError> {
-    let add = norm.add.map(|add| plan.tensors.place(recorder, add)).transpose()?;
-    let place = |tensor: Tensor, plan: &mut Plan<'_>, recorder: &mut Recorder<'_>| {
-        plan.tensors.place(recorder, tensor)
-    };
-    let x = place(norm.x, plan, recorder)?;
-    if norm.x.rows != norm.out.rows {
-        return Err(crate::error::unsupported("rms_norm of the heads of output rows alone"));
-    }
-    let out = place(norm.out, plan, recorder)?;
+fn heads(
+    plan: &mut Plan<'_>,
+    recorder: &mut Recorder<'_>,
+    norm: &Norm,
+    x: &Placed,
+    add: Option<&Placed>,
+    out: &Placed,
+) -> Result<(), BackendError> {
+    let packed = is_packed(x, out);
+    let rows_at = if packed { plan.rows.outputs(plan.step, &mut recorder.recording.tables) } else { 0 };
     let params = HeadsParams {
-        rows: word(x.rows),
+        rows: word(out.rows),
         heads: norm.heads,
         head_dim: norm.x.cols / norm.heads,
         weight_at: plan.weights.vectors.at(norm.weight)?,
@@ -270,21 +275,23 @@ fn heads(plan: &mut Plan<'_>, recorder: &mut Recorder<'_>, norm: &Norm) -> Resul
         out_at: word(out.at),
         out_stride: word(out.stride),
         out_columns: word(out.columns()),
-        add_at: add.as_ref().map_or(0, |add| word(add.at)),
-        add_stride: add.as_ref().map_or(0, |add| word(add.stride)),
+        add_at: add.map_or(0, |add| word(add.at)),
+        add_stride: add.map_or(0, |add| word(add.stride)),
         added: u32::from(add.is_some()),
         epsilon: norm.epsilon,
+        packed: u32::from(packed),
+        rows_at,
     };
     let apart = x.buffer != out.buffer;
-    let elements = 4 * x.rows as u64 * u64::from(norm.x.cols);
+    let elements = 4 * out.rows as u64 * u64::from(norm.x.cols);
     let activations = if add.is_some() { 3 * elements } else { 2 * elements };
     let loads = Loads { activations, weights: elements, ..Loads::default() };
-    let add = add.map_or(Place::Tables, |add| Place::Buffer(add.buffer));
-    let mut places = vec![Place::Buffer(out.buffer), plan.vectors(), add];
+    let add = add.map_or(Place::Tables, |add| Place::Buffer(add.buffer.clone()));
+    let mut places = vec![Place::Buffer(out.buffer.clone()), plan.vectors(), add, Place::Tables];
     if apart {
-        places.push(Place::Buffer(x.buffer));
+        places.push(Place::Buffer(x.buffer.clone()));
     }
-    let workgroups = x.rows as u64 * u64::from(norm.heads);
+    let workgroups = out.rows as u64 * u64::from(norm.heads);
     recorder.dispatch(Kernel::RmsNorm(Variant::Heads { apart }), &params, places, workgroups, loads)
 }
 
@@ -298,6 +305,6 @@ mod tests {
     fn parameters_are_laid_out_as_wgsl_has_them() {
         assert_eq!((size_of::<NormParams>(), offset_of!(NormParams, after_epsilon)), (64, 48));
         assert_eq!((size_of::<RowsParams>(), offset_of!(RowsParams, norm)), (96, 32));
-        assert_eq!((size_of::<HeadsParams>(), offset_of!(HeadsParams, epsilon)), (52, 48));
+        assert_eq!((size_of::<HeadsParams>(), offset_of!(HeadsParams, rows_at)), (60, 56));
     }
 }

@@ -2,6 +2,7 @@
 
 mod attention_mass;
 mod embed;
+mod fused;
 mod kv_append;
 mod lora_matmul;
 mod paged_attention;

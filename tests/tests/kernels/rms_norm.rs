@@ -57,21 +57,27 @@ fn every_form() {
 fn output_rows_are_packed() {
     let mut random = Random::new(2);
     let (n, cols) = (6, 40);
-    let x = random.values(n * cols);
+    let (x, delta) = (random.values(n * cols), random.values(n * cols));
     let weight = random.values(cols);
     for mut backend in backends::reference_and_others() {
-        let weight = backend.create_vector("weight", &weight).expect("a vector");
-        let inputs = [(cols as u32, x.clone())];
-        let output = single::run(&mut *backend, batch(n, &[1, 4]), &inputs, |step, t| {
-            let (all, packed) =
-                (step.tensor(RowSet::All, cols as u32), step.tensor(RowSet::Outputs, cols as u32));
-            for out in [all, packed] {
-                step.push(Op::RmsNorm { x: t[0], add: None, weight, epsilon: 1e-5, heads: 1, out });
-            }
-            vec![all, packed]
-        });
-        let probes = output.expect("the norm runs").probes;
-        let expected = [&probes[0][cols..2 * cols], &probes[0][4 * cols..5 * cols]].concat();
-        assert_eq!(probes[1], expected);
+        for (heads, add) in [(1, false), (1, true), (5, false), (5, true)] {
+            let weight = backend.create_vector("weight", &weight[..cols / heads]).expect("a vector");
+            let inputs = [(cols as u32, x.clone()), (cols as u32, delta.clone())];
+            let output = single::run(&mut *backend, batch(n, &[1, 4]), &inputs, |step, t| {
+                let (all, packed) =
+                    (step.tensor(RowSet::All, cols as u32), step.tensor(RowSet::Outputs, cols as u32));
+                // Every row is summed in place, whichever are normed.
+                for (out, add) in [(packed, add.then_some(t[1])), (all, None)] {
+                    let (x, heads) = (t[0], heads as u32);
+                    step.push(Op::RmsNorm { x, add, weight, epsilon: 1e-5, heads, out });
+                }
+                vec![all, packed, t[0]]
+            });
+            let probes = output.expect("the norm runs").probes;
+            let expected = [&probes[0][cols..2 * cols], &probes[0][4 * cols..5 * cols]].concat();
+            assert_eq!(probes[1], expected, "{heads} heads");
+            let sums = x.iter().zip(&delta).map(|(x, d)| if add { x + d } else { *x });
+            assert_eq!(probes[2], sums.collect::<Vec<f32>>(), "{heads} heads");
+        }
     }
 }
