@@ -4,6 +4,7 @@ mod activated;
 mod adapters;
 mod bad_adapters;
 mod conversation;
+mod dispatches;
 mod generation;
 mod golden;
 mod golden_gpu;
