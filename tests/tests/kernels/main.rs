@@ -3,6 +3,7 @@
 mod attention_mass;
 mod embed;
 mod fused;
+mod in_flight;
 mod kv_append;
 mod lora_matmul;
 mod paged_attention;
