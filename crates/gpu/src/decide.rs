@@ -251,17 +251,18 @@ impl Decisions {
         all
     }
 
-    /// `lora_matmul` for generated rows. Eight lanes read 128 or more neighbouring bytes of a row of W.
+    /// `lora_matmul` for generated rows. Eight lanes read 128 or more neighbouring bytes of a row of W, four lanes 128.
     pub(crate) const fn matmul_decode(self, dtype: Dtype) -> LanesTile {
         let products = self.decode_products(dtype);
-        let outs = match (products, dtype) {
-            // Codes of x take the room that more sums would.
-            (Products::Integer, _) => 2,
-            (_, Dtype::F32 | Dtype::F16 | Dtype::Bf16) => self.decode_outs.float,
-            (_, Dtype::Q8_0) => self.decode_outs.q8_0,
-            (_, Dtype::Q4_0) => self.decode_outs.q4_0,
+        let (lanes, outs) = match (products, dtype) {
+            // Codes of x take the room that the sums of more outputs would: fewer lanes have them instead.
+            (Products::Integer, Dtype::Q4_0) => (4, 2),
+            (Products::Integer, _) => (8, 2),
+            (_, Dtype::F32 | Dtype::F16 | Dtype::Bf16) => (8, self.decode_outs.float),
+            (_, Dtype::Q8_0) => (8, self.decode_outs.q8_0),
+            (_, Dtype::Q4_0) => (8, self.decode_outs.q4_0),
         };
-        self.lanes(LanesTile { workgroup: 256, lanes: 8, outs, by: LanesBy::Memory, products })
+        self.lanes(LanesTile { workgroup: 256, lanes, outs, by: LanesBy::Memory, products })
     }
 
     /// A generated row has no use for matrices.
@@ -511,7 +512,10 @@ mod tests {
                 assert!(tile.by == LanesBy::Memory || decisions.subgroup >= tile.lanes);
             }
         }
-        assert_eq!(lowest().matmul_decode(Dtype::Q4_0).out_tile(), 128);
+        let dot = Decisions::forced(Caps::lowest(), GpuVariant::Dot).unwrap();
+        for decisions in [lowest(), dot] {
+            assert_eq!(decisions.matmul_decode(Dtype::Q4_0).out_tile(), 128);
+        }
     }
 
     #[test]
