@@ -34,6 +34,7 @@ const GROUP_WORDS: u32 = 2u + ${ROW_TILE}u;
 
 #include "lib/grid.wgsl"
 #include "lib/fma_quad.wgsl"
+#include "lib/k_quads.wgsl"
 #include "lib/half_${HALF}.wgsl"
 #include "lib/lora_site.wgsl"
 #include "lib/weight_${DTYPE}.wgsl"

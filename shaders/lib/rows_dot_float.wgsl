@@ -17,7 +17,8 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
     var sum_${o}_${r} = 0.0;
 #end
 #end
-    for (var first = 0u; first < params.x_quads; first += STRETCH) {
+    let quads = k_quads();
+    for (var first = 0u; first < quads; first += STRETCH) {
         workgroupBarrier();
         for (var i = thread; i < ${ROWS}u * STRETCH; i += ${WORKGROUP}u) {
             let quad = i % STRETCH;

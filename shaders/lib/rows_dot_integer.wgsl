@@ -21,7 +21,8 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
     var sum_${o}_${r} = 0.0;
 #end
 #end
-    for (var first = 0u; first < params.x_quads; first += 4u * HALVES) {
+    let quads = k_quads();
+    for (var first = 0u; first < quads; first += 4u * HALVES) {
         let quad = first + 4u * half_block;
         var largest = 0.0;
 #repeat q 4

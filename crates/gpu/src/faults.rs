@@ -38,7 +38,7 @@ enum Remedy {
     ByDesign(&'static str),
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault {
         vendor: QUALCOMM,
         adapter: "830",
@@ -111,6 +111,14 @@ const FAULTS: [Fault; 9] = [
         source: "found here, with naga 30.0.1",
         remedy: Remedy::ByDesign("halves are unpacked by unpack2x16float or by integers"),
     },
+    Fault {
+        vendor: MESA,
+        adapter: "llvmpipe",
+        driver: "22.3",
+        symptom: "loops bounded by a parameter are compiled anew at every dispatch",
+        source: "found here, with a debugger",
+        remedy: Remedy::ByDesign("the loops over K of large kernels have bounds that are no constants"),
+    },
 ];
 
 impl Fault {
@@ -165,7 +173,7 @@ mod tests {
         assert_eq!(on("Adreno (TM) 750", 0), (caps, 32));
         assert_eq!(on("Adreno (TM) 750", 5), (caps, 5));
         assert_eq!(on("Adreno (TM) 732", 0), (caps, 0));
-        assert_eq!(of(&info(MESA, "llvmpipe (LLVM 15)", "Mesa 22.3.6")).len(), 1);
+        assert_eq!(of(&info(MESA, "llvmpipe (LLVM 15)", "Mesa 22.3.6")).len(), 2);
         assert!(of(&info(MESA, "llvmpipe (LLVM 15)", "Mesa 25.0.7")).is_empty());
     }
 

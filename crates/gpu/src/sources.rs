@@ -39,6 +39,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/grid.wgsl",
     "lib/half_integer.wgsl",
     "lib/half_native.wgsl",
+    "lib/k_quads.wgsl",
     "lib/lanes_memory.wgsl",
     "lib/lanes_subgroup.wgsl",
     "lib/lora_expand.wgsl",
