@@ -1,7 +1,4 @@
-//! What this machine reads from memory and multiplies at best: the roof over every row.
-//!
-//! Measured in the same run as the rows, between them, since what a machine can do changes with its heat and
-//! its other tenants. The best of all looks counts.
+//! What this machine's processor reads from memory and multiplies at best, by the number of threads.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -30,15 +27,6 @@ const SECONDS: f64 = 0.05;
 
 /// Iterations between two looks at the clock.
 const BURST: u64 = 20_000;
-
-/// What multiplies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// f32 by f32, fused with an addition where the machine can.
-    F32,
-    /// 8-bit integers, summed in 32 bits.
-    Int8,
-}
 
 /// Loops that come near to what a machine can do.
 #[derive(Clone, Copy)]
@@ -113,13 +101,13 @@ impl Peaks {
 }
 
 /// The probe, and what it has seen.
-pub struct Roofline {
+pub struct Probe {
     buffer: Vec<u64>,
     kernels: Kernels,
     best: BTreeMap<usize, Peaks>,
 }
 
-impl Roofline {
+impl Probe {
     /// Takes the memory that is read.
     pub fn new() -> Result<Self, CliError> {
         let mut buffer = Vec::new();
@@ -252,8 +240,8 @@ mod tests {
             int8_operations_per_second: 0.0,
         };
         let best = BTreeMap::from([(1, peaks(1, 3.0)), (2, peaks(2, 2.0)), (4, peaks(4, 9.0))]);
-        let roofline = Roofline { buffer: Vec::new(), kernels: portable::KERNELS, best };
-        let reads: Vec<_> = roofline.peaks().iter().map(|p| (p.threads, p.read_bytes_per_second)).collect();
+        let probe = Probe { buffer: Vec::new(), kernels: portable::KERNELS, best };
+        let reads: Vec<_> = probe.peaks().iter().map(|p| (p.threads, p.read_bytes_per_second)).collect();
         assert_eq!(reads, [(1, 3.0), (2, 3.0), (4, 9.0)]);
     }
 }
