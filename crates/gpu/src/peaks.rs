@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn every_word_is_read_in_every_pass() {
-        let (Some(gpu), chunks) = (device(32 * CHUNK), 80) else { return };
-        let mut kernels = Kernels::default();
+        let Some(gpu) = device(32 * CHUNK) else { return };
+        let (mut kernels, chunks) = (Kernels::default(), 80);
         // A word that is not what it should be is noticed, so it is read.
         for (piece, word) in [(0, 0), (1, CHUNK / 4 + 1), (2, 27 * CHUNK / 4 - 1)] {
             let mut probe = Probe::new(&gpu, chunks * CHUNK).unwrap();
