@@ -85,6 +85,44 @@ fn a_step_on_the_gpu_is_few_dispatches_and_loads_little_twice() {
     assert!(printed.contains("GB/s") && printed.contains("lora_matmul_shrink"), "{printed}");
 }
 
+/// The GPU is probed by its own kernels, over as much memory as on the host.
+#[test]
+fn rows_of_the_gpu_are_put_beside_what_the_gpu_can_do() {
+    let args = ["--backend", "gpu", "--roofline", "-r", "1"];
+    let output = bench(&args);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {message}");
+        println!("SKIPPED: {message}");
+        return;
+    }
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    for words in ["GB/s over 1.0 GiB", "GFLOP/s", "an empty step takes", "ms of latency"] {
+        assert!(printed.contains(words), "{printed}");
+    }
+    let report = json(&args);
+    assert_eq!(report["machine"]["roofline"], Value::Null, "the processor is not in question");
+    let peaks = &report["machine"]["gpu_roofline"];
+    let peak = |name: &str| peaks[name].as_f64().expect("a number");
+    assert!(peak("read_bytes") >= f64::from(1 << 30) && peaks["device"].is_string(), "{peaks}");
+    for rate in ["read_bytes_per_second", "f32_operations_per_second"] {
+        assert!((1e8..1e16).contains(&peak(rate)), "{peaks}");
+    }
+    assert!(peak("step_seconds") > 0.0 && peak("dispatch_seconds") >= 0.0, "{peaks}");
+    let rows = report["rows"].as_array().expect("rows");
+    let device = |row: &Value, name: &str| row["device"][name].as_f64().expect("a number");
+    for row in rows {
+        let latency =
+            peak("step_seconds") + (device(row, "dispatches_per_step") - 1.0) * peak("dispatch_seconds");
+        assert!((device(row, "latency_ms_per_step") / (1e3 * latency) - 1.0).abs() < 1e-9, "{row}");
+        assert!(row["peak_fraction"].as_f64().is_some_and(|share| share > 0.0), "{row}");
+    }
+    // What kernels load in a step of generating, in a step's time.
+    let rate = 1e3 * device(&rows[1], "loaded_per_step") / rows[1]["ms_per_step"].as_f64().expect("a time");
+    let share = rows[1]["bandwidth_fraction"].as_f64().expect("a share");
+    assert!((share * peak("read_bytes_per_second") / rate - 1.0).abs() < 1e-9, "{}", rows[1]);
+}
+
 #[test]
 fn rows_in_turn_stand_beside_the_one_without_adapters() {
     let report = json(&["--batch", "1,2", "--adapters", "0,2", "--in-turn", "-r", "3"]);

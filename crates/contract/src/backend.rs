@@ -1,8 +1,8 @@
 //! The trait that every device implements, at the size of the transformer's own steps.
 
 use crate::{
-    Adapter, AdapterId, BackendError, Bytes, DeviceWork, Matrix, MatrixId, PoolGeometry, Projection,
-    ProjectionId, RopeId, RopeTable, Step, StepOutput, VectorId,
+    Adapter, AdapterId, BackendError, Bytes, DevicePeaks, DeviceWork, Matrix, MatrixId, PoolGeometry,
+    Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, VectorId,
 };
 
 /// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
@@ -213,5 +213,15 @@ pub trait Backend: Send {
     /// is not counted.
     fn take_work(&mut self) -> Option<DeviceWork> {
         None
+    }
+
+    /// Looks once at what the device does at best, by kernels whose answers are checked. Takes a second or so and 1 GiB
+    /// of the device's memory, or what is left of it, which is kept for the next look. `None` where the device does not
+    /// measure itself.
+    ///
+    /// # Errors
+    /// If the device failed, has no memory left to read, or answered wrong.
+    fn measure_peaks(&mut self) -> Result<Option<DevicePeaks>, BackendError> {
+        Ok(None)
     }
 }

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use interleaf_contract::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, DeviceWork, Matrix, MatrixId, MemoryReport,
-    PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
-    Step, StepOutput, Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, DevicePeaks, DeviceWork, Matrix, MatrixId,
+    MemoryReport, PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId,
+    RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, check,
 };
 
 use crate::adapters::GpuAdapter;
@@ -19,6 +19,7 @@ use crate::kernel::Kernels;
 use crate::options::{GpuFailure, GpuOptions};
 use crate::page_transfer::{self, PageRead};
 use crate::pages::{PagePool, PoolPlan};
+use crate::peaks::{MOST_READ, Probe};
 use crate::readback::Pending;
 use crate::step::{Plan, Results};
 use crate::weights::Weights;
@@ -43,6 +44,8 @@ pub struct GpuBackend {
     forced: bool,
     profiler: Option<Profiler>,
     work: DeviceWork,
+    /// From the first look at what the device does at best.
+    probe: Option<Probe>,
 }
 
 impl GpuBackend {
@@ -68,6 +71,7 @@ impl GpuBackend {
             forced: options.variant.is_some(),
             profiler: None,
             work: DeviceWork::default(),
+            probe: None,
         })
     }
 
@@ -308,6 +312,14 @@ impl Backend for GpuBackend {
         Some(std::mem::take(&mut self.work))
     }
 
+    fn measure_peaks(&mut self) -> Result<Option<DevicePeaks>, BackendError> {
+        let probe = match &mut self.probe {
+            Some(probe) => probe,
+            none => none.insert(Probe::new(&self.gpu, MOST_READ)?),
+        };
+        probe.look(&self.gpu, &mut self.kernels).map(Some)
+    }
+
     fn memory(&self) -> MemoryReport {
         MemoryReport {
             base: self.weights.bytes(),
@@ -316,7 +328,8 @@ impl Backend for GpuBackend {
             activations: self.scratch.bytes()
                 + self.read_backs.bytes()
                 + self.reads.values().map(PageRead::bytes).sum::<u64>()
-                + self.submitter.bytes(),
+                + self.submitter.bytes()
+                + self.probe.as_ref().map_or(0, Probe::bytes),
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::options::GpuFailure;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
 use crate::{
-    embed, error, kv_append, lora_matmul, paged_attention, quantise, rms_norm, rope, sample, softcap, swiglu,
+    embed, error, kv_append, lora_matmul, paged_attention, quantise, rms_norm, roofline, rope, sample,
+    softcap, swiglu,
 };
 
 /// One pipeline. Small and hashable: the key of the cache.
@@ -28,6 +29,7 @@ pub(crate) enum Kernel {
     SwiGlu(swiglu::Variant),
     Softcap(softcap::Variant),
     Sample(sample::Variant),
+    Roofline(roofline::Variant),
 }
 
 /// How a kernel uses a storage buffer.
@@ -88,6 +90,7 @@ impl Kernel {
             Self::SwiGlu(variant) => variant.template(),
             Self::Softcap(variant) => variant.template(),
             Self::Sample(variant) => variant.template(),
+            Self::Roofline(variant) => variant.template(),
         }
     }
 }
@@ -242,6 +245,7 @@ mod tests {
         all.extend(swiglu::Variant::all().into_iter().map(Kernel::SwiGlu));
         all.extend(softcap::Variant::all().into_iter().map(Kernel::Softcap));
         all.extend(sample::Variant::all().into_iter().map(Kernel::Sample));
+        all.extend(roofline::Variant::all().into_iter().map(Kernel::Roofline));
         all
     }
 

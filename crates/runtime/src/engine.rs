@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use interleaf_contract::{Backend, BackendInfo, DeviceWork, MemoryReport, Numerics, PageCodec, RopeId};
+use interleaf_contract::{
+    Backend, BackendInfo, DevicePeaks, DeviceWork, MemoryReport, Numerics, PageCodec, RopeId,
+};
 use interleaf_kv::KvCache;
 use interleaf_model::{
     ChatTemplate, Digest, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat,
@@ -326,6 +328,15 @@ impl Engine {
     /// What the device did since this was last called; `None` where the backend does not count.
     pub fn take_work(&mut self) -> Option<DeviceWork> {
         self.backend.take_work()
+    }
+
+    /// Looks once at what the device does at best, and keeps 1 GiB of its memory, or what is left of it, for the next
+    /// look; `None` where the backend's device does not measure itself.
+    ///
+    /// # Errors
+    /// If the device failed, or answered wrong.
+    pub fn measure_peaks(&mut self) -> Result<Option<DevicePeaks>, EngineError> {
+        self.on_device(|engine| Ok(engine.backend.measure_peaks()?))
     }
 
     /// Bytes held now.

@@ -79,8 +79,9 @@ pub struct BenchArgs {
     /// What is printed.
     #[arg(long, value_enum, default_value_t = OutputArg::Md)]
     pub output: OutputArg,
-    /// Measure between the rows what the machine reads from memory and multiplies at best with as many threads,
-    /// and say what share of it each row reaches. Takes 1 GiB of memory.
+    /// Measure between the rows what the machine reads from memory and multiplies at best, the processor with as many
+    /// threads or the GPU, and say what share of it each row reaches; of a GPU also what a step takes that does nothing.
+    /// Takes 1 GiB of the device's memory.
     #[arg(long)]
     pub roofline: bool,
 }

@@ -1,7 +1,7 @@
 //! What a device did for a row, as its backend counts it: dispatches, submissions, bytes loaded, and times by
 //! kernel where they were asked for.
 
-use interleaf_runtime::DeviceWork;
+use interleaf_runtime::{DevicePeaks, DeviceWork};
 use serde::Serialize;
 
 use super::work::Work;
@@ -18,6 +18,9 @@ pub struct DeviceRow {
     pub loaded_per_step: f64,
     /// The same as a multiple of the bytes that the step must read: weights, adapters in use, K and V.
     pub loaded_ratio: f64,
+    /// What so many submissions and dispatches take that do nothing, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms_per_step: Option<f64>,
     /// By kernel.
     pub kernels: Vec<KernelRow>,
 }
@@ -48,14 +51,24 @@ impl DeviceRow {
             submits_per_step: per_step(done.submits),
             loaded_per_step: per_step(done.loaded()),
             loaded_ratio: per_step(done.loaded()) / needed,
+            latency_ms_per_step: None,
             kernels: done.kernels.iter().map(kernel).collect(),
         }
     }
 
+    /// Says what of a step is its submissions and dispatches by themselves.
+    pub fn set_latency(&mut self, peaks: &DevicePeaks) {
+        let seconds = peaks.latency(self.submits_per_step, self.dispatches_per_step);
+        self.latency_ms_per_step = Some(1e3 * seconds);
+    }
+
     /// One line and, where times were measured, a table by kernel, the slowest first.
-    pub fn lines(&self, row: &str) -> Vec<String> {
+    pub fn lines(&self, row: &str, ms_per_step: f64) -> Vec<String> {
+        let latency = self.latency_ms_per_step.map_or_else(String::new, |ms| {
+            format!("; {ms:.3} ms of latency, {:.1} % of a step", 100.0 * ms / ms_per_step)
+        });
         let mut lines = vec![format!(
-            "{row}: {:.1} dispatches and {:.2} submits a step; {} loaded, {:.3} times what it must read",
+            "{row}: {:.1} dispatches and {:.2} submits a step; {} loaded, {:.3} times what it must read{latency}",
             self.dispatches_per_step,
             self.submits_per_step,
             table::bytes(self.loaded_per_step as u64),

@@ -5,10 +5,10 @@ use std::thread::available_parallelism;
 
 use serde::Serialize;
 
-use super::roofline::Peaks;
+use super::roofline::{CpuPeaks, GpuPeaks};
 use crate::table;
 
-/// The host's processor, and what was measured of it.
+/// The host's processor, and what was measured of it and of a GPU.
 #[derive(Debug, Serialize)]
 pub struct Machine {
     /// Its name.
@@ -18,7 +18,10 @@ pub struct Machine {
     /// Threads that run at once.
     threads: usize,
     /// What it reads and multiplies at best, by the number of threads.
-    pub roofline: Option<Vec<Peaks>>,
+    pub roofline: Option<Vec<CpuPeaks>>,
+    /// What the GPU reads and multiplies at best, and what a step takes there that does nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_roofline: Option<GpuPeaks>,
 }
 
 impl Machine {
@@ -31,6 +34,7 @@ impl Machine {
             cores: cores(&info),
             threads: available_parallelism().map_or(1, usize::from),
             roofline: None,
+            gpu_roofline: None,
         }
     }
 
@@ -38,7 +42,8 @@ impl Machine {
     pub fn lines(&self) -> Vec<String> {
         let cores = self.cores.map_or_else(String::new, |cores| format!(", {cores} cores"));
         let machine = format!("{}{cores}, {}", self.cpu, table::threads(self.threads));
-        [machine].into_iter().chain(self.roofline.iter().flatten().map(Peaks::line)).collect()
+        let cpu = self.roofline.iter().flatten().map(CpuPeaks::line);
+        [machine].into_iter().chain(cpu).chain(self.gpu_roofline.iter().map(GpuPeaks::line)).collect()
     }
 }
 

@@ -33,7 +33,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, CliError> {
     let source = source(args);
     let model = Model::open(source.clone())?;
     let cases = case::all(args, model.config().max_positions)?;
-    let mut roofline = args.roofline.then(Roofline::new).transpose()?;
+    let mut roofline = args.roofline.then(Roofline::default);
     let mut report = Report {
         model: args.shape.map_or_else(|| load::model_name(args.model.as_deref()), |s| s.name.into()),
         parameters: model.tensors().iter().filter(|t| t.used).map(TensorInfo::elements).sum(),
@@ -51,7 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, CliError> {
         }
     }
     if let Some(roofline) = roofline {
-        report.set_roofline(&roofline);
+        report.set_roofline(roofline);
     }
     report.print(args.output)?;
     Ok(ExitCode::SUCCESS)
@@ -98,16 +98,16 @@ fn rows(
     roofline: &mut Option<Roofline>,
     bar: &ProgressBar,
 ) -> Result<Vec<Row>, CliError> {
-    let info = engine.backend();
-    let mut probe = |bar: &ProgressBar| {
-        if let Some(roofline) = roofline {
+    let mut probe = |engine: &mut Engine| match roofline {
+        Some(roofline) => {
             bar.set_message("the machine");
-            roofline.sample(info.threads);
+            roofline.sample(engine)
         }
+        None => Ok(()),
     };
     let mut rows = Vec::with_capacity(cases.len());
     for group in case::together(cases, args.in_turn) {
-        probe(bar);
+        probe(engine)?;
         let (seconds, done) = measure::seconds(engine, &group, args, bar)?;
         let alone = group.iter().position(|case| case.adapters == 0).filter(|_| group.len() > 1);
         for ((case, own), done) in group.iter().zip(&seconds).zip(&done) {
@@ -115,7 +115,7 @@ fn rows(
             let mut row = Row::new(args, weights, engine, case, own, work);
             if let Some(done) = done {
                 let steps = work.steps * args.repetitions as u64;
-                row.device = Some(DeviceRow::new(done, steps, &work));
+                row.set_device(DeviceRow::new(done, steps, &work), case.test);
             }
             if let Some(alone) = alone {
                 row.set_time_ratio(own, &seconds[alone]);
@@ -125,6 +125,6 @@ fn rows(
             rows.push(row);
         }
     }
-    probe(bar);
+    probe(engine)?;
     Ok(rows)
 }

@@ -1,12 +1,12 @@
 //! What was measured, and how it is printed.
 
-use interleaf_runtime::{Engine, Numerics, PageCodec};
+use interleaf_runtime::{DevicePeaks, Engine, Numerics, PageCodec};
 use serde::Serialize;
 
-use super::case::Case;
+use super::case::{Case, Test};
 use super::device::DeviceRow;
 use super::machine::Machine;
-use super::roofline::{Peaks, Roofline, Unit};
+use super::roofline::{CpuPeaks, Roofline, Unit};
 use super::work::Work;
 use crate::args::{BenchArgs, OutputArg, WeightsArg};
 use crate::table::{self, Align};
@@ -52,9 +52,10 @@ pub struct Row {
     ms_per_step: f64,
     /// The time of the row without adapters that it took turns with is 1; the median of the repetitions.
     time_ratio: Option<f64>,
-    /// Share of the read bandwidth that was measured in the same run.
+    /// Share of the read bandwidth that was measured in the same run. On a GPU a generated row's is of what its kernels
+    /// load, by their cost functions.
     bandwidth_fraction: Option<f64>,
-    /// Share of the multiply-adds that were measured in the same run.
+    /// Share of the multiply-adds that were measured in the same run; on a GPU of those of f32.
     peak_fraction: Option<f64>,
     /// Tokens per second of each repetition.
     samples: Vec<f64>,
@@ -136,38 +137,70 @@ impl Row {
         format!("{test} {weights}, threads {threads}, batch {batch}, adapters {adapters}, depth {depth}")
     }
 
-    /// Puts the row beside what the machine can do.
-    fn set_peaks(&mut self, peaks: &Peaks) {
-        let peak = match self.unit {
+    /// Adds what a device did. What generated rows are held to bandwidth for is what its kernels load; a prompt's rows
+    /// share weights, of which kernels load most again from caches.
+    pub fn set_device(&mut self, device: DeviceRow, test: Test) {
+        if matches!(test, Test::Generate(_)) {
+            self.read_rate = 1e3 * device.loaded_per_step / self.ms_per_step;
+        }
+        self.device = Some(device);
+    }
+
+    /// Puts the row beside what as many threads can do.
+    fn set_cpu_peaks(&mut self, peaks: &CpuPeaks) {
+        let multiplied = match self.unit {
             Unit::F32 => peaks.f32_operations_per_second,
             Unit::Int8 => peaks.int8_operations_per_second,
         };
-        let read = self.read_rate / peaks.read_bytes_per_second;
-        let multiplied = 2.0 * self.multiply_rate / peak;
-        for (share, of) in [(read, "read bandwidth"), (multiplied, "multiply-adds")] {
-            if share > 1.0 {
-                output::note(format_args!(
-                    "interleaf: {} reaches {:.0} % of the measured {of}: the probe is at fault, or what the row \
-                     reads stays in a cache that the probe's buffer does not fit in",
-                    self.line(),
-                    100.0 * share
-                ));
-            }
+        self.set_shares(peaks.read_bytes_per_second, multiplied);
+        self.warn_of(self.peak_fraction, "multiply-adds");
+    }
+
+    /// Puts the row beside what its device can do. Multiply-adds are held to those of f32, integers too: they may exceed
+    /// them.
+    fn set_gpu_peaks(&mut self, peaks: &DevicePeaks) {
+        self.set_shares(peaks.read_bytes_per_second, peaks.f32_operations_per_second);
+        if self.unit == Unit::F32 {
+            self.warn_of(self.peak_fraction, "multiply-adds");
         }
-        (self.bandwidth_fraction, self.peak_fraction) = (Some(read), Some(multiplied));
+        if let Some(device) = &mut self.device {
+            device.set_latency(peaks);
+        }
+    }
+
+    /// Of bytes and of operations in a second.
+    fn set_shares(&mut self, read: f64, multiplied: f64) {
+        self.bandwidth_fraction = Some(self.read_rate / read);
+        self.peak_fraction = Some(2.0 * self.multiply_rate / multiplied);
+        self.warn_of(self.bandwidth_fraction, "read bandwidth");
+    }
+
+    /// Says so where a share cannot be.
+    fn warn_of(&self, share: Option<f64>, of: &str) {
+        if let Some(share) = share.filter(|share| *share > 1.0) {
+            output::note(format_args!(
+                "interleaf: {} reaches {:.0} % of the measured {of}: the probe is at fault, or what the row reads stays \
+                 in a cache that the probe's buffer does not fit in",
+                self.line(),
+                100.0 * share
+            ));
+        }
     }
 }
 
 impl Report {
-    /// Puts every row of the host's beside what the machine can do with as many threads.
-    pub fn set_roofline(&mut self, roofline: &Roofline) {
-        let peaks = roofline.peaks();
-        for row in self.rows.iter_mut().filter(|row| row.backend != "gpu") {
-            if let Some(peaks) = peaks.iter().find(|peaks| peaks.threads == row.threads) {
-                row.set_peaks(peaks);
+    /// Puts every row beside what its device can do, a host's with as many threads.
+    pub fn set_roofline(&mut self, roofline: Roofline) {
+        let cpu = roofline.cpu();
+        let gpu = roofline.gpu();
+        for row in &mut self.rows {
+            if row.backend == "gpu" {
+                gpu.iter().for_each(|gpu| row.set_gpu_peaks(&gpu.peaks));
+            } else if let Some(peaks) = cpu.iter().flatten().find(|peaks| peaks.threads == row.threads) {
+                row.set_cpu_peaks(peaks);
             }
         }
-        self.machine.roofline = Some(peaks);
+        (self.machine.roofline, self.machine.gpu_roofline) = (cpu, gpu);
     }
 
     /// Prints everything.
@@ -196,7 +229,7 @@ impl Report {
             output::line("")?;
         }
         for row in &self.rows {
-            let lines = row.device.iter().flat_map(|device| device.lines(&row.label()));
+            let lines = row.device.iter().flat_map(|device| device.lines(&row.label(), row.ms_per_step));
             lines.collect::<Vec<_>>().iter().try_for_each(output::line)?;
         }
         Ok(())
