@@ -1,0 +1,74 @@
+//! Ours: ELORA's Eval, with what no single paper has. What can be recomputed costs the cheaper of reading and recomputing
+//! it, what an app that is out of sight holds counts for less, and worth is measured by the bytes that it takes. Of equals
+//! the wider goes first, as in LLMS.
+
+use super::mobilora::of_state;
+use super::{Candidate, Elora, Situation, Worth};
+
+/// The terms, each of which can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Combined {
+    /// ELORA's own.
+    pub elora: Elora,
+    /// The app's state.
+    pub state: bool,
+    /// The cheaper of reading and recomputing; else reading.
+    pub recompute: bool,
+    /// By byte.
+    pub per_byte: bool,
+}
+
+impl Default for Combined {
+    fn default() -> Self {
+        Self { elora: Elora::default(), state: true, recompute: true, per_byte: true }
+    }
+}
+
+/// What counts of a killed app's: nearly nothing, but the order among its things stays.
+const KILLED: f64 = 1e-3;
+
+impl Combined {
+    pub(super) fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
+        let cost = match self.recompute {
+            true => candidate.read_seconds.min(candidate.recompute_seconds),
+            false => candidate.read_seconds,
+        };
+        let mut log = self.elora.log_eval(candidate, situation, cost);
+        if self.state {
+            log += of_state(candidate.app).max(KILLED).ln();
+        }
+        if self.per_byte {
+            log -= (candidate.bytes.max(1) as f64).ln();
+        }
+        Worth(log, -f64::from(candidate.bits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::AppState;
+    use crate::policy::tests::{page, situation};
+
+    #[test]
+    fn each_term_can_be_switched_off() {
+        let of = |combined: Combined, c: Candidate| combined.worth(&c, &situation()).0;
+        let all = Combined::default();
+        for (without, other) in [
+            (Combined { state: false, ..all }, Candidate { app: AppState::Background, ..page() }),
+            (Combined { recompute: false, ..all }, Candidate { recompute_seconds: 1e-6, ..page() }),
+            (Combined { per_byte: false, ..all }, Candidate { bytes: 1, ..page() }),
+        ] {
+            assert_ne!(of(all, page()), of(all, other));
+            assert_eq!(of(without, page()), of(without, other));
+        }
+    }
+
+    #[test]
+    fn what_killed_apps_hold_keeps_its_order() {
+        let killed = |visits| Candidate { app: AppState::Killed, visits, ..page() };
+        let worth = |c: Candidate| Combined::default().worth(&c, &situation());
+        assert!(worth(killed(2.0)) > worth(killed(1.0)));
+        assert!(worth(Candidate { visits: 0.1, ..page() }) > worth(killed(2.0)));
+    }
+}
