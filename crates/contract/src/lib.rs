@@ -10,6 +10,7 @@ compile_error!("weights and pages are stored little-endian and are read in place
 
 mod backend;
 mod batch;
+mod chain;
 pub mod check;
 mod dtype;
 mod error;
@@ -18,6 +19,7 @@ mod lora;
 mod page;
 mod sampling;
 mod step;
+mod waiter;
 mod weights;
 mod work;
 
@@ -26,11 +28,13 @@ pub use backend::{
 };
 pub use batch::{Batch, Output, Row, RowKind, Sequence};
 pub use bytes::Bytes;
+pub use chain::{Chained, Choices};
 pub use dtype::{BlockQ4_0, BlockQ8_0, Dtype, QUANT_BLOCK};
 pub use error::{BackendError, ContractError};
 pub use lora::{Adapter, AdapterId, LoraSite};
 pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, PageTable, PoolGeometry};
 pub use sampling::Sampler;
 pub use step::{Activation, AttentionShape, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor};
+pub use waiter::Waiter;
 pub use weights::{Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId};
 pub use work::{DeviceWork, KernelWork};
