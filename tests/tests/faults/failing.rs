@@ -1,10 +1,10 @@
-//! A device that fails on purpose: a sound backend behind calls that a test may refuse. It says that it is a GPU, so that
-//! an engine treats it as one.
+//! A device that fails on purpose: a sound backend behind calls that a test may refuse. It says that it is a GPU, and one
+//! that runs while the host goes on, so that an engine treats it as one and takes steps ahead.
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
     PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
-    Ticket, VectorId,
+    Ticket, VectorId, Waiter,
 };
 
 /// What is about to be given to the device.
@@ -102,6 +102,10 @@ impl Backend for Failing {
 
     fn memory(&self) -> MemoryReport {
         self.inner.memory()
+    }
+
+    fn waiter(&self) -> Option<Waiter> {
+        Some(Waiter::new(|| ()))
     }
 }
 
