@@ -1,12 +1,13 @@
 //! The next step, started before the last one's tokens have been read: its rows are chained to them on the device, which
 //! goes on while the host reads and shows what there is.
 //!
-//! That changes no answer. A step is only taken ahead where it would come in any case, but for what the tokens say; whom
-//! they end, of him its row is thrown away.
+//! That changes no answer. A step is only started ahead where it would come whatever the tokens are; the row of an
+//! answer that they end is thrown away.
 
 use interleaf_contract::{CHUNK_TOKENS, Chained, RowKind};
 
 use crate::active::Active;
+use crate::step::UnderWay;
 use crate::{Engine, EngineError, Fed, Feed, GpuGate, Want};
 
 /// Who takes part in a step, by place, and with how many rows.
@@ -17,7 +18,7 @@ pub struct Ahead {
     /// Who takes part, those included who have ended since.
     plan: Plan,
     /// The error of one that could not be started comes when its turn does.
-    step: Result<crate::step::UnderWay, EngineError>,
+    step: Result<UnderWay, EngineError>,
 }
 
 impl Ahead {
@@ -66,35 +67,39 @@ impl Engine {
         }
     }
 
-    /// Starts the step after one that is under way, if the device runs it meanwhile and nothing but tokens is missing for
-    /// it: everyone has its next row, and room for it.
+    /// Starts the step after one that is under way, if the device runs it meanwhile and nothing but tokens is missing.
     fn start_ahead(&mut self, plan: &[(usize, usize)], active: &[Active<'_>]) -> Option<Ahead> {
-        if !self.gate.as_ref().is_some_and(GpuGate::leaves_steps_under_way) {
-            return None;
-        }
-        let going: Vec<(usize, (usize, usize))> =
-            plan.iter().copied().enumerate().filter(|(_, (index, _))| !active[*index].is_over()).collect();
-        let everyone = going.len() == active.iter().filter(|a| !a.is_over()).count();
-        let goes_on =
-            |&(_, (index, rows)): &(usize, (usize, usize))| active[index].goes_on(rows, self.context);
-        let chunks: usize = going.iter().map(|(_, (index, rows))| active[*index].chunks(*rows, 1)).sum();
-        if !everyone || !going.iter().all(goes_on) || chunks > self.kv.free_tokens() / CHUNK_TOKENS {
-            return None;
-        }
-        let feed = |&(_, (index, _)): &(usize, (usize, usize))| Feed {
+        let rows = self.rows_ahead(plan, active)?;
+        let feed = |&(_, index): &(u32, usize)| Feed {
             sequence: active[index].sequence,
-            // The device knows it.
+            // The device knows which it is.
             tokens: &[0],
             kind: RowKind::Generated,
             want: Want::Token(active[index].sampler(1)),
         };
-        let feeds: Vec<Feed<'_>> = going.iter().map(feed).collect();
-        // Everyone in the plan had a token chosen, so outputs are numbered as the plan is.
-        let chained = going
-            .iter()
-            .zip(0_u32..)
-            .filter_map(|((output, _), row)| Some(Chained { row, output: u32::try_from(*output).ok()? }));
+        let feeds: Vec<Feed<'_>> = rows.iter().map(feed).collect();
+        let chained = rows.iter().zip(0..).map(|(&(output, _), row)| Chained { row, output });
         let step = self.start(&feeds, chained.collect());
-        Some(Ahead { plan: going.into_iter().map(|(_, (index, _))| (index, 1)).collect(), step })
+        Some(Ahead { plan: rows.into_iter().map(|(_, index)| (index, 1)).collect(), step })
+    }
+
+    /// The rows of the step after one by this plan: for each the output that chooses its token, and whose it is. `None`
+    /// unless everyone who is not over has a row there whatever is chosen, and room for it.
+    fn rows_ahead(&self, plan: &[(usize, usize)], active: &[Active<'_>]) -> Option<Vec<(u32, usize)>> {
+        if !self.gate.as_ref().is_some_and(GpuGate::leaves_steps_under_way) {
+            return None;
+        }
+        let mut chunks = self.kv.free_tokens() / CHUNK_TOKENS;
+        let mut going = Vec::with_capacity(plan.len());
+        // Everyone in such a plan has a token chosen, so that outputs are numbered as it is.
+        for (&(index, rows), output) in plan.iter().zip(0..).filter(|((i, _), _)| !active[*i].is_over()) {
+            if !active[index].goes_on(rows, self.context) {
+                return None;
+            }
+            chunks = chunks.checked_sub(active[index].chunks(rows, 1))?;
+            going.push((output, index));
+        }
+        let everyone = active.iter().filter(|a| !a.is_over()).count();
+        (going.len() == everyone).then_some(going)
     }
 }

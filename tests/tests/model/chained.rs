@@ -9,8 +9,8 @@ use std::time::Duration;
 use interleaf_contract::Numerics;
 use interleaf_demo_model as demo;
 use interleaf_runtime::{
-    BackendChoice, Completion, Conversation, Engine, EngineOptions, Event, FinishReason, Request,
-    SamplingOptions,
+    BackendChoice, Completion, Conversation, Engine, EngineError, EngineOptions, Event, FinishReason,
+    Request, SamplingOptions,
 };
 use interleaf_tests::backends::{self, Boxed};
 use interleaf_tests::tolerance::assert_bits;
@@ -200,6 +200,27 @@ fn whoever_breaks_off_gets_no_token_more() {
             });
             assert_eq!(expected, found, "{after}");
         }
+    }
+}
+
+#[test]
+fn where_no_token_can_be_chosen_the_error_is_that_of_one_step_at_a_time() {
+    for open in backends() {
+        let Some(backend) = open() else { continue };
+        let (mut engine, counts) = engine(backend, true, (7, 128));
+        let sound = requests(&engine);
+        let (expected, _) = generate(&mut engine, &sound);
+        let mut requests = sound.clone();
+        let all = 0..u32::try_from(engine.config().vocab_size).expect("tokens are u32");
+        requests[2].sampling.logit_bias = all.map(|token| (token, f32::NEG_INFINITY)).collect();
+        let chained = counts.chained.load(SeqCst);
+        let refused = engine.generate(&requests, &mut |event| {
+            assert!(!matches!(event, Event::Text { .. }), "nobody hears of the step");
+            ControlFlow::Continue(())
+        });
+        assert!(matches!(refused, Err(EngineError::NotANumber)), "{refused:?}");
+        assert_eq!(counts.chained.load(SeqCst), chained + 7, "the next step was under way");
+        assert_eq!(generate(&mut engine, &sound).0, expected, "and the engine goes on");
     }
 }
 
