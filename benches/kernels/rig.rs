@@ -140,7 +140,7 @@ impl Rig {
             rows: rows(&kinds),
             sequences: (0..count).map(|_| one_page()).collect(),
             adapters: self.adapters[..adapters].to_vec(),
-            outputs: Vec::new(),
+            ..Batch::default()
         };
         let mut step = Step::new(batch).expect("a well-formed batch");
         let (x_in, y) = (step.tensor(RowSet::All, HIDDEN as u32), step.tensor(RowSet::All, HIDDEN as u32));

@@ -127,8 +127,8 @@ impl Rig {
         let batch = Batch {
             rows: vec![Row { token: 5, position: 0, sequence: 0, adapter: -1, kind: RowKind::Generated }],
             sequences: vec![Sequence { pages: PageTable::uniform(PageCodec::F16, 0..1) }],
-            adapters: Vec::new(),
             outputs: vec![Output { row: 0, sampler: Some(Sampler::greedy()) }],
+            ..Batch::default()
         };
         let mut step = Step::new(batch).expect("a well-formed batch");
         let mut tensor = |cols: usize| step.tensor(RowSet::All, cols as u32);

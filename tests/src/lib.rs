@@ -11,3 +11,4 @@ pub mod lora;
 pub mod sampling;
 pub mod single;
 pub mod tolerance;
+pub mod watched;

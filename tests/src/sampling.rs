@@ -14,8 +14,8 @@ pub fn choose(backend: &mut dyn Backend, logits: &Arc<[f32]>, samplers: &[Sample
     let batch = Batch {
         rows: rows(&vec![(RowKind::Generated, -1); n]),
         sequences: (0..n).map(|_| one_page()).collect(),
-        adapters: Vec::new(),
         outputs: samplers.iter().enumerate().map(output).collect(),
+        ..Batch::default()
     };
     let mut step = Step::new(batch).expect("a well-formed batch");
     let out = step.tensor(RowSet::Outputs, (logits.len() / n) as u32);

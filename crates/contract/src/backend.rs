@@ -2,7 +2,7 @@
 
 use crate::{
     Adapter, AdapterId, BackendError, Bytes, DevicePeaks, DeviceWork, Matrix, MatrixId, PoolGeometry,
-    Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, VectorId,
+    Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, VectorId, Waiter,
 };
 
 /// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
@@ -155,11 +155,12 @@ pub trait Backend: Send {
     /// If there is no room, or the codec is not supported here.
     fn create_pool(&mut self, geometry: PoolGeometry) -> Result<(), BackendError>;
 
-    /// Starts a step and returns without waiting where the device allows.
+    /// Starts a step and returns without waiting where the device allows. What it chooses stays on the device, for
+    /// rows of the next step that are chained to it ([`Chained`](crate::Chained)).
     ///
     /// # Errors
     /// If a handle is unknown, shapes do not fit or an operation is not supported; the step then did
-    /// nothing. Device failures may also be reported by [`Backend::wait`].
+    /// nothing, and is not the one that the next is chained to. Device failures may also be reported by [`Backend::wait`].
     fn submit(&mut self, step: Step) -> Result<Ticket, BackendError>;
 
     /// Waits for a step and takes its results. Each ticket is redeemed once.
@@ -195,6 +196,12 @@ pub trait Backend: Send {
     /// If the device failed.
     fn drain(&mut self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// What waits for this backend's device from any thread; `None` where steps have run once [`Backend::submit`]
+    /// returns, so that nobody gains by submitting the next one before they have waited for the last.
+    fn waiter(&self) -> Option<Waiter> {
+        None
     }
 
     /// Measures the time of each kernel from now on, or no longer. Steps are slower meanwhile.

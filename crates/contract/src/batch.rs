@@ -1,6 +1,6 @@
 //! What one step computes: rows of any sequences under any adapters, prompt and generated together.
 
-use crate::{AdapterId, CHUNK_TOKENS, ContractError, PageTable, Sampler};
+use crate::{AdapterId, CHUNK_TOKENS, Chained, ContractError, PageTable, Sampler, chain};
 
 /// Whether a row reads a prompt or continues an answer. Where a backend has different kernels for the
 /// two, it chooses by this and never by how many rows happen to be in the batch.
@@ -15,7 +15,7 @@ pub enum RowKind {
 /// One token of one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// The token.
+    /// The token; that of a row in [`Batch::chained`] is not read.
     pub token: u32,
     /// Its position in the sequence. Positions are data: rows may come in any order.
     pub position: u32,
@@ -57,6 +57,9 @@ pub struct Batch {
     pub adapters: Vec<AdapterId>,
     /// The rows whose logits are wanted, ascending.
     pub outputs: Vec<Output>,
+    /// The rows whose token the step submitted just before chose, ascending. Where it found no logit to be a number
+    /// there is none: what such a row computes is not defined, and the other rows are as ever.
+    pub chained: Vec<Chained>,
 }
 
 impl Batch {
@@ -98,7 +101,13 @@ impl Batch {
                 return Err(ordered("output row", pair[1].row));
             }
         }
-        Ok(())
+        chain::check(&self.chained, &self.rows)
+    }
+
+    /// The tokens of the rows that are not chained.
+    pub fn given_tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        let is_chained = |row: u32| self.chained.binary_search_by_key(&row, |chained| chained.row).is_ok();
+        self.rows.iter().zip(0_u32..).filter(move |(_, i)| !is_chained(*i)).map(|(row, _)| row.token)
     }
 
     /// The runs of consecutive rows of one sequence, as `(sequence, first row, rows)`.

@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use crate::{
-    Adapter, AdapterId, AttentionShape, BackendError, ContractError, MatrixId, Op, PageAddress, PageData,
-    PageEntry, PageHalf, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step,
-    Tensor, VectorId,
+    Adapter, AdapterId, AttentionShape, BackendError, Choices, ContractError, MatrixId, Op, PageAddress,
+    PageData, PageEntry, PageHalf, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet,
+    Sampler, Step, Tensor, VectorId,
 };
 
 /// What a backend holds, as far as checks need to know it.
@@ -43,6 +43,9 @@ pub trait Inventory {
 
     /// The page pool; without one, a pool of no layers.
     fn pool(&self) -> PoolGeometry;
+
+    /// What the step submitted last chooses; nothing before the first.
+    fn choices(&self) -> &Choices;
 }
 
 /// Checks a bias against its matrix.
@@ -139,6 +142,7 @@ pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
     for adapter in &step.batch().adapters {
         held.has_adapter(*adapter)?;
     }
+    step.batch().chained.iter().try_for_each(|chained| held.choices().place(chained.output).map(|_| ()))?;
     for t in step.tensors() {
         let values = step.row_count(t.rows).checked_mul(t.cols as usize);
         if values.is_none_or(|n| n > isize::MAX as usize / size_of::<f32>()) {
@@ -166,7 +170,12 @@ impl<I: Inventory> Check<'_, I> {
                 let (tokens, hidden) = self.held.matrix_shape(*table)?;
                 positive(self.stem, "columns", hidden)?;
                 self.shape(*out, RowSet::All, hidden)?;
-                self.step.batch().rows.iter().try_for_each(|r| below("token", r.token as usize, tokens))
+                let batch = self.step.batch();
+                if !batch.chained.is_empty() {
+                    let last = self.held.choices().vocabulary().saturating_sub(1);
+                    below("a chosen token", last as usize, tokens)?;
+                }
+                batch.given_tokens().try_for_each(|token| below("token", token as usize, tokens))
             }
             Op::RmsNorm { x, add, weight, heads, out, .. } => {
                 self.tensor(*x)?;

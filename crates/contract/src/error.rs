@@ -70,6 +70,12 @@ pub enum ContractError {
         /// How many there are.
         len: usize,
     },
+    /// A row is chained to an output for which the step before chooses no token.
+    #[error("no token to chain to: the step before chooses none for output {output}")]
+    NothingChosen {
+        /// The output.
+        output: u32,
+    },
     /// An operation was given tensors that do not fit.
     #[error("{op}: {what} is {found}, expected {expected}")]
     Shape {

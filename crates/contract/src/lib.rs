@@ -10,6 +10,7 @@ compile_error!("weights and pages are stored little-endian and are read in place
 
 mod backend;
 mod batch;
+mod chain;
 pub mod check;
 mod dtype;
 mod error;
@@ -19,6 +20,7 @@ mod page;
 mod peaks;
 mod sampling;
 mod step;
+mod waiter;
 mod weights;
 mod work;
 
@@ -27,6 +29,7 @@ pub use backend::{
 };
 pub use batch::{Batch, Output, Row, RowKind, Sequence};
 pub use bytes::Bytes;
+pub use chain::{Chained, Choices};
 pub use dtype::{BlockQ4_0, BlockQ8_0, Dtype, QUANT_BLOCK};
 pub use error::{BackendError, ContractError};
 pub use lora::{Adapter, AdapterId, LoraSite};
@@ -34,5 +37,6 @@ pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, 
 pub use peaks::DevicePeaks;
 pub use sampling::Sampler;
 pub use step::{Activation, AttentionShape, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor};
+pub use waiter::Waiter;
 pub use weights::{Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId};
 pub use work::{DeviceWork, KernelWork};

@@ -239,6 +239,18 @@ impl Step {
         &self.batch
     }
 
+    /// Gives every chained row the token that the step before chose for its output: backends that have it at hand
+    /// then meet no chained row.
+    pub(crate) fn resolve(
+        &mut self,
+        token: impl Fn(u32) -> Result<u32, ContractError>,
+    ) -> Result<(), ContractError> {
+        for chained in std::mem::take(&mut self.batch.chained) {
+            self.batch.rows[chained.row as usize].token = token(chained.output)?;
+        }
+        Ok(())
+    }
+
     /// Every declared activation, by index.
     #[must_use]
     pub fn tensors(&self) -> &[Tensor] {

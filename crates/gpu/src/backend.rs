@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 
 use interleaf_contract::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, DevicePeaks, DeviceWork, Matrix, MatrixId,
-    MemoryReport, PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection, ProjectionId,
-    RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, DevicePeaks, DeviceWork, Matrix,
+    MatrixId, MemoryReport, PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection,
+    ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, Waiter, check,
 };
 
 use crate::adapters::GpuAdapter;
 use crate::buffers::{BufferPool, READ_BACK, STORAGE};
+use crate::chain::Chosen;
 use crate::command::{Recorder, Recording, Submitter};
 use crate::device::Gpu;
 use crate::error::{self, BACKEND};
@@ -36,6 +37,7 @@ pub struct GpuBackend {
     scratch: BufferPool,
     read_backs: BufferPool,
     submitter: Submitter,
+    chosen: Chosen,
     steps: HashMap<Ticket, (Pending, Results, StepWork)>,
     reads: HashMap<PageTicket, PageRead>,
     tickets: u64,
@@ -64,6 +66,7 @@ impl GpuBackend {
             pool: None,
             scratch: BufferPool::new("activations", STORAGE),
             read_backs: BufferPool::new("results", READ_BACK),
+            chosen: Chosen::default(),
             steps: HashMap::new(),
             reads: HashMap::new(),
             tickets: 0,
@@ -121,10 +124,10 @@ impl GpuBackend {
     /// ones: nothing has run yet.
     fn record(&mut self, step: &Step) -> Result<(Recording, Results), BackendError> {
         loop {
-            self.scratch.give_all();
+            self.scratch.give_all_but(self.chosen.buffer());
             let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
             let pool = self.pool.as_ref();
-            match Plan::record(step, &self.weights, &self.factors, pool, &mut recorder) {
+            match Plan::record(step, &self.weights, &self.factors, pool, &self.chosen, &mut recorder) {
                 Ok(results) => return Ok((recorder.recording, results)),
                 Err(e) => {
                     let refused = self.kernels.take_refused() && !self.forced;
@@ -170,6 +173,10 @@ impl check::Inventory for GpuBackend {
     fn pool(&self) -> PoolGeometry {
         let none = PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, codec: PageCodec::F16 };
         self.pool.as_ref().map_or(none, |pool| pool.geometry)
+    }
+
+    fn choices(&self) -> &Choices {
+        self.chosen.choices()
     }
 }
 
@@ -249,13 +256,14 @@ impl Backend for GpuBackend {
         if freed.contains(&true) {
             self.submitter.forget_bind_groups();
         }
-        let (mut recording, results) = self.record(&step)?;
+        let (mut recording, mut results) = self.record(&step)?;
         let profiler = self.profiler.as_ref();
         let submits = self.submitter.command_buffers(&recording);
         let work = StepWork::of(&mut recording, submits, profiler);
         let profile = profiler.zip(work.stamps_at());
         let pending =
             Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording, profile)?;
+        self.chosen = Chosen::new(Choices::of(&step), results.take_chosen());
         let ticket = Ticket(self.next_ticket());
         self.steps.insert(ticket, (pending, results, work));
         Ok(ticket)
@@ -301,6 +309,10 @@ impl Backend for GpuBackend {
             pipelines.keep();
         }
         self.gpu.wait_for_all()
+    }
+
+    fn waiter(&self) -> Option<Waiter> {
+        Some(self.gpu.waiter())
     }
 
     fn set_profiling(&mut self, on: bool) -> Result<(), BackendError> {

@@ -189,10 +189,10 @@ impl BufferPool {
         }
     }
 
-    /// Gives every buffer back.
-    pub(crate) fn give_all(&mut self) {
+    /// Gives every buffer back but one.
+    pub(crate) fn give_all_but(&mut self, kept: Option<&wgpu::Buffer>) {
         for pooled in &mut self.buffers {
-            pooled.taken = false;
+            pooled.taken = kept.is_some_and(|kept| pooled.buffer == *kept);
         }
     }
 

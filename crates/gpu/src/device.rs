@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use interleaf_contract::{BackendError, Numerics};
+use interleaf_contract::{BackendError, Numerics, Waiter};
 use wgpu::{ErrorFilter, Features, PollType};
 
 use crate::adapters::{GpuAdapter, key_of};
@@ -198,14 +198,28 @@ impl Gpu {
     /// Waits until a submission has run and its buffers are mapped.
     pub(crate) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), BackendError> {
         let wait = PollType::Wait { submission_index: Some(submission), timeout: None };
-        // wgpu 30 panics when the device is lost during a wait. No panic leaves this crate.
-        match catch_unwind(AssertUnwindSafe(|| self.device.poll(wait))) {
-            Ok(Ok(_)) => self.check(),
-            Ok(Err(e)) => Err(error::device(e)),
-            Err(_) => {
-                record(&self.fault, "the device was lost while waiting for it".to_owned());
-                self.check()
+        poll(&self.device, &self.fault, wait)?;
+        self.check()
+    }
+
+    /// What waits for everything submitted, from any thread.
+    pub(crate) fn waiter(&self) -> Waiter {
+        let (device, fault) = (self.device.clone(), Arc::clone(&self.fault));
+        Waiter::new(move || {
+            if let Err(e) = poll(&device, &fault, PollType::wait_indefinitely()) {
+                record(&fault, e.to_string());
             }
+        })
+    }
+}
+
+/// Polls a device. wgpu 30 panics when it is lost meanwhile: no panic leaves this crate.
+fn poll(device: &wgpu::Device, fault: &Mutex<Option<String>>, how: PollType) -> Result<(), BackendError> {
+    match catch_unwind(AssertUnwindSafe(|| device.poll(how))) {
+        Ok(done) => done.map(|_| ()).map_err(error::device),
+        Err(_) => {
+            record(fault, "the device was lost while waiting for it".to_owned());
+            Ok(())
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn record(
 ) -> Result<(), BackendError> {
     let placed = plan.tensors.place(recorder, out)?;
     let matrix = plan.weights.matrix(table)?;
-    let tokens_at = plan.rows.tokens(plan.step, &mut recorder.recording.tables);
+    let tokens_at = plan.tokens(recorder)?;
     let unit_quads = decide::unit_quads(matrix.dtype);
     let row_groups = placed.quads().div_ceil(unit_quads).div_ceil(WORKGROUP);
     let variant = Variant { dtype: matrix.dtype, half: recorder.gpu.decisions.half };

@@ -11,6 +11,7 @@
 mod adapters;
 mod backend;
 mod buffers;
+mod chain;
 mod choose;
 mod command;
 mod cost;

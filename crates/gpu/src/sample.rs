@@ -59,12 +59,13 @@ impl Variant {
     }
 }
 
-/// Records one operation; `None` where no output has a sampler.
+/// Records one operation; `None` where no output has a sampler. The tokens are also left where the next step may read
+/// them, in a buffer that is not given back.
 pub(crate) fn record(
     plan: &mut Plan<'_>,
     recorder: &mut Recorder<'_>,
     logits: Tensor,
-) -> Result<Option<Choices>, BackendError> {
+) -> Result<Option<(Choices, wgpu::Buffer)>, BackendError> {
     let logits = plan.tensors.place(recorder, logits)?;
     let outputs = plan.step.batch().outputs.iter().zip(0_u32..);
     let samplers: Vec<(u32, &Sampler)> =
@@ -115,8 +116,7 @@ pub(crate) fn record(
     recorder.dispatch(Kernel::Sample(Variant), &params, places, samplers.len() as u64, loads)?;
     let at = recorder.recording.read_back(Place::Buffer(tokens.clone()), 0, bytes(samplers.len())) as usize;
     recorder.scratch.give(&saved);
-    recorder.scratch.give(&tokens);
-    Ok(Some(Choices { at, outputs: samplers.iter().map(|(output, _)| *output).collect() }))
+    Ok(Some((Choices { at, outputs: samplers.iter().map(|(output, _)| *output).collect() }, tokens)))
 }
 
 /// Biases of each token, in the order in which they are added, and whether the penalty applies to it.

@@ -2,6 +2,7 @@
 
 use interleaf_contract::{BackendError, Op, ProjectionId, Step, StepOutput, Tensor};
 
+use crate::chain::Chosen;
 use crate::command::{Place, Recorder, word};
 use crate::factors::Factors;
 use crate::fuse::{Norm, Work, fuse};
@@ -22,6 +23,8 @@ pub(crate) struct Plan<'a> {
     pub tensors: Tensors<'a>,
     pub rows: RowTables,
     pool: Option<&'a PagePool>,
+    /// What the step before chose.
+    chosen: &'a Chosen,
     /// The last layer's directory and where it is.
     directory: Option<(Vec<u32>, u32)>,
 }
@@ -40,9 +43,16 @@ pub(crate) struct Probe {
 pub(crate) struct Results {
     probes: Vec<Probe>,
     choices: Vec<Choices>,
+    /// The tokens of the last choice, on the device.
+    chosen: Option<wgpu::Buffer>,
 }
 
 impl Results {
+    /// Takes what the step leaves on the device for the next one.
+    pub(crate) fn take_chosen(&mut self) -> Option<wgpu::Buffer> {
+        self.chosen.take()
+    }
+
     /// The results, from all that was read back.
     pub(crate) fn output(&self, read_back: &[u8]) -> StepOutput {
         StepOutput {
@@ -60,6 +70,7 @@ impl<'a> Plan<'a> {
         weights: &'a Weights,
         factors: &'a Factors,
         pool: Option<&'a PagePool>,
+        chosen: &'a Chosen,
         recorder: &mut Recorder<'_>,
     ) -> Result<Results, BackendError> {
         let head_dim = pool.map_or(0, |pool| word(pool.geometry.head_dim));
@@ -69,7 +80,7 @@ impl<'a> Plan<'a> {
         let works = fuse(step.ops(), head_dim, together);
         let tensors = Tensors::new(step, &works, together);
         let rows = RowTables::default();
-        let mut plan = Self { step, weights, factors, tensors, rows, pool, directory: None };
+        let mut plan = Self { step, weights, factors, tensors, rows, pool, chosen, directory: None };
         let mut results = Results::default();
         let mut done = 0;
         for (work, used) in &works {
@@ -127,7 +138,12 @@ impl<'a> Plan<'a> {
                 swiglu::record(self, recorder, activation, [gate, up, out])?;
             }
             Op::Softcap { x, cap } => softcap::record(self, recorder, *x, *cap)?,
-            Op::Sample { logits } => results.choices.extend(sample::record(self, recorder, *logits)?),
+            Op::Sample { logits } => {
+                if let Some((choices, tokens)) = sample::record(self, recorder, *logits)? {
+                    results.choices.push(choices);
+                    results.chosen = Some(tokens);
+                }
+            }
             Op::Probe { x } => results.probes.push(self.probe(recorder, *x)?),
             // Nothing has run yet: all is recorded before any is sent.
             other => return Err(error::unsupported(other.stem())),
@@ -142,6 +158,15 @@ impl<'a> Plan<'a> {
 
     pub(crate) fn pool(&self) -> Result<&'a PagePool, BackendError> {
         self.pool.ok_or_else(|| error::unknown("page pool", 0))
+    }
+
+    /// Where the token of each row is. What the step before chose is copied to its place there, and was not read by
+    /// the host.
+    pub(crate) fn tokens(&mut self, recorder: &mut Recorder<'_>) -> Result<u32, BackendError> {
+        let recording = &mut recorder.recording;
+        let at = self.rows.tokens(self.step, &mut recording.tables);
+        self.chosen.copy_to(recording, &self.step.batch().chained, at)?;
+        Ok(at)
     }
 
     /// Where a layer's page tables are. Layers with the same pages share them.

@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use interleaf_contract::RowKind;
+use interleaf_contract::{CHUNK_TOKENS, RowKind, Sampler};
 use interleaf_model::TextStream;
 
 use crate::request::{Completion, Event, FinishReason, Request};
@@ -86,13 +86,30 @@ impl<'a> Active<'a> {
     pub fn feed(&self, rows: usize) -> Feed<'_> {
         let end = self.cached + rows;
         let kind = if self.cached < self.prompt() { RowKind::Prompt } else { RowKind::Generated };
-        let want = if end == self.tokens.len() {
-            let step = u32::try_from(self.generated()).unwrap_or(u32::MAX);
-            Want::Token(self.request.sampling.sampler(step, &self.tokens))
-        } else {
-            Want::Nothing
-        };
+        let want = if end == self.tokens.len() { Want::Token(self.sampler(0)) } else { Want::Nothing };
         Feed { sequence: self.sequence, tokens: &self.tokens[self.cached..end], kind, want }
+    }
+
+    /// How the token is chosen that comes so many after the next one.
+    pub fn sampler(&self, later: usize) -> Sampler {
+        let step = u32::try_from(self.generated() + later).unwrap_or(u32::MAX);
+        self.request.sampling.sampler(step, &self.tokens)
+    }
+
+    /// Chunks that `rows` more tokens take, once `before` more than now are cached.
+    pub fn chunks(&self, before: usize, rows: usize) -> usize {
+        let cached = self.cached + before;
+        (cached + rows).div_ceil(CHUNK_TOKENS) - cached.div_ceil(CHUNK_TOKENS)
+    }
+
+    /// Whether a step of `rows` chooses a token behind which, unless it is itself the end, there comes another one that can
+    /// be chosen without a look at it.
+    pub fn goes_on(&self, rows: usize, context: usize) -> bool {
+        let chooses = self.cached + rows == self.tokens.len();
+        chooses
+            && self.generated() + 1 < self.request.max_tokens
+            && self.tokens.len() < context
+            && self.request.sampling.repeat_penalty == 1.0
     }
 
     /// Takes in what a step gave: `rows` more tokens are cached, and a token may have been chosen. No

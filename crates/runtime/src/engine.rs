@@ -173,7 +173,7 @@ impl Engine {
         let (resident, ropes) = uploaded?;
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
-        let gate = (backend.info().name == "gpu").then(GpuGate::default);
+        let gate = (backend.info().name == "gpu").then(|| GpuGate::new(backend.waiter()));
         let kv =
             KvCache::new(&reserved.geometry).counting_from(ENGINES.fetch_add(1 << 40, Ordering::Relaxed));
         Ok(Self {

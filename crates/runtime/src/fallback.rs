@@ -139,7 +139,7 @@ impl Engine {
         let tokens = tokens.to_vec();
         // The CPU computes generated tokens as it does a prompt's, to the bit.
         let feed = Feed { sequence, tokens: &tokens, kind: RowKind::Prompt, want: Want::Nothing };
-        self.on_device(|engine| engine.compute(&[feed], &[start]))?;
+        self.on_device(|engine| engine.compute(&feed, start))?;
         Ok(self.histories.regain(sequence.id, tokens.len()))
     }
 }

@@ -6,8 +6,9 @@ use std::time::Instant;
 use interleaf_contract::CHUNK_TOKENS;
 
 use crate::active::{Active, OnEvent};
+use crate::ahead::{Ahead, Plan};
 use crate::request::{Completion, Event, FinishReason, Request};
-use crate::{Engine, EngineError, Feed, GpuGate};
+use crate::{Engine, EngineError, GpuGate};
 
 impl Engine {
     /// Answers requests in one mixed batch: every step holds the rows of all answers under way and, up
@@ -83,8 +84,25 @@ impl Engine {
         close: bool,
         on_event: OnEvent<'_>,
     ) -> Result<(), EngineError> {
+        let mut ahead = None;
+        let result = self.run_ahead(active, close, &mut ahead, on_event);
+        self.drop_ahead(&mut ahead);
+        result
+    }
+
+    fn run_ahead(
+        &mut self,
+        active: &mut [Active<'_>],
+        close: bool,
+        ahead: &mut Option<Ahead>,
+        on_event: OnEvent<'_>,
+    ) -> Result<(), EngineError> {
         loop {
-            let plan = self.plan(active);
+            let mut plan = ahead.as_ref().map(|ahead| ahead.plan(active)).unwrap_or_default();
+            if plan.is_empty() {
+                self.drop_ahead(ahead);
+                plan = self.plan(active);
+            }
             if plan.is_empty() {
                 // Whoever is left waits for room that nobody will free.
                 let Some(a) = active.iter_mut().find(|a| !a.is_over()) else { return Ok(()) };
@@ -95,7 +113,7 @@ impl Engine {
                 }
                 continue;
             }
-            // Nothing is under way there: who suspends a GPU waits for its step.
+            // Who suspends a GPU waits for what is under way; that stays where it is until the GPU may go on.
             if let Some(gate) = self.gate.clone().filter(GpuGate::is_suspended) {
                 if on_event(Event::Suspended).is_break() {
                     return self.cancel(active, close, on_event);
@@ -110,9 +128,8 @@ impl Engine {
                 }
                 continue;
             }
-            let feeds: Vec<Feed<'_>> = plan.iter().map(|&(index, rows)| active[index].feed(rows)).collect();
-            let fed = match self.on_device(|engine| engine.step(&feeds)) {
-                Ok(fed) => fed,
+            let (plan, fed) = match self.on_device(|engine| engine.next_step(plan, active, ahead)) {
+                Ok(step) => step,
                 // Between the look at the gate and this: the step has done nothing and is taken again.
                 Err(EngineError::GpuSuspended) => continue,
                 // On the CPU, if it goes on at all.
@@ -123,6 +140,10 @@ impl Engine {
             };
             for (&(index, rows), fed) in plan.iter().zip(fed) {
                 let a = &mut active[index];
+                // Its row was started before it was known to have ended.
+                if a.is_over() {
+                    continue;
+                }
                 let broken = a.advance(rows, fed.token, self.context, on_event)?;
                 self.ended(a, close)?;
                 if broken.is_break() {
@@ -147,22 +168,25 @@ impl Engine {
         Ok(())
     }
 
-    /// Frees the pages of a request that has just ended.
+    /// Frees the pages of a request that has just ended, or those of what it has not said.
     fn ended(&mut self, a: &Active<'_>, close: bool) -> Result<(), EngineError> {
-        if a.is_over() && close { self.close_sequence(a.sequence) } else { Ok(()) }
+        match (a.is_over(), close) {
+            (true, true) => self.close_sequence(a.sequence),
+            (true, false) => self.truncate_sequence(a.sequence, a.cached().len()),
+            (false, _) => Ok(()),
+        }
     }
 
     /// Which requests take part in the next step, and with how many rows. Every answer under way has its
     /// row; prompts share the bound in order. Who finds no room for its rows in the pool waits.
-    fn plan(&self, active: &[Active<'_>]) -> Vec<(usize, usize)> {
+    fn plan(&self, active: &[Active<'_>]) -> Plan {
         let mut prompt_rows = self.prefill_rows;
         let mut chunks = self.kv.free_tokens() / CHUNK_TOKENS;
         let mut plan = Vec::new();
         for (index, a) in active.iter().enumerate().filter(|(_, a)| !a.is_over()) {
             let left = a.prompt_left();
             let rows = if left > 0 { left.min(prompt_rows) } else { 1 };
-            let cached = a.cached().len();
-            let needed = (cached + rows).div_ceil(CHUNK_TOKENS) - cached.div_ceil(CHUNK_TOKENS);
+            let needed = a.chunks(0, rows);
             if rows == 0 || needed > chunks {
                 continue;
             }

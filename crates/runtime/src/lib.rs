@@ -20,6 +20,7 @@
 
 mod active;
 mod adapters;
+mod ahead;
 mod backend;
 mod conversation;
 pub mod doctor;
@@ -37,6 +38,7 @@ mod request;
 mod reserve;
 mod resident;
 mod sampling;
+mod step;
 mod store;
 mod text;
 

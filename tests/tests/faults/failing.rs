@@ -1,10 +1,10 @@
-//! A device that fails on purpose: a sound backend behind calls that a test may refuse. It says that it is a GPU, so that
-//! an engine treats it as one.
+//! A device that fails on purpose: a sound backend behind calls that a test may refuse. It says that it is a GPU, and one
+//! that runs while the host goes on, so that an engine treats it as one and takes steps ahead.
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
     PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
-    Ticket, VectorId,
+    Ticket, VectorId, Waiter,
 };
 
 /// What is about to be given to the device.
@@ -18,6 +18,8 @@ pub enum Call {
     Pool(usize),
     /// A step.
     Step,
+    /// Waiting for a step.
+    Results,
     /// Reading or writing pages.
     Pages,
 }
@@ -83,7 +85,9 @@ impl Backend for Failing {
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, BackendError> {
-        self.inner.wait(ticket)
+        let results = self.inner.wait(ticket);
+        (self.fault)(Call::Results)?;
+        results
     }
 
     fn read_pages(&mut self, pages: &[PageAddress]) -> Result<PageTicket, BackendError> {
@@ -102,6 +106,10 @@ impl Backend for Failing {
 
     fn memory(&self) -> MemoryReport {
         self.inner.memory()
+    }
+
+    fn waiter(&self) -> Option<Waiter> {
+        Some(Waiter::new(|| ()))
     }
 }
 
@@ -125,7 +133,7 @@ pub fn unsupported() -> BackendError {
 /// The kinds of failure that are the device's own.
 pub const KINDS: [fn() -> BackendError; 3] = [lost, no_room, broken];
 
-/// Lets so many steps pass and refuses whatever comes then, for good.
+/// Lets so many steps pass and refuses whatever is asked then, for good; what is under way still ends.
 pub fn after_steps(
     steps: usize,
     error: fn() -> BackendError,
@@ -135,6 +143,6 @@ pub fn after_steps(
         if call == Call::Step {
             left = left.and_then(|left| left.checked_sub(1));
         }
-        if left.is_some() { Ok(()) } else { Err(error()) }
+        if left.is_some() || call == Call::Results { Ok(()) } else { Err(error()) }
     }
 }

@@ -334,6 +334,57 @@ fn a_gpu_asked_for_by_name_fails_by_name_and_the_answers_are_kept() {
     }
 }
 
+/// Fails once, when a step is waited for: the next one is under way then.
+fn at_results(number: usize, error: fn() -> BackendError) -> impl FnMut(Call) -> Result<(), BackendError> {
+    let mut seen = 0;
+    move |call| {
+        seen += usize::from(call == Call::Results);
+        if call == Call::Results && seen == number { Err(error()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_step_that_fails_takes_along_the_one_started_behind_it() {
+    let _alone = alone();
+    let expected = answers(&mut engine(BackendChoice::Auto, sound));
+    for number in [1, 5, 8, 9, 15] {
+        let mut moved = engine(BackendChoice::Auto, at_results(number, lost));
+        assert_eq!((answers(&mut moved), moved.backend().name), (expected.clone(), "cpu"), "{number}");
+        assert_eq!(moved.memory().kv_in_use, 0);
+
+        let mut forced = engine(BackendChoice::Gpu, at_results(number, lost));
+        let requests = requests(&forced);
+        let (failed, texts) = generate(&mut forced, &requests);
+        let Err(EngineError::DeviceFailed { completions, .. }) = failed else { panic!("{failed:?}") };
+        for (found, expected) in told(completions, texts).into_iter().zip(&expected) {
+            assert!(found.2.len() < expected.2.len() && expected.2.starts_with(&found.2));
+            assert_eq!(found.0, found.1, "all of the text was told");
+        }
+        assert_eq!(forced.memory().kv_in_use, 0);
+        assert_eq!(answers(&mut forced), expected, "it failed once");
+
+        // Of a turn nothing is cached but what has been read.
+        let mut forced = engine(BackendChoice::Gpu, at_results(number, lost));
+        let request = request(&forced, Some(demo::ADAPTERS[0].0), "What is ownership?");
+        let mut conversation = Conversation::default();
+        let mut turn = |engine: &mut Engine| {
+            engine.converse(&mut conversation, &request, &mut |_| ControlFlow::Continue(()))
+        };
+        let failed = turn(&mut forced);
+        let Err(EngineError::DeviceFailed { completions, .. }) = failed else { panic!("{failed:?}") };
+        let again = turn(&mut forced).expect("it failed once");
+        let whole = engine(BackendChoice::Gpu, sound)
+            .generate(std::slice::from_ref(&request), &mut |_| ControlFlow::Continue(()));
+        assert_eq!(again.tokens, whole.expect("it answers")[0].tokens);
+        assert!(again.tokens.starts_with(&completions[0].tokens));
+        let cached = request.prompt.len() + again.tokens.len() - 1;
+        assert_eq!(
+            (conversation.cached_tokens(), again.reused_tokens < request.prompt.len()),
+            (cached, true)
+        );
+    }
+}
+
 #[test]
 fn a_turn_that_a_device_cuts_short_is_kept_too() {
     let _alone = alone();

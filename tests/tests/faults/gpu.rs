@@ -91,18 +91,30 @@ fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
     let Some(mut whole) = engine(None) else { return };
     let expected =
         whole.generate(&[request(8)], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0);
-    let mut engine = engine(Some(GpuFailure::Lost { after: 4 })).expect("as before");
-    let lost = engine.generate(&[request(8), request(8)], &mut |_| ControlFlow::Continue(()));
-    let Err(EngineError::DeviceFailed { cause, completions }) = lost else { panic!("{lost:?}") };
-    assert!(matches!(&cause, BackendError::DeviceLost { reason, .. } if reason.contains("lost")), "{cause}");
-    assert_eq!(completions.len(), 2);
-    for completion in completions {
-        assert_eq!(completion.reason, FinishReason::DeviceLost);
-        assert_eq!(completion.tokens, expected.tokens[..4], "a prompt and three steps ran");
+    for after in 0..8 {
+        let mut engine = engine(Some(GpuFailure::Lost { after })).expect("as before");
+        let mut told = [0, 0];
+        let lost = engine.generate(&[request(8), request(8)], &mut |event| {
+            if let Event::Text { request, tokens, .. } = event {
+                told[request] = tokens;
+            }
+            ControlFlow::Continue(())
+        });
+        let Err(EngineError::DeviceFailed { cause, completions }) = lost else { panic!("{lost:?}") };
+        let is_lost = |e: &BackendError| matches!(e, BackendError::DeviceLost { reason, .. } if reason.contains("lost"));
+        assert!(is_lost(&cause), "{cause}");
+        // The step that was under way when the next one lost the device went with it.
+        let read = after.saturating_sub(1) as usize;
+        assert_eq!((told, completions.len()), ([read; 2], 2));
+        for completion in completions {
+            assert_eq!(completion.reason, FinishReason::DeviceLost);
+            assert_eq!(completion.tokens, expected.tokens[..read], "lost after {after} steps");
+        }
+        assert_eq!(engine.memory().kv_in_use, 0);
+        let again = engine.generate(&[request(1)], &mut |_| ControlFlow::Continue(()));
+        let still = |e: &EngineError| matches!(e, EngineError::DeviceFailed { cause, .. } if is_lost(cause));
+        assert!(again.as_ref().is_err_and(still), "{again:?}");
     }
-    let again = engine.generate(&[request(1)], &mut |_| ControlFlow::Continue(()));
-    let still = |e: &EngineError| matches!(e, EngineError::DeviceFailed { cause, .. } if matches!(cause, BackendError::DeviceLost { .. }));
-    assert!(again.as_ref().is_err_and(still), "{again:?}");
 }
 
 #[test]
@@ -205,7 +217,7 @@ fn under_auto_the_cpu_goes_on_from_a_gpu_that_is_lost() {
     let mut whole = auto_with(&faster, None);
     let expected = answers(&mut whole);
     assert_eq!(whole.backend().name, "gpu");
-    for after in [0, 4] {
+    for after in 0..8 {
         let mut engine = auto_with(&faster, Some(after));
         assert_eq!(engine.backend().name, "gpu");
         assert_eq!((answers(&mut engine), engine.backend().name), (expected.clone(), "cpu"), "{after}");

@@ -1,6 +1,7 @@
 //! Every kernel of every backend against the reference, by stem.
 
 mod attention_mass;
+mod chained;
 mod embed;
 mod fused;
 mod in_flight;

@@ -11,8 +11,8 @@ fn batch(n: usize, outputs: &[u32]) -> Batch {
     Batch {
         rows: rows(&vec![(RowKind::Prompt, -1); n]),
         sequences: (0..n).map(|_| one_page()).collect(),
-        adapters: Vec::new(),
         outputs: outputs.iter().map(|&row| Output { row, sampler: None }).collect(),
+        ..Batch::default()
     }
 }
 

@@ -7,9 +7,9 @@ mod resident;
 use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, LoraSite, Matrix, MatrixId, MemoryReport,
-    PageAddress, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
-    StepOutput, Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, LoraSite, Matrix, MatrixId,
+    MemoryReport, PageAddress, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId,
+    RopeTable, Step, StepOutput, Ticket, VectorId, check,
 };
 
 pub use pool::Pool;
@@ -59,6 +59,9 @@ pub struct HostBackend<K: HostKernels> {
     pool: Pool,
     next_ticket: u64,
     finished: HashMap<u64, StepOutput>,
+    /// What the last step chooses, and what it chose, in the same order.
+    choices: Choices,
+    chosen: Vec<u32>,
     read: HashMap<u64, Vec<PageData>>,
 }
 
@@ -72,6 +75,8 @@ impl<K: HostKernels> HostBackend<K> {
             pool: Pool::empty(name),
             next_ticket: 0,
             finished: HashMap::new(),
+            choices: Choices::default(),
+            chosen: Vec::new(),
             read: HashMap::new(),
         }
     }
@@ -109,6 +114,10 @@ impl<K: HostKernels> check::Inventory for HostBackend<K> {
 
     fn pool(&self) -> PoolGeometry {
         *self.pool.geometry()
+    }
+
+    fn choices(&self) -> &Choices {
+        &self.choices
     }
 }
 
@@ -153,9 +162,12 @@ impl<K: HostKernels> Backend for HostBackend<K> {
         self.pool.resize(geometry)
     }
 
-    fn submit(&mut self, step: Step) -> Result<Ticket, BackendError> {
+    fn submit(&mut self, mut step: Step) -> Result<Ticket, BackendError> {
         check::step(&step, self)?;
+        step.resolve(|output| self.choices.place(output).map(|at| self.chosen[at]))?;
         let output = self.kernels.run(&step, &self.resident, &mut self.pool)?;
+        self.choices = Choices::of(&step);
+        self.chosen = self.choices.tokens(&output);
         let ticket = self.ticket();
         self.finished.insert(ticket, output);
         Ok(Ticket(ticket))

@@ -1,0 +1,221 @@
+//! One step of the engine: rows of several sequences are given to the device, and what it chose is fetched. Between the
+//! two the host may do other things, even start the next step; who does that and when is in `generate` and `ahead`.
+
+use interleaf_contract::{AdapterId, Batch, Chained, Op, Output, Row, Sampler, Sequence, Step, Ticket};
+use interleaf_kv::SequenceId;
+
+use crate::{Engine, EngineError, Fed, Feed, Want, forward};
+
+/// A step that the device was given. The cache has room for what it appends; the tokens before it are known.
+#[derive(Debug)]
+pub struct UnderWay {
+    submitted: Submitted,
+    /// The sequences of its feeds, and how many tokens each had.
+    before: Vec<(SequenceId, usize)>,
+}
+
+/// What to fetch, and for whom.
+#[derive(Debug)]
+struct Submitted {
+    /// `None` where there were no rows.
+    ticket: Option<Ticket>,
+    feeds: usize,
+    /// The feed behind each output.
+    wanted: Vec<Wanted>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    feed: usize,
+    logits: bool,
+}
+
+impl Engine {
+    /// Takes a step on the device at hand, of sequences whose pages it has.
+    pub(crate) fn step(&mut self, feeds: &[Feed<'_>]) -> Result<Vec<Fed>, EngineError> {
+        for (i, feed) in feeds.iter().enumerate() {
+            if feeds[..i].iter().any(|other| other.sequence.id == feed.sequence.id) {
+                return Err(EngineError::DuplicateSequence { feed: i });
+            }
+        }
+        let step = self.start(feeds, Vec::new())?;
+        let fed = self.finish(step, |_| true)?;
+        feeds.iter().for_each(|feed| self.remember(feed));
+        Ok(fed)
+    }
+
+    /// Starts a step. Rows that are chained have the tokens that the step started before chooses.
+    pub(crate) fn start(
+        &mut self,
+        feeds: &[Feed<'_>],
+        chained: Vec<Chained>,
+    ) -> Result<UnderWay, EngineError> {
+        let before = feeds.iter().map(|feed| Ok((feed.sequence.id, self.kv.tokens(feed.sequence.id)?)));
+        let before: Vec<(SequenceId, usize)> = before.collect::<Result<_, EngineError>>()?;
+        let starts: Vec<usize> = before.iter().map(|(_, tokens)| *tokens).collect();
+        let room = self.make_room_for(feeds, &starts);
+        match room.and_then(|()| self.submit(feeds, &starts, chained)) {
+            Ok(submitted) => Ok(UnderWay { submitted, before }),
+            Err(error) => {
+                self.take_back(&before);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for a step. Where it fails the sequences have the tokens that they had before it. Feeds that nobody wants
+    /// any more come back empty.
+    pub(crate) fn finish(
+        &mut self,
+        step: UnderWay,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Fed>, EngineError> {
+        let fetched = self.fetch(&step.submitted, wanted);
+        if fetched.is_err() {
+            self.take_back(&step.before);
+        }
+        fetched
+    }
+
+    /// Waits for a step of which nothing is wanted any more.
+    pub(crate) fn throw_away(&mut self, step: UnderWay) {
+        // Of a device that failed, whoever wants something of it hears.
+        let _ = self.fetch(&step.submitted, |_| false);
+        self.take_back(&step.before);
+    }
+
+    /// Keeps the tokens of a feed whose step has run, where they may be computed again.
+    pub(crate) fn remember(&mut self, feed: &Feed<'_>) {
+        if self.fallback.is_some() {
+            self.histories.grow(feed.sequence.id, feed.tokens);
+        }
+    }
+
+    /// Computes tokens that there are pages for, those of a feed from a position on.
+    pub(crate) fn compute(&mut self, feed: &Feed<'_>, start: usize) -> Result<(), EngineError> {
+        let submitted = self.submit(std::slice::from_ref(feed), &[start], Vec::new())?;
+        self.fetch(&submitted, |_| true).map(|_| ())
+    }
+
+    /// Sequences have the tokens again that they had before a step. Those that were closed since have none.
+    fn take_back(&mut self, before: &[(SequenceId, usize)]) {
+        for &(id, tokens) in before {
+            let _ = self.kv.truncate(id, tokens);
+        }
+    }
+
+    fn make_room_for(&mut self, feeds: &[Feed<'_>], starts: &[usize]) -> Result<(), EngineError> {
+        for (feed, &start) in feeds.iter().zip(starts) {
+            self.check(feed, start)?;
+            self.kv.append(feed.sequence.id, feed.tokens.len())?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, feed: &Feed<'_>, start: usize) -> Result<(), EngineError> {
+        let vocabulary = self.model.config().vocab_size;
+        if let Some(&token) = feed.tokens.iter().find(|&&t| t as usize >= vocabulary) {
+            return Err(EngineError::UnknownToken { token, vocabulary });
+        }
+        let needed = start + feed.tokens.len();
+        if needed > self.context {
+            return Err(EngineError::ContextFull { needed, limit: self.context });
+        }
+        Ok(())
+    }
+
+    fn submit(
+        &mut self,
+        feeds: &[Feed<'_>],
+        starts: &[usize],
+        chained: Vec<Chained>,
+    ) -> Result<Submitted, EngineError> {
+        let (batch, wanted) = self.batch(feeds, starts, chained)?;
+        if batch.rows.is_empty() {
+            return Ok(Submitted { ticket: None, feeds: feeds.len(), wanted });
+        }
+        let probe = wanted.iter().any(|wanted| wanted.logits);
+        let sample = batch.outputs.iter().any(|o| o.sampler.is_some());
+        let mut step = Step::new(batch)?;
+        let logits = forward::record(&mut step, &self.resident, &self.ropes, self.model.config());
+        if let Some(logits) = logits {
+            if sample {
+                step.push(Op::Sample { logits });
+            }
+            if probe {
+                step.probe(logits);
+            }
+        }
+        Ok(Submitted { ticket: Some(self.backend.submit(step)?), feeds: feeds.len(), wanted })
+    }
+
+    fn batch(
+        &self,
+        feeds: &[Feed<'_>],
+        starts: &[usize],
+        chained: Vec<Chained>,
+    ) -> Result<(Batch, Vec<Wanted>), EngineError> {
+        let mut batch = Batch { chained, ..Batch::default() };
+        let mut wanted = Vec::new();
+        for (index, (feed, &start)) in feeds.iter().zip(starts).enumerate() {
+            let sequence = u32::try_from(index).unwrap_or(u32::MAX);
+            let activation = feed.sequence.activation;
+            let end = start + feed.tokens.len();
+            // An adapter that acts on none of these rows is not in the batch.
+            let acting = activation.filter(|a| a.from < end);
+            let slot = acting.map_or(-1, |a| slot(&mut batch.adapters, self.adapters.id(a.adapter)));
+            for (i, &token) in feed.tokens.iter().enumerate() {
+                let row = u32::try_from(batch.rows.len()).unwrap_or(u32::MAX);
+                let position = u32::try_from(start + i).unwrap_or(u32::MAX);
+                let adapter = if activation.is_some_and(|a| a.from <= start + i) { slot } else { -1 };
+                batch.rows.push(Row { token, position, sequence, adapter, kind: feed.kind });
+                let last = i + 1 == feed.tokens.len();
+                let sampler: Option<Sampler> = match &feed.want {
+                    Want::Token(sampler) if last => Some(sampler.clone()),
+                    Want::Logits => None,
+                    Want::Nothing | Want::Token(_) => continue,
+                };
+                wanted.push(Wanted { feed: index, logits: sampler.is_none() });
+                batch.outputs.push(Output { row, sampler });
+            }
+        }
+        for feed in feeds {
+            batch.sequences.push(Sequence { pages: self.kv.page_table(feed.sequence.id)? });
+        }
+        Ok((batch, wanted))
+    }
+
+    fn fetch(
+        &mut self,
+        submitted: &Submitted,
+        of_feeds: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Fed>, EngineError> {
+        let mut fed = vec![Fed::default(); submitted.feeds];
+        let Some(ticket) = submitted.ticket else { return Ok(fed) };
+        let output = self.backend.wait(ticket)?;
+        for sampled in output.tokens {
+            let Wanted { feed, .. } = submitted.wanted[sampled.output as usize];
+            if of_feeds(feed) {
+                fed[feed].token = Some(sampled.token.ok_or(EngineError::NotANumber)?);
+            }
+        }
+        if let Some(logits) = output.probes.first() {
+            let rows = logits.chunks_exact(self.model.config().vocab_size);
+            for (row, wanted) in
+                rows.zip(&submitted.wanted).filter(|(_, wanted)| wanted.logits && of_feeds(wanted.feed))
+            {
+                fed[wanted.feed].logits.extend_from_slice(row);
+            }
+        }
+        Ok(fed)
+    }
+}
+
+/// The adapter's index in the batch, added if it is new there.
+fn slot(adapters: &mut Vec<AdapterId>, id: AdapterId) -> i32 {
+    let at = adapters.iter().position(|a| *a == id).unwrap_or_else(|| {
+        adapters.push(id);
+        adapters.len() - 1
+    });
+    i32::try_from(at).unwrap_or(i32::MAX)
+}
