@@ -33,8 +33,8 @@ var<workgroup> staged: array<vec4<f32>, ${STAGED}u>;  // x, then the sums of eve
 const GROUP_WORDS: u32 = 2u + ${ROW_TILE}u;
 
 #include "lib/grid.wgsl"
+#include "lib/bound.wgsl"
 #include "lib/fma_quad.wgsl"
-#include "lib/k_quads.wgsl"
 #include "lib/half_${HALF}.wgsl"
 #include "lib/lora_site.wgsl"
 #include "lib/weight_${DTYPE}.wgsl"

@@ -33,7 +33,7 @@ fn quantise(
     }
     let row = tables[params.rows_at + of_list];
     let quad_at = params.x_at + row * params.x_stride + 8u * block;
-    var largest = 0.0;
+    var largest = 0u;
 #repeat q 8
     let quad_${q} = x[quad_at + ${q}u];
     largest = largest_of(quad_${q}, largest);

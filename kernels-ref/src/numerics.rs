@@ -13,7 +13,8 @@ pub fn quantise_q8_0(x: &[f32]) -> Vec<BlockQ8_0> {
     x.chunks_exact(QUANT_BLOCK)
         .map(|block| {
             // A NaN stays: a block that has one must not pass for zeros.
-            let largest = block.iter().fold(0.0f32, |m, v| if v.abs() <= m { m } else { v.abs() });
+            let larger = |m: f32, v: &f32| if v.abs() > m || v.is_nan() { v.abs() } else { m };
+            let largest = block.iter().fold(0.0f32, larger);
             let d = largest / 127.0;
             let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
             let mut qs = [0; QUANT_BLOCK];
@@ -38,5 +39,14 @@ mod tests {
         assert_eq!(block.qs[3], -127);
         assert_eq!(block.qs[4], 64, "63.5 rounds away from zero");
         assert_eq!(quantise_q8_0(&[0.0; 32])[0], BlockQ8_0 { d: 0, qs: [0; 32] });
+    }
+
+    #[test]
+    fn a_nan_anywhere_is_the_scale() {
+        for at in 0..32 {
+            let mut x = [1.0; 32];
+            x[at] = f32::NAN;
+            assert!(f16::from_bits(quantise_q8_0(&x)[0].d).is_nan(), "at {at}");
+        }
     }
 }

@@ -42,8 +42,8 @@ const ENTRY_WORDS: u32 = 11u;
 const NO_BIAS: u32 = 0xffffffffu;
 
 #include "lib/grid.wgsl"
+#include "lib/bound.wgsl"
 #include "lib/fma_quad.wgsl"
-#include "lib/k_quads.wgsl"
 #include "lib/half_${HALF}.wgsl"
 #include "lib/weight_${DTYPE}.wgsl"
 #include "lib/lora_site.wgsl"

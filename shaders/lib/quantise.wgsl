@@ -3,29 +3,22 @@
 // the other one; where division is exact, codes are the reference's.
 #include "lib/f16_bits.wgsl"
 
-// The larger of a magnitude and those of a quad. A NaN stays: a block that has one must not pass for zeros.
-fn largest_of(quad: vec4<f32>, most: f32) -> f32 {
-    var largest = most;
-#repeat e 4
-    largest = select(abs(quad[${e}]), largest, abs(quad[${e}]) <= largest);
-#end
-    return largest;
-}
-
-// The larger of two magnitudes, a NaN if one is.
-fn largest_of_two(a: f32, b: f32) -> f32 {
-    return select(select(a + b, b, a <= b), a, b <= a);
+// The larger of a magnitude and those of a quad, in bits: as integers they have the same order, and a NaN is above them
+// all and stays. A block that has one must not pass for zeros.
+fn largest_of(quad: vec4<f32>, most: u32) -> u32 {
+    let magnitudes = bitcast<vec4<u32>>(quad) & vec4<u32>(0x7fffffffu);
+    return max(max(max(magnitudes.x, magnitudes.y), max(magnitudes.z, magnitudes.w)), most);
 }
 
 // What values of a block are multiplied by to be codes, from its largest magnitude: the scale is not yet rounded.
-fn to_codes(largest: f32) -> f32 {
-    let scale = largest / 127.0;
+fn to_codes(largest: u32) -> f32 {
+    let scale = bitcast<f32>(largest) / 127.0;
     return select(1.0 / scale, 0.0, scale == 0.0);
 }
 
 // The scale of a block as it is kept: rounded to f16.
-fn kept_scale(largest: f32) -> f32 {
-    return f16_pair(f16_bits(largest / 127.0)).x;
+fn kept_scale(largest: u32) -> f32 {
+    return f16_pair(f16_bits(bitcast<f32>(largest) / 127.0)).x;
 }
 
 // The codes of a quad, rounded to the nearest, from the middle away from zero.

@@ -17,7 +17,7 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
     var sum_${o}_${r} = 0.0;
 #end
 #end
-    let quads = k_quads();
+    let quads = bound(params.x_quads);
     for (var first = 0u; first < quads; first += STRETCH) {
         workgroupBarrier();
         for (var i = thread; i < ${ROWS}u * STRETCH; i += ${WORKGROUP}u) {

@@ -21,10 +21,10 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
     var sum_${o}_${r} = 0.0;
 #end
 #end
-    let quads = k_quads();
+    let quads = bound(params.x_quads);
     for (var first = 0u; first < quads; first += 4u * HALVES) {
         let quad = first + 4u * half_block;
-        var largest = 0.0;
+        var largest = 0u;
 #repeat q 4
         var value_${q} = vec4<f32>();
         if (quad + ${q}u < params.x_quads) {
@@ -35,7 +35,7 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
         workgroupBarrier();
         x_largest[thread] = largest;
         workgroupBarrier();
-        largest = largest_of_two(largest, x_largest[thread ^ 1u]);
+        largest = max(largest, x_largest[thread ^ 1u]);
         let by = to_codes(largest);
         x_codes[half_at] = vec4<u32>(
 #repeat q 4

@@ -21,7 +21,7 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     var sum_${r}_${o} = 0.0;
 #end
 #end
-    let tiles = (k_quads() + ${K_QUADS}u - 1u) / ${K_QUADS}u;
+    let tiles = (bound(params.x_quads) + ${K_QUADS}u - 1u) / ${K_QUADS}u;
     for (var tile = 0u; tile < tiles; tile++) {
         for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
             let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;

@@ -16,7 +16,8 @@ var<workgroup> w_scales: array<f32, ${OUT_TILE}u * ${K_BLOCKS}u>;     // (K_BLOC
 fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     let thread_row = thread / OUT_THREADS;
     let thread_out = thread % OUT_THREADS;
-    let blocks = k_quads() / 8u;
+    // x is codes here, two vec4 and more to a block.
+    let blocks = bound(params.x_quads / 8u);
 #repeat r ${THREAD_ROWS}
 #repeat o ${THREAD_OUTS}
     var sum_${r}_${o} = 0.0;

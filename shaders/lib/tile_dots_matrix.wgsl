@@ -1,6 +1,7 @@
 // The dot products of a tile in f32 by the device's 8 × 8 matrices, which a subgroup of 32 holds together. Each of the
 // workgroup's subgroups has ${SUBGROUP_ROWS} rows of the tile. Tiles are staged as for products in registers; results
-// pass through workgroup memory to the threads that finish them.
+// pass through workgroup memory to the threads that finish them. Threads are taken to be numbered through subgroups as they
+// are through the workgroup.
 const STRIDE: u32 = 4u * (${K_QUADS}u + 1u);
 const TILE_UNITS: u32 = ${K_QUADS}u / ${UNIT_QUADS}u;
 
@@ -21,7 +22,7 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     var sum_${r}_${o} = coop_mat8x8<f32, C>();
 #end
 #end
-    let tiles = (k_quads() + ${K_QUADS}u - 1u) / ${K_QUADS}u;
+    let tiles = (bound(params.x_quads) + ${K_QUADS}u - 1u) / ${K_QUADS}u;
     for (var tile = 0u; tile < tiles; tile++) {
         for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
             let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;

@@ -72,7 +72,7 @@ pub struct DemoArgs {
 /// Where and how a model runs.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct EngineArgs {
-    /// What the model runs on. `auto` takes the best that can run a whole model here.
+    /// What the model runs on. `auto` takes a GPU only where `interleaf doctor` found it right and faster than the CPU.
     #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
     pub backend: BackendArg,
     /// How base weights are kept: as the files have them, or converted while loading.
@@ -81,7 +81,8 @@ pub struct EngineArgs {
     /// How KV pages are stored.
     #[arg(long, value_enum, default_value_t = PagesArg::F16)]
     pub pages: PagesArg,
-    /// How the host backends multiply quantised weights; other weights always meet f32 activations.
+    /// How quantised weights are multiplied; other weights always meet f32 activations. A GPU takes `act-q8` only where it
+    /// multiplies bytes fast.
     #[arg(long, value_enum, default_value_t = NumericsArg::ActQ8)]
     pub numerics: NumericsArg,
     /// Worker threads of the CPU backend [default: one per core, on machines with fast and slow ones per fast core]
@@ -158,7 +159,7 @@ impl StoreArgs {
 /// `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendArg {
-    /// The CPU.
+    /// A GPU that `interleaf doctor` found right and faster, else the CPU.
     Auto,
     /// Rayon over vectorised loops.
     Cpu,

@@ -24,7 +24,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, CliError> {
         lines(adapter).iter().try_for_each(output::line)?;
     }
     output::line(format_args!("--backend auto takes the {}: {}", found.auto, found.because))?;
-    output::line(format_args!("interleaf {VERSION}; verdicts belong to a driver's version and are kept"))?;
+    output::line(format_args!("interleaf {VERSION}; verdicts belong to a version of it and of the driver"))?;
     Ok(code)
 }
 

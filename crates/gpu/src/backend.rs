@@ -71,7 +71,7 @@ impl GpuBackend {
             reads: HashMap::new(),
             tickets: 0,
             submitted: 0,
-            forced: options.variant.is_some(),
+            forced: options.variant.is_some() && !options.gives_way,
             profiler: None,
             work: DeviceWork::default(),
             probe: None,

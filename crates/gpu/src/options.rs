@@ -19,6 +19,9 @@ pub struct GpuOptions {
     pub tier: GpuTier,
     /// The kernels to run, where they are not to suit the device.
     pub variant: Option<GpuVariant>,
+    /// Whether lesser kernels may run than those of `variant`, where the driver refuses one of them; those that suit the
+    /// device always give way.
+    pub gives_way: bool,
     /// Whether quantised weights may meet quantised activations, as they do where a device multiplies bytes faster.
     pub numerics: Numerics,
     /// Use at most so many bytes behind one binding, where the device offers more. Larger matrices are

@@ -78,6 +78,7 @@ fn gpu(options: &EngineOptions, key: Option<String>) -> Result<interleaf_gpu::Gp
         key,
         tier: if lowest_tier { GpuTier::Lowest } else { GpuTier::Best },
         variant: variant.as_deref().map(GpuVariant::named).transpose()?,
+        gives_way: false,
         numerics,
         binding_bytes: None,
         dispatches_per_submit,
@@ -92,12 +93,30 @@ fn boxed_gpu(_options: &EngineOptions) -> Result<Box<dyn Backend>, EngineError> 
     Err(EngineError::BackendMissing { backend: "gpu" })
 }
 
-/// The GPU that a kept verdict prefers to the CPU, unless something has changed since: then it is said, and the CPU runs.
+/// The fastest of the GPUs at hand that kept verdicts prefer to the CPU, unless something has changed since: then it is
+/// said, and the CPU runs. No driver is touched where no verdict does.
 #[cfg(feature = "gpu")]
 fn faster_gpu(options: &EngineOptions) -> Option<Box<dyn Backend>> {
     let store = Store::new(options.store.clone());
-    let verdict = store.verdicts().into_iter().find(|verdict| verdict.faster)?;
-    match gpu(options, Some(verdict.key)) {
+    let faster: Vec<_> = store.verdicts().into_iter().filter(|verdict| verdict.faster.is_some()).collect();
+    if faster.is_empty() {
+        return None;
+    }
+    let named = options.gpu.adapter.as_deref().unwrap_or_default().to_lowercase();
+    let at_hand: Vec<String> = interleaf_gpu::adapters()
+        .iter()
+        .filter(|adapter| adapter.name.to_lowercase().contains(&named))
+        .map(interleaf_gpu::GpuAdapter::key)
+        .collect();
+    let fastest = faster
+        .into_iter()
+        .filter(|verdict| at_hand.contains(&verdict.key))
+        .max_by(|a, b| a.faster.unwrap_or_default().total_cmp(&b.faster.unwrap_or_default()));
+    let opened = match fastest {
+        Some(verdict) => gpu(options, Some(verdict.key)).map_err(|e| e.to_string()),
+        None => Err(format!("none of those found faster is among {at_hand:?}")),
+    };
+    match opened {
         Ok(gpu) => Some(Box::new(gpu)),
         Err(e) => {
             tracing::warn!("the CPU runs instead of the GPU: {e}; `interleaf doctor` examines what there is");

@@ -34,7 +34,7 @@ pub struct EngineOptions {
     pub weights: WeightFormat,
     /// How KV pages are stored.
     pub pages: PageCodec,
-    /// How host backends multiply quantised weights.
+    /// How quantised weights are multiplied; a GPU takes [`Numerics::ActQ8_0`] only where it multiplies bytes fast.
     pub numerics: Numerics,
     /// How the GPU is used, where it is.
     pub gpu: GpuSettings,
@@ -322,7 +322,7 @@ impl Engine {
     /// # Errors
     /// If the backend cannot.
     pub fn set_profiling(&mut self, on: bool) -> Result<(), EngineError> {
-        Ok(self.backend.set_profiling(on)?)
+        self.on_device(|engine| Ok(engine.backend.set_profiling(on)?))
     }
 
     /// What the device did since this was last called; `None` where the backend does not count.

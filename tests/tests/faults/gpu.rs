@@ -161,10 +161,10 @@ fn a_suspended_gpu_does_nothing_until_it_is_resumed() {
     assert_eq!(broken.expect("cancelled")[0].reason, FinishReason::Cancelled);
 }
 
-/// What `auto` opens with a verdict in the store, on a GPU that is lost after so many steps.
-fn auto_with(verdict: &Verdict, lost_after: Option<u64>) -> Engine {
+/// What `auto` opens with verdicts in the store, on a GPU that is lost after so many steps.
+fn auto_with(verdicts: &[Verdict], lost_after: Option<u64>) -> Engine {
     let store = tempfile::tempdir().expect("a folder");
-    let verdicts = serde_json::to_vec(&[verdict]).expect("JSON");
+    let verdicts = serde_json::to_vec(verdicts).expect("JSON");
     std::fs::write(store.path().join("gpu-verdicts.json"), verdicts).expect("writes");
     let options = EngineOptions {
         backend: BackendChoice::Auto,
@@ -181,23 +181,29 @@ fn auto_with(verdict: &Verdict, lost_after: Option<u64>) -> Engine {
 fn faster() -> Option<Verdict> {
     let adapter = interleaf_gpu::adapters().into_iter().next().filter(|_| backends::gpu().is_some())?;
     let (key, variant) = (adapter.key(), Some("baseline".into()));
-    Some(Verdict { key, kernels: adapter.suits.to_owned(), variant, faster: true })
+    Some(Verdict { key, kernels: adapter.suits.to_owned(), variant, faster: Some(2.0) })
 }
 
 #[test]
 fn auto_takes_the_gpu_that_was_found_faster_and_else_the_cpu() {
     let _alone = alone();
     let Some(faster) = faster() else { return };
-    let taken = |verdict: &Verdict| auto_with(verdict, None).backend().name;
+    let taken = |verdict: &Verdict| auto_with(std::slice::from_ref(verdict), None).backend().name;
     assert_eq!(taken(&faster), "gpu");
-    assert_eq!(taken(&Verdict { faster: false, ..faster.clone() }), "cpu");
+    assert_eq!(taken(&Verdict { faster: None, ..faster.clone() }), "cpu");
     assert_eq!(taken(&Verdict { variant: None, ..faster.clone() }), "cpu", "no variant was right");
     let before = Verdict { key: format!("{} of yesterday", faster.key), ..faster.clone() };
     assert_eq!(taken(&before), "cpu", "another driver was examined");
+    // Of a driver that was replaced nothing follows for the one that is here.
+    assert_eq!(auto_with(&[before, faster.clone()], None).backend().name, "gpu");
     let gone = Verdict { key: "abacus".into(), ..faster.clone() };
     assert_eq!(taken(&gone), "cpu", "it is gone");
     // Kernels that were not examined are tested when the device is opened.
-    assert_eq!(taken(&Verdict { kernels: "others".into(), ..faster }), "gpu");
+    assert_eq!(taken(&Verdict { kernels: "others".into(), ..faster.clone() }), "gpu");
+    // Nor is a verdict followed that names what no examination chooses, or what the device lacks.
+    for variant in ["warp", "dot", "matrix"] {
+        assert_eq!(taken(&Verdict { variant: Some(variant.into()), ..faster.clone() }), "gpu", "{variant}");
+    }
 }
 
 /// An answer to two requests, one under an adapter.
@@ -214,11 +220,11 @@ fn answers(engine: &mut Engine) -> Vec<Vec<u32>> {
 fn under_auto_the_cpu_goes_on_from_a_gpu_that_is_lost() {
     let _alone = alone();
     let Some(faster) = faster() else { return };
-    let mut whole = auto_with(&faster, None);
+    let mut whole = auto_with(std::slice::from_ref(&faster), None);
     let expected = answers(&mut whole);
     assert_eq!(whole.backend().name, "gpu");
     for after in 0..8 {
-        let mut engine = auto_with(&faster, Some(after));
+        let mut engine = auto_with(std::slice::from_ref(&faster), Some(after));
         assert_eq!(engine.backend().name, "gpu");
         assert_eq!((answers(&mut engine), engine.backend().name), (expected.clone(), "cpu"), "{after}");
     }

@@ -84,6 +84,14 @@ fn every_variant_of_the_gpu() {
         for dtype in DTYPES {
             check(&case(dtype, 96, &[33, 64, 17], 37, 3), &mut **backend);
             check(&case(dtype, 2080, &[70, 130], 9, 4), &mut **backend);
+            // A lone row of either kind, and few: what is staged of them is less than a tile.
+            for rows in 1..=3 {
+                for kind in [RowKind::Prompt, RowKind::Generated] {
+                    let mut case = case(dtype, 2048, &[48, 33], rows, 6);
+                    case.rows.iter_mut().for_each(|row| row.0 = kind);
+                    check(&case, &mut **backend);
+                }
+            }
             let data = case(dtype, 160, &[40, 48], 7, 5).data();
             let first = data.run(&mut **backend).expect("it runs");
             for _ in 0..2 {

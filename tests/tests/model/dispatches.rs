@@ -13,8 +13,8 @@ const OF_A_LAYER: usize = 11;
 /// The embedding, the last norm, the head, and the choice of a token.
 const OF_A_STEP: usize = 4;
 
-/// Dispatches and submits of one generated token.
-fn of_a_token(engine: &mut Engine) -> (u64, u64) {
+/// Dispatches, submits and bytes loaded of one generated token.
+fn of_a_token(engine: &mut Engine) -> (u64, u64, u64) {
     engine.reserve_kv(1, 32).expect("a small pool");
     let adapter = engine.adapters().next().expect("one").name.clone();
     let sequence = engine.open_sequence(Some(&adapter), &[]).expect("room for one");
@@ -27,7 +27,7 @@ fn of_a_token(engine: &mut Engine) -> (u64, u64) {
     };
     feed(&[3, 5, 7], RowKind::Prompt);
     let work = feed(&[9], RowKind::Generated);
-    (work.dispatches(), work.submits)
+    (work.dispatches(), work.submits, work.loaded())
 }
 
 #[test]
@@ -42,12 +42,18 @@ fn a_token_takes_one_submit_and_few_dispatches() {
         engine.register_adapter("adapter", &Source::dir(folder.join("adapter"))).expect("it fits");
         let layers = engine.config().layers;
         let capped = usize::from(engine.config().logit_softcap.is_some());
-        let (dispatches, submits) = of_a_token(&mut engine);
+        let (dispatches, submits, _) = of_a_token(&mut engine);
         assert_eq!(submits, 1, "{name}");
         let most = OF_A_LAYER * layers + OF_A_STEP + capped;
         assert!(dispatches as usize <= most, "{name}: {dispatches} dispatches, expected at most {most}");
     }
     let mut engine = support::demo(&options(BackendChoice::Gpu));
     let layers = engine.config().layers;
-    assert_eq!(of_a_token(&mut engine), ((OF_A_LAYER * layers + OF_A_STEP) as u64, 1), "the demo model");
+    let (dispatches, submits, loaded) = of_a_token(&mut engine);
+    assert_eq!((dispatches, submits), ((OF_A_LAYER * layers + OF_A_STEP) as u64, 1), "the demo model");
+    // What must be read: weights and the adapter; a few tokens of K and V are too little to count.
+    let adapter = engine.adapters().next().expect("one").bytes;
+    let weights = engine.weight_bytes();
+    let least = weights.layers + weights.head + adapter;
+    assert!(loaded >= least && loaded * 100 <= least * 110, "{loaded} bytes loaded, {least} must be");
 }

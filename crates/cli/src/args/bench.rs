@@ -56,13 +56,14 @@ pub struct BenchArgs {
     /// How base weights are kept: as the files have them, or converted while loading.
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "stored")]
     pub weights: Vec<WeightsArg>,
-    /// What the model runs on. `auto` takes the best that can run a whole model here.
+    /// What the model runs on. `auto` takes a GPU only where `interleaf doctor` found it right and faster than the CPU.
     #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
     pub backend: BackendArg,
     /// How KV pages are stored.
     #[arg(long, value_enum, default_value_t = PagesArg::F16)]
     pub pages: PagesArg,
-    /// How the host backends multiply quantised weights; other weights always meet f32 activations.
+    /// How quantised weights are multiplied; other weights always meet f32 activations. A GPU takes `act-q8` only where it
+    /// multiplies bytes fast.
     #[arg(long, value_enum, default_value_t = NumericsArg::ActQ8)]
     pub numerics: NumericsArg,
     /// The most rows of a prompt in one step.

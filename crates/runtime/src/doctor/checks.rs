@@ -137,6 +137,7 @@ impl Check {
         let (q_cols, kv_cols) = ((heads * head_dim) as usize, (kv_heads * head_dim) as usize);
         let shapes = [vec![(q_cols, hidden), (kv_cols, hidden), (kv_cols, hidden)], vec![(hidden, q_cols)]];
         let shapes = [shapes.as_slice(), &[vec![(mlp, hidden), (mlp, hidden)], vec![(hidden, mlp)]]].concat();
+        let shapes = [shapes, vec![vec![(64, hidden)]]].concat();
         let mut projections: Vec<Vec<ProjectionId>> = Vec::new();
         for group in &shapes {
             let matrices: Result<Vec<Matrix>, _> =
@@ -237,7 +238,7 @@ impl Layer {
         batch: Batch,
     ) -> Result<Step, BackendError> {
         let Self { check, projections, embedding, on_hidden, on_head, rope } = self;
-        let [qkv, o, gate_up, down] = projections.as_slice() else { return Ok(Step::new(batch)?) };
+        let [qkv, o, gate_up, down, head] = projections.as_slice() else { return Ok(Step::new(batch)?) };
         let mut step = Step::new(batch)?;
         let (hidden, mlp) = (hidden as u32, mlp as u32);
         let mut all = |cols| step.tensor(RowSet::All, cols);
@@ -279,6 +280,10 @@ impl Layer {
         if check.norms {
             step.push(Op::Softcap { x: last, cap: 3.0 });
         }
+        // The head: few rows, which are a prompt's too.
+        let scores = step.tensor(RowSet::Outputs, 64);
+        step.push(matmul(last, head, &[scores]));
+        step.probe(scores);
         // A token apart from the layer: of logits whose largest stands out.
         let logits = step.tensor(RowSet::Outputs, hidden);
         let outputs = step.row_count(RowSet::Outputs);

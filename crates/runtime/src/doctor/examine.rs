@@ -23,19 +23,24 @@ const RIGHT_ROUNDED: f64 = 5e-3;
 #[must_use]
 pub fn examine(store: &Store, progress: &mut dyn FnMut(&str)) -> Examination {
     let mut adapters = Vec::new();
+    let mut keys = Vec::new();
     let mut references = References::default();
     let mut best: Option<(f64, String)> = None;
     let mut cpu = None;
     for adapter in interleaf_gpu::adapters() {
+        keys.push(adapter.key());
         let (report, verdict) = adapter_report(&adapter, &mut references, &mut cpu, progress);
-        if let (true, Some([generated, _])) = (verdict.faster, report.faster)
-            && best.as_ref().is_none_or(|(most, _)| generated > *most)
-        {
-            best = Some((generated, report.name.clone()));
+        if let Some(verdict) = verdict {
+            if let Some(times) = verdict.faster
+                && best.as_ref().is_none_or(|(most, _)| times > *most)
+            {
+                best = Some((times, report.name.clone()));
+            }
+            store.keep_verdict(verdict);
         }
-        store.keep_verdict(verdict);
         adapters.push(report);
     }
+    store.forget_verdicts_but(&keys);
     let (auto, because) = match best {
         Some((times, name)) => (
             format!("gpu ({name})"),
@@ -52,13 +57,14 @@ fn adapter_report(
     references: &mut References,
     cpu: &mut Option<Times>,
     progress: &mut dyn FnMut(&str),
-) -> (AdapterReport, Verdict) {
+) -> (AdapterReport, Option<Verdict>) {
     let options = GpuOptions {
         key: Some(adapter.key()),
         numerics: EngineOptions::default().numerics,
         ..GpuOptions::default()
     };
     let mut variants = Vec::new();
+    let mut failed_now = false;
     for variant in std::iter::once(None).chain(GpuVariant::ALL.map(Some)) {
         let name = variant.map_or_else(|| format!("best ({})", adapter.suits), |v| v.name().to_owned());
         progress(&format!("{}: the {name} kernels", adapter.name));
@@ -66,12 +72,16 @@ fn adapter_report(
         let (right, detail) = match outcome {
             Ok(error) => (Some(true), format!("off by {error:.1e} at most")),
             Err(Outcome::Missing(reason)) => (None, reason),
+            Err(Outcome::FailedNow(reason)) => {
+                failed_now = true;
+                (None, reason)
+            }
             Err(Outcome::Wrong(reason)) => (Some(false), reason),
         };
         variants.push((variant, VariantReport { name, right, detail }));
     }
     let right = |v: &&(Option<GpuVariant>, VariantReport)| v.1.right == Some(true);
-    let order = |v: &GpuVariant| [GpuVariant::Subgroup, GpuVariant::Half, GpuVariant::Baseline].contains(v);
+    let order = |v: &GpuVariant| CANDIDATES.contains(&Some(*v));
     let chosen = variants.iter().filter(|(v, _)| v.is_none_or(|v| order(&v))).find(right);
     let faster = chosen.and_then(|(variant, _)| {
         progress(&format!("{}: its speed", adapter.name));
@@ -88,8 +98,11 @@ fn adapter_report(
         key: adapter.key(),
         kernels: adapter.suits.to_owned(),
         variant: chosen.map(|(variant, _)| variant.map_or_else(String::new, |v| v.name().to_owned())),
-        faster: faster.is_some_and(|[generated, prompt]| generated > 1.0 && prompt >= 1.0),
+        faster: faster
+            .and_then(|[generated, prompt]| (generated > 1.0 && prompt >= 1.0).then_some(generated)),
     };
+    // What failed for reasons of the moment may be right the next time.
+    let verdict = (!failed_now).then_some(verdict);
     let why = |(variant, _): &(Option<GpuVariant>, VariantReport)| match variant {
         None => "they suit the device best and are right".to_owned(),
         Some(_) => "what suits the device better is not right here".to_owned(),
@@ -112,21 +125,27 @@ fn adapter_report(
     (report, verdict)
 }
 
+/// The kernels to choose from, best first: those that suit the device, then some by name.
+const CANDIDATES: [Option<GpuVariant>; 4] =
+    [None, Some(GpuVariant::Subgroup), Some(GpuVariant::Half), Some(GpuVariant::Baseline)];
+
 /// Why a variant is not known to be right.
 enum Outcome {
     /// The device lacks something.
     Missing(String),
+    /// Memory was short or the device was lost, which another process may be the reason for.
+    FailedNow(String),
     /// It failed, or its results are wrong.
     Wrong(String),
 }
 
 /// The largest error of all checks, as a share of the largest value.
 fn right(options: GpuOptions, references: &mut References) -> Result<f64, Outcome> {
-    // What another process does to the device says nothing of its kernels.
     let outcome = |e: BackendError| match e {
-        BackendError::Unsupported { .. }
-        | BackendError::OutOfMemory { .. }
-        | BackendError::DeviceLost { .. } => Outcome::Missing(e.to_string()),
+        BackendError::Unsupported { .. } => Outcome::Missing(e.to_string()),
+        BackendError::OutOfMemory { .. } | BackendError::DeviceLost { .. } => {
+            Outcome::FailedNow(e.to_string())
+        }
         e => Outcome::Wrong(e.to_string()),
     };
     let mut gpu = GpuBackend::new(options).map_err(outcome)?;
@@ -217,40 +236,56 @@ pub fn first_right(options: GpuOptions, store: &Store) -> Result<GpuBackend, Bac
     // Kernels of one name differ with the limits that they were made for.
     let tier = if options.tier == GpuTier::Lowest { ", lowest tier" } else { "" };
     let kernels = format!("{}{tier}", opened.info().tier);
-    if let Some(verdict) = known(store, &key, &kernels) {
-        return match verdict.variant.as_deref() {
-            Some("") => Ok(opened),
-            Some(name) => GpuBackend::new(GpuOptions { variant: Some(GpuVariant::named(name)?), ..options }),
-            None => Err(none_is_right(&adapter, "by an earlier examination")),
-        };
+    // A verdict that cannot be followed is none.
+    match known(store, &key, &kernels).map(|verdict| verdict.variant) {
+        Some(None) => return Err(none_is_right(&adapter, "by an earlier examination")),
+        Some(Some(name)) if name.is_empty() => return Ok(opened),
+        Some(Some(name)) => {
+            let variant = GpuVariant::named(&name).ok().filter(|v| CANDIDATES.contains(&Some(*v)));
+            if let Some(Ok(gpu)) = variant.map(|v| GpuBackend::new(beginning_with(&options, Some(v)))) {
+                return Ok(gpu);
+            }
+        }
+        None => {}
     }
     drop(opened);
     let mut references = References::default();
     let mut reasons = Vec::new();
-    let verdict = |variant| Verdict { key: key.clone(), kernels: kernels.clone(), variant, faster: false };
-    for variant in [None, Some(GpuVariant::Subgroup), Some(GpuVariant::Half), Some(GpuVariant::Baseline)] {
-        let options = GpuOptions { variant, ..options.clone() };
+    let mut failed_now = false;
+    let verdict = |variant| Verdict { key: key.clone(), kernels: kernels.clone(), variant, faster: None };
+    for variant in CANDIDATES {
+        let options = beginning_with(&options, variant);
         let name = variant.map_or("best", GpuVariant::name);
         // A loss on purpose is for the steps of whoever asked for it.
-        let unharmed = GpuOptions { failure: None, ..options.clone() };
+        let unharmed = GpuOptions { failure: None, gives_way: false, ..options.clone() };
         match right(unharmed, &mut references) {
             Ok(_) => {
-                let variant = variant.map_or_else(String::new, |v| v.name().to_owned());
-                keep(store, verdict(Some(variant)));
+                if !failed_now {
+                    let variant = variant.map_or_else(String::new, |v| v.name().to_owned());
+                    keep(store, verdict(Some(variant)));
+                }
                 return GpuBackend::new(options);
             }
             Err(Outcome::Missing(_)) => {}
+            Err(Outcome::FailedNow(reason)) => {
+                failed_now = true;
+                reasons.push(reason);
+            }
             Err(Outcome::Wrong(reason)) => {
                 tracing::warn!("{adapter}: the {name} kernels are not used: {reason}");
                 reasons.push(reason);
             }
         }
     }
-    // Nothing is known for good unless kernels were wrong.
-    if !reasons.is_empty() {
+    if !failed_now {
         keep(store, verdict(None));
     }
     Err(none_is_right(&adapter, &reasons.join("; ")))
+}
+
+/// Options whose kernels are these at first: a driver that refuses one of them later gets lesser ones.
+fn beginning_with(options: &GpuOptions, variant: Option<GpuVariant>) -> GpuOptions {
+    GpuOptions { variant, gives_way: true, ..options.clone() }
 }
 
 fn none_is_right(adapter: &str, reason: &str) -> BackendError {

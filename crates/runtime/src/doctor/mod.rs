@@ -75,6 +75,6 @@ pub struct Verdict {
     pub kernels: String,
     /// The kernels that were right: those that suit the device where it is empty, else a variant; `None` where none is.
     pub variant: Option<String>,
-    /// Whether it was faster than the CPU.
-    pub faster: bool,
+    /// How many times as fast as the CPU it generated, where it was faster and no slower with prompts.
+    pub faster: Option<f64>,
 }

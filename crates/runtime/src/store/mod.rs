@@ -104,6 +104,13 @@ impl Store {
         self.verdicts.as_ref().map(Verdicts::all).unwrap_or_default()
     }
 
+    /// Forgets the verdicts on adapters that are not among these, by key.
+    pub fn forget_verdicts_but(&self, keys: &[String]) {
+        if let Some(verdicts) = &self.verdicts {
+            verdicts.retain(|verdict| keys.contains(&verdict.key));
+        }
+    }
+
     /// Keeps a verdict, in place of an earlier one on the same driver's version.
     pub fn keep_verdict(&self, verdict: Verdict) {
         if let Some(verdicts) = &self.verdicts {

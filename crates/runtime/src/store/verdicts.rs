@@ -27,8 +27,14 @@ impl Verdicts {
 
     /// Every verdict.
     pub fn all(&self) -> Vec<Verdict> {
-        let read = std::fs::read(self.folder.join(FILE)).ok();
-        read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        let Ok(bytes) = std::fs::read(self.folder.join(FILE)) else { return Vec::new() };
+        serde_json::from_slice(&bytes).unwrap_or_else(|e| {
+            if self.warned.first() {
+                let file = self.folder.join(FILE);
+                tracing::warn!("{}: no verdicts on GPUs, and is written anew: {e}", file.display());
+            }
+            Vec::new()
+        })
     }
 
     /// Keeps a verdict in place of an earlier one on the same kernels and driver.
@@ -36,7 +42,21 @@ impl Verdicts {
         let mut all = self.all();
         all.retain(|other| (&other.key, &other.kernels) != (&verdict.key, &verdict.kernels));
         all.push(verdict);
-        let written = serde_json::to_vec_pretty(&all).map_err(std::io::Error::other).and_then(|bytes| {
+        self.write(&all);
+    }
+
+    /// Forgets some.
+    pub fn retain(&self, keep: impl FnMut(&Verdict) -> bool) {
+        let mut all = self.all();
+        let before = all.len();
+        all.retain(keep);
+        if all.len() < before {
+            self.write(&all);
+        }
+    }
+
+    fn write(&self, all: &[Verdict]) {
+        let written = serde_json::to_vec_pretty(all).map_err(std::io::Error::other).and_then(|bytes| {
             std::fs::create_dir_all(&self.folder)?;
             let file = tempfile::NamedTempFile::new_in(&self.folder)?;
             std::fs::write(file.path(), bytes)?;
