@@ -172,9 +172,10 @@ mod tests {
         let lost = dialogue.say("What is ownership?", &mut |_| ControlFlow::Continue(()));
         assert!(lost.unwrap_err().to_string().contains("lost"));
         let (last, _) = dialogue.last.as_ref().unwrap();
+        // The fifth step was under way when the sixth was refused.
         assert_eq!(
             (last.tokens.len(), last.reason, dialogue.messages.len()),
-            (5, FinishReason::DeviceLost, 2)
+            (4, FinishReason::DeviceLost, 2)
         );
         // What was not answered at all was not asked either.
         dialogue.say("And borrowing?", &mut |_| ControlFlow::Continue(())).unwrap_err();
