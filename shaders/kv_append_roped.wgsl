@@ -19,6 +19,7 @@ struct Params {
     page_words: u32,    // u32 in a page
     q_epsilon: f32,
     k_epsilon: f32,
+    head_dim: f32,      // as rms_norm_heads divides by it: by a constant, some devices multiply
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -77,7 +78,7 @@ fn kv_append_roped(
         for (var i = 0u; i < ${WORKGROUP}u; i++) {
             sum += shares[i];
         }
-        let by = 1.0 / sqrt(sum / f32(${HEAD_DIM}u) + select(params.k_epsilon, params.q_epsilon, is_q));
+        let by = 1.0 / sqrt(sum / params.head_dim + select(params.k_epsilon, params.q_epsilon, is_q));
         let weight_at = select(params.k_weight_at, params.q_weight_at, is_q);
         for (var i = thread; i < ${HEAD_DIM}u; i += ${WORKGROUP}u) {
             head[i] = head[i] * by * vectors[weight_at + i];

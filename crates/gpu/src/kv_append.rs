@@ -56,6 +56,7 @@ struct RopedParams {
     page_words: u32,
     q_epsilon: f32,
     k_epsilon: f32,
+    head_dim: f32,
 }
 
 impl Variant {
@@ -176,6 +177,7 @@ pub(crate) fn record_roped(
         page_words: pool.page_words(),
         q_epsilon: q_norm.1,
         k_epsilon: k_norm.1,
+        head_dim: head_dim as f32,
     };
     let places = vec![
         Place::Buffer(q.buffer),
@@ -206,6 +208,6 @@ mod tests {
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
         assert_eq!((size_of::<Params>(), offset_of!(Params, page_words)), (40, 36));
-        assert_eq!((size_of::<RopedParams>(), offset_of!(RopedParams, k_epsilon)), (68, 64));
+        assert_eq!((size_of::<RopedParams>(), offset_of!(RopedParams, head_dim)), (72, 68));
     }
 }

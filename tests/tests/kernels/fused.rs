@@ -84,7 +84,8 @@ fn largest_nmse(backend: &dyn Backend) -> f64 {
     let info = backend.info();
     match (info.tier, info.numerics) {
         ("staged-half", _) => 1e-5,
-        (_, Numerics::ActQ8_0) => 1e-5,
+        // A few codes the other way, where a device divides less exactly.
+        (_, Numerics::ActQ8_0) => 1e-4,
         _ => 1e-11,
     }
 }
