@@ -100,7 +100,7 @@ pub struct Engine {
     pub(crate) weights: WeightFormat,
     pub(crate) adapters: Adapters,
     pub(crate) kv: KvCache,
-    /// Where the model runs once this device has failed; `None` for nowhere.
+    /// Where the model goes if its device fails; `None` where such a failure is an error.
     pub(crate) fallback: Option<Fallback>,
     pub(crate) histories: Histories,
     pub(crate) context: usize,
