@@ -71,16 +71,5 @@ fn rows_dot_${ROWS}(thread: u32, rows: vec4<u32>, weight_at: vec4<u32>, scale_at
 #end
         }
     }
-    workgroupBarrier();
-#repeat o ${OUTS}
-    leave_sums(thread, ${o}u, vec4<f32>(
-#repeat r ${ROWS}
-        sum_${o}_${r},
-#end
-#repeat r ${REST}
-        0.0,
-#end
-    ));
-#end
-    workgroupBarrier();
+#include "lib/leave_rows.wgsl"
 }

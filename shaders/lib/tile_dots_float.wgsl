@@ -12,6 +12,8 @@ var<workgroup> w_tile: array<vec4<staged_f>, ${OUT_TILE}u * STAGED>;  // (OUT_TI
 const_assert TILE_UNITS * ${UNIT_QUADS}u == ${K_QUADS}u;
 const_assert ${Z_QUADS}u <= STAGED;
 
+#include "lib/tile_loads.wgsl"
+
 // A column for each row of the thread: its four outputs.
 fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     let thread_row = thread / OUT_THREADS;
@@ -24,27 +26,15 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     let tiles = (bound(params.x_quads) + ${K_QUADS}u - 1u) / ${K_QUADS}u;
     for (var tile = 0u; tile < tiles; tile++) {
         for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
-            let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;
-            var value = vec4<f32>();
-            if (quad < params.x_quads) {
-                value = x[params.x_at + row_of[i / ${K_QUADS}u] * params.x_stride + quad];
-            }
+            let value = tile_x(i / ${K_QUADS}u, tile * ${K_QUADS}u + i % ${K_QUADS}u);
             x_tile[i / ${K_QUADS}u * STAGED + i % ${K_QUADS}u] = value;
         }
         for (var i = thread; i < ${OUT_TILE}u * TILE_UNITS; i += ${WORKGROUP}u) {
             let out = i / TILE_UNITS;
-            let of_entry = entry + out / OWN_TILE * ENTRY_WORDS;
-            let weight_row = min(first_out + out % OWN_TILE, tables[of_entry + ENTRY_OUTS] - 1u);
             let unit_of_tile = i % TILE_UNITS;
-            let unit_of_row = tile * TILE_UNITS + unit_of_tile;
-            let safe = min(unit_of_row, params.row_units - 1u);
-            let inside = unit_of_row < params.row_units;
-            let unit_at = tables[of_entry + ENTRY_CODES] + weight_row * params.row_units + safe;
-            let unit = select(vec4<u32>(), weights[unit_at], inside);
-            let scale_at = tables[of_entry + ENTRY_SCALES] + weight_row * tables[of_entry + ENTRY_SCALE_WORDS];
-            let scale = select(0.0, unit_scale(span_scales(scale_at, safe), safe % ${SPAN}u), inside);
+            let staged = tile_unit(entry, first_out, out, tile * TILE_UNITS + unit_of_tile);
 #repeat q ${UNIT_QUADS}
-            w_tile[out * STAGED + unit_of_tile * ${UNIT_QUADS}u + ${q}u] = vec4<staged_f>(unit_quad(unit, ${q}u) * scale);
+            w_tile[out * STAGED + unit_of_tile * ${UNIT_QUADS}u + ${q}u] = vec4<staged_f>(unit_quad(staged.unit, ${q}u) * staged.scale);
 #end
         }
         workgroupBarrier();
@@ -61,11 +51,5 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
         }
         workgroupBarrier();
     }
-    return mat4x4<f32>(
-#repeat r ${THREAD_ROWS}
-#repeat o ${THREAD_OUTS}
-        sum_${r}_${o},
-#end
-#end
-    );
+#include "lib/tile_sums.wgsl"
 }

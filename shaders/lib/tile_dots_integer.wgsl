@@ -79,13 +79,7 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
         }
         workgroupBarrier();
     }
-    return mat4x4<f32>(
-#repeat r ${THREAD_ROWS}
-#repeat o ${THREAD_OUTS}
-        sum_${r}_${o},
-#end
-#end
-    );
+#include "lib/tile_sums.wgsl"
 }
 
 // The scale of a block of x: scales stand behind the codes of a row.

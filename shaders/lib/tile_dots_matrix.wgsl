@@ -14,6 +14,8 @@ const_assert ${WORKGROUP}u / 32u * ${SUBGROUP_ROWS}u == ${ROW_TILE}u;
 const_assert ${SUBGROUP_ROWS}u == 16u && ${OUT_TILE}u == 32u;  // two by four matrices
 const_assert ${ROW_TILE}u <= STRIDE;
 
+#include "lib/tile_loads.wgsl"
+
 // A column for each row of the thread: its four outputs.
 fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     let first_row = thread / 32u * ${SUBGROUP_ROWS}u;
@@ -25,11 +27,7 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
     let tiles = (bound(params.x_quads) + ${K_QUADS}u - 1u) / ${K_QUADS}u;
     for (var tile = 0u; tile < tiles; tile++) {
         for (var i = thread; i < ${ROW_TILE}u * ${K_QUADS}u; i += ${WORKGROUP}u) {
-            let quad = tile * ${K_QUADS}u + i % ${K_QUADS}u;
-            var value = vec4<f32>();
-            if (quad < params.x_quads) {
-                value = x[params.x_at + row_of[i / ${K_QUADS}u] * params.x_stride + quad];
-            }
+            let value = tile_x(i / ${K_QUADS}u, tile * ${K_QUADS}u + i % ${K_QUADS}u);
             let at = i / ${K_QUADS}u * STRIDE + i % ${K_QUADS}u * 4u;
 #repeat e 4
             x_values[at + ${e}u] = value[${e}];
@@ -37,19 +35,11 @@ fn tile_dots(thread: u32, entry: u32, first_out: u32) -> mat4x4<f32> {
         }
         for (var i = thread; i < ${OUT_TILE}u * TILE_UNITS; i += ${WORKGROUP}u) {
             let out = i / TILE_UNITS;
-            let of_entry = entry + out / OWN_TILE * ENTRY_WORDS;
-            let weight_row = min(first_out + out % OWN_TILE, tables[of_entry + ENTRY_OUTS] - 1u);
             let unit_of_tile = i % TILE_UNITS;
-            let unit_of_row = tile * TILE_UNITS + unit_of_tile;
-            let safe = min(unit_of_row, params.row_units - 1u);
-            let inside = unit_of_row < params.row_units;
-            let unit_at = tables[of_entry + ENTRY_CODES] + weight_row * params.row_units + safe;
-            let unit = select(vec4<u32>(), weights[unit_at], inside);
-            let scale_at = tables[of_entry + ENTRY_SCALES] + weight_row * tables[of_entry + ENTRY_SCALE_WORDS];
-            let scale = select(0.0, unit_scale(span_scales(scale_at, safe), safe % ${SPAN}u), inside);
+            let staged = tile_unit(entry, first_out, out, tile * TILE_UNITS + unit_of_tile);
 #repeat q ${UNIT_QUADS}
             {
-                let value = unit_quad(unit, ${q}u) * scale;
+                let value = unit_quad(staged.unit, ${q}u) * staged.scale;
                 let at = out * STRIDE + (unit_of_tile * ${UNIT_QUADS}u + ${q}u) * 4u;
 #repeat e 4
                 w_values[at + ${e}u] = value[${e}];

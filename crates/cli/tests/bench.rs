@@ -53,18 +53,24 @@ const FIELDS: [&str; 12] = [
     "peak_fraction",
 ];
 
+/// What a bench on the GPU prints, or `None` after printing why there is none.
+fn on_gpu(args: &[&str]) -> Option<String> {
+    let output = bench(args);
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {message}");
+        println!("SKIPPED: {message}");
+        return None;
+    }
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// What the GPU's kernels are asked for: eleven dispatches a layer with adapters on every projection, one submission a
 /// token, and hardly a byte more than a step must read.
 #[test]
 fn a_step_on_the_gpu_is_few_dispatches_and_loads_little_twice() {
     let args = ["--backend", "gpu", "-p", "0", "-n", "2", "-r", "1", "--adapters", "0,1", "--profile"];
-    let output = bench(&args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    if !output.status.success() {
-        assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {message}");
-        println!("SKIPPED: {message}");
-        return;
-    }
+    let Some(printed) = on_gpu(&args) else { return };
     let report = json(&args);
     for (row, dispatches) in report["rows"].as_array().expect("rows").iter().zip([9.0, 11.0]) {
         let device = &row["device"];
@@ -80,7 +86,6 @@ fn a_step_on_the_gpu_is_few_dispatches_and_loads_little_twice() {
         );
         assert!(kernels.iter().any(|k| k["kernel"] == "lora_matmul_decode"), "{device}");
     }
-    let printed = text(&args);
     assert!(printed.contains("70.0 dispatches and 1.00 submits a step"), "{printed}");
     assert!(printed.contains("GB/s") && printed.contains("lora_matmul_shrink"), "{printed}");
 }
@@ -89,14 +94,7 @@ fn a_step_on_the_gpu_is_few_dispatches_and_loads_little_twice() {
 #[test]
 fn rows_of_the_gpu_are_put_beside_what_the_gpu_can_do() {
     let args = ["--backend", "gpu", "--roofline", "-r", "1"];
-    let output = bench(&args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    if !output.status.success() {
-        assert!(std::env::var_os("INTERLEAF_REQUIRE_GPU").is_none(), "no GPU: {message}");
-        println!("SKIPPED: {message}");
-        return;
-    }
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let Some(printed) = on_gpu(&args) else { return };
     for words in ["GB/s over 1.0 GiB", "GFLOP/s", "an empty step takes", "ms of latency"] {
         assert!(printed.contains(words), "{printed}");
     }

@@ -178,14 +178,14 @@ pub(crate) fn record(
         let bytes = (x.rows * x.columns() * size_of::<f32>()) as u64;
         let scratch = recorder.scratch.take(recorder.gpu, bytes)?;
         let out = Placed { buffer: scratch.clone(), at: 0, stride: x.columns(), ..x.clone() };
-        dispatch(plan, recorder, norm, &x, add.as_ref(), &out)?;
+        dispatch(plan, recorder, norm, &Tensors { x: &x, add: add.as_ref(), out: &out })?;
         recorder.scratch.give(&scratch);
         return record(plan, recorder, &Norm { add: None, after: None, keeps_sum: false, ..*norm });
     }
     let add = norm.add.map(|add| plan.tensors.place(recorder, add)).transpose()?;
     let x = plan.tensors.place(recorder, norm.x)?;
     let out = plan.tensors.place(recorder, norm.out)?;
-    dispatch(plan, recorder, norm, &x, add.as_ref(), &out)
+    dispatch(plan, recorder, norm, &Tensors { x: &x, add: add.as_ref(), out: &out })
 }
 
 /// The parameters of a norm whose tensors have been placed. `rows` are stored.
@@ -216,30 +216,37 @@ pub(crate) fn params(
     })
 }
 
-/// Whether only the rows of outputs are normed.
-fn is_packed(x: &Placed, out: &Placed) -> bool {
-    x.tensor.rows == RowSet::All && out.tensor.rows == RowSet::Outputs
+/// A norm's tensors where they have been placed.
+struct Tensors<'a> {
+    x: &'a Placed,
+    add: Option<&'a Placed>,
+    out: &'a Placed,
+}
+
+impl Tensors<'_> {
+    /// The list of the rows that are normed, where only those of outputs are.
+    fn packed_at(&self, plan: &mut Plan<'_>, recorder: &mut Recorder<'_>) -> Option<u32> {
+        let packed = self.x.tensor.rows == RowSet::All && self.out.tensor.rows == RowSet::Outputs;
+        packed.then(|| plan.rows.outputs(plan.step, &mut recorder.recording.tables))
+    }
 }
 
 fn rows(
     plan: &mut Plan<'_>,
     recorder: &mut Recorder<'_>,
     norm: &Norm,
-    x: &Placed,
-    add: Option<&Placed>,
-    out: &Placed,
+    tensors: &Tensors<'_>,
 ) -> Result<(), BackendError> {
-    let packed = is_packed(x, out);
-    let mut norm_params = params(plan, norm, out.rows, add, out)?;
-    if packed {
-        norm_params.rows_at = plan.rows.outputs(plan.step, &mut recorder.recording.tables);
-    }
+    let &Tensors { x, add, out } = tensors;
+    let packed_at = tensors.packed_at(plan, recorder);
+    let norm_params =
+        NormParams { rows_at: packed_at.unwrap_or_default(), ..params(plan, norm, out.rows, add, out)? };
     let params = RowsParams {
         x_at: x.quad_at(),
         x_stride: x.quad_stride(),
         x_quads: x.quads(),
         summed: u32::from(norm.keeps_sum),
-        packed: u32::from(packed),
+        packed: u32::from(packed_at.is_some()),
         padding: [0; 3],
         norm: norm_params,
     };
@@ -259,12 +266,10 @@ fn heads(
     plan: &mut Plan<'_>,
     recorder: &mut Recorder<'_>,
     norm: &Norm,
-    x: &Placed,
-    add: Option<&Placed>,
-    out: &Placed,
+    tensors: &Tensors<'_>,
 ) -> Result<(), BackendError> {
-    let packed = is_packed(x, out);
-    let rows_at = if packed { plan.rows.outputs(plan.step, &mut recorder.recording.tables) } else { 0 };
+    let &Tensors { x, add, out } = tensors;
+    let packed_at = tensors.packed_at(plan, recorder);
     let params = HeadsParams {
         rows: word(out.rows),
         heads: norm.heads,
@@ -279,8 +284,8 @@ fn heads(
         add_stride: add.map_or(0, |add| word(add.stride)),
         added: u32::from(add.is_some()),
         epsilon: norm.epsilon,
-        packed: u32::from(packed),
-        rows_at,
+        packed: u32::from(packed_at.is_some()),
+        rows_at: packed_at.unwrap_or_default(),
     };
     let apart = x.buffer != out.buffer;
     let elements = 4 * out.rows as u64 * u64::from(norm.x.cols);
