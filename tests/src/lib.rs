@@ -7,6 +7,7 @@ pub mod backends;
 pub mod data;
 pub mod fuzz;
 pub mod layer;
+pub mod layered;
 pub mod lora;
 pub mod sampling;
 pub mod single;

@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use crate::{
-    Adapter, AdapterId, AttentionShape, BackendError, Choices, ContractError, MatrixId, Op, PageAddress,
-    PageData, PageEntry, PageHalf, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet,
-    Sampler, Step, Tensor, VectorId,
+    Adapter, AdapterId, AttentionShape, BackendError, Bands, Choices, ContractError, MatrixId, Op,
+    PageAddress, PageData, PageEntry, PageHalf, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
+    RowSet, Sampler, Step, Tensor, VectorId,
 };
 
 /// What a backend holds, as far as checks need to know it.
@@ -149,7 +149,56 @@ pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
             return Err(value("step", "values of a tensor", "addressable", f64::from(t.cols)));
         }
     }
-    step.ops().iter().try_for_each(|op| Check { step, held, pool: held.pool(), stem: op.stem() }.op(op))
+    let mut pages =
+        Pages { step, pool: held.pool(), bands: Bands::of(&step.batch().sequences), sound: Vec::new() };
+    step.ops().iter().try_for_each(|op| {
+        Check { step, held, pool: held.pool(), stem: op.stem() }.op(op)?;
+        match op {
+            Op::KvAppend { layer, .. } | Op::PagedAttention { layer, .. } => pages.layer(*layer),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// The pages of a step, which are checked once for all layers of a band.
+struct Pages<'a> {
+    step: &'a Step,
+    pool: PoolGeometry,
+    bands: Bands,
+    /// Bands that were checked, by their first layer.
+    sound: Vec<usize>,
+}
+
+impl Pages<'_> {
+    /// Every chunk up to each sequence's last row must be in the pool, in the pool's codec.
+    fn layer(&mut self, layer: u32) -> Result<(), BackendError> {
+        let batch = self.step.batch();
+        let band = self.bands.first(layer as usize);
+        if batch.rows.is_empty() || (layer as usize) < self.pool.layers && self.sound.contains(&band) {
+            return Ok(());
+        }
+        for (sequence, first, rows) in batch.runs() {
+            let last = batch.rows[first + rows - 1].position as usize;
+            let table = &batch.sequences[sequence].pages;
+            for chunk in 0..=last / crate::CHUNK_TOKENS {
+                let Some(entry) = table.entry(layer as usize, chunk) else {
+                    return below("chunk", chunk, table.chunks());
+                };
+                self.entry(layer, PageHalf::K, entry.k)?;
+                self.entry(layer, PageHalf::V, entry.v)?;
+            }
+        }
+        self.sound.push(band);
+        Ok(())
+    }
+
+    fn entry(&self, layer: u32, half: PageHalf, entry: PageEntry) -> Result<(), BackendError> {
+        page(PageAddress { layer, slot: entry.slot, half }, &self.pool)?;
+        if entry.codec != self.pool.codec {
+            return Err(BackendError::PageCodec { pool: self.pool.codec, found: entry.codec });
+        }
+        Ok(())
+    }
 }
 
 struct Check<'a, I> {
@@ -219,19 +268,18 @@ impl<I: Inventory> Check<'_, I> {
                 }
                 self.step.rows(x.rows).try_for_each(|r| below("position", r.position as usize, positions))
             }
-            Op::KvAppend { layer, k, v } => {
+            Op::KvAppend { k, v, .. } => {
                 for t in [k, v] {
                     self.shape(*t, RowSet::All, self.pool.kv_heads * self.pool.head_dim)?;
                 }
-                self.pages(*layer)
+                Ok(())
             }
-            Op::PagedAttention { layer, shape, q, out } => {
+            Op::PagedAttention { shape, q, out, .. } => {
                 self.attention(*shape)?;
                 let cols = shape.heads as usize * shape.head_dim as usize;
                 self.shape(*q, RowSet::All, cols)?;
                 self.shape(*out, RowSet::All, cols)?;
-                self.distinct("the result", *out, &[*q])?;
-                self.pages(*layer)
+                self.distinct("the result", *out, &[*q])
             }
             Op::SwiGlu { gate, up, out, .. } => {
                 self.tensor(*gate)?;
@@ -298,31 +346,6 @@ impl<I: Inventory> Check<'_, I> {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Every chunk up to each sequence's last row must be in the pool, in the pool's codec.
-    fn pages(&self, layer: u32) -> Result<(), BackendError> {
-        let batch = self.step.batch();
-        for (sequence, first, rows) in batch.runs() {
-            let last = batch.rows[first + rows - 1].position as usize;
-            let table = &batch.sequences[sequence].pages;
-            for chunk in 0..=last / crate::CHUNK_TOKENS {
-                let Some(entry) = table.entry(layer as usize, chunk) else {
-                    return below("chunk", chunk, table.chunks());
-                };
-                self.entry(layer, PageHalf::K, entry.k)?;
-                self.entry(layer, PageHalf::V, entry.v)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn entry(&self, layer: u32, half: PageHalf, entry: PageEntry) -> Result<(), BackendError> {
-        page(PageAddress { layer, slot: entry.slot, half }, &self.pool)?;
-        if entry.codec != self.pool.codec {
-            return Err(BackendError::PageCodec { pool: self.pool.codec, found: entry.codec });
-        }
-        Ok(())
     }
 
     fn sampler(&self, s: &Sampler, vocabulary: u32) -> Result<(), BackendError> {

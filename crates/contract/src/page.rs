@@ -1,4 +1,4 @@
-//! Pages: how K and V of 16 tokens lie in memory, and how a sequence finds them.
+//! Pages: how K and V of 16 tokens lie in memory. How a sequence finds them is in `page_table`.
 //!
 //! A *chunk* is [`CHUNK_TOKENS`] tokens of one sequence, all layers. Its K, or its V, in one layer is a
 //! *page*. A page is stored head-major, `[kv_head][token][head_dim]`, so that one head's keys are read
@@ -88,54 +88,5 @@ impl PoolGeometry {
     #[must_use]
     pub const fn element_offset(&self, kv_head: usize, token: usize) -> usize {
         (kv_head * CHUNK_TOKENS + token) * self.head_dim
-    }
-}
-
-/// Where one page is and how to read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageEntry {
-    /// How it is stored.
-    pub codec: PageCodec,
-    /// The slot of the layer's stripe.
-    pub slot: u32,
-}
-
-/// A chunk's pages in one layer; K and V are addressed apart, since a codec is chosen for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChunkEntry {
-    /// Keys.
-    pub k: PageEntry,
-    /// Values.
-    pub v: PageEntry,
-}
-
-/// The pages of one sequence: position `p` is token `p % 16` of chunk `p / 16`.
-///
-/// Kernels ask for `(layer, chunk)`. Where every layer of a chunk lives in the same slot and codec, one
-/// entry serves all layers.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PageTable {
-    entries: Vec<ChunkEntry>,
-}
-
-impl PageTable {
-    /// A table whose chunks each live in one slot, in the same codec, in every layer.
-    #[must_use]
-    pub fn uniform(codec: PageCodec, slots: impl IntoIterator<Item = u32>) -> Self {
-        let entry = |slot| PageEntry { codec, slot };
-        let entries = slots.into_iter().map(|s| ChunkEntry { k: entry(s), v: entry(s) }).collect();
-        Self { entries }
-    }
-
-    /// Chunks in the table.
-    #[must_use]
-    pub fn chunks(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// The pages of a chunk in a layer, if the table reaches that far.
-    #[must_use]
-    pub fn entry(&self, _layer: usize, chunk: usize) -> Option<ChunkEntry> {
-        self.entries.get(chunk).copied()
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use interleaf_contract::host::{HostSite, Pool, Resident};
 use interleaf_contract::{
-    Activation, AttentionShape, BackendError, Batch, MatrixId, Numerics, Op, ProjectionId, RopeTable, RowSet,
-    Sampled, Step, StepOutput, Tensor,
+    Activation, AttentionShape, BackendError, Bands, Batch, MatrixId, Numerics, Op, ProjectionId, RopeTable,
+    RowSet, Sampled, Step, StepOutput, Tensor,
 };
 
 use crate::activations::{Activations, Buffer};
@@ -129,7 +129,7 @@ impl<'a> Plan<'a> {
         pool: &'a mut Pool,
         buffers: &'a mut Buffers,
     ) -> Result<Self, BackendError> {
-        let mut plans = AttentionPlans::default();
+        let mut plans = AttentionPlans::new(step.batch());
         let groups = Groups::new(step);
         let mut sites = Vec::new();
         let sizes = sizes(step, resident, &groups, &mut plans, &mut sites)?;
@@ -191,7 +191,7 @@ impl<'a> Plan<'a> {
                 Op::KvAppend { layer, k, v } => Work::KvAppend { layer: *layer, k: tensor(k), v: tensor(v) },
                 Op::PagedAttention { layer, shape, q, out } => Work::Attention(PagedAttention::new(
                     batch,
-                    plans.of(batch, *shape),
+                    plans.of(*layer, *shape),
                     *layer,
                     *shape,
                     tensor(q),
@@ -346,20 +346,28 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The plans of a step's attention layers: one for all that have the same heads and window.
-#[derive(Default)]
-struct AttentionPlans<'a>(Vec<(AttentionShape, Arc<paged_attention::Plan<'a>>)>);
+/// The plans of a step's attention layers: one for all that have the same heads, window and pages.
+struct AttentionPlans<'a> {
+    batch: &'a Batch,
+    bands: Bands,
+    made: Vec<(AttentionShape, usize, Arc<paged_attention::Plan<'a>>)>,
+}
 
 impl<'a> AttentionPlans<'a> {
-    fn of(&mut self, batch: &'a Batch, shape: AttentionShape) -> Arc<paged_attention::Plan<'a>> {
+    fn new(batch: &'a Batch) -> Self {
+        Self { batch, bands: Bands::of(&batch.sequences), made: Vec::new() }
+    }
+
+    fn of(&mut self, layer: u32, shape: AttentionShape) -> Arc<paged_attention::Plan<'a>> {
+        let band = self.bands.first(layer as usize);
         let alike = |of: &AttentionShape| {
             (of.heads, of.kv_heads, of.window) == (shape.heads, shape.kv_heads, shape.window)
         };
-        if let Some((_, plan)) = self.0.iter().find(|(of, _)| alike(of)) {
+        if let Some((_, _, plan)) = self.made.iter().find(|(of, at, _)| *at == band && alike(of)) {
             return Arc::clone(plan);
         }
-        let plan = Arc::new(paged_attention::Plan::new(batch, shape));
-        self.0.push((shape, Arc::clone(&plan)));
+        let plan = Arc::new(paged_attention::Plan::new(self.batch, band, shape));
+        self.made.push((shape, band, Arc::clone(&plan)));
         plan
     }
 }
@@ -391,8 +399,8 @@ fn sizes<'a>(
                 sizes.z = sizes.z.max(shrunk.sum());
                 all_sites.push(sites);
             }
-            Op::PagedAttention { shape, .. } => {
-                let plan = plans.of(step.batch(), *shape);
+            Op::PagedAttention { layer, shape, .. } => {
+                let plan = plans.of(*layer, *shape);
                 sizes.partials = sizes.partials.max(paged_attention::scratch_len(&plan, *shape));
             }
             _ => {}

@@ -228,8 +228,9 @@ mod tests {
     use std::sync::Arc;
 
     use interleaf_contract::{
-        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, LoraSite, Matrix, Numerics, Op, Output,
-        PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet, Sequence, Step,
+        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, ChunkEntry, LoraSite, Matrix, Numerics,
+        Op, Output, PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet,
+        Sequence, Step,
     };
 
     use super::*;
@@ -271,7 +272,8 @@ mod tests {
         ids.into_iter().zip(shapes).map(project).collect()
     }
 
-    /// Rows of a kind from a position on, under an adapter or none, over the pages of a sequence or over its own.
+    /// Rows of a kind from a position on, under an adapter or none, over their own pages or, in layer 0, those of the
+    /// first sequence.
     fn batch(rows: &[(RowKind, u32, u32, i32)], codec: PageCodec, shared: bool) -> Batch {
         let mut batch = Batch::default();
         let mut slots = 0;
@@ -280,8 +282,12 @@ mod tests {
                 batch.rows.push(Row { token: position % 7, position, sequence, adapter, kind });
             }
             let chunks = (first + count).div_ceil(16);
-            let start = if shared { 0 } else { slots };
-            batch.sequences.push(Sequence { pages: PageTable::uniform(codec, start..start + chunks) });
+            let mut pages = PageTable::default();
+            for chunk in 0..chunks {
+                let start = |layer| if shared && layer == 0 { 0 } else { slots };
+                pages.push(2, |layer| ChunkEntry::both(codec, start(layer) + chunk));
+            }
+            batch.sequences.push(Sequence { pages });
             slots += chunks;
         }
         batch.outputs = vec![Output { row: 0, sampler: None }];
@@ -314,7 +320,7 @@ mod tests {
         }
         let slots = batch.sequences.iter().map(|s| s.pages.chunks()).sum();
         let (kv, dim) = (kv_heads as usize, head_dim as usize);
-        let geometry = PoolGeometry { layers: 1, kv_heads: kv, head_dim: dim, slots, codec: layer.codec };
+        let geometry = PoolGeometry { layers: 2, kv_heads: kv, head_dim: dim, slots, codec: layer.codec };
         gpu.create_pool(geometry).unwrap();
         let positions = batch.rows.iter().map(|row| row.position as usize + 1).max().unwrap();
         let angles = vec![0.0; positions * dim / 2];
@@ -366,7 +372,8 @@ mod tests {
         step.push(Op::SwiGlu { activation: Activation::GeluTanh, gate, up, out: gate });
         step.push(norm(q, None, on_head, heads, q));
         step.push(Op::Rope { x: q, head_dim, table: rope });
-        step.push(Op::KvAppend { layer: 0, k, v });
+        step.push(Op::KvAppend { layer: 1, k, v });
+        step.push(Op::PagedAttention { layer: 1, shape, q, out: mixed });
         step.probe(last);
         step.probe(q);
         step

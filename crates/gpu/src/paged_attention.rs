@@ -163,11 +163,11 @@ pub(crate) fn record(
     let alone = decide::attention_decode(shape.head_dim, heads_per_kv);
     let shared = decide::attention_shared(caps, shape.head_dim, heads_per_kv);
     let prefill = decide::attention_prefill(caps, shape.head_dim);
-    let directory_at = plan.directory(recorder, pool, layer);
+    let (band, directory_at) = (plan.band(layer), plan.directory(recorder, pool, layer));
     let tables = &mut recorder.recording.tables;
     let records_at = plan.rows.records(plan.step, RowSet::All, tables);
     let tiles = AttentionTiles { shared: shared.vectors, prefill: prefill.queries(), window: shape.window };
-    let rows = plan.rows.attention(plan.step, layer, tiles, tables).clone();
+    let rows = plan.rows.attention(plan.step, band, tiles, tables).clone();
     let window = shape.window.unwrap_or(u32::MAX);
     let softcap = shape.softcap.unwrap_or(0.0);
     let places = |target: &wgpu::Buffer| {

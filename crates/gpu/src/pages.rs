@@ -88,7 +88,7 @@ impl PagePool {
     /// A layer's directory, for a step whose entries have been checked: for each sequence where, from the
     /// start of the directory, its entries are; then for each chunk up to its last row's position the
     /// entries of K and of V.
-    pub(crate) fn directory(&self, step: &Step, layer: u32) -> Vec<u32> {
+    pub(crate) fn directory(&self, step: &Step, layer: usize) -> Vec<u32> {
         let batch = step.batch();
         let mut chunks = vec![0; batch.sequences.len()];
         for row in &batch.rows {
@@ -100,7 +100,7 @@ impl PagePool {
         let mut words = vec![0; chunks.len()];
         for (i, (sequence, chunks)) in batch.sequences.iter().zip(chunks).enumerate() {
             words[i] = word(words.len());
-            let entries = (0..chunks).filter_map(|chunk| sequence.pages.entry(layer as usize, chunk));
+            let entries = sequence.pages.entries(layer).iter().take(chunks);
             words.extend(entries.flat_map(|entry| [entry_word(entry.k), entry_word(entry.v)]));
         }
         words

@@ -95,7 +95,7 @@ pub(crate) struct RowTables {
     records: Vec<(RowSet, u32)>,
     tokens: Option<u32>,
     outputs: Option<u32>,
-    attention: Vec<(AttentionTiles, AttentionRows)>,
+    attention: Vec<((AttentionTiles, usize), AttentionRows)>,
 }
 
 impl RowTables {
@@ -123,19 +123,19 @@ impl RowTables {
         *self.outputs.get_or_insert_with(|| list(tables, 1, step.batch().outputs.iter().map(|o| o.row)).at)
     }
 
-    /// For attention in a layer. Layers whose tables share other pages than the first one's are read right too,
-    /// only more often.
+    /// For attention in the layers of a band, which is named by its first one. Kernels read what any row's own tables
+    /// say: rows that were put together for other pages than theirs would be read right too, only more often.
     pub(crate) fn attention(
         &mut self,
         step: &Step,
-        layer: u32,
+        band: usize,
         tiles: AttentionTiles,
         tables: &mut Vec<u32>,
     ) -> &AttentionRows {
-        once(&mut self.attention, tiles, || {
+        once(&mut self.attention, (tiles, band), || {
             let page = |row: &Row, chunk: usize| {
                 let sequence = &step.batch().sequences[row.sequence as usize];
-                sequence.pages.entry(layer as usize, chunk).map(|entry| [entry.k.slot, entry.v.slot])
+                sequence.pages.entry(band, chunk).map(|entry| [entry.k.slot, entry.v.slot])
             };
             attention_rows(&step.batch().rows, tiles, page, tables)
         })

@@ -1,6 +1,6 @@
 //! Turns a checked step into a recording: every operation is recorded in order, before any runs.
 
-use interleaf_contract::{BackendError, Op, ProjectionId, Step, StepOutput, Tensor};
+use interleaf_contract::{BackendError, Bands, Op, ProjectionId, Step, StepOutput, Tensor};
 
 use crate::chain::Chosen;
 use crate::command::{Place, Recorder, word};
@@ -25,8 +25,9 @@ pub(crate) struct Plan<'a> {
     pool: Option<&'a PagePool>,
     /// What the step before chose.
     chosen: &'a Chosen,
-    /// The last layer's directory and where it is.
-    directory: Option<(Vec<u32>, u32)>,
+    bands: Bands,
+    /// Where the directory of each band is, by its first layer.
+    directories: Vec<(usize, u32)>,
 }
 
 /// Where a probe's values are in what is read back.
@@ -80,7 +81,8 @@ impl<'a> Plan<'a> {
         let works = fuse(step.ops(), head_dim, together);
         let tensors = Tensors::new(step, &works, together);
         let rows = RowTables::default();
-        let mut plan = Self { step, weights, factors, tensors, rows, pool, chosen, directory: None };
+        let (bands, directories) = (Bands::of(&step.batch().sequences), Vec::new());
+        let mut plan = Self { step, weights, factors, tensors, rows, pool, chosen, bands, directories };
         let mut results = Results::default();
         let mut done = 0;
         for (work, used) in &works {
@@ -169,17 +171,21 @@ impl<'a> Plan<'a> {
         Ok(at)
     }
 
+    /// The first layer whose pages are where this one's are, in every sequence.
+    pub(crate) fn band(&self, layer: u32) -> usize {
+        self.bands.first(layer as usize)
+    }
+
     /// Where a layer's page tables are. Layers with the same pages share them.
     pub(crate) fn directory(&mut self, recorder: &mut Recorder<'_>, pool: &PagePool, layer: u32) -> u32 {
-        let words = pool.directory(self.step, layer);
-        if let Some((last, at)) = &self.directory
-            && *last == words
-        {
+        let band = self.band(layer);
+        if let Some((_, at)) = self.directories.iter().find(|(of, _)| *of == band) {
             return *at;
         }
-        let at = word(recorder.recording.tables.len());
-        recorder.recording.tables.extend_from_slice(&words);
-        self.directory = Some((words, at));
+        let tables = &mut recorder.recording.tables;
+        let at = word(tables.len());
+        tables.extend(pool.directory(self.step, band));
+        self.directories.push((band, at));
         at
     }
 

@@ -242,7 +242,7 @@ impl Pages<'_, '_> {
     fn find(&self, half: PageHalf, chunk: usize) -> (PageCodec, &[u8]) {
         let Self { layer, pool, task, .. } = self;
         // The step was checked: tables reach as far as their rows' positions, and every entry is in the pool.
-        let Some(ChunkEntry { k, v }) = task.group.pages.entry(layer.layer as usize, chunk) else {
+        let Some(&ChunkEntry { k, v }) = task.group.pages.get(chunk) else {
             unreachable!("no page of chunk {chunk}")
         };
         let entry = if half == PageHalf::K { k } else { v };

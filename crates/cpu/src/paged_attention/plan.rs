@@ -1,13 +1,11 @@
 //! Who computes what of an attention layer: groups of rows that read the same pages, and what each row merges.
 //!
-//! A plan depends on the batch and on heads and window alone, so that the layers of a step share one.
+//! A plan depends on the batch, the layer's pages, heads and window alone, so that the layers of a band share one.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageTable, RowKind,
-};
+use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, RowKind};
 
 /// Prompt rows of one group: enough to pay for decoding a block, few enough to spread over cores.
 const ROW_TILE: usize = 16;
@@ -16,7 +14,8 @@ const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
 
 /// Rows that go through a range of blocks together; one task for each key/value head.
 pub struct Group<'a> {
-    pub pages: &'a PageTable,
+    /// The pages of its first row's sequence, by chunk; the others have the same in the group's blocks.
+    pub pages: &'a [ChunkEntry],
     /// Indices of the rows in the batch.
     pub rows: Vec<usize>,
     pub blocks: Range<usize>,
@@ -43,12 +42,12 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans a layer. Tables name the same pages in every layer, as [`PageTable::uniform`] does.
-    pub fn new(batch: &'a Batch, shape: AttentionShape) -> Self {
+    /// Plans a layer, and with it all layers in which every sequence has the same pages.
+    pub fn new(batch: &'a Batch, layer: usize, shape: AttentionShape) -> Self {
         let mut groups: Vec<Group<'a>> = Vec::new();
         let mut shared: HashMap<(usize, u32, u32), Vec<usize>> = HashMap::new();
         for (sequence, first, count) in batch.runs() {
-            let pages = &batch.sequences[sequence].pages;
+            let pages = batch.sequences[sequence].pages.entries(layer);
             let mut next = first;
             while next < first + count {
                 let kind = batch.rows[next].kind;
@@ -63,10 +62,12 @@ impl<'a> Plan<'a> {
                     groups.push(group(blocks));
                 } else {
                     for block in blocks {
-                        let candidates = whole(pages, block)
+                        let own = whole(pages, block);
+                        let candidates = own
+                            .and_then(|own| own.first())
                             .map(|entry| shared.entry((block, entry.k.slot, entry.v.slot)).or_default());
                         let same = candidates.as_ref().and_then(|candidates| {
-                            candidates.iter().find(|&&other| same_pages(groups[other].pages, pages, block))
+                            candidates.iter().find(|&&other| whole(groups[other].pages, block) == own)
                         });
                         match same {
                             Some(&other) => groups[other].rows.extend(rows.clone()),
@@ -133,13 +134,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The first pages of a block, if the table has all of them: rows that end within a block share nothing of it.
-fn whole(pages: &PageTable, block: usize) -> Option<ChunkEntry> {
-    pages.entry(0, (block + 1) * CHUNKS - 1)?;
-    pages.entry(0, block * CHUNKS)
-}
-
-/// Whether two tables name the same pages all through a block.
-fn same_pages(a: &PageTable, b: &PageTable, block: usize) -> bool {
-    (block * CHUNKS..(block + 1) * CHUNKS).all(|chunk| a.entry(0, chunk) == b.entry(0, chunk))
+/// The pages of a block, if the table has all of them: rows that end within a block share nothing of it.
+fn whole(pages: &[ChunkEntry], block: usize) -> Option<&[ChunkEntry]> {
+    pages.get(block * CHUNKS..(block + 1) * CHUNKS)
 }
