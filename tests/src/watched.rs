@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, DeviceWork, Matrix, MatrixId, MemoryReport,
-    PageAddress, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
-    StepOutput, Ticket, VectorId, Waiter,
+    PageAddress, PageCopy, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
+    Step, StepOutput, Ticket, VectorId, Waiter,
 };
 
 use crate::backends::Boxed;
@@ -102,6 +102,10 @@ impl Backend for Watched {
 
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError> {
         self.inner.write_pages(pages)
+    }
+
+    fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError> {
+        self.inner.copy_pages(copies)
     }
 
     fn memory(&self) -> MemoryReport {

@@ -85,6 +85,25 @@ pub struct PageAddress {
     pub half: PageHalf,
 }
 
+impl std::fmt::Display for PageAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let half = match self.half {
+            PageHalf::K => "K",
+            PageHalf::V => "V",
+        };
+        write!(f, "{half} in slot {} of layer {}", self.slot, self.layer)
+    }
+}
+
+/// A page that is to hold what another one does. Both are of one layer and half, so that their codecs agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageCopy {
+    /// What is copied.
+    pub from: PageAddress,
+    /// Where to.
+    pub to: PageAddress,
+}
+
 /// A page's stored bits, in its codec's layout (see [`PoolGeometry`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageData {
@@ -96,7 +115,7 @@ pub struct PageData {
 
 /// A device that holds weights, adapters and pages, and carries out steps.
 ///
-/// Uploads and steps take effect in the order of the calls. Nothing else crosses between host and
+/// Uploads, copies of pages and steps take effect in the order of the calls. Nothing else crosses between host and
 /// device: activations stay where they are, tokens go in with a step and come out of it, and pages are
 /// moved between steps.
 pub trait Backend: Send {
@@ -186,6 +205,14 @@ pub trait Backend: Send {
     /// # Errors
     /// If there is no pool, an address is outside it, or the bytes are not one page.
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError>;
+
+    /// Copies pages from slot to slot, as they are after every step submitted so far and before any submitted later.
+    /// No copy of a call sees what another one writes.
+    ///
+    /// # Errors
+    /// If there is no pool, an address is outside it, a copy leaves its layer or half, or a page that is written is also
+    /// read, or written once more, by the same call. Nothing is copied then.
+    fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError>;
 
     /// Bytes held now.
     fn memory(&self) -> MemoryReport;

@@ -1,6 +1,6 @@
 //! The typed errors of descriptions and of backends.
 
-use crate::{Dtype, PageCodec};
+use crate::{Dtype, PageAddress, PageCodec};
 
 /// A description that contradicts itself.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -75,6 +75,20 @@ pub enum ContractError {
     NothingChosen {
         /// The output.
         output: u32,
+    },
+    /// A page is to be copied to another layer, or K to V.
+    #[error("{from} cannot be copied to {to}: a copy stays in its layer, and K stays K")]
+    CopyAcross {
+        /// What is copied.
+        from: PageAddress,
+        /// Where to.
+        to: PageAddress,
+    },
+    /// Copies of one call whose result would depend on their order.
+    #[error("{page} is written by one copy and read or written by another of the same call")]
+    CopyOverlap {
+        /// What is written.
+        page: PageAddress,
     },
     /// An operation was given tensors that do not fit.
     #[error("{op}: {what} is {found}, expected {expected}")]

@@ -26,7 +26,8 @@ mod weights;
 mod work;
 
 pub use backend::{
-    Backend, BackendInfo, MemoryReport, Numerics, PageAddress, PageData, PageHalf, PageTicket, Ticket,
+    Backend, BackendInfo, MemoryReport, Numerics, PageAddress, PageCopy, PageData, PageHalf, PageTicket,
+    Ticket,
 };
 pub use batch::{Batch, Output, Row, RowKind, Sequence};
 pub use bytes::Bytes;

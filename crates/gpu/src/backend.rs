@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, DevicePeaks, DeviceWork, Matrix,
-    MatrixId, MemoryReport, PageAddress, PageCodec, PageData, PageTicket, PoolGeometry, Projection,
+    MatrixId, MemoryReport, PageAddress, PageCodec, PageCopy, PageData, PageTicket, PoolGeometry, Projection,
     ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, Waiter, check,
 };
 
@@ -299,6 +299,16 @@ impl Backend for GpuBackend {
         pages.iter().try_for_each(|page| check::page_data(page, &geometry))?;
         match &self.pool {
             Some(pool) => page_transfer::write(&self.gpu, pool, pages),
+            None => Ok(()),
+        }
+    }
+
+    fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError> {
+        check::copies(copies, &check::Inventory::pool(self))?;
+        match &self.pool {
+            Some(pool) => {
+                page_transfer::copy(&self.gpu, &mut self.submitter, &mut self.scratch, pool, copies)
+            }
             None => Ok(()),
         }
     }

@@ -3,8 +3,8 @@
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
-    PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
-    Ticket, VectorId, Waiter,
+    PageCopy, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
+    StepOutput, Ticket, VectorId, Waiter,
 };
 
 /// What is about to be given to the device.
@@ -20,7 +20,7 @@ pub enum Call {
     Step,
     /// Waiting for a step.
     Results,
-    /// Reading or writing pages.
+    /// Reading, writing or copying pages.
     Pages,
 }
 
@@ -102,6 +102,11 @@ impl Backend for Failing {
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError> {
         (self.fault)(Call::Pages)?;
         self.inner.write_pages(pages)
+    }
+
+    fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError> {
+        (self.fault)(Call::Pages)?;
+        self.inner.copy_pages(copies)
     }
 
     fn memory(&self) -> MemoryReport {

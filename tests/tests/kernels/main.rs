@@ -7,6 +7,7 @@ mod fused;
 mod in_flight;
 mod kv_append;
 mod lora_matmul;
+mod page_copy;
 mod page_tables;
 mod paged_attention;
 mod refusals;

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use crate::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, LoraSite, Matrix, MatrixId,
-    MemoryReport, PageAddress, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId,
-    RopeTable, Step, StepOutput, Ticket, VectorId, check,
+    MemoryReport, PageAddress, PageCopy, PageData, PageTicket, PoolGeometry, Projection, ProjectionId,
+    RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, check,
 };
 
 pub use pool::Pool;
@@ -191,6 +191,11 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError> {
         pages.iter().try_for_each(|page| check::page_data(page, self.pool.geometry()))?;
         pages.iter().try_for_each(|page| self.pool.write(page))
+    }
+
+    fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError> {
+        check::copies(copies, self.pool.geometry())?;
+        copies.iter().try_for_each(|copy| self.pool.copy(*copy))
     }
 
     fn memory(&self) -> MemoryReport {

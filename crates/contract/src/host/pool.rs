@@ -1,6 +1,6 @@
 //! The page pool in host memory, striped by layer, and the placing of bytes in it.
 
-use crate::{BackendError, Bytes, PageAddress, PageCodec, PageData, PageHalf, PoolGeometry, check};
+use crate::{BackendError, Bytes, PageAddress, PageCodec, PageCopy, PageData, PageHalf, PoolGeometry, check};
 
 /// Pages of every layer. Each stripe holds its K pages by slot, then its V pages by slot.
 ///
@@ -79,6 +79,14 @@ impl Pool {
 
     pub(super) fn write(&mut self, page: &PageData) -> Result<(), BackendError> {
         self.page_mut(page.address)?.copy_from_slice(&page.bytes);
+        Ok(())
+    }
+
+    /// Copies a page within its layer.
+    pub(super) fn copy(&mut self, PageCopy { from, to }: PageCopy) -> Result<(), BackendError> {
+        let (source, target) = (self.place(from)?, self.place(to)?);
+        let stripe: &mut [u8] = bytemuck::cast_slice_mut(&mut self.stripes[to.layer as usize]);
+        stripe.copy_within(source, target.start);
         Ok(())
     }
 }

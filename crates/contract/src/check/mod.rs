@@ -1,12 +1,16 @@
 //! The checks that every backend makes before it does anything: of a step, and of what is made resident.
-//! After them a kernel needs no error path of its own, and all backends refuse the same things alike.
+//! After them a kernel needs no error path of its own, and all backends refuse the same things alike. Those of
+//! pages are in `pages`.
+
+mod pages;
 
 use std::collections::HashSet;
 
+use self::pages::StepPages;
+pub use self::pages::{copies, page, page_data, pool};
 use crate::{
-    Adapter, AdapterId, AttentionShape, BackendError, Bands, Choices, ContractError, MatrixId, Op,
-    PageAddress, PageData, PageEntry, PageHalf, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
-    RowSet, Sampler, Step, Tensor, VectorId,
+    Adapter, AdapterId, AttentionShape, BackendError, Choices, ContractError, MatrixId, Op, PoolGeometry,
+    Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step, Tensor, VectorId,
 };
 
 /// What a backend holds, as far as checks need to know it.
@@ -91,47 +95,6 @@ pub fn adapter(adapter: &Adapter, held: &impl Inventory) -> Result<(), BackendEr
     Ok(())
 }
 
-/// Checks that a pool's shape has no empty dimension and returns the bytes of one layer's K and V pages.
-///
-/// # Errors
-/// If heads are empty, or the pool has more bytes or slots than can be addressed.
-pub fn pool(geometry: &PoolGeometry, backend: &'static str) -> Result<usize, BackendError> {
-    positive("page_codec", "kv_heads", geometry.kv_heads)?;
-    positive("page_codec", "head_dim", geometry.head_dim)?;
-    let factors = [geometry.kv_heads, geometry.head_dim, crate::CHUNK_TOKENS, 2, geometry.slots];
-    let elements = factors.into_iter().try_fold(1usize, usize::checked_mul);
-    // Four bytes are the most that an element takes; allocations end at `isize::MAX`.
-    let stripe = elements.filter(|&n| n <= isize::MAX as usize / 4).map(|n| geometry.codec.bytes(n));
-    let all = stripe.and_then(|bytes| bytes.checked_mul(geometry.layers));
-    match (stripe, all, u32::try_from(geometry.slots)) {
-        (Some(stripe), Some(_), Ok(_)) => Ok(stripe),
-        _ => Err(BackendError::OutOfMemory {
-            backend,
-            what: format!("a page pool of {} chunks", geometry.slots),
-            bytes: u64::MAX,
-            reason: "more than can be addressed".into(),
-        }),
-    }
-}
-
-/// Checks that a page is in a pool.
-///
-/// # Errors
-/// If its layer or slot is not.
-pub fn page(address: PageAddress, pool: &PoolGeometry) -> Result<(), BackendError> {
-    below("layer of a page", address.layer as usize, pool.layers)?;
-    below("slot of a page", address.slot as usize, pool.slots)
-}
-
-/// Checks a page that is to be written.
-///
-/// # Errors
-/// If it is not in the pool, or its bytes are not one page.
-pub fn page_data(data: &PageData, pool: &PoolGeometry) -> Result<(), BackendError> {
-    page(data.address, pool)?;
-    equal("page_codec", "bytes of a page", pool.page_bytes(), data.bytes.len())
-}
-
 /// Checks a step: every handle names something, every shape fits, no result is also an input where the
 /// operation does not say that it may be, tokens and positions are in range, and every page that is read or
 /// written is in the pool, in its codec.
@@ -149,8 +112,7 @@ pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
             return Err(value("step", "values of a tensor", "addressable", f64::from(t.cols)));
         }
     }
-    let mut pages =
-        Pages { step, pool: held.pool(), bands: Bands::of(&step.batch().sequences), sound: Vec::new() };
+    let mut pages = StepPages::new(step, held.pool());
     step.ops().iter().try_for_each(|op| {
         Check { step, held, pool: held.pool(), stem: op.stem() }.op(op)?;
         match op {
@@ -158,47 +120,6 @@ pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
             _ => Ok(()),
         }
     })
-}
-
-/// The pages of a step, which are checked once for all layers of a band.
-struct Pages<'a> {
-    step: &'a Step,
-    pool: PoolGeometry,
-    bands: Bands,
-    /// Bands that were checked, by their first layer.
-    sound: Vec<usize>,
-}
-
-impl Pages<'_> {
-    /// Every chunk up to each sequence's last row must be in the pool, in the pool's codec.
-    fn layer(&mut self, layer: u32) -> Result<(), BackendError> {
-        let batch = self.step.batch();
-        let band = self.bands.first(layer as usize);
-        if batch.rows.is_empty() || (layer as usize) < self.pool.layers && self.sound.contains(&band) {
-            return Ok(());
-        }
-        for (sequence, first, rows) in batch.runs() {
-            let last = batch.rows[first + rows - 1].position as usize;
-            let table = &batch.sequences[sequence].pages;
-            for chunk in 0..=last / crate::CHUNK_TOKENS {
-                let Some(entry) = table.entry(layer as usize, chunk) else {
-                    return below("chunk", chunk, table.chunks());
-                };
-                self.entry(layer, PageHalf::K, entry.k)?;
-                self.entry(layer, PageHalf::V, entry.v)?;
-            }
-        }
-        self.sound.push(band);
-        Ok(())
-    }
-
-    fn entry(&self, layer: u32, half: PageHalf, entry: PageEntry) -> Result<(), BackendError> {
-        page(PageAddress { layer, slot: entry.slot, half }, &self.pool)?;
-        if entry.codec != self.pool.codec {
-            return Err(BackendError::PageCodec { pool: self.pool.codec, found: entry.codec });
-        }
-        Ok(())
-    }
 }
 
 struct Check<'a, I> {
