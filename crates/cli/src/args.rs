@@ -91,6 +91,9 @@ pub struct EngineArgs {
     /// Use slow cores too, on a machine that has fast and slow ones.
     #[arg(long)]
     pub all_cores: bool,
+    /// Compute every prompt from its first token on, whatever is cached of earlier ones.
+    #[arg(long)]
+    pub no_prefix_cache: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub gpu: GpuArgs,

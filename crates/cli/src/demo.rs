@@ -26,6 +26,8 @@ struct Row {
     text: String,
     tokens: usize,
     prompt_tokens: usize,
+    /// Of these, found in the cache.
+    reused_tokens: usize,
     finish_reason: &'static str,
     ttft_ms: Option<f64>,
     tokens_per_second: f64,
@@ -181,6 +183,7 @@ fn row((&(adapter, prompt), answer): (&(Option<&'static str>, &'static str), &Co
         text: answer.text.clone(),
         tokens: answer.tokens.len(),
         prompt_tokens: answer.prompt_tokens,
+        reused_tokens: answer.reused_tokens,
         finish_reason: answer.reason.name(),
         ttft_ms: ttft_ms(answer),
         tokens_per_second: answer.tokens_per_second(),
@@ -199,6 +202,7 @@ fn print(report: &Report) -> Result<(), CliError> {
     let columns = [
         ("adapter", Align::Left),
         ("prompt", Align::Right),
+        ("reused", Align::Right),
         ("generated", Align::Right),
         ("first token", Align::Right),
         ("tokens/s", Align::Right),
@@ -210,6 +214,7 @@ fn print(report: &Report) -> Result<(), CliError> {
             vec![
                 r.adapter.unwrap_or(BASE).to_owned(),
                 r.prompt_tokens.to_string(),
+                r.reused_tokens.to_string(),
                 r.tokens.to_string(),
                 r.ttft_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms")),
                 format!("{:.1}", r.tokens_per_second),

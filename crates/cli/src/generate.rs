@@ -17,6 +17,8 @@ struct Report<'a> {
     text: &'a str,
     tokens: usize,
     prompt_tokens: usize,
+    /// Of these, found in the cache.
+    reused_tokens: usize,
     /// The first position that the adapter acted on.
     adapter_from: Option<usize>,
     finish_reason: &'static str,
@@ -72,6 +74,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             text: &answer.text,
             tokens: answer.tokens.len(),
             prompt_tokens: answer.prompt_tokens,
+            reused_tokens: answer.reused_tokens,
             adapter_from: answer.adapter_from,
             finish_reason: answer.reason.name(),
             ttft_ms: ttft_ms(&answer),
@@ -99,8 +102,9 @@ fn summary(engine: &Engine, answer: &Completion) {
     let first = ttft_ms(answer).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
     let lines = [
         format!(
-            "{} prompt tokens, {} generated ({}), first token after {first}, then {:.1} tokens/s",
+            "{} prompt tokens ({} from the cache), {} generated ({}), first token after {first}, then {:.1} tokens/s",
             answer.prompt_tokens,
+            answer.reused_tokens,
             answer.tokens.len(),
             answer.reason.name(),
             answer.tokens_per_second()

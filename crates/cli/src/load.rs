@@ -20,6 +20,7 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         gpu: (&args.gpu).into(),
         threads: args.threads,
         performance_threads: !args.all_cores,
+        prefix_cache: !args.no_prefix_cache,
         store: args.store.folder(),
         ..EngineOptions::default()
     }

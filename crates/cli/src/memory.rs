@@ -14,6 +14,12 @@ pub struct MemoryRow {
     pub adapters: u64,
     /// The KV pool.
     pub kv: u64,
+    /// Of the pool, pages of answers under way.
+    pub kv_in_use: u64,
+    /// Of the pool, pages kept for prompts that begin alike.
+    pub kv_cached: u64,
+    /// Of these two, pages of the base that are an adapter's lower layers as well.
+    pub kv_shared_layers: u64,
     /// Activations and scratch.
     pub activations: u64,
 }
@@ -21,11 +27,14 @@ pub struct MemoryRow {
 impl MemoryRow {
     /// What an engine holds now.
     pub fn of(engine: &Engine) -> Self {
-        let MemoryUse { backend, .. } = engine.memory();
+        let MemoryUse { backend, kv_in_use, kv_cached, kv_shared_layers } = engine.memory();
         Self {
             base: backend.base,
             adapters: backend.adapters,
             kv: backend.kv,
+            kv_in_use,
+            kv_cached,
+            kv_shared_layers,
             activations: backend.activations,
         }
     }
@@ -33,10 +42,13 @@ impl MemoryRow {
     /// One line.
     pub fn line(&self) -> String {
         format!(
-            "memory: base {}, adapters {}, KV {}, activations {}",
+            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers), activations {}",
             bytes(self.base),
             bytes(self.adapters),
             bytes(self.kv),
+            bytes(self.kv_in_use),
+            bytes(self.kv_cached),
+            bytes(self.kv_shared_layers),
             bytes(self.activations)
         )
     }

@@ -20,6 +20,11 @@ pub struct Piece {
     class: u8,
 }
 
+impl Piece {
+    /// None.
+    pub(crate) const NONE: Self = Self { block: NONE, index: 0, class: 0 };
+}
+
 /// One block.
 #[derive(Debug, Clone, Copy)]
 struct Block {
@@ -163,6 +168,18 @@ impl Blocks {
     #[must_use]
     pub fn offset(&self, piece: Piece) -> u64 {
         u64::from(piece.block) * self.block_bytes + u64::from(piece.index) * (self.block_bytes >> piece.class)
+    }
+
+    /// Bytes of a piece.
+    #[must_use]
+    pub fn size(&self, piece: Piece) -> u64 {
+        self.block_bytes >> piece.class
+    }
+
+    /// Pieces that are taken.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.blocks.iter().map(|block| usize::from(block.pieces)).sum()
     }
 
     /// Pieces that are taken of the block that a piece is in: what must go for the block to be free.

@@ -1,18 +1,29 @@
-//! The KV manager: decides which chunk of which sequence lives in which slot of the page pool. It never
-//! touches a device, a file, a thread or a clock.
+//! The KV manager: decides which chunk of which context lives where, what goes when there is no room, and what comes back
+//! how. It never touches a device, a file, a thread or a clock: events go in, plans come out, and whoever carries them out
+//! reports how that ended. So the same code serves the engine, property tests and a simulator.
 //!
-//! This is the plain form: every sequence owns its chunks, and a pool that is full refuses. Sequences
-//! share no pages, nothing is evicted and nothing is compressed; kernels already read pages through
-//! [`PageTable`](interleaf_contract::PageTable), the interface that sharing and codecs will use. What will
-//! replace it is here in parts: [`Blocks`], which any page and adapters share, [`policy`] by which they are evicted, and
-//! [`plan_switch`] by which a context comes back.
+//! [`Manager`] is the state machine; [`policy`] has what it goes by when something must go; [`plan_switch`] how a context
+//! comes back.
 
 mod blocks;
-mod cache;
+mod children;
+mod error;
+mod heap;
+mod identity;
+mod lossless;
+mod manager;
+mod node;
+mod op;
 pub mod policy;
-mod slots;
+mod sequence;
 mod switch;
+mod tier;
 
 pub use blocks::{Blocks, Piece};
-pub use cache::{KvCache, KvError, SequenceId};
+pub use error::KvError;
+pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
+pub use lossless::shared_layers;
+pub use manager::{AdapterSpec, Config, MOST_APPS, Manager, Open, Opened, TrimLevel, Usage};
+pub use op::{Op, OpId, OpKind};
 pub use switch::{LinearCost, SwitchCosts, SwitchPlan, plan_switch};
+pub use tier::{RankRows, TierConfig};

@@ -21,6 +21,8 @@ pub struct Active<'a> {
     /// Its place among the requests, for events.
     index: usize,
     pub sequence: SequenceHandle,
+    /// Whether it has been looked up what of the prompt is in the cache.
+    has_begun: bool,
     /// Prompt, then answer: what the repeat penalty looks at.
     tokens: Vec<u32>,
     /// How many of `tokens` are in the cache.
@@ -36,21 +38,21 @@ pub struct Active<'a> {
 }
 
 impl<'a> Active<'a> {
-    /// A request whose first `reused` tokens `sequence` already has.
+    /// A request that has an empty sequence.
     pub fn new(
         index: usize,
         request: &'a Request,
         sequence: SequenceHandle,
-        reused: usize,
         stream: Option<TextStream>,
     ) -> Self {
         Self {
             request,
             index,
             sequence,
+            has_begun: false,
             tokens: request.prompt.clone(),
-            cached: reused,
-            reused,
+            cached: 0,
+            reused: 0,
             stream,
             filter: StopFilter::new(&request.stop),
             text: String::new(),
@@ -58,6 +60,30 @@ impl<'a> Active<'a> {
             last_token: None,
             reason: (request.max_tokens == 0).then_some(FinishReason::Length),
         }
+    }
+
+    /// Whether it takes part in steps: before, [`Active::begin`] says what it has.
+    pub const fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Begins with a sequence that has the first `reused` tokens of the prompt.
+    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize) {
+        (self.sequence, self.cached, self.reused, self.has_begun) = (sequence, reused, reused, true);
+    }
+
+    /// The prompt's tokens.
+    pub fn prompt_tokens(&self) -> &'a [u32] {
+        &self.request.prompt
+    }
+
+    /// Whether this request, which has not begun, would rather find what another one is about to compute.
+    pub fn waits_for(&self, other: &Self) -> bool {
+        let (own, others) = (self.prompt_tokens(), other.prompt_tokens());
+        let common =
+            own.iter().zip(others).take_while(|(a, b)| a == b).count().min(own.len().saturating_sub(1));
+        let whole = common / CHUNK_TOKENS * CHUNK_TOKENS;
+        self.sequence.activation == other.sequence.activation && !other.is_over() && other.cached < whole
     }
 
     fn prompt(&self) -> usize {

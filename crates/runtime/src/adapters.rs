@@ -6,7 +6,9 @@ use interleaf_contract::{Adapter, AdapterId, Backend, BackendError, LoraSite, Pr
 use interleaf_model::{Digest, Model, PeftAdapter};
 
 use crate::EngineError;
+use crate::cache::Cache;
 use crate::origin::Origin;
+use crate::resident::Resident as Base;
 
 /// What is known of a registered adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +39,7 @@ struct Registered {
 
 /// The place of an adapter among those that change something: the same on every backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Acting(usize);
+pub struct Acting(pub(crate) usize);
 
 /// An adapter on the backend.
 #[derive(Debug)]
@@ -77,12 +79,13 @@ impl Adapters {
         peft: PeftAdapter,
         digest: Digest,
         origin: Option<Origin>,
-        modules: &[(String, ProjectionId)],
+        base: &Base,
         backend: &mut dyn Backend,
+        cache: &mut Cache,
     ) -> Result<AdapterSummary, EngineError> {
         self.check_name(&peft.name)?;
         let invocation = peft.invocation.clone();
-        let adapter = attach(peft, modules)?;
+        let adapter = attach(peft, &base.modules)?;
         let sites = &adapter.sites;
         let summary = AdapterSummary {
             name: adapter.name.clone(),
@@ -95,7 +98,13 @@ impl Adapters {
         let acting = if sites.is_empty() {
             None
         } else {
-            self.resident.push(Resident { id: backend.create_adapter(adapter)?, origin });
+            let shared = base.shared_layers(sites);
+            let id = backend.create_adapter(adapter)?;
+            if let Err(error) = cache.add_adapter(digest, shared, invocation.is_some()) {
+                backend.drop_adapter(id)?;
+                return Err(error.into());
+            }
+            self.resident.push(Resident { id, origin });
             Some(Acting(self.resident.len() - 1))
         };
         let registered = Registered { acting, invocation, summary: summary.clone() };

@@ -4,7 +4,7 @@
 //! That changes no answer. A step is only started ahead where it would come whatever the tokens are; the row of an
 //! answer that they end is thrown away.
 
-use interleaf_contract::{CHUNK_TOKENS, Chained, RowKind};
+use interleaf_contract::{Chained, RowKind};
 
 use crate::active::Active;
 use crate::step::UnderWay;
@@ -55,7 +55,7 @@ impl Engine {
             }
         };
         for &(index, rows) in plan.iter().filter(|(index, _)| !active[*index].is_over()) {
-            self.remember(&active[index].feed(rows));
+            self.remember(&active[index].feed(rows))?;
         }
         Ok((plan, fed))
     }
@@ -89,7 +89,7 @@ impl Engine {
         if !self.gate.as_ref().is_some_and(GpuGate::leaves_steps_under_way) {
             return None;
         }
-        let mut chunks = self.kv.free_tokens() / CHUNK_TOKENS;
+        let mut chunks = self.cache.manager().available_chunks(plan.len());
         let mut going = Vec::with_capacity(plan.len());
         // Everyone in such a plan has a token chosen, so that outputs are numbered as it is.
         for (&(index, rows), output) in plan.iter().zip(0..).filter(|((i, _), _)| !active[*i].is_over()) {

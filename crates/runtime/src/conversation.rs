@@ -1,47 +1,49 @@
 //! A conversation: turns whose common beginning is computed once.
 //!
-//! Each turn gives the whole prompt anew; what of it is in the cache from earlier turns, and belongs to the same
-//! tokens under the same adapter, is not computed again. On a host backend it is what would come out again, bit for
-//! bit; where generated rows have kernels of their own, to within the rounding in which those differ from a prompt's.
+//! Each turn gives the whole prompt anew; what of it is in the cache, of earlier turns or of anybody's under the same
+//! adapter, is not computed again. On a host backend it is what would come out again, bit for bit; where generated rows
+//! have kernels of their own, to within the rounding in which those differ from a prompt's. Between turns nothing is
+//! held: what the room is needed for by others is computed again.
 
 use std::time::Instant;
 
 use crate::active::{Active, OnEvent};
+use crate::adapters::Activation;
 use crate::generate::broken_off;
 use crate::request::{Completion, Request};
-use crate::{Engine, EngineError, SequenceHandle};
+use crate::{Engine, EngineError};
 
-/// The cached past of a conversation. Dropping it without [`Engine::end_conversation`] keeps its pages until
-/// [`Engine::reserve_kv`].
+/// A conversation's past.
 #[derive(Debug, Default)]
 pub struct Conversation {
-    /// The sequence of the last turn, and the tokens that it has in the cache.
-    past: Option<(SequenceHandle, Vec<u32>)>,
+    past: Option<Past>,
+}
+
+/// The last turn.
+#[derive(Debug)]
+struct Past {
+    adapter: Option<String>,
+    /// The prompt and the answer, as far as they were computed.
+    tokens: Vec<u32>,
+    /// How many of them the prompt had.
+    prompt: usize,
 }
 
 impl Conversation {
-    /// What holds the past, to read its K and V; `None` before the first turn.
+    /// The tokens that the last turn has computed or found: the prompt and all of the answer but its last token.
     #[must_use]
-    pub fn sequence(&self) -> Option<SequenceHandle> {
-        self.past.as_ref().map(|(sequence, _)| *sequence)
-    }
-
-    /// Tokens whose K and V are cached.
-    #[must_use]
-    pub fn cached_tokens(&self) -> usize {
-        self.past.as_ref().map_or(0, |(_, tokens)| tokens.len())
+    pub fn tokens(&self) -> &[u32] {
+        self.past.as_ref().map_or(&[], |past| &past.tokens)
     }
 }
 
 impl Engine {
-    /// Answers one more turn. [`Completion::reused_tokens`] says how much of the prompt was in the cache:
-    /// its common beginning with what the conversation computed before, if the adapter is the same one, and
-    /// where another adapter answers, as far as neither acts (before the invocation of an activated LoRA).
-    /// The last token of a prompt is always computed, since its logits are needed.
+    /// Answers one more turn. [`Completion::reused_tokens`] says how much of the prompt was in the cache. The last token of
+    /// a prompt is always computed, since its logits are needed.
     ///
     /// # Errors
     /// As [`Engine::generate`]; [`EngineError::DeviceFailed`] has the one answer as far as it came. The conversation then
-    /// holds what was cached before the failure.
+    /// has what was computed before the failure.
     pub fn converse(
         &mut self,
         conversation: &mut Conversation,
@@ -50,45 +52,43 @@ impl Engine {
     ) -> Result<Completion, EngineError> {
         let start = Instant::now();
         self.check_request(0, request)?;
-        let activation = match &request.adapter {
-            Some(name) => self.adapters.activation(name, &request.prompt)?,
-            None => None,
-        };
-        let (sequence, reused) = match conversation.past.take() {
-            // A pool that was replaced since has closed the sequence.
-            Some((past, tokens)) if self.kv.tokens(past.id).is_ok() => {
-                // Nor has it pages that were lost with a device.
-                let cached = if self.histories.is_lost(past.id) { 0 } else { request.prompt.len() - 1 };
-                let lawful = past.shared_until(activation).min(cached);
-                let reused = common_prefix(&tokens, &request.prompt).min(lawful);
-                self.truncate_sequence(past, reused)?;
-                (SequenceHandle { id: past.id, activation }, reused)
-            }
-            _ => (SequenceHandle { id: self.kv.open(), activation }, 0),
-        };
+        let sequence = self.open_kept(request)?;
         let stream = self.tokenizer("text").ok().map(|t| t.stream(true));
-        let mut active = [Active::new(0, request, sequence, reused, stream)];
+        let mut active = [Active::new(0, request, sequence, stream)];
         let result = self.run(&mut active, false, on_event);
         let [active] = active;
-        conversation.past = Some((sequence, active.cached().to_vec()));
+        self.close_sequence(active.sequence)?;
+        let (adapter, prompt) = (request.adapter.clone(), request.prompt.len());
+        conversation.past = Some(Past { adapter, tokens: active.cached().to_vec(), prompt });
         match result {
             Ok(()) => Ok(active.completion(start)),
             Err(error) => Err(broken_off(error, vec![active], start, on_event)),
         }
     }
 
-    /// Forgets a conversation's past and frees its pages; the next turn begins anew.
+    /// How many of a conversation's tokens are in the cache now.
+    #[must_use]
+    pub fn cached_tokens(&self, conversation: &Conversation) -> usize {
+        let Some(past) = &conversation.past else { return 0 };
+        self.past_activation(past).map_or(0, |activation| self.cache.look_up(activation, &past.tokens))
+    }
+
+    /// Forgets a conversation's past and frees those of its pages that nobody else goes on from; the next turn begins anew.
     ///
     /// # Errors
     /// None that a caller can cause.
     pub fn end_conversation(&mut self, conversation: &mut Conversation) -> Result<(), EngineError> {
-        match conversation.past.take() {
-            Some((past, _)) if self.kv.tokens(past.id).is_ok() => self.close_sequence(past),
-            _ => Ok(()),
+        let Some(past) = conversation.past.take() else { return Ok(()) };
+        match self.past_activation(&past) {
+            Some(activation) => Ok(self.cache.forget(activation, &past.tokens)?),
+            None => Ok(()),
         }
     }
-}
 
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    /// Under what a past was computed; `None` where this engine does not know its adapter.
+    fn past_activation(&self, past: &Past) -> Option<Option<Activation>> {
+        let Some(name) = &past.adapter else { return Some(None) };
+        let prompt = past.tokens.get(..past.prompt).unwrap_or(&past.tokens);
+        self.adapters.activation(name, prompt).ok()
+    }
 }

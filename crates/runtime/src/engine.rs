@@ -8,12 +8,12 @@ use std::time::SystemTime;
 use interleaf_contract::{
     Backend, BackendInfo, DevicePeaks, DeviceWork, MemoryReport, Numerics, PageCodec, RopeId,
 };
-use interleaf_kv::KvCache;
 use interleaf_model::{
     ChatTemplate, Digest, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat,
 };
 
 use crate::adapters::{AdapterSummary, Adapters};
+use crate::cache::Cache;
 use crate::fallback::Fallback;
 use crate::history::Histories;
 use crate::origin::Origin;
@@ -48,6 +48,9 @@ pub struct EngineOptions {
     /// The most prompt rows in one step. Smaller steps answer sooner, larger ones prefill faster; results
     /// are the same to the bit.
     pub prefill_rows: usize,
+    /// Whether what one request computed answers for the next one that begins with the same tokens under the same adapter.
+    /// Answers are the same to the bit, but where generated rows have kernels of their own, as on a GPU.
+    pub prefix_cache: bool,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
 }
@@ -64,6 +67,7 @@ impl Default for EngineOptions {
             performance_threads: true,
             context: 0,
             prefill_rows: 128,
+            prefix_cache: true,
             store: None,
         }
     }
@@ -83,8 +87,12 @@ pub struct LoadProgress {
 pub struct MemoryUse {
     /// What the backend holds. `kv` is the whole pool.
     pub backend: MemoryReport,
-    /// Of the pool, the chunks that sequences own.
+    /// Of the pool, the pages of open sequences.
     pub kv_in_use: u64,
+    /// Of the pool, pages of answers that are over, kept for whoever comes with the same tokens until the room is needed.
+    pub kv_cached: u64,
+    /// Of these two, pages of the base that stand for an adapter's lower layers as well.
+    pub kv_shared_layers: u64,
 }
 
 /// One base model, ready to answer under any of its adapters.
@@ -99,7 +107,7 @@ pub struct Engine {
     pub(crate) reserved: Reservation,
     pub(crate) weights: WeightFormat,
     pub(crate) adapters: Adapters,
-    pub(crate) kv: KvCache,
+    pub(crate) cache: Cache,
     /// Where the model goes if its device fails; `None` where such a failure is an error.
     pub(crate) fallback: Option<Fallback>,
     pub(crate) histories: Histories,
@@ -174,8 +182,8 @@ impl Engine {
         let (tokenizer, template) = (model.tokenizer()?, model.chat_template()?);
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
         let gate = (backend.info().name == "gpu").then(|| GpuGate::new(backend.waiter()));
-        let kv =
-            KvCache::new(&reserved.geometry).counting_from(ENGINES.fetch_add(1 << 40, Ordering::Relaxed));
+        let first = ENGINES.fetch_add(1 << 40, Ordering::Relaxed);
+        let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first)?;
         Ok(Self {
             backend,
             gate,
@@ -185,7 +193,7 @@ impl Engine {
             reserved,
             weights: options.weights,
             adapters: Adapters::default(),
-            kv,
+            cache,
             fallback,
             histories: Histories::default(),
             context,
@@ -237,8 +245,8 @@ impl Engine {
     ) -> Result<AdapterSummary, EngineError> {
         self.on_some_device(&[], |engine| {
             let origin = engine.fallback.as_ref().map(|_| Origin::of(&adapter, digest, source));
-            let Self { adapters, resident, backend, .. } = engine;
-            adapters.register(adapter.clone(), digest, origin, &resident.modules, &mut **backend)
+            let Self { adapters, resident, backend, cache, .. } = engine;
+            adapters.register(adapter.clone(), digest, origin, resident, &mut **backend, cache)
         })
     }
 
@@ -342,7 +350,13 @@ impl Engine {
     /// Bytes held now.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
-        MemoryUse { backend: self.backend.memory(), kv_in_use: self.kv.bytes_held() }
+        let usage = self.cache.manager().usage();
+        MemoryUse {
+            backend: self.backend.memory(),
+            kv_in_use: usage.in_use,
+            kv_cached: usage.cached,
+            kv_shared_layers: usage.shared_layers,
+        }
     }
 
     /// The tokenizer, for what needs one.

@@ -77,6 +77,7 @@ impl Engine {
             tracing::warn!("the CPU runs from here on: {error}");
             fallback.due = true;
             self.histories.lose_pages();
+            self.cache.lose_pages();
             return self.settle();
         }
         Err(error)
@@ -140,6 +141,10 @@ impl Engine {
         // The CPU computes generated tokens as it does a prompt's, to the bit.
         let feed = Feed { sequence, tokens: &tokens, kind: RowKind::Prompt, want: Want::Nothing };
         self.on_device(|engine| engine.compute(&feed, start))?;
-        Ok(self.histories.regain(sequence.id, tokens.len()))
+        let (done, total) = self.histories.regain(sequence.id, tokens.len());
+        if done == total {
+            self.cache.regained(sequence.id)?;
+        }
+        Ok((done, total))
     }
 }

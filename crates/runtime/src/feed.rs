@@ -1,7 +1,7 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
-use interleaf_contract::{RowKind, Sampler};
-use interleaf_kv::SequenceId;
+use interleaf_contract::{PageAddress, PageCopy, PageHalf, RowKind, Sampler};
+use interleaf_kv::{Op, SequenceId};
 
 use crate::EngineError;
 use crate::adapters::Activation;
@@ -19,13 +19,6 @@ impl SequenceHandle {
     #[must_use]
     pub fn adapter_from(&self) -> Option<usize> {
         self.activation.map(|a| a.from)
-    }
-
-    /// How many of this sequence's first tokens have the K and V that they would have under another
-    /// activation: all if it is the same one, else those on which neither acts.
-    pub(crate) fn shared_until(self, other: Option<Activation>) -> usize {
-        let from = |a: Option<Activation>| a.map_or(usize::MAX, |a| a.from);
-        if self.activation == other { usize::MAX } else { from(self.activation).min(from(other)) }
     }
 }
 
@@ -63,7 +56,8 @@ pub struct Fed {
 }
 
 impl Engine {
-    /// Opens an empty sequence under an adapter, or under the base model. `prompt` is what it will begin
+    /// Opens an empty sequence under an adapter, or under the base model, whose pages are nobody else's and are freed with
+    /// it: for measurements, and for checks from nothing. `prompt` is what it will begin
     /// with: an activated LoRA acts from its invocation in it on, and nowhere if it has none; other adapters
     /// act on every token whatever it is.
     ///
@@ -75,26 +69,78 @@ impl Engine {
         prompt: &[u32],
     ) -> Result<SequenceHandle, EngineError> {
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
-        Ok(SequenceHandle { id: self.kv.open(), activation })
+        Ok(SequenceHandle { id: self.cache.open_own()?, activation })
+    }
+
+    /// Opens a sequence that begins with what is cached of a prompt, and says how many of its tokens that is; the last one is
+    /// never among them, since its logits are wanted. What it computes can be found by others, while it is open and after.
+    ///
+    /// # Errors
+    /// If no adapter of that name is registered, the GPU is suspended, or the device fails.
+    pub fn resume_sequence(
+        &mut self,
+        adapter: Option<&str>,
+        prompt: &[u32],
+    ) -> Result<(SequenceHandle, usize), EngineError> {
+        let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
+        self.on_some_device(&[], |engine| engine.resume(activation, prompt))
+    }
+
+    /// The same on the device at hand.
+    pub(crate) fn resume(
+        &mut self,
+        activation: Option<Activation>,
+        prompt: &[u32],
+    ) -> Result<(SequenceHandle, usize), EngineError> {
+        let opened = self.cache.open(activation, prompt)?;
+        let sequence = SequenceHandle { id: opened.sequence, activation };
+        if let Err(error) = self.copy_pages(&opened.moves) {
+            self.cache.close(opened.sequence)?;
+            return Err(error);
+        }
+        if self.fallback.is_some() {
+            self.histories.grow(sequence.id, &prompt[..opened.reused]);
+        }
+        Ok((sequence, opened.reused))
+    }
+
+    /// Carries copies out. They take effect before any step that is submitted later.
+    fn copy_pages(&mut self, copies: &[Op]) -> Result<(), EngineError> {
+        let mut result = Ok(());
+        for &op in copies {
+            let slots = self.cache.manager().copied_slots(op.id);
+            let pages = slots.into_iter().flat_map(|(layer, from, to)| {
+                let layer = u32::try_from(layer).unwrap_or(u32::MAX);
+                let address = |slot, half| PageAddress { layer, slot, half };
+                [PageHalf::K, PageHalf::V]
+                    .map(|half| PageCopy { from: address(from, half), to: address(to, half) })
+            });
+            let pages: Vec<PageCopy> = pages.collect();
+            if result.is_ok() {
+                result = self.backend.copy_pages(&pages);
+            }
+            self.cache.copied(op, result.is_ok());
+        }
+        Ok(result?)
     }
 
     /// Cuts a sequence back to its first tokens, and frees the pages of the others; one that is no longer than
     /// that stays as it is.
     ///
     /// # Errors
-    /// If the sequence is not open.
+    /// If the sequence is not open, or a page that others use cannot be copied.
     pub fn truncate_sequence(&mut self, sequence: SequenceHandle, tokens: usize) -> Result<(), EngineError> {
-        self.kv.truncate(sequence.id, tokens)?;
+        let copies: Vec<Op> = self.cache.truncate(sequence.id, tokens)?.into_iter().collect();
         self.histories.truncate(sequence.id, tokens);
-        Ok(())
+        self.copy_pages(&copies)
     }
 
-    /// Closes a sequence and frees its pages.
+    /// Closes a sequence. Its pages are freed, or kept for others as long as there is room, as it was opened.
     ///
     /// # Errors
     /// If the sequence is not open.
     pub fn close_sequence(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
-        self.kv.close(sequence.id)?;
+        self.cache.close(sequence.id)?;
         self.histories.forget(sequence.id);
         Ok(())
     }

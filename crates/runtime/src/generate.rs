@@ -3,12 +3,11 @@
 
 use std::time::Instant;
 
-use interleaf_contract::CHUNK_TOKENS;
-
 use crate::active::{Active, OnEvent};
+use crate::adapters::Activation;
 use crate::ahead::{Ahead, Plan};
 use crate::request::{Completion, Event, FinishReason, Request};
-use crate::{Engine, EngineError, GpuGate};
+use crate::{Engine, EngineError, GpuGate, SequenceHandle};
 
 impl Engine {
     /// Answers requests in one mixed batch: every step holds the rows of all answers under way and, up
@@ -66,14 +65,34 @@ impl Engine {
         active: &mut Vec<Active<'a>>,
     ) -> Result<(), EngineError> {
         for (index, request) in requests.iter().enumerate() {
-            let sequence = self.open_sequence(request.adapter.as_deref(), &request.prompt)?;
+            let sequence = self.open_kept(request)?;
             let stream = self.tokenizer("text").ok().map(|t| t.stream(true));
-            active.push(Active::new(index, request, sequence, 0, stream));
+            active.push(Active::new(index, request, sequence, stream));
             if request.max_tokens == 0 {
                 self.close_sequence(sequence)?;
             }
         }
         Ok(())
+    }
+
+    /// An empty sequence of a request, whose pages others may find.
+    pub(crate) fn open_kept(&mut self, request: &Request) -> Result<SequenceHandle, EngineError> {
+        let activation = self.activation(request)?;
+        Ok(SequenceHandle { id: self.cache.open(activation, &[])?.sequence, activation })
+    }
+
+    /// Where the adapter of a request acts.
+    pub(crate) fn activation(&self, request: &Request) -> Result<Option<Activation>, EngineError> {
+        let activation = |name: &String| self.adapters.activation(name, &request.prompt);
+        Ok(request.adapter.as_ref().map(activation).transpose()?.flatten())
+    }
+
+    /// A request takes part in its first step: it begins with what of its prompt is in the cache by now.
+    fn begin(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
+        let empty = a.sequence;
+        let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens())?;
+        a.begin(sequence, reused);
+        self.close_sequence(empty)
     }
 
     /// Runs requests until all are over. With `close` each gives its pages back as it ends, for others to
@@ -119,6 +138,14 @@ impl Engine {
                     return self.cancel(active, close, on_event);
                 }
                 gate.wait();
+            }
+            if let Some(&(index, _)) = plan.iter().find(|(index, _)| !active[*index].has_begun()) {
+                match self.on_device(|engine| engine.begin(&mut active[index])) {
+                    // As below.
+                    Ok(()) | Err(EngineError::GpuSuspended) => {}
+                    Err(error) => self.leave(error)?,
+                }
+                continue;
             }
             let lost = |&&(index, _): &&(usize, usize)| self.histories.is_lost(active[index].sequence.id);
             if let Some(&(request, _)) = plan.iter().find(lost) {
@@ -178,12 +205,19 @@ impl Engine {
     }
 
     /// Which requests take part in the next step, and with how many rows. Every answer under way has its
-    /// row; prompts share the bound in order. Who finds no room for its rows in the pool waits.
+    /// row; prompts share the bound in order. Who finds no room for its rows in the pool waits, and so does who will find
+    /// in the cache what another is about to compute.
     fn plan(&self, active: &[Active<'_>]) -> Plan {
         let mut prompt_rows = self.prefill_rows;
-        let mut chunks = self.kv.free_tokens() / CHUNK_TOKENS;
+        let wanted = |a: &Active<'_>| a.chunks(0, a.prompt_left().clamp(1, self.prefill_rows));
+        let most = active.iter().filter(|a| !a.is_over()).map(wanted).sum();
+        let mut chunks = self.cache.manager().available_chunks(most);
         let mut plan = Vec::new();
         for (index, a) in active.iter().enumerate().filter(|(_, a)| !a.is_over()) {
+            let waits = || active.iter().take(index).any(|other| a.waits_for(other));
+            if !a.has_begun() && self.cache.is_kept() && waits() {
+                continue;
+            }
             let left = a.prompt_left();
             let rows = if left > 0 { left.min(prompt_rows) } else { 1 };
             let needed = a.chunks(0, rows);

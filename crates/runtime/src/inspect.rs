@@ -28,8 +28,8 @@ impl Engine {
         layer: usize,
         half: PageHalf,
     ) -> Result<Vec<f32>, EngineError> {
-        let tokens = self.kv.tokens(sequence.id)?;
-        let table = self.kv.page_table(sequence.id)?;
+        let tokens = self.cache.manager().tokens(sequence.id)?;
+        let table = self.cache.manager().page_table(sequence.id)?;
         let layer_index = u32::try_from(layer).unwrap_or(u32::MAX);
         let entries: Vec<_> = (0..table.chunks())
             .filter_map(|chunk| table.entry(layer, chunk))

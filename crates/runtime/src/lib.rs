@@ -22,6 +22,7 @@ mod active;
 mod adapters;
 mod ahead;
 mod backend;
+mod cache;
 mod conversation;
 pub mod doctor;
 mod engine;

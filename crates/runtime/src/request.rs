@@ -113,7 +113,8 @@ pub struct Completion {
     pub tokens: Vec<u32>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// How many of them were in the cache already; only a [`Conversation`](crate::Conversation) has a past.
+    /// How many of them were in the cache already: of earlier requests under the same adapter, or of any others on whose
+    /// tokens no adapter acted.
     pub reused_tokens: usize,
     /// Why it ended.
     pub reason: FinishReason,

@@ -47,7 +47,7 @@ impl Engine {
             self.on_device(|engine| engine.make_room(wanted))?;
         }
         self.reserved = wanted;
-        self.kv = self.kv.replaced(&wanted.geometry);
+        self.cache = self.cache.replaced(&wanted.geometry)?;
         self.histories.clear();
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The base model on a backend: every tensor uploaded once, in the format asked for, one at a time.
 
-use interleaf_contract::{Backend, MatrixId, Projection, ProjectionId, VectorId};
+use interleaf_contract::{Backend, LoraSite, MatrixId, Projection, ProjectionId, VectorId};
+use interleaf_kv::shared_layers;
 use interleaf_model::{LayerKind, Model, NormWeights, Proj, ProjectionWeights, WeightFormat};
 
 use crate::{EngineError, LoadProgress};
@@ -45,6 +46,22 @@ pub struct Resident {
     pub modules: Vec<(String, ProjectionId)>,
     /// What a step reads of all this.
     pub bytes: WeightBytes,
+}
+
+impl Resident {
+    /// Leading layers whose K and V an adapter leaves as they are.
+    pub fn shared_layers(&self, sites: &[LoraSite]) -> usize {
+        let changed = |site: &LoraSite| {
+            let is_own = |layer: &Layer| {
+                let own = [&layer.qkv[..], &[layer.o], &layer.gate_up[..], &[layer.down]];
+                own.iter().any(|ids| ids.contains(&site.projection))
+            };
+            // The head is in no layer and changes none.
+            let index = self.layers.iter().position(is_own)?;
+            Some((index, self.layers[index].qkv[1..].contains(&site.projection)))
+        };
+        shared_layers(self.layers.len(), sites.iter().filter_map(changed))
+    }
 }
 
 /// Bytes of weights as they are kept, by what reads them.

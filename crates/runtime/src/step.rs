@@ -40,7 +40,7 @@ impl Engine {
         }
         let step = self.start(feeds, Vec::new())?;
         let fed = self.finish(step, |_| true)?;
-        feeds.iter().for_each(|feed| self.remember(feed));
+        feeds.iter().try_for_each(|feed| self.remember(feed))?;
         Ok(fed)
     }
 
@@ -50,7 +50,8 @@ impl Engine {
         feeds: &[Feed<'_>],
         chained: Vec<Chained>,
     ) -> Result<UnderWay, EngineError> {
-        let before = feeds.iter().map(|feed| Ok((feed.sequence.id, self.kv.tokens(feed.sequence.id)?)));
+        let before =
+            feeds.iter().map(|feed| Ok((feed.sequence.id, self.cache.manager().room(feed.sequence.id)?)));
         let before: Vec<(SequenceId, usize)> = before.collect::<Result<_, EngineError>>()?;
         let starts: Vec<usize> = before.iter().map(|(_, tokens)| *tokens).collect();
         let room = self.make_room_for(feeds, &starts);
@@ -84,11 +85,12 @@ impl Engine {
         self.take_back(&step.before);
     }
 
-    /// Keeps the tokens of a feed whose step has run, where they may be computed again.
-    pub(crate) fn remember(&mut self, feed: &Feed<'_>) {
+    /// A feed's step has run: its tokens can be found, and are kept where they may have to be computed again.
+    pub(crate) fn remember(&mut self, feed: &Feed<'_>) -> Result<(), EngineError> {
         if self.fallback.is_some() {
             self.histories.grow(feed.sequence.id, feed.tokens);
         }
+        Ok(self.cache.commit(feed.sequence.id, feed.tokens)?)
     }
 
     /// Computes tokens that there are pages for, those of a feed from a position on.
@@ -100,14 +102,14 @@ impl Engine {
     /// Sequences have the tokens again that they had before a step. Those that were closed since have none.
     fn take_back(&mut self, before: &[(SequenceId, usize)]) {
         for &(id, tokens) in before {
-            let _ = self.kv.truncate(id, tokens);
+            let _ = self.cache.truncate(id, tokens);
         }
     }
 
     fn make_room_for(&mut self, feeds: &[Feed<'_>], starts: &[usize]) -> Result<(), EngineError> {
         for (feed, &start) in feeds.iter().zip(starts) {
             self.check(feed, start)?;
-            self.kv.append(feed.sequence.id, feed.tokens.len())?;
+            self.cache.append(feed.sequence.id, feed.tokens.len())?;
         }
         Ok(())
     }
@@ -180,7 +182,9 @@ impl Engine {
             }
         }
         for feed in feeds {
-            batch.sequences.push(Sequence { pages: self.kv.page_table(feed.sequence.id)? });
+            batch
+                .sequences
+                .push(Sequence { pages: self.cache.manager().page_table(feed.sequence.id)?.clone() });
         }
         Ok((batch, wanted))
     }

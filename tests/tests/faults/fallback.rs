@@ -379,7 +379,7 @@ fn a_step_that_fails_takes_along_the_one_started_behind_it() {
         assert!(again.tokens.starts_with(&completions[0].tokens));
         let cached = request.prompt.len() + again.tokens.len() - 1;
         assert_eq!(
-            (conversation.cached_tokens(), again.reused_tokens < request.prompt.len()),
+            (forced.cached_tokens(&conversation), again.reused_tokens < request.prompt.len()),
             (cached, true)
         );
     }
@@ -409,7 +409,7 @@ fn a_turn_that_a_device_cuts_short_is_kept_too() {
         let [cut] = &completions[..] else { panic!("{completions:?}") };
         assert_eq!((cause, cut.reason, &finished[..]), (error(), reason, &[reason][..]));
         assert!(!cut.tokens.is_empty() && !cut.text.is_empty());
-        assert_eq!(conversation.cached_tokens(), cut.prompt_tokens + cut.tokens.len() - 1);
+        assert_eq!(engine.cached_tokens(&conversation), cut.prompt_tokens + cut.tokens.len() - 1);
         let again = engine.converse(&mut conversation, &request, &mut |_| ControlFlow::Continue(()));
         let again = again.expect("it answers");
         assert_eq!(again.reused_tokens, request.prompt.len() - 1);

@@ -146,7 +146,7 @@ fn a_conversation_has_cached_what_it_has_said() {
         let mut engines = [(one, false), (other, true)].map(|(b, chains)| engine(b, chains, (2, 256)).0);
         let mut request = requests(&engines[0]).remove(3);
         request.max_tokens = 30;
-        let free = generate(&mut engines[0], std::slice::from_ref(&request)).0.remove(0).0;
+        let [free, _] = engines.each_mut().map(|e| generate(e, std::slice::from_ref(&request)).0.remove(0).0);
         // The turn ends at the border of a chunk as well as inside of one.
         for at in [3, 12, 13] {
             request.end_tokens = vec![free[at]];
@@ -156,11 +156,13 @@ fn a_conversation_has_cached_what_it_has_said() {
                     let turn =
                         engine.converse(&mut conversation, request, &mut |_| ControlFlow::Continue(()));
                     let turn = turn.expect("it answers");
-                    let cached = conversation.cached_tokens();
-                    let sequence = conversation.sequence().expect("a turn was answered");
+                    let (adapter, tokens) = (request.adapter.as_deref(), conversation.tokens());
+                    let cached = (engine.cached_tokens(&conversation), tokens.len());
+                    let (sequence, _) = engine.resume_sequence(adapter, tokens).expect("it is there");
                     let kv: Vec<_> = (0..engine.config().layers)
                         .map(|layer| engine.read_kv(sequence, layer).expect("it reads"))
                         .collect();
+                    engine.close_sequence(sequence).expect("it is open");
                     (turn.reused_tokens, told(turn), cached, kv)
                 };
                 let first = turn(&request);

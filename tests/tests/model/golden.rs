@@ -14,7 +14,9 @@ use crate::support::{data, options};
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
     let gpu = GpuArgs::default();
-    let engine = EngineArgs { backend, weights, pages, numerics, threads: 0, all_cores: false, gpu, store };
+    let (threads, all_cores, no_prefix_cache) = (0, false, false);
+    let engine =
+        EngineArgs { backend, weights, pages, numerics, threads, all_cores, no_prefix_cache, gpu, store };
     let (golden, suite, backends) = (Some(golden), None, Vec::new());
     VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }

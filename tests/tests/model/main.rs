@@ -12,5 +12,6 @@ mod golden_gpu;
 mod independence;
 mod loading;
 mod peft_decisions;
+mod reuse;
 mod support;
 mod text;

@@ -142,7 +142,7 @@ impl Dialogue {
 
     /// Tokens in the cache.
     pub fn cached_tokens(&self) -> usize {
-        self.conversation.cached_tokens()
+        self.engine.cached_tokens(&self.conversation)
     }
 }
 

@@ -38,9 +38,9 @@ pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
     rows.push((
         "KV cache",
         format!(
-            "{} tokens in {} of {}",
+            "{} of this conversation's tokens; {} of {} held",
             dialogue.cached_tokens(),
-            bytes(memory.kv_in_use),
+            bytes(memory.kv_in_use + memory.kv_cached),
             bytes(memory.backend.kv)
         ),
     ));

@@ -44,7 +44,8 @@ fn log_recency(t: f64) -> f64 {
 }
 
 impl Elora {
-    /// ln Eval, bringing it back taking `cost` seconds.
+    /// ln Eval, bringing it back taking `cost` seconds, and on top the time that it is now: Eval halves and halves again
+    /// for all alike, so that this leaves their order and makes evals of different moments comparable.
     pub(super) fn log_eval(&self, candidate: &Candidate, situation: &Situation, cost: f64) -> f64 {
         let mut log = 0.0;
         if self.adapters {
@@ -58,14 +59,15 @@ impl Elora {
             log += candidate.visits.ln();
         }
         if self.recency {
-            log += log_recency(candidate.idle_seconds / self.unit_seconds);
+            log +=
+                log_recency(candidate.idle_seconds / self.unit_seconds) + situation.now / self.unit_seconds;
         }
         log
     }
 
     pub(super) fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
         let log = self.log_eval(candidate, situation, candidate.read_seconds);
-        Worth(log, -candidate.idle_seconds)
+        Worth(log, candidate.last_use(situation))
     }
 }
 
@@ -77,7 +79,7 @@ mod tests {
     #[test]
     fn the_eval_is_the_papers() {
         let adapter = Candidate { is_adapter: true, idle_seconds: 60.0, ..page() };
-        let scarce = Situation { expected_adapters: 6.0, ..situation() };
+        let scarce = Situation { now: 0.0, expected_adapters: 6.0, ..situation() };
         let Worth(log, _) = Elora::default().worth(&adapter, &scarce);
         let sigmoid = |t: f64| 1.0 / (1.0 + (-t).exp());
         let expected = (6.0 / 3.0) * 1e-4 * 3.0 * (1.0 - sigmoid(2.0));

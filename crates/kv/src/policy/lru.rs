@@ -1,7 +1,7 @@
 //! The longest unused first: what S-LoRA and vLLM do, and what every other policy is compared with.
 
-use super::{Candidate, Worth};
+use super::{Candidate, Situation, Worth};
 
-pub(super) fn worth(candidate: &Candidate) -> Worth {
-    Worth(-candidate.idle_seconds, 0.0)
+pub(super) fn worth(candidate: &Candidate, situation: &Situation) -> Worth {
+    Worth(candidate.last_use(situation), 0.0)
 }

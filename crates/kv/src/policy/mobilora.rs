@@ -39,7 +39,7 @@ impl MobiLora {
         let length = f64::from(candidate.context_tokens).ln_1p() / longest;
         let utility =
             self.state * of_state(candidate.app) + self.recency * recency + self.length * length.min(1.0);
-        Worth(utility, -candidate.idle_seconds)
+        Worth(utility, candidate.last_use(situation))
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Candidate {
 /// What is the same for all candidates of a decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Situation {
+    /// Seconds on the clock that candidates' idleness is counted by.
+    pub now: f64,
     /// Adapters in memory.
     pub adapters: u32,
     /// Adapters that a batch is expected to need ([`expected_adapters`]).
@@ -67,6 +69,10 @@ pub struct Situation {
 }
 
 /// How much something is worth keeping: what has the lowest goes first. Of equals in the first number the second decides.
+///
+/// Worths of different moments can be compared as far as that is possible: what time takes from all alike is left out, so
+/// that a queue of them need not be made anew as it passes. Only MobiLoRA's age in requests and what ELORA's sigmoid is off
+/// its asymptote within the first units of time change in a queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Worth(pub f64, pub f64);
 
@@ -99,6 +105,13 @@ pub enum Policy {
     Combined(Combined),
 }
 
+impl Candidate {
+    /// When it was last used.
+    fn last_use(&self, situation: &Situation) -> f64 {
+        situation.now - self.idle_seconds
+    }
+}
+
 impl Policy {
     /// Every policy with its published constants, by name.
     #[must_use]
@@ -116,8 +129,8 @@ impl Policy {
     #[must_use]
     pub fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
         match self {
-            Self::Lru => lru::worth(candidate),
-            Self::Lctru => lctru::worth(candidate),
+            Self::Lru => lru::worth(candidate, situation),
+            Self::Lctru => lctru::worth(candidate, situation),
             Self::MobiLora(policy) => policy.worth(candidate, situation),
             Self::Elora(policy) => policy.worth(candidate, situation),
             Self::Combined(policy) => policy.worth(candidate, situation),
@@ -146,7 +159,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn situation() -> Situation {
-        Situation { adapters: 4, expected_adapters: 2.0, longest_context: 4096 }
+        Situation { now: 1e6, adapters: 4, expected_adapters: 2.0, longest_context: 4096 }
     }
 
     /// Whether every policy but those named keeps `better` rather than `worse`.

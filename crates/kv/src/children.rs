@@ -1,0 +1,240 @@
+//! The children of a node, ordered by what they are: a treap whose links are in the children themselves. A search compares
+//! tokens and nothing else, so no text can be found by another's, and no text makes searching slow: places depend on
+//! nodes' numbers.
+//!
+//! Treaps: Seidel and Aragon, Randomized Search Trees, 1996.
+
+use std::cmp::Ordering;
+
+use crate::node::{NONE, Node};
+
+/// What tells children of one node apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key<'a> {
+    pub variant: u16,
+    pub from: u8,
+    pub is_lossy: bool,
+    pub tokens: &'a [u32],
+}
+
+/// A node's own key.
+pub fn key(node: &Node) -> Key<'_> {
+    Key { variant: node.variant, from: node.from, is_lossy: node.drift > 0.0, tokens: node.text() }
+}
+
+/// The child of exactly this key.
+pub fn find(nodes: &[Node], root: u32, wanted: Key<'_>) -> Option<u32> {
+    let mut at = root;
+    while let Some(node) = nodes.get(at as usize) {
+        at = match wanted.cmp(&key(node)) {
+            Ordering::Equal => return Some(at),
+            Ordering::Less => node.left,
+            Ordering::Greater => node.right,
+        };
+    }
+    None
+}
+
+/// The child that agrees with the longest beginning of the tokens, and in how many, of those that are usable; `None` if
+/// none agrees in any.
+pub fn longest(
+    nodes: &[Node],
+    root: u32,
+    wanted: Key<'_>,
+    usable: &impl Fn(&Node) -> bool,
+) -> Option<(u32, usize)> {
+    let mut best = None;
+    search(nodes, root, wanted, usable, &mut best);
+    best
+}
+
+fn search(
+    nodes: &[Node],
+    at: u32,
+    wanted: Key<'_>,
+    usable: &impl Fn(&Node) -> bool,
+    best: &mut Option<(u32, usize)>,
+) {
+    let Some(node) = nodes.get(at as usize) else { return };
+    let own = key(node);
+    let alike = (own.variant, own.from, own.is_lossy) == (wanted.variant, wanted.from, wanted.is_lossy);
+    let common = match alike {
+        true => own.tokens.iter().zip(wanted.tokens).take_while(|(a, b)| a == b).count(),
+        false => 0,
+    };
+    if common > best.map_or(0, |(_, most)| most) && usable(node) {
+        *best = Some((at, common));
+    }
+    let (near, far) = if wanted <= own { (node.left, node.right) } else { (node.right, node.left) };
+    search(nodes, near, wanted, usable, best);
+    // Whatever lies beyond this node agrees with no more tokens than it does.
+    if common > best.map_or(0, |(_, most)| most) {
+        search(nodes, far, wanted, usable, best);
+    }
+}
+
+/// Puts a node among children, none of which has its key. Returns their new root.
+#[must_use]
+pub fn insert(nodes: &mut [Node], root: u32, new: u32) -> u32 {
+    let Some(node) = nodes.get(root as usize) else {
+        let new_node = &mut nodes[new as usize];
+        (new_node.left, new_node.right) = (NONE, NONE);
+        return new;
+    };
+    let is_left = key(&nodes[new as usize]) < key(node);
+    if priority(new) > priority(root) {
+        let (left, right) = split(nodes, root, new);
+        let new_node = &mut nodes[new as usize];
+        (new_node.left, new_node.right) = (left, right);
+        return new;
+    }
+    if is_left {
+        let left = insert(nodes, nodes[root as usize].left, new);
+        nodes[root as usize].left = left;
+    } else {
+        let right = insert(nodes, nodes[root as usize].right, new);
+        nodes[root as usize].right = right;
+    }
+    root
+}
+
+/// Takes a node out of the children it is among. Returns their new root.
+#[must_use]
+pub fn remove(nodes: &mut [Node], root: u32, old: u32) -> u32 {
+    if root == NONE {
+        return NONE;
+    }
+    if root == old {
+        let Node { left, right, .. } = nodes[old as usize];
+        let merged = merge(nodes, left, right);
+        let old_node = &mut nodes[old as usize];
+        (old_node.left, old_node.right) = (NONE, NONE);
+        return merged;
+    }
+    if key(&nodes[old as usize]) < key(&nodes[root as usize]) {
+        let left = remove(nodes, nodes[root as usize].left, old);
+        nodes[root as usize].left = left;
+    } else {
+        let right = remove(nodes, nodes[root as usize].right, old);
+        nodes[root as usize].right = right;
+    }
+    root
+}
+
+/// All of them, in order.
+pub fn all(nodes: &[Node], root: u32) -> Vec<u32> {
+    let (mut found, mut path, mut at) = (Vec::new(), Vec::new(), root);
+    loop {
+        while let Some(node) = nodes.get(at as usize) {
+            path.push(at);
+            at = node.left;
+        }
+        let Some(next) = path.pop() else { return found };
+        found.push(next);
+        at = nodes[next as usize].right;
+    }
+}
+
+/// The nodes below and above the key of `by`.
+fn split(nodes: &mut [Node], root: u32, by: u32) -> (u32, u32) {
+    if root == NONE {
+        return (NONE, NONE);
+    }
+    if key(&nodes[root as usize]) < key(&nodes[by as usize]) {
+        let (low, high) = split(nodes, nodes[root as usize].right, by);
+        nodes[root as usize].right = low;
+        (root, high)
+    } else {
+        let (low, high) = split(nodes, nodes[root as usize].left, by);
+        nodes[root as usize].left = high;
+        (low, root)
+    }
+}
+
+/// Two treaps, all of the first below all of the second.
+fn merge(nodes: &mut [Node], low: u32, high: u32) -> u32 {
+    if low == NONE || high == NONE {
+        return if low == NONE { high } else { low };
+    }
+    if priority(low) > priority(high) {
+        let right = merge(nodes, nodes[low as usize].right, high);
+        nodes[low as usize].right = right;
+        low
+    } else {
+        let left = merge(nodes, low, nodes[high as usize].left);
+        nodes[high as usize].left = left;
+        high
+    }
+}
+
+/// Spread over all numbers, so that a treap is about as deep as a balanced tree (SplitMix64's finaliser, Steele et al.,
+/// 2014).
+fn priority(node: u32) -> u64 {
+    let mut x = u64::from(node).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::node::Kind;
+
+    fn node(variant: u16, tokens: &[u32]) -> Node {
+        let mut node = Node::new(Kind::Shared, variant);
+        node.tokens[..tokens.len()].copy_from_slice(tokens);
+        node.len = u8::try_from(tokens.len()).unwrap();
+        node
+    }
+
+    fn wanted(variant: u16, tokens: &[u32]) -> Key<'_> {
+        Key { variant, from: 0, is_lossy: false, tokens }
+    }
+
+    proptest! {
+        #[test]
+        fn children_are_found_as_in_a_list(
+            texts in prop::collection::btree_set((0_u16..3, prop::collection::vec(0_u32..3, 1..5)), 1..60),
+            gone in prop::collection::vec(any::<prop::sample::Index>(), 0..30),
+            unusable in 0_u32..5,
+            sought in prop::collection::vec((0_u16..3, prop::collection::vec(0_u32..3, 1..6)), 1..20),
+        ) {
+            let mut nodes: Vec<Node> = texts.iter().map(|(variant, text)| node(*variant, text)).collect();
+            let mut root = NONE;
+            let mut there: Vec<u32> = Vec::new();
+            // In an order that is not theirs.
+            let count = nodes.len() as u32;
+            for i in (0..count).map(|i| i * 7919 % count) {
+                if !there.contains(&i) {
+                    root = insert(&mut nodes, root, i);
+                    there.push(i);
+                }
+            }
+            for index in gone {
+                if !there.is_empty() {
+                    let old = there.swap_remove(index.index(there.len()));
+                    root = remove(&mut nodes, root, old);
+                }
+            }
+            there.sort_unstable();
+            prop_assert_eq!(&all(&nodes, root), &there, "sorted, as the set was");
+            let usable = |node: &Node| node.tokens.iter().sum::<u32>() % 5 != unusable;
+            for (variant, text) in sought {
+                let exact = there.iter().copied().find(|&i| key(&nodes[i as usize]) == wanted(variant, &text));
+                prop_assert_eq!(find(&nodes, root, wanted(variant, &text)), exact);
+                let common = |i: u32| {
+                    let node = &nodes[i as usize];
+                    let n = node.text().iter().zip(&text).take_while(|(a, b)| a == b).count();
+                    if node.variant == variant && usable(node) { n } else { 0 }
+                };
+                let most = there.iter().map(|&i| common(i)).max().unwrap_or(0);
+                let found = longest(&nodes, root, wanted(variant, &text), &usable);
+                prop_assert_eq!(found.map_or(0, |(_, n)| n), most);
+                prop_assert!(found.is_none_or(|(i, n)| common(i) == n));
+            }
+        }
+    }
+}

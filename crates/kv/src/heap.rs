@@ -1,0 +1,133 @@
+//! A queue of nodes by worth, the least first, from which any can be taken: a heap of four children a node, each entry's
+//! place kept in its node. Worths are as they were when they were put in; who changes one puts it in again.
+
+use crate::node::{NONE, Node};
+use crate::policy::Worth;
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    worth: Worth,
+    node: u32,
+}
+
+/// The queue. `which` of a node's places it keeps is its own for as long as it lives.
+#[derive(Debug)]
+pub struct Heap {
+    which: usize,
+    entries: Vec<Entry>,
+}
+
+impl Heap {
+    pub const fn new(which: usize) -> Self {
+        Self { which, entries: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The node at a place, for walks over all of them.
+    pub fn at(&self, place: usize) -> Option<u32> {
+        self.entries.get(place).map(|entry| entry.node)
+    }
+
+    /// The node of the least worth.
+    pub fn first(&self) -> Option<u32> {
+        self.at(0)
+    }
+
+    /// Puts a node in, or to its place by a new worth.
+    pub fn put(&mut self, nodes: &mut [Node], node: u32, worth: Worth) {
+        let place = match nodes[node as usize].places[self.which] {
+            NONE => {
+                self.entries.push(Entry { worth, node });
+                self.entries.len() - 1
+            }
+            place => {
+                self.entries[place as usize].worth = worth;
+                place as usize
+            }
+        };
+        let place = self.rise(nodes, place);
+        self.sink(nodes, place);
+    }
+
+    /// Takes a node out, if it is in.
+    pub fn take(&mut self, nodes: &mut [Node], node: u32) {
+        let place = std::mem::replace(&mut nodes[node as usize].places[self.which], NONE);
+        if place == NONE {
+            return;
+        }
+        self.entries.swap_remove(place as usize);
+        if (place as usize) < self.entries.len() {
+            let place = self.rise(nodes, place as usize);
+            self.sink(nodes, place);
+        }
+    }
+
+    fn rise(&mut self, nodes: &mut [Node], mut place: usize) -> usize {
+        let entry = self.entries[place];
+        while place > 0 {
+            let above = (place - 1) / 4;
+            if self.entries[above].worth <= entry.worth {
+                break;
+            }
+            self.set(nodes, place, self.entries[above]);
+            place = above;
+        }
+        self.set(nodes, place, entry);
+        place
+    }
+
+    fn sink(&mut self, nodes: &mut [Node], mut place: usize) {
+        let entry = self.entries[place];
+        loop {
+            let below = 4 * place + 1..(4 * place + 5).min(self.entries.len());
+            let Some(least) = below.min_by_key(|&i| self.entries[i].worth) else { break };
+            if entry.worth <= self.entries[least].worth {
+                break;
+            }
+            self.set(nodes, place, self.entries[least]);
+            place = least;
+        }
+        self.set(nodes, place, entry);
+    }
+
+    fn set(&mut self, nodes: &mut [Node], place: usize, entry: Entry) {
+        self.entries[place] = entry;
+        nodes[entry.node as usize].places[self.which] = place as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::node::{BASE, Kind};
+
+    proptest! {
+        #[test]
+        fn the_least_comes_first(
+            events in prop::collection::vec((0_usize..20, prop::option::weighted(0.8, -50.0..50.0_f64)), 1..200),
+        ) {
+            let mut nodes = vec![Node::new(Kind::Shared, BASE); 20];
+            let mut heap = Heap::new(1);
+            let mut worths = [None; 20];
+            for (node, worth) in events {
+                worths[node] = worth;
+                match worth {
+                    Some(worth) => heap.put(&mut nodes, node as u32, Worth(worth, 0.0)),
+                    None => heap.take(&mut nodes, node as u32),
+                }
+                let least = worths.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+                let first = heap.first().map(|node| worths[node as usize].unwrap());
+                prop_assert_eq!(first.unwrap_or(f64::INFINITY), least);
+                prop_assert_eq!(heap.len(), worths.iter().flatten().count());
+                for (node, worth) in nodes.iter().zip(worths) {
+                    prop_assert_eq!(node.places[1] != NONE, worth.is_some());
+                }
+            }
+        }
+    }
+}

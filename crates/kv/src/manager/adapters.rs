@@ -1,0 +1,213 @@
+//! Who may answer: adapters by what they do, and their weights in the pool.
+
+use super::{Manager, Pending};
+use crate::node::{BASE, Kind, NONE, Node};
+use crate::op::{Op, OpKind};
+use crate::tier::RankRows;
+use crate::{AdapterId, AdapterKey, KvError};
+
+/// What the manager is told of an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterSpec {
+    /// What it is.
+    pub key: AdapterKey,
+    /// Leading layers whose K and V it leaves as the base's ([`shared_layers`](crate::shared_layers)); all of them for one
+    /// that changes nothing, whose contexts are the base's.
+    pub shared_layers: usize,
+    /// Whether it acts only from its invocation on.
+    pub is_activated: bool,
+    /// What its weights take of each layer's blocks; empty where they are kept elsewhere, and are then always there.
+    pub rank_rows: Vec<RankRows>,
+}
+
+/// An adapter, or the base.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub key: Option<AdapterKey>,
+    generation: u32,
+    pub shared: u8,
+    pub is_activated: bool,
+    /// What its weights take; empty for one that is always there.
+    pub rank_rows: Vec<RankRows>,
+    /// What they have of memory, by stripe.
+    pub pieces: Vec<(u16, crate::Piece)>,
+    /// Its weights in the tree.
+    pub node: u32,
+    /// Whether nobody may open sequences under it any more.
+    pub is_leaving: bool,
+}
+
+impl Known {
+    pub const fn base(layers: usize) -> Self {
+        Self {
+            key: None,
+            generation: 0,
+            shared: layers as u8,
+            is_activated: false,
+            rank_rows: Vec::new(),
+            pieces: Vec::new(),
+            node: NONE,
+            is_leaving: false,
+        }
+    }
+
+    /// Whether its weights come and go.
+    pub fn is_pooled(&self) -> bool {
+        !self.rank_rows.is_empty()
+    }
+}
+
+impl Manager {
+    /// Tells of an adapter. Its weights, if they are in the pool, are loaded once a sequence is opened under it.
+    ///
+    /// # Errors
+    /// If it is there already, or its layers are not the model's.
+    pub fn add_adapter(&mut self, spec: AdapterSpec) -> Result<AdapterId, KvError> {
+        let layers = self.config.layers;
+        if self.adapters.iter().any(|known| known.key == Some(spec.key) && !known.is_leaving) {
+            return Err(KvError::DuplicateAdapter);
+        }
+        if spec.shared_layers > layers || !matches!(spec.rank_rows.len(), 0) && spec.rank_rows.len() != layers
+        {
+            let found = format!("{} and {}", spec.shared_layers, spec.rank_rows.len());
+            let (field, expected) =
+                ("shared_layers and rank_rows", "at most and as many as the model's layers");
+            return Err(KvError::Config { field, expected, found });
+        }
+        self.generations += 1;
+        // Where a chunk is one piece of all layers it is shared whole or not at all.
+        let shared = match self.tiers[0].is_striped() {
+            true => spec.shared_layers,
+            false => spec.shared_layers / layers * layers,
+        };
+        let place = self.adapters.iter().position(|known| known.key.is_none() && known.generation > 0);
+        let place = place.unwrap_or(self.adapters.len());
+        let (generation, variant) = (self.generations, place as u16);
+        let is_pooled = !spec.rank_rows.is_empty();
+        let node = if is_pooled { self.new_node(Node::new(Kind::Adapter, variant)) } else { NONE };
+        let known = Known {
+            key: Some(spec.key),
+            generation,
+            shared: shared as u8,
+            is_activated: spec.is_activated,
+            rank_rows: spec.rank_rows,
+            pieces: Vec::new(),
+            node,
+            is_leaving: false,
+        };
+        match self.adapters.get_mut(place) {
+            Some(old) => *old = known,
+            None => self.adapters.push(known),
+        }
+        Ok(AdapterId { index: variant, generation })
+    }
+
+    /// Takes an adapter's leave: nothing is opened under it any more, and what was computed under it goes, at once or with
+    /// the last sequence that uses it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn remove_adapter(&mut self, id: AdapterId) -> Result<(), KvError> {
+        let variant = self.variant(id)?;
+        self.adapters[usize::from(variant)].is_leaving = true;
+        self.forget_leaving();
+        self.settle();
+        Ok(())
+    }
+
+    /// The variant of an adapter that may answer.
+    pub(super) fn variant(&self, id: AdapterId) -> Result<u16, KvError> {
+        let known =
+            self.adapters.get(usize::from(id.index)).filter(|known| known.generation == id.generation);
+        match known {
+            Some(known) if known.key.is_some() && !known.is_leaving => Ok(id.index),
+            _ => Err(KvError::UnknownAdapter),
+        }
+    }
+
+    /// Adapters that have left and whom no sequence uses are forgotten with all that was computed under them.
+    pub(super) fn forget_leaving(&mut self) {
+        for place in 1..self.adapters.len() {
+            let variant = place as u16;
+            let known = &self.adapters[place];
+            if !known.is_leaving
+                || self.sequences.values().any(|sequence| sequence.variant == variant)
+                || self.nodes.get(known.node as usize).is_some_and(|node| node.busy > 0)
+            {
+                continue;
+            }
+            let node = known.node;
+            // The topmost of its chunks take the others with them.
+            for chunk in 0..self.nodes.len() {
+                let Node { kind, variant: own, parent, .. } = self.nodes[chunk];
+                let is_topmost = || {
+                    self.nodes
+                        .get(parent as usize)
+                        .is_some_and(|p| p.variant != variant || p.kind == Kind::Root)
+                };
+                if kind == Kind::Shared && own == variant && is_topmost() {
+                    self.remove_subtree(chunk as u32);
+                }
+            }
+            self.roots.retain(|(_, own), root| {
+                let goes = *own == variant;
+                if goes {
+                    self.nodes[*root as usize] = Node::new(Kind::Free, BASE);
+                    self.free_nodes.push(*root);
+                }
+                !goes
+            });
+            if node != NONE {
+                self.drop_weights(variant);
+                self.frontier_take(node);
+                self.free_node(node);
+            }
+            let Self { adapters, .. } = self;
+            adapters[place] = Known { generation: adapters[place].generation, ..Known::base(0) };
+        }
+    }
+
+    /// Brings an adapter's weights into memory for a sequence. Returns the move, if there is one to make.
+    pub(super) fn bring_adapter(&mut self, variant: u16) -> Result<Option<Op>, KvError> {
+        let known = &self.adapters[usize::from(variant)];
+        let node = known.node;
+        if node == NONE || self.nodes[node as usize].ready || self.nodes[node as usize].busy > 0 {
+            return Ok(None);
+        }
+        if !self.nodes[node as usize].is_in(0) {
+            let rows = known.rank_rows.clone();
+            let pieces = loop {
+                match self.tiers[0].take_ranks(&rows) {
+                    Some(pieces) => break pieces,
+                    None if self.evict_one(0) => {}
+                    None => {
+                        let bytes = |rows: &RankRows| u64::from(rows.rank) * rows.row_bytes;
+                        return Err(KvError::AdapterFull { needed: rows.iter().map(bytes).sum() });
+                    }
+                }
+            };
+            self.frontier.take(&mut self.nodes, node);
+            self.adapters[usize::from(variant)].pieces = pieces;
+            // It has pieces in a list of its own; the node only says that it is there.
+            self.nodes[node as usize].pages[0] = 0;
+            self.situation.adapters += 1;
+        }
+        let bytes = self.tiers[0].ranks_bytes(&self.adapters[usize::from(variant)].pieces);
+        let pending = Pending { kind: OpKind::Load, node, list: NONE, copy: None, top: 0, anchor: NONE };
+        Ok(Some(self.new_op(pending, bytes)))
+    }
+
+    /// Frees the memory of an adapter's weights, if they are there.
+    pub(super) fn drop_weights(&mut self, variant: u16) {
+        let known = &mut self.adapters[usize::from(variant)];
+        let node = known.node;
+        if self.nodes[node as usize].is_in(0) {
+            let pieces = std::mem::take(&mut known.pieces);
+            self.tiers[0].give_back_ranks(pieces);
+            self.queues[0].take(&mut self.nodes, node);
+            let weights = &mut self.nodes[node as usize];
+            (weights.pages[0], weights.ready) = (NONE, false);
+            self.situation.adapters -= 1;
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Making room: which nodes may go from a tier, in the policy's order, and what their going means to others.
+
+use super::Manager;
+use crate::children;
+use crate::node::{Kind, NONE, Node};
+use crate::policy::{AppState, Candidate, Worth};
+
+impl Manager {
+    /// Room in a tier for some layers of a chunk, made if it must be.
+    pub(super) fn make_room(&mut self, tier: usize, layers: std::ops::Range<usize>) -> Option<u32> {
+        loop {
+            match self.tiers[tier].take(layers.clone()) {
+                Some(list) => return Some(list),
+                None if self.evict_one(tier) => {}
+                None => return None,
+            }
+        }
+    }
+
+    /// Takes what is missed least from a tier. Returns whether there was anything to take.
+    pub(super) fn evict_one(&mut self, tier: usize) -> bool {
+        let Some(node) = self.queues[tier].first() else { return false };
+        self.evict(node, tier);
+        true
+    }
+
+    /// Takes from tiers until each is within its budget, or nothing more may go: after whatever lets something go.
+    pub(super) fn settle(&mut self) {
+        for tier in 0..self.tiers.len() {
+            while self.tiers[tier].excess_bytes() > 0 && self.evict_one(tier) {}
+        }
+    }
+
+    /// Takes a node from a tier. It must be one that may go.
+    pub(super) fn evict(&mut self, node: u32, tier: usize) {
+        let Node { kind, variant, pages, below, keep, top, .. } = self.nodes[node as usize];
+        if kind == Kind::Adapter {
+            self.drop_weights(variant);
+            self.offer(node);
+            return;
+        }
+        if below[tier] > 0 {
+            // Whoever is there needs the lower layers alone.
+            self.tiers[tier].give_back_layers(pages[tier], usize::from(keep)..usize::from(top[tier]));
+            self.nodes[node as usize].top[tier] = keep;
+            self.consider(node, tier);
+            self.consider_parent(node);
+            return;
+        }
+        self.drop_pages(node, tier);
+        if !self.nodes[node as usize].is_held() {
+            self.remove_subtree(node);
+        } else if tier == 0 {
+            self.offer(node);
+        }
+    }
+
+    /// Frees what a node of the tree has in a tier.
+    pub(super) fn drop_pages(&mut self, node: u32, tier: usize) {
+        let list = std::mem::replace(&mut self.nodes[node as usize].pages[tier], NONE);
+        if list == NONE {
+            return;
+        }
+        self.tiers[tier].give_back(list);
+        self.queues[tier].take(&mut self.nodes, node);
+        let at = &mut self.nodes[node as usize];
+        at.top[tier] = 0;
+        if tier == 0 {
+            (at.ready, at.leaving) = (false, false);
+        }
+        self.leave(node, tier);
+    }
+
+    /// What a node depends on has one dependant more in a tier.
+    pub(super) fn enter(&mut self, node: u32, tier: usize) {
+        for above in self.above(node) {
+            self.nodes[above as usize].below[tier] += 1;
+        }
+        let anchor = self.nodes[node as usize].anchor;
+        if tier == 0 && anchor != NONE {
+            self.nodes[anchor as usize].resident_followers += 1;
+        }
+        for above in self.above(node) {
+            self.consider(above, tier);
+        }
+        if tier == 0 {
+            self.frontier_take(node);
+            // What is next on its way down may come now.
+            for child in children::all(&self.nodes, self.nodes[node as usize].children) {
+                self.offer(child);
+            }
+        }
+    }
+
+    /// What a node depended on has one dependant fewer in a tier.
+    pub(super) fn leave(&mut self, node: u32, tier: usize) {
+        for above in self.above(node) {
+            self.nodes[above as usize].below[tier] -= 1;
+        }
+        let anchor = self.nodes[node as usize].anchor;
+        if tier == 0 && anchor != NONE {
+            self.nodes[anchor as usize].resident_followers -= 1;
+        }
+        for above in self.above(node) {
+            self.consider(above, tier);
+        }
+    }
+
+    /// All that a chunk depends on: the chunk before, its anchor, its adapter's weights.
+    fn above(&self, node: u32) -> impl Iterator<Item = u32> + use<> {
+        let Node { parent, anchor, variant, .. } = self.nodes[node as usize];
+        let parent = if self.is_root(parent) { NONE } else { parent };
+        [parent, anchor, self.adapters[usize::from(variant)].node].into_iter().filter(|above| *above != NONE)
+    }
+
+    /// Whether all is in memory that a node depends on, of its anchor the layers that it needs.
+    pub(super) fn is_supported(&self, node: u32) -> bool {
+        self.above(node).all(|above| above == node || self.nodes[above as usize].is_in(0))
+            && self.has_anchor(node)
+    }
+
+    /// Whether a chunk's anchor, if it has one, is in memory with the layers that the chunk needs of it.
+    pub(super) fn has_anchor(&self, node: u32) -> bool {
+        let Node { anchor, first, .. } = self.nodes[node as usize];
+        self.nodes.get(anchor as usize).is_none_or(|anchor| anchor.is_in(0) && anchor.top[0] >= first)
+    }
+
+    pub(super) fn is_root(&self, node: u32) -> bool {
+        self.nodes.get(node as usize).is_none_or(|node| node.kind == Kind::Root)
+    }
+
+    /// Puts a node into a tier's queue if it may go from there, with its worth as it is now, or takes it out.
+    pub(super) fn consider(&mut self, node: u32, tier: usize) {
+        if !self.nodes[node as usize].is_in(tier) {
+            return;
+        }
+        if self.may_go(node, tier) {
+            let worth = self.worth(node, tier);
+            self.queues[tier].put(&mut self.nodes, node, worth);
+        } else {
+            self.queues[tier].take(&mut self.nodes, node);
+        }
+    }
+
+    /// What may go of the chunk before depends on whether this one is whole.
+    pub(super) fn consider_parent(&mut self, node: u32) {
+        let parent = self.nodes[node as usize].parent;
+        if !self.is_root(parent) {
+            self.consider(parent, 0);
+        }
+    }
+
+    pub(super) fn may_go(&self, node: u32, tier: usize) -> bool {
+        let at = &self.nodes[node as usize];
+        let is_free = match at.kind {
+            Kind::Adapter | Kind::Shared => at.busy == 0 && (tier > 0 || at.pins == 0),
+            Kind::Free | Kind::Root | Kind::Private | Kind::Gone => false,
+        };
+        is_free && (at.below[tier] == 0 || tier == 0 && self.has_more_than_followers_need(at))
+    }
+
+    /// Whether a chunk has layers that only its own variant reads, and nothing goes on from it there.
+    fn has_more_than_followers_need(&self, at: &Node) -> bool {
+        let is_whole = |child: &u32| usize::from(self.nodes[*child as usize].top[0]) == self.config.layers;
+        at.kind == Kind::Shared
+            && at.resident_followers > 0
+            && at.top[0] > at.keep
+            && !children::all(&self.nodes, at.children).iter().any(is_whole)
+    }
+
+    /// How much a node is worth keeping in a tier.
+    pub(super) fn worth(&self, node: u32, tier: usize) -> Worth {
+        self.config.policy.worth(&self.candidate(node, tier), &self.situation)
+    }
+
+    fn candidate(&self, node: u32, tier: usize) -> Candidate {
+        let at = &self.nodes[node as usize];
+        let is_adapter = at.kind == Kind::Adapter;
+        let bytes = match is_adapter {
+            true => self.tiers[0].ranks_bytes(&self.adapters[usize::from(at.variant)].pieces),
+            false => self.tiers[tier].chunk_bytes(usize::from(at.top[tier].saturating_sub(at.first))),
+        };
+        Candidate {
+            is_adapter,
+            bytes,
+            bits: 8 * self.config.codec.bytes(1) as u32,
+            context_tokens: at.context_tokens,
+            visits: f64::from(at.visits),
+            idle_seconds: self.situation.now - at.last_use,
+            idle_requests: u64::from(self.requests.wrapping_sub(at.last_request)),
+            app: self.app_state(at.apps),
+            read_seconds: self.config.costs.read.each * bytes as f64,
+            recompute_seconds: if is_adapter { f64::INFINITY } else { self.config.costs.recompute.each },
+        }
+    }
+
+    /// The state of the one of some apps that is nearest to the user.
+    fn app_state(&self, apps: u64) -> AppState {
+        let (mut left, mut state) = (apps, AppState::Killed);
+        while left != 0 {
+            state = state.max(self.apps[left.trailing_zeros() as usize].state);
+            left &= left - 1;
+        }
+        // Adapters, and chunks that stand for others, are nobody's.
+        if apps == 0 { AppState::Background } else { state }
+    }
+
+    /// Puts a node among those that may come into memory, if it is one: it is stored, and all it depends on is there.
+    pub(super) fn offer(&mut self, node: u32) {
+        let at = &self.nodes[node as usize];
+        let is_stored = match at.kind {
+            Kind::Adapter => true,
+            Kind::Shared => at.stored().is_some_and(|tier| usize::from(at.top[tier]) == self.config.layers),
+            _ => false,
+        };
+        if at.is_in(0) || at.busy > 0 || !is_stored || self.config.tiers.len() == 1 {
+            return;
+        }
+        if self.is_supported(node) {
+            let Worth(first, second) = self.worth(node, self.nodes[node as usize].stored().unwrap_or(0));
+            self.frontier.put(&mut self.nodes, node, Worth(-first, -second));
+        }
+    }
+
+    pub(super) fn frontier_take(&mut self, node: u32) {
+        self.frontier.take(&mut self.nodes, node);
+    }
+
+    /// Takes a node and all that depends on it out of the tree, none of which may be in use. What a move under way still
+    /// reads or writes stays reserved until that has ended.
+    pub(super) fn remove_subtree(&mut self, node: u32) {
+        // One may have gone with another.
+        if self.nodes[node as usize].kind != Kind::Shared {
+            return;
+        }
+        for child in children::all(&self.nodes, self.nodes[node as usize].children) {
+            self.remove_subtree(child);
+        }
+        if self.nodes[node as usize].followers > 0 {
+            let follows = |n: &Node| n.kind == Kind::Shared && n.anchor == node;
+            let followers: Vec<u32> =
+                (0..self.nodes.len()).filter(|&i| follows(&self.nodes[i])).map(|i| i as u32).collect();
+            followers.into_iter().for_each(|follower| self.remove_subtree(follower));
+        }
+        if !self.nodes[node as usize].is_in(0) {
+            self.frontier_take(node);
+        }
+        let is_busy = self.nodes[node as usize].busy > 0;
+        for tier in 0..self.tiers.len() {
+            if is_busy {
+                // Its pages are another's to free, but nothing depends on it any more.
+                if self.nodes[node as usize].is_in(tier) {
+                    self.queues[tier].take(&mut self.nodes, node);
+                    self.leave(node, tier);
+                }
+            } else {
+                self.drop_pages(node, tier);
+            }
+        }
+        self.detach(node);
+        if is_busy {
+            self.nodes[node as usize].kind = Kind::Gone;
+        } else {
+            self.free_node(node);
+        }
+    }
+
+    /// Takes a node that is out of use out of the tree's links.
+    pub(super) fn detach(&mut self, node: u32) {
+        let Node { parent, anchor, .. } = self.nodes[node as usize];
+        if parent != NONE {
+            let first = self.nodes[parent as usize].children;
+            self.nodes[parent as usize].children = children::remove(&mut self.nodes, first, node);
+        }
+        if anchor != NONE {
+            let at = &mut self.nodes[anchor as usize];
+            at.followers -= 1;
+            if at.followers == 0 {
+                at.keep = 0;
+            }
+        }
+        self.consider_parent(node);
+        self.nodes[node as usize].parent = NONE;
+    }
+}

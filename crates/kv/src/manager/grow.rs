@@ -1,0 +1,227 @@
+//! A sequence grows, is cut back, and is closed.
+
+use interleaf_contract::CHUNK_TOKENS;
+
+use super::{Manager, Pending};
+use crate::node::{Kind, NONE};
+use crate::op::{Op, OpKind};
+use crate::sequence::Sequence;
+use crate::{KvError, SequenceId};
+
+impl Manager {
+    /// Makes room for `tokens` more tokens at the end of a sequence, those of rows under way included.
+    ///
+    /// # Errors
+    /// If too little is free or may go, the sequence is unknown, or it waits for pages.
+    pub fn append(&mut self, id: SequenceId, tokens: usize) -> Result<(), KvError> {
+        let mut sequence = self.take_sequence(id)?;
+        let result = self.make_room_for(id, &mut sequence, tokens);
+        self.sequences.insert(id, sequence);
+        result
+    }
+
+    fn make_room_for(
+        &mut self,
+        id: SequenceId,
+        sequence: &mut Sequence,
+        tokens: usize,
+    ) -> Result<(), KvError> {
+        if !sequence.unready.is_empty() {
+            return Err(KvError::Waiting(id));
+        }
+        let had = sequence.path.len();
+        let needed = (sequence.room + tokens).div_ceil(CHUNK_TOKENS).saturating_sub(had);
+        for _ in 0..needed {
+            let Some(list) = self.make_room(0, 0..self.config.layers) else {
+                self.drop_own(sequence, had);
+                let capacity =
+                    self.tiers[0].budget_bytes() / self.tiers[0].chunk_bytes(self.config.layers).max(1);
+                let free = self.available_chunks(needed);
+                return Err(KvError::Full { needed, free, capacity: capacity as usize });
+            };
+            self.private(sequence, list);
+        }
+        sequence.room += tokens;
+        Ok(())
+    }
+
+    /// The next tokens of a sequence have been computed over all that came before them, with so much divergence of their
+    /// own: 0 where that was exact. Chunks that are full can be found from now on, and where one is there already the
+    /// sequence goes on with that.
+    ///
+    /// # Errors
+    /// If there is no room for so many, they diverge by more than the sequence may, or it is unknown or waits for pages.
+    /// Nothing has changed then.
+    pub fn commit(&mut self, id: SequenceId, tokens: &[u32], drift: f32) -> Result<(), KvError> {
+        let mut sequence = self.take_sequence(id)?;
+        let result = match () {
+            () if !sequence.unready.is_empty() => Err(KvError::Waiting(id)),
+            () if sequence.tokens + tokens.len() > sequence.room => {
+                let tokens = sequence.tokens + tokens.len();
+                Err(KvError::NoRoom { sequence: id, room: sequence.room, tokens })
+            }
+            () if !(0.0..=sequence.budget).contains(&drift) => {
+                Err(KvError::Drift { sequence: id, budget: sequence.budget, drift })
+            }
+            () => {
+                self.write(&mut sequence, tokens, drift);
+                Ok(())
+            }
+        };
+        self.sequences.insert(id, sequence);
+        self.settle();
+        result
+    }
+
+    fn write(&mut self, sequence: &mut Sequence, tokens: &[u32], drift: f32) {
+        for &token in tokens {
+            let chunk = sequence.tokens / CHUNK_TOKENS;
+            let node = sequence.path[chunk];
+            let before = sequence.tokens.checked_sub(1).map(|last| sequence.path[last / CHUNK_TOKENS]);
+            let drift = before.map_or(0.0, |before| self.nodes[before as usize].drift).max(drift);
+            let at = &mut self.nodes[node as usize];
+            at.tokens[sequence.tokens % CHUNK_TOKENS] = token;
+            at.len = (sequence.tokens % CHUNK_TOKENS) as u8 + 1;
+            at.drift = at.drift.max(drift);
+            sequence.tokens += 1;
+            if usize::from(at.len) == CHUNK_TOKENS && sequence.is_kept && sequence.shared == chunk {
+                self.share(sequence, chunk);
+            }
+        }
+    }
+
+    /// Cuts a sequence back to its first `tokens` tokens, and its room to as many; a longer length changes nothing. What
+    /// is cut within a chunk that others use is copied: such a move is returned.
+    ///
+    /// # Errors
+    /// If the sequence is unknown or waits for pages, or has no room for a copy; it then has fewer tokens, up to the chunk.
+    pub fn truncate(&mut self, id: SequenceId, tokens: usize) -> Result<Option<Op>, KvError> {
+        let mut sequence = self.take_sequence(id)?;
+        let result = match sequence.unready.is_empty() {
+            true => Ok(self.cut(id, &mut sequence, tokens)),
+            false => Err(KvError::Waiting(id)),
+        };
+        let has = sequence.tokens;
+        self.sequences.insert(id, sequence);
+        self.settle();
+        let op = result?;
+        if has < tokens && has % CHUNK_TOKENS == 0 && op.is_none() && self.sequences[&id].room < tokens {
+            let wanted = tokens.min(self.sequences[&id].room);
+            if has < wanted {
+                return Err(KvError::Full { needed: 1, free: 0, capacity: 0 });
+            }
+        }
+        Ok(op)
+    }
+
+    fn cut(&mut self, id: SequenceId, sequence: &mut Sequence, tokens: usize) -> Option<Op> {
+        sequence.room = sequence.room.min(tokens);
+        let had = sequence.tokens;
+        sequence.tokens = had.min(tokens);
+        let kept = sequence.room.div_ceil(CHUNK_TOKENS);
+        let within = sequence.tokens % CHUNK_TOKENS;
+        let last = sequence.tokens / CHUNK_TOKENS;
+        // A chunk of the tree is cut in the middle: the sequence goes on in one of its own.
+        if within > 0 && last < sequence.shared && sequence.tokens < had {
+            let node = sequence.path[last];
+            self.pin(node);
+            self.drop_own(sequence, last);
+            (sequence.tokens, sequence.room) = (last * CHUNK_TOKENS, last * CHUNK_TOKENS);
+            self.unpin(node);
+            return self.begin_chunk_as(id, sequence, node, within);
+        }
+        self.drop_own(sequence, kept);
+        if sequence.tokens < had
+            && let Some(&node) = sequence.path.get(last)
+        {
+            self.nodes[node as usize].len = within as u8;
+        }
+        None
+    }
+
+    /// A sequence has no chunk any more from one on.
+    pub(super) fn drop_own(&mut self, sequence: &mut Sequence, from: usize) {
+        while sequence.path.len() > from {
+            let Some(node) = sequence.path.pop() else { break };
+            if self.nodes[node as usize].kind == Kind::Private {
+                self.free_private(node);
+            } else {
+                self.unpin(node);
+            }
+        }
+        sequence.shared = sequence.shared.min(from);
+        sequence.table.truncate(from);
+    }
+
+    pub(super) fn free_private(&mut self, node: u32) {
+        let list = self.nodes[node as usize].pages[0];
+        if self.nodes[node as usize].busy > 0 {
+            self.nodes[node as usize].kind = Kind::Gone;
+            return;
+        }
+        if list != NONE {
+            self.tiers[0].give_back(list);
+        }
+        self.free_node(node);
+    }
+
+    /// Closes a sequence. What others may find of it stays as long as there is room, and what is not in a lower tier yet is
+    /// to be written there: those moves are returned.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn close(&mut self, id: SequenceId, now: f64) -> Result<Vec<Op>, KvError> {
+        let mut sequence = self.take_sequence(id)?;
+        self.clock(now);
+        sequence.unready.clear();
+        let chunks = sequence.tokens.div_ceil(CHUNK_TOKENS);
+        self.drop_own(&mut sequence, chunks);
+        if sequence.is_kept
+            && sequence.shared + 1 == chunks
+            && self.nodes[sequence.path[chunks - 1] as usize].ready
+        {
+            self.share_tail(&mut sequence);
+        }
+        let mut moves = Vec::new();
+        for place in 0..sequence.shared {
+            let node = sequence.path[place];
+            let at = &mut self.nodes[node as usize];
+            at.context_tokens = at.context_tokens.max(sequence.tokens as u32);
+            at.last_use = self.situation.now;
+            let anchor = at.anchor;
+            for node in [anchor, node].into_iter().filter(|node| *node != NONE) {
+                moves.extend(self.write_behind(node, 0));
+            }
+        }
+        self.drop_own(&mut sequence, 0);
+        let weights = self.adapters[usize::from(sequence.variant)].node;
+        if weights != NONE {
+            self.unpin(weights);
+        }
+        self.forget_leaving();
+        self.settle();
+        Ok(moves)
+    }
+
+    /// A chunk is to be written one tier down, if it is not there yet nor on its way.
+    pub(super) fn write_behind(&mut self, node: u32, from: usize) -> Option<Op> {
+        let to = from + 1;
+        let at = &self.nodes[node as usize];
+        if to >= self.tiers.len() || !at.is_in(from) || at.is_in(to) || at.busy > 0 || from == 0 && !at.ready
+        {
+            return None;
+        }
+        let layers = usize::from(at.first)..usize::from(at.top[from]);
+        let (top, count) = (at.top[from], layers.len());
+        let list = self.make_room(to, layers)?;
+        let bytes = self.tiers[to].chunk_bytes(count);
+        Some(self.new_op(
+            Pending { kind: OpKind::Write { from, to }, node, list, copy: None, top, anchor: NONE },
+            bytes,
+        ))
+    }
+
+    fn take_sequence(&mut self, id: SequenceId) -> Result<Sequence, KvError> {
+        self.sequences.remove(&id).ok_or(KvError::UnknownSequence(id))
+    }
+}

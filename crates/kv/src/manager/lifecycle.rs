@@ -1,0 +1,261 @@
+//! What apps and the system do: apps come to the front and are killed, memory is wanted back, time passes.
+
+use super::Manager;
+use crate::node::{Kind, NONE};
+use crate::op::Op;
+use crate::policy::{AppState, expected_adapters};
+use crate::{AppId, KvError};
+
+/// How much memory the system wants back: Android's `onTrimMemory` as it still sends it, and iOS's warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TrimLevel {
+    /// `TRIM_MEMORY_UI_HIDDEN`: nothing of the app is seen.
+    UiHidden,
+    /// `TRIM_MEMORY_BACKGROUND`: the process may be ended.
+    Background,
+    /// `didReceiveMemoryWarning`: the process is about to be ended.
+    Warning,
+}
+
+impl TrimLevel {
+    /// The share of the budget that is kept at most. Neither system says how much to give back: these are ours.
+    #[must_use]
+    pub const fn share(self) -> f64 {
+        match self {
+            Self::UiHidden => 0.5,
+            Self::Background => 0.25,
+            Self::Warning => 0.0,
+        }
+    }
+}
+
+/// Nodes whose worth a tick takes anew: what 100,000 nodes are ranked by is then at most 1.3 s old at ten ticks a second,
+/// and no tick takes longer than a millisecond.
+const TICK_NODES: usize = 8192;
+
+impl Manager {
+    /// An app is another thing to its user. Of one that is killed everything leaves memory that no other app has used;
+    /// what is not in a lower tier yet is to be written first.
+    ///
+    /// # Errors
+    /// If there is no such app.
+    pub fn set_app_state(&mut self, app: AppId, state: AppState, now: f64) -> Result<Vec<Op>, KvError> {
+        self.app(app)?;
+        self.apps[app.place as usize].state = state;
+        self.clock(now);
+        let bit = 1 << app.place;
+        let mut moves = Vec::new();
+        for node in 0..self.nodes.len() as u32 {
+            let at = &self.nodes[node as usize];
+            if at.kind != Kind::Shared || at.apps & bit == 0 {
+                continue;
+            }
+            if state == AppState::Killed && at.apps == bit && at.is_in(0) && at.pins == 0 {
+                moves.extend(self.write_behind(node, 0));
+                self.nodes[node as usize].leaving = true;
+            } else {
+                self.nodes[node as usize].leaving = false;
+            }
+            (0..self.tiers.len()).for_each(|tier| self.consider(node, tier));
+        }
+        if state == AppState::Killed {
+            self.evict_killed();
+        }
+        self.settle();
+        Ok(moves)
+    }
+
+    /// Takes from memory what leaves it and is not being written; each that goes may let another go.
+    fn evict_killed(&mut self) {
+        loop {
+            let leaves = |&node: &u32| self.nodes[node as usize].leaving && self.may_go(node, 0);
+            let leaving: Vec<u32> = (0..self.nodes.len() as u32)
+                .filter(|n| self.nodes[*n as usize].is_in(0))
+                .filter(leaves)
+                .collect();
+            if leaving.is_empty() {
+                return;
+            }
+            for node in leaving {
+                if self.nodes[node as usize].leaving && self.may_go(node, 0) {
+                    self.nodes[node as usize].leaving = false;
+                    self.evict(node, 0);
+                }
+            }
+        }
+    }
+
+    /// An app is gone for good, and with it all that no other app has used; its sequences must be closed.
+    ///
+    /// # Errors
+    /// If there is no such app, or it has open sequences.
+    pub fn close_app(&mut self, app: AppId) -> Result<(), KvError> {
+        self.app(app)?;
+        if let Some((id, _)) = self.sequences.iter().find(|(_, sequence)| sequence.app == app.place) {
+            return Err(KvError::NotYours(*id));
+        }
+        let bit = 1 << app.place;
+        for node in 0..self.nodes.len() as u32 {
+            let at = &self.nodes[node as usize];
+            if at.kind == Kind::Shared && at.apps == bit && at.pins == 0 && at.below[0] == 0 {
+                self.remove_subtree(node);
+            } else {
+                self.nodes[node as usize].apps &= !bit;
+            }
+        }
+        self.apps[app.place as usize].is_open = false;
+        self.settle();
+        Ok(())
+    }
+
+    /// Gives memory back to the system, as far as nobody uses it.
+    pub fn trim(&mut self, level: TrimLevel) {
+        let keep = self.tiers[0].budget_bytes() as f64 * level.share();
+        while self.tiers[0].held_bytes() as f64 > keep && self.evict_one(0) {}
+    }
+
+    /// Changes what a tier may hold, to whole blocks and no more than there are. What is in use stays beyond it until it is
+    /// no longer.
+    pub fn set_budget(&mut self, tier: usize, bytes: u64) {
+        if let Some(held) = self.tiers.get_mut(tier) {
+            held.set_budget(bytes);
+            self.settle();
+        }
+    }
+
+    /// Time has passed: worths are taken anew, some thousands a tick; memory that is nearly full is emptied (what goes is
+    /// written before), and memory that is idle is filled with what is worth most (ELORA, §4.2; it ticks every 100 ms).
+    pub fn tick(&mut self, now: f64) -> Vec<Op> {
+        let passed = now - self.last_tick;
+        self.clock(now);
+        self.last_tick = self.situation.now;
+        self.expect_adapters();
+        self.rank_anew();
+        let budget = self.tiers[0].budget_bytes() as f64;
+        let held = self.tiers[0].held_bytes() as f64;
+        let mut moves = Vec::new();
+        if held > self.config.busy_above * budget {
+            self.empty(self.config.busy_above * budget, &mut moves);
+        } else if held < self.config.idle_below * budget && self.config.tiers.len() > 1 {
+            self.fill(self.config.idle_below * budget, passed, &mut moves);
+        }
+        for tier in 1..self.tiers.len().saturating_sub(1) {
+            self.write_on(tier, &mut moves);
+        }
+        self.settle();
+        moves
+    }
+
+    /// Adapters that the next batch is expected to need, by what was asked for so far.
+    fn expect_adapters(&mut self) {
+        let visits = |known: &super::Known| {
+            self.nodes.get(known.node as usize).map_or(0.0, |node| f64::from(node.visits))
+        };
+        let visits: Vec<f64> = self.adapters.iter().filter(|known| known.is_pooled()).map(visits).collect();
+        let all: f64 = visits.iter().sum();
+        let probabilities: Vec<f64> = visits.iter().map(|visits| visits / all.max(1.0)).collect();
+        self.situation.expected_adapters = expected_adapters(&probabilities, self.recent.len() as f64);
+        for place in 0..self.adapters.len() {
+            let node = self.adapters[place].node;
+            if node != NONE {
+                self.consider(node, 0);
+            }
+        }
+    }
+
+    fn rank_anew(&mut self) {
+        for tier in 0..self.tiers.len() {
+            let all = self.queues[tier].len();
+            for step in 0..TICK_NODES.min(all) {
+                // Places move while worths change; whoever is passed over is met the next time round.
+                if let Some(node) = self.queues[tier].at((self.ticked + step) % all) {
+                    let worth = self.worth(node, tier);
+                    self.queues[tier].put(&mut self.nodes, node, worth);
+                }
+            }
+        }
+        self.ticked = self.ticked.wrapping_add(TICK_NODES);
+    }
+
+    /// Takes from memory down to a number of bytes; what is nowhere else is written first, and goes when that is done.
+    fn empty(&mut self, bytes: f64, moves: &mut Vec<Op>) {
+        let mut going = self.tiers[0].held_bytes() as f64 - bytes;
+        while going > 0.0 {
+            let Some(node) = self.queues[0].first() else { return };
+            let at = &self.nodes[node as usize];
+            let own = self.tiers[0].chunk_bytes(usize::from(at.top[0].saturating_sub(at.first))) as f64;
+            let is_stored = at.kind == Kind::Adapter || at.stored().is_some() || self.tiers.len() == 1;
+            if !is_stored && let Some(op) = self.write_behind(node, 0) {
+                self.nodes[node as usize].leaving = true;
+                moves.push(op);
+            } else {
+                self.evict(node, 0);
+            }
+            going -= own;
+        }
+    }
+
+    /// Brings what is worth most into memory, up to a number of bytes held, and no more than can be read in the time
+    /// between two ticks.
+    fn fill(&mut self, bytes: f64, seconds: f64, moves: &mut Vec<Op>) {
+        let mut left = (bytes - self.tiers[0].held_bytes() as f64)
+            .min(seconds / self.config.costs.read.each.max(f64::MIN_POSITIVE));
+        while let Some(node) = self.frontier.first() {
+            let at = &self.nodes[node as usize];
+            let (kind, variant, first) = (at.kind, at.variant, at.first);
+            self.frontier.take(&mut self.nodes, node);
+            let op = if kind == Kind::Adapter {
+                // Nothing is taken out to bring something in.
+                self.load_idle(variant, left)
+            } else {
+                if !self.is_supported(node) {
+                    continue;
+                }
+                let own = self.tiers[0].chunk_bytes(self.config.layers - usize::from(first));
+                if own as f64 > left { None } else { self.read_idle(node) }
+            };
+            let Some(op) = op else { return };
+            left -= op.bytes as f64;
+            moves.push(op);
+        }
+    }
+
+    fn load_idle(&mut self, variant: u16, left: f64) -> Option<Op> {
+        let rows = &self.adapters[usize::from(variant)].rank_rows;
+        let bytes: u64 = rows.iter().map(|rows| u64::from(rows.rank) * rows.row_bytes).sum();
+        if bytes as f64 > left {
+            return None;
+        }
+        self.bring_adapter(variant).ok().flatten()
+    }
+
+    fn read_idle(&mut self, node: u32) -> Option<Op> {
+        let from = self.nodes[node as usize].stored()?;
+        let (first, layers) = (usize::from(self.nodes[node as usize].first), self.config.layers);
+        let list = self.tiers[0].take(first..layers)?;
+        let at = &mut self.nodes[node as usize];
+        (at.pages[0], at.top[0], at.ready) = (list, layers as u8, false);
+        let pending = super::Pending {
+            kind: crate::OpKind::Read { from },
+            node,
+            list: NONE,
+            copy: None,
+            top: layers as u8,
+            anchor: NONE,
+        };
+        let bytes = self.tiers[0].chunk_bytes(layers - first);
+        let op = self.new_op(pending, bytes);
+        self.enter(node, 0);
+        Some(op)
+    }
+
+    /// What a middle tier has and the one below it has not is written on, some thousands of chunks a tick at most.
+    fn write_on(&mut self, tier: usize, moves: &mut Vec<Op>) {
+        let candidates: Vec<u32> = (0..self.queues[tier].len().min(TICK_NODES))
+            .filter_map(|place| self.queues[tier].at(place))
+            .collect();
+        for node in candidates {
+            moves.extend(self.write_behind(node, tier));
+        }
+    }
+}

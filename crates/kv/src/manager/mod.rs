@@ -1,0 +1,503 @@
+//! The manager: one pool of pages and adapters in tiers, and a tree that knows what depends on what. Events are its
+//! methods; what they want moved, they return. Nothing here moves a byte or asks what time it is.
+//!
+//! | rule | from |
+//! |---|---|
+//! | what is in memory has all it depends on in memory: the chunk before, its adapter, its anchor; so leaves go first and roots come first | ELORA (FASTLIBRA, arXiv 2505.03756, §4.1) |
+//! | the chunks of a call under way are not taken | LLMS (arXiv 2403.11805, §3.4), EdgeLoRA's authors' code lacks it |
+//! | what a call has changed is written when it returns, so that taking it from memory is free | LLMS, §3.4 |
+//! | what layers of two variants have in common is stored once, at the base's chunk | ours; see [`shared_layers`](crate::shared_layers) |
+//!
+//! Submodules have one kind of event each: `open` finds what can be used again, `grow` adds and takes tokens, `share` puts
+//! chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who may answer;
+//! `evict` makes room for all of them, and `check` says whether everything still fits together.
+
+mod adapters;
+mod check;
+mod evict;
+mod grow;
+mod lifecycle;
+mod moves;
+mod open;
+mod share;
+
+use std::collections::{HashMap, VecDeque};
+
+use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, PageTable, PoolGeometry};
+
+pub use self::adapters::AdapterSpec;
+use self::adapters::Known;
+pub use self::lifecycle::TrimLevel;
+pub use self::open::{Open, Opened};
+use crate::heap::Heap;
+use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
+use crate::op::{Op, OpId, OpKind};
+use crate::policy::{AppState, Policy, Situation};
+use crate::sequence::Sequence;
+use crate::tier::Tier;
+use crate::{AppId, ChunkKey, KvError, LinearCost, ModelKey, Salt, SequenceId, SwitchCosts, TierConfig};
+
+/// Apps that there may be at one time: a chunk has a bit for each.
+pub const MOST_APPS: usize = 64;
+
+/// How a manager is set up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Bytes of one layer's K and V of a chunk.
+    pub page_bytes: u64,
+    /// How pages are stored.
+    pub codec: PageCodec,
+    /// From memory, where kernels read, down: one to three.
+    pub tiers: Vec<TierConfig>,
+    /// What goes first.
+    pub policy: Policy,
+    /// What bringing a chunk back takes.
+    pub costs: SwitchCosts,
+    /// Whether whoever carries moves out can compute chunks again among others that are there.
+    pub can_recompute: bool,
+    /// Share of the budget below which memory is idle and is filled by a tick (ELORA: 0.7).
+    pub idle_below: f64,
+    /// Share above which it is busy and is emptied by a tick (FASTLIBRA v1: 0.95).
+    pub busy_above: f64,
+    /// Tokens of the longest context.
+    pub longest_context: u32,
+}
+
+impl Config {
+    /// Memory alone, of a backend's pool, under the policy `Combined`: what cannot be kept is computed again.
+    #[must_use]
+    pub fn in_memory(geometry: &PoolGeometry, longest_context: u32) -> Self {
+        let chunks = u32::try_from(geometry.slots).unwrap_or(u32::MAX);
+        let [idle_below, busy_above] = [0.70, 0.95];
+        Self {
+            layers: geometry.layers,
+            page_bytes: 2 * geometry.page_bytes() as u64,
+            codec: geometry.codec,
+            tiers: vec![TierConfig { striped: true, chunks }],
+            policy: Policy::Combined(crate::policy::Combined::default()),
+            // Nothing is read here, and what recomputing takes is the same for all chunks: only the ratios count.
+            costs: SwitchCosts {
+                recompute: LinearCost { fixed: 0.0, each: 1.0 },
+                read: LinearCost { fixed: 0.0, each: 1.0 },
+            },
+            can_recompute: false,
+            idle_below,
+            busy_above,
+            longest_context,
+        }
+    }
+
+    fn check(&self) -> Result<(), KvError> {
+        let refuse = |field, expected, found: String| Err(KvError::Config { field, expected, found });
+        if !(1..=255).contains(&self.layers) {
+            return refuse("layers", "1 to 255", self.layers.to_string());
+        }
+        if self.page_bytes == 0 {
+            return refuse("page_bytes", "at least 1", "0".into());
+        }
+        if !(1..=MOST_TIERS).contains(&self.tiers.len()) {
+            return refuse("tiers", "one to three", self.tiers.len().to_string());
+        }
+        if !(0.0 <= self.idle_below && self.idle_below <= self.busy_above && self.busy_above <= 1.0) {
+            let found = format!("{} and {}", self.idle_below, self.busy_above);
+            return refuse("idle_below and busy_above", "shares, the first at most the second", found);
+        }
+        Ok(())
+    }
+}
+
+/// An app.
+#[derive(Debug, Clone, Copy)]
+struct App {
+    state: AppState,
+    /// The place of its salt; 0 for none.
+    salt: u32,
+    generation: u32,
+    is_open: bool,
+}
+
+/// A move under way.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    kind: OpKind,
+    /// What it reads or brings.
+    node: u32,
+    /// The pages that it writes, where they are not their node's yet.
+    list: u32,
+    /// Of a copy, the private chunk and the tokens that it gets.
+    copy: Option<(SequenceId, u32)>,
+    /// Of a write, one past the last layer it has.
+    top: u8,
+    /// Of a copy, the anchor that it reads lower layers of.
+    anchor: u32,
+}
+
+impl Pending {
+    /// The nodes whose pages are reserved for it.
+    fn holds(&self) -> impl Iterator<Item = u32> + use<> {
+        let copy = self.copy.map_or(NONE, |(_, to)| to);
+        [self.node, self.anchor, copy].into_iter().filter(|node| *node != NONE)
+    }
+}
+
+/// Bytes held in memory, by kind, rounding included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Pages of open sequences.
+    pub in_use: u64,
+    /// Pages that nobody uses now, kept for whoever comes with the same tokens.
+    pub cached: u64,
+    /// Of these two, pages that stand for several chunks' layers at once.
+    pub shared_layers: u64,
+    /// Adapters' weights, where they are in the pool.
+    pub adapters: u64,
+}
+
+/// The manager.
+#[derive(Debug)]
+pub struct Manager {
+    config: Config,
+    nodes: Vec<Node>,
+    free_nodes: Vec<u32>,
+    tiers: Vec<Tier>,
+    /// What may go from each tier.
+    queues: Vec<Heap>,
+    /// What may come into memory, by its worth turned round. A node is here or in memory's queue, never in both.
+    frontier: Heap,
+    /// By variant; the base is the first.
+    adapters: Vec<Known>,
+    generations: u32,
+    /// Of a salt's place and a variant.
+    roots: HashMap<(u32, u16), u32>,
+    salts: Vec<Option<Salt>>,
+    apps: Vec<App>,
+    sequences: HashMap<SequenceId, Sequence>,
+    opened: u64,
+    pending: HashMap<OpId, Pending>,
+    moves: u64,
+    requests: u32,
+    /// When the last requests came, for the size of a batch.
+    recent: VecDeque<f64>,
+    situation: Situation,
+    /// Where the next tick goes on.
+    ticked: usize,
+    last_tick: f64,
+}
+
+impl Manager {
+    /// A manager of empty tiers.
+    ///
+    /// # Errors
+    /// If the configuration names what cannot be.
+    pub fn new(config: Config) -> Result<Self, KvError> {
+        config.check()?;
+        let tier = |t: &TierConfig| Tier::new(*t, config.layers, config.page_bytes);
+        let mut manager = Self {
+            nodes: Vec::new(),
+            free_nodes: Vec::new(),
+            tiers: config.tiers.iter().map(tier).collect(),
+            queues: (0..config.tiers.len()).map(Heap::new).collect(),
+            frontier: Heap::new(0),
+            adapters: Vec::new(),
+            generations: 0,
+            roots: HashMap::new(),
+            salts: vec![None],
+            apps: Vec::new(),
+            sequences: HashMap::new(),
+            opened: 0,
+            pending: HashMap::new(),
+            moves: 0,
+            requests: 0,
+            recent: VecDeque::new(),
+            situation: Situation {
+                now: 0.0,
+                adapters: 0,
+                expected_adapters: 0.0,
+                longest_context: config.longest_context,
+            },
+            ticked: 0,
+            last_tick: 0.0,
+            config,
+        };
+        manager.adapters.push(Known::base(manager.config.layers));
+        Ok(manager)
+    }
+
+    /// The same manager, its sequences named from another number on: so that two managers of one process have no name in
+    /// common.
+    #[must_use]
+    pub fn counting_from(self, first: u64) -> Self {
+        Self { opened: first, ..self }
+    }
+
+    /// How it was set up.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The number that the next sequence's name comes after.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Lets an app in. Under a salt it shares pages with nobody who has another one or none.
+    ///
+    /// # Errors
+    /// If there are [`MOST_APPS`].
+    pub fn open_app(&mut self, salt: Option<Salt>) -> Result<AppId, KvError> {
+        let salt = self.salts.iter().position(|known| *known == salt).unwrap_or_else(|| {
+            self.salts.push(salt);
+            self.salts.len() - 1
+        });
+        self.generations += 1;
+        let generation = self.generations;
+        let app = App { state: AppState::Foreground, salt: salt as u32, generation, is_open: true };
+        let place = match self.apps.iter().position(|app| !app.is_open) {
+            Some(place) => place,
+            None if self.apps.len() < MOST_APPS => {
+                self.apps.push(app);
+                self.apps.len() - 1
+            }
+            None => return Err(KvError::TooManyApps { most: MOST_APPS }),
+        };
+        self.apps[place] = app;
+        Ok(AppId { place: place as u32, generation })
+    }
+
+    /// The tokens of a sequence whose K and V are there.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn tokens(&self, id: SequenceId) -> Result<usize, KvError> {
+        self.sequence(id).map(|sequence| sequence.tokens)
+    }
+
+    /// The tokens that a sequence has room for, those that are there included.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn room(&self, id: SequenceId) -> Result<usize, KvError> {
+        self.sequence(id).map(|sequence| sequence.room)
+    }
+
+    /// Whether everything that a sequence has is in memory.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn is_ready(&self, id: SequenceId) -> Result<bool, KvError> {
+        self.sequence(id).map(|sequence| sequence.unready.is_empty())
+    }
+
+    /// Where a sequence's pages are, in each layer.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn page_table(&self, id: SequenceId) -> Result<&PageTable, KvError> {
+        self.sequence(id).map(|sequence| &sequence.table)
+    }
+
+    /// Says whose a sequence is not.
+    ///
+    /// # Errors
+    /// If the app or the sequence is unknown, or the sequence another app's.
+    pub fn check_owner(&self, id: SequenceId, app: AppId) -> Result<(), KvError> {
+        self.app(app)?;
+        if self.sequence(id)?.app == app.place { Ok(()) } else { Err(KvError::NotYours(id)) }
+    }
+
+    /// What the pages of a chunk that is moved depend on, for whoever computes it again or stores it beyond this manager's
+    /// life; `None` for a move of something else, or one that is not under way. A manager has pages of one model, which
+    /// its owner knows.
+    #[must_use]
+    pub fn chunk_key(&self, op: OpId, model: ModelKey) -> Option<ChunkKey> {
+        let node = self.pending.get(&op)?.node;
+        let (mut path, mut at) = (Vec::new(), node);
+        while let Some(chunk) = self.nodes.get(at as usize).filter(|node| node.kind == Kind::Shared) {
+            path.push(chunk);
+            at = chunk.parent;
+        }
+        path.reverse();
+        let root = self.roots.iter().find(|(_, root)| **root == at);
+        let variant = self.nodes[node as usize].variant;
+        let first = path.iter().position(|chunk| chunk.variant == variant)?;
+        Some(ChunkKey {
+            model,
+            salt: root.and_then(|((salt, _), _)| self.salts[*salt as usize]),
+            adapter: self.adapters[usize::from(variant)].key,
+            from: if variant == BASE { 0 } else { first * CHUNK_TOKENS + usize::from(path[first].from) },
+            tokens: path.iter().flat_map(|chunk| chunk.text()).copied().collect(),
+        })
+    }
+
+    /// The pages of memory that a move reads or, where it brings something, writes: layers and slots. Layers that a chunk
+    /// shares with others are not moved with it.
+    #[must_use]
+    pub fn memory_slots(&self, op: OpId) -> Vec<(usize, u32)> {
+        let Some(Pending { node, copy: None, top, .. }) = self.pending.get(&op).copied() else {
+            return Vec::new();
+        };
+        let layers = usize::from(self.nodes[node as usize].first)..usize::from(top);
+        layers.filter_map(|layer| Some((layer, self.slot(node, layer)?))).collect()
+    }
+
+    /// Where in a tier below memory a move reads or writes, as bytes from the tier's beginning.
+    #[must_use]
+    pub fn stored_at(&self, op: OpId) -> Option<(usize, u64)> {
+        let Pending { kind, node, list, .. } = *self.pending.get(&op)?;
+        let (tier, list) = match kind {
+            OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
+            OpKind::Write { to, .. } => (to, list),
+            OpKind::Copy | OpKind::Recompute | OpKind::Load => return None,
+        };
+        Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?)))
+    }
+
+    /// What a copy reads and writes: layers, the slot that is read, the slot that is written.
+    #[must_use]
+    pub fn copied_slots(&self, op: OpId) -> Vec<(usize, u32, u32)> {
+        let Some(Pending { node, copy: Some((_, to)), .. }) = self.pending.get(&op).copied() else {
+            return Vec::new();
+        };
+        let slots = |layer| Some((layer, self.slot(node, layer)?, self.slot(to, layer)?));
+        (0..self.config.layers).filter_map(slots).collect()
+    }
+
+    /// Bytes held in memory, by kind.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for (node, is_used) in self.nodes.iter().zip(self.used_nodes()) {
+            if !node.is_in(0) || node.kind == Kind::Adapter {
+                continue;
+            }
+            let bytes = self.tiers[0].list_bytes(node.pages[0]);
+            *(if is_used { &mut usage.in_use } else { &mut usage.cached }) += bytes;
+            if node.resident_followers > 0 {
+                usage.shared_layers += bytes;
+            }
+        }
+        usage.adapters = self.adapters.iter().map(|known| self.tiers[0].ranks_bytes(&known.pieces)).sum();
+        usage
+    }
+
+    /// Bytes held of a tier's blocks, rounding included.
+    #[must_use]
+    pub fn held_bytes(&self, tier: usize) -> u64 {
+        self.tiers.get(tier).map_or(0, Tier::held_bytes)
+    }
+
+    /// Bytes that may be held of a tier.
+    #[must_use]
+    pub fn budget_bytes(&self, tier: usize) -> u64 {
+        self.tiers.get(tier).map_or(0, Tier::budget_bytes)
+    }
+
+    /// Chunks in the tree and those being written.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        let is_chunk = |node: &&Node| matches!(node.kind, Kind::Shared | Kind::Private);
+        self.nodes.iter().filter(is_chunk).count()
+    }
+
+    /// Chunks of full precision that memory has room for, or would have if what nobody uses went; counts no further than
+    /// to `enough` where it has as many free.
+    #[must_use]
+    pub fn available_chunks(&self, enough: usize) -> usize {
+        let free = self.tiers[0].free_chunks();
+        if free >= enough {
+            return free;
+        }
+        let is_used = self.used_nodes();
+        // How many more may go from each layer than from the one below.
+        let mut steps = vec![0_i64; self.config.layers + 1];
+        for (node, is_used) in self.nodes.iter().zip(is_used) {
+            if node.kind == Kind::Shared && node.is_in(0) && !is_used && node.busy == 0 {
+                steps[usize::from(node.first)] += 1;
+                steps[usize::from(node.top[0])] -= 1;
+            }
+        }
+        let may_go = steps[..self.config.layers].iter().scan(0, |sum, step| {
+            *sum += step;
+            Some(*sum)
+        });
+        free + may_go.min().unwrap_or(0).max(0) as usize
+    }
+
+    /// Which nodes' pages open sequences read or write, those of anchors included.
+    fn used_nodes(&self) -> Vec<bool> {
+        let mut is_used: Vec<bool> =
+            self.nodes.iter().map(|node| node.kind == Kind::Private || node.pins > 0).collect();
+        for node in self.nodes.iter().filter(|node| node.pins > 0 && node.anchor != NONE) {
+            is_used[node.anchor as usize] = true;
+        }
+        is_used
+    }
+
+    fn app(&self, id: AppId) -> Result<App, KvError> {
+        let app = self.apps.get(id.place as usize).copied();
+        app.filter(|app| app.is_open && app.generation == id.generation).ok_or(KvError::UnknownApp)
+    }
+
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence, KvError> {
+        self.sequences.get(&id).ok_or(KvError::UnknownSequence(id))
+    }
+
+    fn new_node(&mut self, node: Node) -> u32 {
+        match self.free_nodes.pop() {
+            Some(place) => {
+                self.nodes[place as usize] = node;
+                place
+            }
+            None => {
+                self.nodes.push(node);
+                (self.nodes.len() - 1) as u32
+            }
+        }
+    }
+
+    fn free_node(&mut self, node: u32) {
+        self.nodes[node as usize] = Node::new(Kind::Free, BASE);
+        self.free_nodes.push(node);
+    }
+
+    /// Where contexts of a variant begin.
+    fn root(&mut self, salt: u32, variant: u16) -> u32 {
+        let variant = if self.adapters[usize::from(variant)].is_activated { BASE } else { variant };
+        if let Some(&root) = self.roots.get(&(salt, variant)) {
+            return root;
+        }
+        let root = self.new_node(Node::new(Kind::Root, variant));
+        self.roots.insert((salt, variant), root);
+        root
+    }
+
+    /// The slot of a chunk's layer in memory, at the chunk itself or at its anchor.
+    fn slot(&self, node: u32, layer: usize) -> Option<u32> {
+        let at = &self.nodes[node as usize];
+        let at = if layer < usize::from(at.first) { self.nodes.get(at.anchor as usize)? } else { at };
+        let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0))?;
+        u32::try_from(self.tiers[0].slot(piece, layer)).ok()
+    }
+
+    /// A chunk's pages as kernels find them.
+    fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
+        let slot = self.slot(node, layer).unwrap_or(NONE);
+        let page = PageEntry { codec: self.config.codec, slot };
+        ChunkEntry { k: page, v: page }
+    }
+
+    fn new_op(&mut self, pending: Pending, bytes: u64) -> Op {
+        self.moves += 1;
+        let id = OpId(self.moves);
+        self.pending.insert(id, pending);
+        for node in pending.holds() {
+            self.nodes[node as usize].busy += 1;
+            (0..self.tiers.len()).for_each(|tier| self.consider(node, tier));
+        }
+        Op { id, kind: pending.kind, bytes }
+    }
+}

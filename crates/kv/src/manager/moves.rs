@@ -1,0 +1,225 @@
+//! How moves end: done, failed or cancelled, in any order.
+
+use interleaf_contract::CHUNK_TOKENS;
+
+use super::{Manager, Pending};
+use crate::node::{Kind, NONE, Node};
+use crate::op::{Op, OpId, OpKind};
+use crate::{KvError, SequenceId};
+
+/// How a move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl Manager {
+    /// A move has been carried out. Moves that follow from that are returned; of one that is not under way nothing follows.
+    pub fn done(&mut self, op: OpId) -> Vec<Op> {
+        self.end(op, End::Done)
+    }
+
+    /// A move has failed. What could not be read is dropped, and computed again where a sequence waits for it and the
+    /// runtime can; else those sequences have only the tokens before it, which [`Manager::tokens`] says.
+    pub fn failed(&mut self, op: OpId) -> Vec<Op> {
+        self.end(op, End::Failed)
+    }
+
+    /// A move was not carried out, for no fault of what it reads. Sequences that waited for it have only the tokens before
+    /// it.
+    pub fn cancelled(&mut self, op: OpId) -> Vec<Op> {
+        self.end(op, End::Cancelled)
+    }
+
+    fn end(&mut self, op: OpId, end: End) -> Vec<Op> {
+        let Some(pending) = self.pending.remove(&op) else { return Vec::new() };
+        let node = pending.node;
+        pending.holds().for_each(|held| self.nodes[held as usize].busy -= 1);
+        let mut moves = Vec::new();
+        match pending.kind {
+            OpKind::Copy => self.end_copy(pending, end),
+            OpKind::Write { from, to } => self.end_write(pending, from, to, end),
+            OpKind::Read { from } => moves.extend(self.end_read(pending, from, end)),
+            OpKind::Recompute => self.end_recompute(node, end),
+            OpKind::Load => self.end_load(node, end),
+        }
+        for held in pending.holds() {
+            let Node { kind, busy, .. } = self.nodes[held as usize];
+            if kind == Kind::Gone && busy == 0 {
+                self.free_gone(held);
+            } else if matches!(kind, Kind::Shared | Kind::Adapter) {
+                (0..self.tiers.len()).for_each(|tier| self.consider(held, tier));
+                self.offer(held);
+            }
+        }
+        self.forget_leaving();
+        self.settle();
+        moves
+    }
+
+    fn end_copy(&mut self, pending: Pending, end: End) {
+        let Some((id, private)) = pending.copy else { return };
+        if self.nodes[private as usize].kind == Kind::Gone {
+            // The sequence was closed; its chunk waited for the copy to end.
+            return;
+        }
+        if end == End::Done {
+            self.arrived(private);
+            return;
+        }
+        if let Some(mut sequence) = self.sequences.remove(&id) {
+            let chunk = sequence.path.iter().position(|&node| node == private).unwrap_or(0);
+            self.cut_at(&mut sequence, chunk);
+            self.sequences.insert(id, sequence);
+        }
+    }
+
+    fn end_write(&mut self, pending: Pending, from: usize, to: usize, end: End) {
+        let Pending { node, list, top, .. } = pending;
+        let at = &mut self.nodes[node as usize];
+        let is_leaving = std::mem::take(&mut at.leaving);
+        // What it wrote is no longer all there is where the chunk has got more layers meanwhile.
+        let is_all = at.kind == Kind::Shared && at.top[from] == top && !at.is_in(to);
+        if end == End::Done && is_all {
+            (at.pages[to], at.top[to]) = (list, top);
+            self.enter(node, to);
+            if is_leaving && self.may_go(node, 0) && self.nodes[node as usize].is_in(0) {
+                self.evict(node, 0);
+            }
+        } else {
+            self.tiers[to].give_back(list);
+        }
+    }
+
+    fn end_read(&mut self, pending: Pending, from: usize, end: End) -> Option<Op> {
+        let node = pending.node;
+        if self.nodes[node as usize].kind == Kind::Gone {
+            return None;
+        }
+        if end == End::Done {
+            self.arrived(node);
+            return None;
+        }
+        if end == End::Failed {
+            // What is there cannot be read.
+            self.drop_pages(node, from);
+            if self.nodes[node as usize].pins > 0 && self.config.can_recompute {
+                let at = &self.nodes[node as usize];
+                let bytes = self.tiers[0].chunk_bytes(self.config.layers - usize::from(at.first));
+                return Some(self.new_op(Pending { kind: OpKind::Recompute, ..pending }, bytes));
+            }
+        }
+        self.not_arrived(node);
+        None
+    }
+
+    fn end_recompute(&mut self, node: u32, end: End) {
+        match end {
+            _ if self.nodes[node as usize].kind == Kind::Gone => {}
+            End::Done => self.arrived(node),
+            End::Failed | End::Cancelled => self.not_arrived(node),
+        }
+    }
+
+    fn end_load(&mut self, node: u32, end: End) {
+        if end == End::Done {
+            self.arrived(node);
+        }
+        // Else it has its room and not its weights; whoever needs them asks again.
+    }
+
+    /// What a node was to get is there.
+    fn arrived(&mut self, node: u32) {
+        self.nodes[node as usize].ready = true;
+        for sequence in self.sequences.values_mut() {
+            sequence.unready.retain(|waited| *waited != node);
+        }
+    }
+
+    /// What a chunk was to get in memory will not come: nobody goes on past it, and what came after it goes.
+    fn not_arrived(&mut self, node: u32) {
+        let reads = |own: &u32| *own == node || self.nodes[*own as usize].anchor == node;
+        let with: Vec<(SequenceId, usize)> = (self.sequences.iter())
+            .filter_map(|(id, sequence)| Some((*id, sequence.path.iter().position(reads)?)))
+            .collect();
+        for (id, chunk) in with {
+            if let Some(mut sequence) = self.sequences.remove(&id) {
+                sequence.unready.retain(|waited| *waited != node);
+                self.cut_at(&mut sequence, chunk);
+                self.sequences.insert(id, sequence);
+            }
+        }
+        self.unload(node);
+    }
+
+    /// A chunk and all that depends on it go from memory, none of them in use; what is nowhere else goes altogether.
+    fn unload(&mut self, node: u32) {
+        if !self.nodes[node as usize].is_held() {
+            return;
+        }
+        for child in crate::children::all(&self.nodes, self.nodes[node as usize].children) {
+            if self.nodes[child as usize].is_in(0) {
+                self.unload(child);
+            }
+        }
+        let is_busy = self.nodes[node as usize].busy > 0;
+        if is_busy || self.nodes[node as usize].below[0] > 0 || self.nodes[node as usize].stored().is_none() {
+            self.remove_subtree(node);
+        } else {
+            self.drop_pages(node, 0);
+        }
+    }
+
+    /// A sequence has only the chunks before one.
+    fn cut_at(&mut self, sequence: &mut crate::sequence::Sequence, chunk: usize) {
+        for place in chunk..sequence.path.len() {
+            let node = sequence.path[place];
+            let anchor = self.nodes[node as usize].anchor;
+            sequence.unready.retain(|waited| *waited != node && *waited != anchor);
+        }
+        self.drop_own(sequence, chunk);
+        let tokens = chunk * CHUNK_TOKENS;
+        (sequence.tokens, sequence.room) = (sequence.tokens.min(tokens), sequence.room.min(tokens));
+    }
+
+    /// Frees what moves had reserved of a chunk that nobody can find.
+    fn free_gone(&mut self, node: u32) {
+        for tier in 0..self.tiers.len() {
+            let list = self.nodes[node as usize].pages[tier];
+            if list != NONE {
+                self.tiers[tier].give_back(list);
+            }
+        }
+        self.free_node(node);
+    }
+
+    /// The pages of memory are lost with the device that had them, and those of the sequences that are open will be
+    /// computed again where they were ([`Manager::regained`]). Nothing else can be found any more.
+    pub fn lose_memory(&mut self) {
+        let mut moves: Vec<OpId> = self.pending.keys().copied().collect();
+        moves.sort_unstable();
+        moves.into_iter().for_each(|op| drop(self.cancelled(op)));
+        for node in self.nodes.iter_mut().filter(|node| matches!(node.kind, Kind::Shared | Kind::Adapter)) {
+            node.ready = false;
+        }
+        while self.evict_one(0) {}
+    }
+
+    /// All pages of a sequence are there again.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn regained(&mut self, id: SequenceId) -> Result<(), KvError> {
+        let path = self.sequence(id)?.path.clone();
+        for node in path {
+            self.nodes[node as usize].ready = true;
+            let anchor = self.nodes[node as usize].anchor;
+            if let Some(anchor) = self.nodes.get_mut(anchor as usize) {
+                anchor.ready = true;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,454 @@
+//! A call begins: what of its prompt is there already, under which variant and how exact, and what must be moved for it.
+
+use interleaf_contract::{CHUNK_TOKENS, PageTable};
+
+use super::{Manager, Pending};
+use crate::children::{self, Key};
+use crate::node::{BASE, Kind, NONE, Node};
+use crate::op::{Op, OpKind};
+use crate::sequence::{Sequence, variant_of};
+use crate::{AdapterId, AppId, KvError, SequenceId, SwitchCosts, plan_switch};
+
+/// How long the recent past is that a batch's size is taken from, in seconds (ELORA, §4.2).
+const RECENT: f64 = 5.0;
+
+/// A call.
+#[derive(Debug, Clone, Copy)]
+pub struct Open<'a> {
+    /// Whose it is.
+    pub app: AppId,
+    /// The adapter that answers and the first position that it acts on; `None` for the base.
+    pub adapter: Option<(AdapterId, usize)>,
+    /// The prompt.
+    pub tokens: &'a [u32],
+    /// How many of its tokens may be found: the logits of the last one are needed, so that it is computed in any case.
+    pub most: usize,
+    /// Bound on the mean divergence of what is read, in nats; 0 for exact.
+    pub budget: f32,
+    /// Whether others may find what it computes.
+    pub is_kept: bool,
+    /// Seconds on the caller's clock, which never goes back.
+    pub now: f64,
+}
+
+/// An open sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Its name.
+    pub sequence: SequenceId,
+    /// Tokens of the prompt that are there, or will be once the moves have ended well.
+    pub reused: usize,
+    /// What must be moved first.
+    pub moves: Vec<Op>,
+}
+
+/// What of a prompt is in the tree.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Whole chunks.
+    pub path: Vec<u32>,
+    /// A chunk that begins as the rest does, and in how many tokens.
+    pub tail: Option<(u32, usize)>,
+}
+
+impl Found {
+    fn tokens(&self) -> usize {
+        self.path.len() * CHUNK_TOKENS + self.tail.map_or(0, |(_, tokens)| tokens)
+    }
+}
+
+impl Manager {
+    /// Opens a sequence. Nothing that it finds is taken from it until it is closed.
+    ///
+    /// # Errors
+    /// If the app or the adapter is unknown, or the adapter's weights find no room.
+    pub fn open(&mut self, open: &Open<'_>) -> Result<Opened, KvError> {
+        let app = self.app(open.app)?;
+        let (variant, from) = self.under(open)?;
+        self.clock(open.now);
+        let weights = self.bring_adapter(variant)?;
+        self.count_request(variant);
+
+        let root = self.root(app.salt, variant);
+        let mut found = match open.is_kept {
+            true => {
+                self.find(root, variant, from, &open.tokens[..open.most.min(open.tokens.len())], open.budget)
+            }
+            false => Found::default(),
+        };
+        self.opened += 1;
+        let id = SequenceId(self.opened);
+        let mut sequence = Sequence {
+            app: open.app.place,
+            variant,
+            from,
+            is_kept: open.is_kept,
+            budget: open.budget,
+            path: Vec::new(),
+            shared: 0,
+            tokens: 0,
+            room: 0,
+            table: PageTable::default(),
+            unready: Vec::new(),
+        };
+        let mut moves = Vec::new();
+        let node = self.adapters[usize::from(variant)].node;
+        if node != NONE {
+            self.pin(node);
+            if !self.nodes[node as usize].ready {
+                sequence.unready.push(node);
+            }
+        }
+        found.path.iter().for_each(|&node| self.pin(node));
+        if let Some((node, _)) = found.tail {
+            self.pin(node);
+        }
+        self.bring(&mut found, weights.as_ref(), &mut moves);
+        moves.extend(weights);
+        for &node in &found.path {
+            self.join(&mut sequence, node);
+        }
+        sequence.shared = sequence.path.len();
+        sequence.tokens = sequence.path.len() * CHUNK_TOKENS;
+        sequence.room = sequence.tokens;
+        if let Some((node, tokens)) = found.tail {
+            self.unpin(node);
+            moves.extend(self.begin_chunk_as(id, &mut sequence, node, tokens));
+        }
+        let reused = sequence.tokens;
+        self.sequences.insert(id, sequence);
+        self.settle();
+        Ok(Opened { sequence: id, reused, moves })
+    }
+
+    /// How many tokens of a prompt a call would find now, those below memory included. Nothing changes.
+    ///
+    /// # Errors
+    /// If the app or the adapter is unknown.
+    pub fn look_up(&self, open: &Open<'_>) -> Result<usize, KvError> {
+        let Some((root, variant, from)) = self.start(open)? else { return Ok(0) };
+        let tokens = &open.tokens[..open.most.min(open.tokens.len())];
+        Ok(self.find(root, variant, from, tokens, open.budget).tokens())
+    }
+
+    /// Forgets what is there of a prompt, from its end as far as nobody else uses it and nothing else goes on from it.
+    ///
+    /// # Errors
+    /// If the app or the adapter is unknown.
+    pub fn forget(&mut self, open: &Open<'_>) -> Result<(), KvError> {
+        let Some((root, variant, from)) = self.start(open)? else { return Ok(()) };
+        let found = self.find(root, variant, from, open.tokens, open.budget);
+        let whole = |&(node, tokens): &(u32, usize)| usize::from(self.nodes[node as usize].len) == tokens;
+        let tail = found.tail.filter(whole).map(|(node, _)| node);
+        for node in found.path.into_iter().chain(tail).rev() {
+            let at = &self.nodes[node as usize];
+            if at.pins > 0 || at.busy > 0 || at.children != NONE || at.followers > 0 {
+                break;
+            }
+            self.remove_subtree(node);
+        }
+        Ok(())
+    }
+
+    /// Where a call's contexts begin, and under what; `None` if there is nothing yet.
+    fn start(&self, open: &Open<'_>) -> Result<Option<(u32, u16, usize)>, KvError> {
+        let app = self.app(open.app)?;
+        let (variant, from) = self.under(open)?;
+        let of_root = if self.adapters[usize::from(variant)].is_activated { BASE } else { variant };
+        Ok(self.roots.get(&(app.salt, of_root)).map(|&root| (root, variant, from)))
+    }
+
+    /// What a call is computed under, and the first position that it acts on. Where an adapter leaves every layer, its
+    /// contexts are the base's.
+    fn under(&self, open: &Open<'_>) -> Result<(u16, usize), KvError> {
+        let Some((id, from)) = open.adapter else { return Ok((BASE, 0)) };
+        let variant = self.variant(id)?;
+        let is_base = usize::from(self.adapters[usize::from(variant)].shared) == self.config.layers;
+        Ok(if is_base { (BASE, 0) } else { (variant, from) })
+    }
+
+    /// The longest beginning of some tokens that is there, exact or within a budget.
+    fn find(&self, root: u32, variant: u16, from: usize, tokens: &[u32], budget: f32) -> Found {
+        let mut best = self.walk(root, Vec::new(), variant, from, tokens, None);
+        if budget > 0.0 {
+            // What is lossy branches off from what is exact, at any depth.
+            for depth in 0..=best.path.len() {
+                let (start, path) = match depth {
+                    0 => (root, Vec::new()),
+                    _ => (best.path[depth - 1], best.path[..depth].to_vec()),
+                };
+                let lossy = self.walk(start, path, variant, from, tokens, Some(budget));
+                if lossy.tokens() > best.tokens() {
+                    best = lossy;
+                }
+            }
+        }
+        best
+    }
+
+    /// Goes down from a node along some tokens, on exact chunks, or on lossy ones within a budget.
+    fn walk(
+        &self,
+        start: u32,
+        path: Vec<u32>,
+        variant: u16,
+        from: usize,
+        tokens: &[u32],
+        budget: Option<f32>,
+    ) -> Found {
+        let mut found = Found { path, tail: None };
+        let mut at = start;
+        let is_usable = |node: &Node| self.is_usable(node) && node.drift <= budget.unwrap_or(0.0);
+        loop {
+            let rest = &tokens[(found.path.len() * CHUNK_TOKENS).min(tokens.len())..];
+            let (variant, from) = variant_of(variant, from, found.path.len());
+            let chunk = &rest[..rest.len().min(CHUNK_TOKENS)];
+            let key = Key { variant, from, is_lossy: budget.is_some(), tokens: chunk };
+            let children = self.nodes[at as usize].children;
+            let whole =
+                (chunk.len() == CHUNK_TOKENS).then(|| children::find(&self.nodes, children, key)).flatten();
+            match whole.filter(|&node| is_usable(&self.nodes[node as usize])) {
+                Some(node) => {
+                    found.path.push(node);
+                    at = node;
+                }
+                None => {
+                    found.tail = self.tail(children, key, &is_usable);
+                    return found;
+                }
+            }
+        }
+    }
+
+    /// The chunk among some children that begins as another would, and in how many tokens: of the same variant, or of others
+    /// as far as neither acts. Only what is in memory is copied of; to read a chunk for a part of it does not pay.
+    fn tail(&self, children: u32, key: Key<'_>, is_usable: &impl Fn(&Node) -> bool) -> Option<(u32, usize)> {
+        let is_ready = |node: &Node| is_usable(node) && node.is_in(0) && node.ready;
+        if key.tokens.is_empty() {
+            return None;
+        }
+        let own = children::longest(&self.nodes, children, key, &is_ready);
+        if key.is_lossy || !self.adapters.iter().any(|known| known.is_activated) {
+            return own;
+        }
+        let until = |variant: u16, from: u8| if variant == BASE { CHUNK_TOKENS } else { usize::from(from) };
+        let most = until(key.variant, key.from);
+        let others = children::all(&self.nodes, children).into_iter().filter_map(|child| {
+            let node = &self.nodes[child as usize];
+            let common = node.text().iter().zip(key.tokens).take_while(|(a, b)| a == b).count();
+            let common = common.min(most).min(until(node.variant, node.from));
+            (common > 0 && node.drift == 0.0 && is_ready(node)).then_some((child, common))
+        });
+        others.chain(own).max_by_key(|(_, common)| *common)
+    }
+
+    /// Whether a chunk has all its layers somewhere, with their contents there or on their way.
+    fn is_usable(&self, node: &Node) -> bool {
+        let layers = self.config.layers;
+        if node.is_in(0) {
+            return usize::from(node.top[0]) == layers && (node.ready || node.busy > 0);
+        }
+        node.stored().is_some_and(|tier| usize::from(node.top[tier]) == layers)
+    }
+
+    /// Makes what was found come to memory, as far as there is room for it.
+    fn bring(&mut self, found: &mut Found, weights: Option<&Op>, moves: &mut Vec<Op>) {
+        let first = found.path.iter().position(|&node| !self.nodes[node as usize].is_in(0));
+        let Some(first) = first else { return };
+        for place in first..found.path.len() {
+            let node = found.path[place];
+            let low = self.nodes[node as usize].first;
+            let list = match self.bring_anchor(node, moves) {
+                true => self.make_room(0, usize::from(low)..self.config.layers),
+                false => None,
+            };
+            let Some(list) = list else {
+                found.path[place..].iter().for_each(|&node| self.unpin(node));
+                found.path.truncate(place);
+                if let Some((tail, _)) = found.tail.take() {
+                    self.unpin(tail);
+                }
+                break;
+            };
+            let layers = self.config.layers as u8;
+            let at = &mut self.nodes[node as usize];
+            (at.pages[0], at.top[0], at.ready) = (list, layers, false);
+            self.enter(node, 0);
+        }
+        let missing = &found.path[first..];
+        let stored = |&node: &u32| {
+            let tier = self.nodes[node as usize].stored()?;
+            Some(self.tiers[tier].list_bytes(self.nodes[node as usize].pages[tier]))
+        };
+        let stored: Vec<Option<u64>> = missing.iter().map(stored).collect();
+        let recomputed = match self.config.can_recompute {
+            true => {
+                let mut costs: SwitchCosts = self.config.costs;
+                costs.recompute.fixed += weights.map_or(0.0, |op| costs.read.of(op.bytes as f64));
+                plan_switch(&stored, costs).recompute
+            }
+            false => Vec::new(),
+        };
+        for (index, node) in missing.iter().copied().enumerate() {
+            let at = &self.nodes[node as usize];
+            let bytes = self.tiers[0].chunk_bytes(self.config.layers - usize::from(at.first));
+            let kind = match at.stored() {
+                Some(from) if recomputed.binary_search(&index).is_err() => OpKind::Read { from },
+                _ => OpKind::Recompute,
+            };
+            let pending =
+                Pending { kind, node, list: NONE, copy: None, top: self.config.layers as u8, anchor: NONE };
+            moves.push(self.new_op(pending, bytes));
+        }
+    }
+
+    /// Sees to it that a chunk's anchor is in memory, or on its way there, with the layers that the chunk needs of it. Returns
+    /// whether that is so.
+    fn bring_anchor(&mut self, node: u32, moves: &mut Vec<Op>) -> bool {
+        let Node { anchor, first, .. } = self.nodes[node as usize];
+        if anchor == NONE || self.nodes[anchor as usize].is_in(0) {
+            return self.has_anchor(node);
+        }
+        let Some(from) = self.nodes[anchor as usize].stored() else { return false };
+        let top = self.nodes[anchor as usize].top[from];
+        if top < first || !self.is_supported(anchor) {
+            return false;
+        }
+        let Some(list) = self.make_room(0, 0..usize::from(top)) else { return false };
+        self.frontier_take(anchor);
+        let at = &mut self.nodes[anchor as usize];
+        (at.pages[0], at.top[0], at.ready) = (list, top, false);
+        self.enter(anchor, 0);
+        let bytes = self.tiers[0].chunk_bytes(usize::from(top));
+        let kind = OpKind::Read { from };
+        moves.push(
+            self.new_op(Pending { kind, node: anchor, list: NONE, copy: None, top, anchor: NONE }, bytes),
+        );
+        true
+    }
+
+    /// A sequence goes on with a chunk of the tree, which is pinned.
+    pub(super) fn join(&mut self, sequence: &mut Sequence, node: u32) {
+        let at = &mut self.nodes[node as usize];
+        at.apps |= 1 << sequence.app;
+        at.visits += 1.0;
+        (at.last_use, at.last_request) = (self.situation.now, self.requests);
+        if !at.ready {
+            sequence.unready.push(node);
+        }
+        let anchor = at.anchor;
+        if anchor != NONE {
+            let at = &mut self.nodes[anchor as usize];
+            at.visits += 1.0;
+            (at.last_use, at.last_request) = (self.situation.now, self.requests);
+            if !at.ready {
+                sequence.unready.push(anchor);
+            }
+        }
+        self.push(sequence, node);
+    }
+
+    /// A sequence has one chunk more, in the tree or its own.
+    pub(super) fn push(&mut self, sequence: &mut Sequence, node: u32) {
+        sequence.path.push(node);
+        if self.tiers[0].is_striped() {
+            sequence.table.push(self.config.layers, |layer| self.entry(node, layer));
+        }
+    }
+
+    /// A sequence begins its next chunk as another begins: it takes that over if nobody else can want it, else it copies
+    /// what it needs. Without room for a copy it has less.
+    pub(super) fn begin_chunk_as(
+        &mut self,
+        id: SequenceId,
+        sequence: &mut Sequence,
+        node: u32,
+        tokens: usize,
+    ) -> Option<Op> {
+        let Node { len, pins, busy, children, followers, first, variant, from, anchor, .. } =
+            self.nodes[node as usize];
+        let is_same = (variant, from) == sequence.variant_of(sequence.path.len());
+        let is_free = is_same && pins == 0 && busy == 0 && children == NONE && followers == 0 && first == 0;
+        if is_free && usize::from(len) == tokens && tokens < CHUNK_TOKENS {
+            self.take_over(node);
+            sequence.tokens += tokens;
+            sequence.room += tokens;
+            self.push(sequence, node);
+            return None;
+        }
+        self.pin(node);
+        let list = self.make_room(0, 0..self.config.layers);
+        self.unpin(node);
+        let list = list?;
+        let private = self.private(sequence, list);
+        let at = &mut self.nodes[private as usize];
+        at.len = tokens as u8;
+        at.ready = false;
+        let text = self.nodes[node as usize].tokens;
+        self.nodes[private as usize].tokens[..tokens].copy_from_slice(&text[..tokens]);
+        self.nodes[private as usize].drift = self.nodes[node as usize].drift;
+        sequence.unready.push(private);
+        sequence.tokens += tokens;
+        sequence.room += tokens;
+        let bytes = self.tiers[0].chunk_bytes(self.config.layers);
+        let pending =
+            Pending { kind: OpKind::Copy, node, list: NONE, copy: Some((id, private)), top: 0, anchor };
+        Some(self.new_op(pending, bytes))
+    }
+
+    /// Takes a chunk of the tree that nobody uses out of it, for a sequence to go on writing.
+    fn take_over(&mut self, node: u32) {
+        for tier in 1..self.tiers.len() {
+            // What is written of it will not be what it is.
+            self.drop_pages(node, tier);
+        }
+        self.queues[0].take(&mut self.nodes, node);
+        self.leave(node, 0);
+        self.detach(node);
+        let at = &mut self.nodes[node as usize];
+        (at.kind, at.anchor) = (Kind::Private, NONE);
+    }
+
+    /// A chunk of a sequence's own, over pages that it has got.
+    pub(super) fn private(&mut self, sequence: &mut Sequence, list: u32) -> u32 {
+        let (variant, from) = sequence.variant_of(sequence.path.len());
+        let mut node = Node::new(Kind::Private, variant);
+        node.from = from;
+        node.pages[0] = list;
+        node.top[0] = self.config.layers as u8;
+        node.ready = true;
+        let node = self.new_node(node);
+        self.push(sequence, node);
+        node
+    }
+
+    pub(super) fn pin(&mut self, node: u32) {
+        self.nodes[node as usize].pins += 1;
+        if self.nodes[node as usize].is_in(0) {
+            self.queues[0].take(&mut self.nodes, node);
+        }
+    }
+
+    pub(super) fn unpin(&mut self, node: u32) {
+        self.nodes[node as usize].pins -= 1;
+        self.consider(node, 0);
+    }
+
+    /// Time goes on.
+    pub(super) fn clock(&mut self, now: f64) {
+        self.situation.now = self.situation.now.max(now);
+    }
+
+    fn count_request(&mut self, variant: u16) {
+        self.requests = self.requests.wrapping_add(1);
+        let now = self.situation.now;
+        self.recent.push_back(now);
+        while self.recent.front().is_some_and(|at| now - at > RECENT) {
+            self.recent.pop_front();
+        }
+        if let Some(node) = self.nodes.get_mut(self.adapters[usize::from(variant)].node as usize) {
+            node.visits += 1.0;
+            (node.last_use, node.last_request) = (now, self.requests);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! An open sequence: a call's working set, which nothing is taken of. Plain data.
+
+use interleaf_contract::{CHUNK_TOKENS, PageTable};
+
+use crate::node::BASE;
+
+/// A sequence.
+#[derive(Debug)]
+pub struct Sequence {
+    /// The app's place.
+    pub app: u32,
+    /// The base or an adapter.
+    pub variant: u16,
+    /// The first position that the adapter acts on.
+    pub from: usize,
+    /// Whether its chunks can be found by others, while it is open and after.
+    pub is_kept: bool,
+    /// Divergence that it may read.
+    pub budget: f32,
+    /// Its chunks, those without tokens included that there is only room for.
+    pub path: Vec<u32>,
+    /// How many of them, from the first on, are in the tree.
+    pub shared: usize,
+    /// Tokens whose K and V are there, or on their way.
+    pub tokens: usize,
+    /// Tokens that there is room for.
+    pub room: usize,
+    /// Where its pages are; empty where the memory's pages are of no use to kernels.
+    pub table: PageTable,
+    /// Nodes that it waits for.
+    pub unready: Vec<u32>,
+}
+
+impl Sequence {
+    /// Under what a chunk is computed, and the first of its tokens that this acts on.
+    pub fn variant_of(&self, chunk: usize) -> (u16, u8) {
+        variant_of(self.variant, self.from, chunk)
+    }
+}
+
+/// Under what a chunk is computed where an adapter acts from a position on, and the first of the chunk's tokens that it
+/// acts on.
+pub fn variant_of(variant: u16, from: usize, chunk: usize) -> (u16, u8) {
+    let start = chunk * CHUNK_TOKENS;
+    if variant == BASE || start + CHUNK_TOKENS <= from {
+        return (BASE, 0);
+    }
+    (variant, from.saturating_sub(start) as u8)
+}

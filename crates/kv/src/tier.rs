@@ -1,0 +1,293 @@
+//! One tier of memory: blocks, in a stripe for each layer or in one for all, and the lists of pieces that chunks hold of
+//! them. Knows nothing of what is in them.
+
+use std::ops::Range;
+
+use crate::Piece;
+use crate::blocks::Blocks;
+use crate::node::NONE;
+
+/// How a tier is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierConfig {
+    /// Whether each layer has blocks of its own, of one layer's K and V each, as kernels need that bind one layer's
+    /// pages; else a block is of all layers, and a chunk is one piece.
+    pub striped: bool,
+    /// Chunks of full precision that fit.
+    pub chunks: u32,
+}
+
+/// A tier.
+#[derive(Debug)]
+pub struct Tier {
+    stripes: Vec<Blocks>,
+    striped: bool,
+    /// Bytes of one layer's K and V of a chunk.
+    page_bytes: u64,
+    /// Lists of as many pieces as there are stripes, one after the other.
+    lists: Vec<Piece>,
+    free: Vec<u32>,
+}
+
+impl Tier {
+    pub fn new(config: TierConfig, layers: usize, page_bytes: u64) -> Self {
+        let (stripes, block) = match config.striped {
+            true => (layers, page_bytes),
+            false => (1, page_bytes * layers as u64),
+        };
+        let stripes = vec![Blocks::new(config.chunks, block); stripes];
+        Self { stripes, striped: config.striped, page_bytes, lists: Vec::new(), free: Vec::new() }
+    }
+
+    pub const fn is_striped(&self) -> bool {
+        self.striped
+    }
+
+    /// Bytes held, rounding included.
+    pub fn held_bytes(&self) -> u64 {
+        self.stripes.iter().map(Blocks::held_bytes).sum()
+    }
+
+    /// Bytes that may be held.
+    pub fn budget_bytes(&self) -> u64 {
+        self.stripes.iter().map(Blocks::budget_bytes).sum()
+    }
+
+    /// Bytes held beyond the budget, after that was cut.
+    pub fn excess_bytes(&self) -> u64 {
+        self.stripes.iter().map(Blocks::excess_bytes).sum()
+    }
+
+    /// Divides `bytes` evenly among the stripes.
+    pub fn set_budget(&mut self, bytes: u64) {
+        let each = bytes / self.stripes.len().max(1) as u64;
+        self.stripes.iter_mut().for_each(|stripe| stripe.set_budget(each));
+    }
+
+    /// Chunks of full precision that still fit.
+    pub fn free_chunks(&self) -> usize {
+        let free = |stripe: &Blocks| {
+            stripe.budget_bytes().saturating_sub(stripe.held_bytes()) / stripe.block_bytes().max(1)
+        };
+        self.stripes.iter().map(free).min().unwrap_or(0) as usize
+    }
+
+    /// Bytes of the pieces that so many layers of a chunk take.
+    pub fn chunk_bytes(&self, layers: usize) -> u64 {
+        let (pieces, bytes) = match self.striped {
+            true => (layers as u64, self.page_bytes),
+            false => (1, self.page_bytes * layers as u64),
+        };
+        pieces * self.stripes.first().and_then(|stripe| stripe.piece_bytes(bytes)).unwrap_or(bytes)
+    }
+
+    /// Takes room for some layers of a chunk: all of it, or `None`.
+    pub fn take(&mut self, layers: Range<usize>) -> Option<u32> {
+        let bytes = if self.striped { self.page_bytes } else { self.page_bytes * layers.len() as u64 };
+        let stripes = self.stripes_of(layers);
+        let list = self.new_list();
+        let start = self.start(list);
+        for stripe in stripes {
+            match self.stripes[stripe].take(bytes) {
+                Some(piece) => self.lists[start + stripe] = piece,
+                None => {
+                    self.give_back(list);
+                    return None;
+                }
+            }
+        }
+        Some(list)
+    }
+
+    /// Gives a list back with all it has.
+    pub fn give_back(&mut self, list: u32) {
+        self.give_back_stripes(list, 0..self.stripes.len());
+        self.free.push(list);
+    }
+
+    /// Gives back what a list has of some layers of a striped tier.
+    pub fn give_back_layers(&mut self, list: u32, layers: Range<usize>) {
+        if self.striped {
+            self.give_back_stripes(list, layers);
+        }
+    }
+
+    fn give_back_stripes(&mut self, list: u32, stripes: Range<usize>) {
+        let start = self.start(list);
+        for stripe in stripes {
+            let piece = std::mem::replace(&mut self.lists[start + stripe], Piece::NONE);
+            if piece != Piece::NONE {
+                self.stripes[stripe].give_back(piece);
+            }
+        }
+    }
+
+    /// Moves what a list has of some layers of a striped tier to another list that has nothing of them.
+    pub fn hand_over(&mut self, from: u32, to: u32, layers: Range<usize>) {
+        let (from, to) = (self.start(from), self.start(to));
+        for stripe in layers.filter(|_| self.striped) {
+            self.lists[to + stripe] = std::mem::replace(&mut self.lists[from + stripe], Piece::NONE);
+        }
+    }
+
+    /// A list without pieces.
+    pub fn new_list(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            let list = self.lists.len() / self.stripes.len();
+            self.lists.resize(self.lists.len() + self.stripes.len(), Piece::NONE);
+            u32::try_from(list).unwrap_or(NONE)
+        })
+    }
+
+    /// What a list has of a layer.
+    pub fn piece(&self, list: u32, layer: usize) -> Option<Piece> {
+        let stripe = if self.striped { layer } else { 0 };
+        self.lists.get(self.start(list) + stripe).copied().filter(|piece| *piece != Piece::NONE)
+    }
+
+    /// The block of a piece that is one, as kernels count them.
+    pub fn slot(&self, piece: Piece, layer: usize) -> u64 {
+        let stripe = &self.stripes[if self.striped { layer } else { 0 }];
+        stripe.offset(piece) / stripe.block_bytes()
+    }
+
+    /// Where a piece of a tier that is not striped begins, in bytes.
+    pub fn offset(&self, piece: Piece) -> u64 {
+        self.stripes.first().map_or(0, |stripe| stripe.offset(piece))
+    }
+
+    /// Takes room for an adapter, rank row by rank row, as many whole rows of a layer in a block as fit: all of it, or
+    /// `None`.
+    pub fn take_ranks(&mut self, layers: &[RankRows]) -> Option<Vec<(u16, Piece)>> {
+        let mut taken = Vec::new();
+        for (layer, rows) in layers.iter().enumerate() {
+            let stripe = if self.striped { layer } else { 0 };
+            for bytes in rows.pieces(self.stripes[stripe].block_bytes()) {
+                match self.stripes[stripe].take(bytes) {
+                    Some(piece) => taken.push((stripe as u16, piece)),
+                    None => {
+                        self.give_back_ranks(taken);
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(taken)
+    }
+
+    /// Gives back what an adapter has.
+    pub fn give_back_ranks(&mut self, pieces: Vec<(u16, Piece)>) {
+        for (stripe, piece) in pieces {
+            self.stripes[usize::from(stripe)].give_back(piece);
+        }
+    }
+
+    /// Bytes of what an adapter has.
+    pub fn ranks_bytes(&self, pieces: &[(u16, Piece)]) -> u64 {
+        pieces.iter().map(|(stripe, piece)| self.stripes[usize::from(*stripe)].size(*piece)).sum()
+    }
+
+    /// Bytes of the pieces in a list.
+    pub fn list_bytes(&self, list: u32) -> u64 {
+        let pieces = &self.lists[self.start(list)..][..self.stripes.len()];
+        let size = |(stripe, piece): (&Blocks, &Piece)| match *piece {
+            Piece::NONE => 0,
+            piece => stripe.size(piece),
+        };
+        self.stripes.iter().zip(pieces).map(size).sum()
+    }
+
+    /// Pieces taken in all, for checks.
+    pub fn pieces(&self) -> usize {
+        self.stripes.iter().map(Blocks::pieces).sum()
+    }
+
+    /// Pieces in a list, for checks.
+    pub fn pieces_of(&self, list: u32) -> usize {
+        let pieces = &self.lists[self.start(list)..][..self.stripes.len()];
+        pieces.iter().filter(|piece| **piece != Piece::NONE).count()
+    }
+
+    /// Lists that are not free, for checks.
+    pub fn lists(&self) -> usize {
+        self.lists.len() / self.stripes.len().max(1) - self.free.len()
+    }
+
+    fn start(&self, list: u32) -> usize {
+        list as usize * self.stripes.len()
+    }
+
+    fn stripes_of(&self, layers: Range<usize>) -> Range<usize> {
+        match self.striped {
+            true => layers,
+            false => 0..usize::from(!layers.is_empty()),
+        }
+    }
+}
+
+/// What an adapter has of one layer: rows of its factors' rank, each the k-th column of every B and row of every A.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RankRows {
+    /// The largest rank of the layer's modules.
+    pub rank: u32,
+    /// Bytes of one row, of all modules that have that many.
+    pub row_bytes: u64,
+}
+
+impl RankRows {
+    /// The sizes of the pieces that hold them in blocks of so many bytes: a row that is larger than a block takes several,
+    /// rows that are smaller share one, the last block's rest goes to others (ELORA splits along the rank, S-LoRA too).
+    fn pieces(self, block: u64) -> impl Iterator<Item = u64> {
+        let block = block.max(1);
+        let (rows, each) = match self.row_bytes {
+            0 => (0, 1),
+            bytes => (u64::from(self.rank), (block / bytes).max(1)),
+        };
+        let groups = (0..rows.div_ceil(each)).map(move |i| (rows - i * each).min(each) * self.row_bytes);
+        groups.flat_map(move |bytes| {
+            let whole = bytes.saturating_sub(1) / block;
+            (0..=whole).map(move |i| if i < whole { block } else { bytes - whole * block })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rank_rows_fill_blocks_and_are_never_cut_unless_larger_than_one() {
+        let pieces = |rank, row_bytes| RankRows { rank, row_bytes }.pieces(1000).collect::<Vec<_>>();
+        assert_eq!(pieces(5, 400), [800, 800, 400]);
+        assert_eq!(pieces(2, 2300), [1000, 1000, 300, 1000, 1000, 300]);
+        assert_eq!((pieces(0, 400), pieces(3, 0), pieces(1, 1000)), (vec![], vec![], vec![1000]));
+    }
+
+    #[test]
+    fn a_chunk_has_all_its_layers_or_none() {
+        let mut tier = Tier::new(TierConfig { striped: true, chunks: 2 }, 3, 512);
+        let low = tier.take(0..1).unwrap();
+        let all = tier.take(0..3).unwrap();
+        assert!(tier.take(0..3).is_none());
+        assert_eq!((tier.free_chunks(), tier.held_bytes(), tier.chunk_bytes(3)), (0, 4 * 512, 3 * 512));
+        let high = tier.take(1..3).unwrap();
+        tier.give_back_layers(all, 1..3);
+        assert_eq!((tier.piece(all, 1), tier.pieces_of(all), tier.list_bytes(high)), (None, 1, 1024));
+        tier.hand_over(high, all, 1..3);
+        assert_eq!((tier.pieces_of(high), tier.pieces_of(all)), (0, 3));
+        [low, all, high].into_iter().for_each(|list| tier.give_back(list));
+        assert_eq!((tier.held_bytes(), tier.pieces(), tier.lists()), (0, 0, 0));
+    }
+
+    #[test]
+    fn adapters_take_blocks_that_chunks_then_do_not_have() {
+        let mut tier = Tier::new(TierConfig { striped: true, chunks: 4 }, 2, 1024);
+        let rows = |rank| RankRows { rank, row_bytes: 512 };
+        let adapter = tier.take_ranks(&[rows(4), rows(3)]).unwrap();
+        assert_eq!((tier.ranks_bytes(&adapter), tier.free_chunks()), (3 * 1024 + 512, 2));
+        assert!(tier.take_ranks(&[rows(4), rows(6)]).is_none());
+        assert_eq!(tier.held_bytes(), 4 * 1024, "what did not fit has left nothing behind");
+        tier.give_back_ranks(adapter);
+        assert_eq!(tier.held_bytes(), 0);
+    }
+}

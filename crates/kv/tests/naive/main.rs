@@ -1,0 +1,41 @@
+//! The manager beside a model that shares nothing: a device of words, on which every page's contents say what they were
+//! computed from. Whatever comes in whatever order, and however moves end, what a sequence reads is what it would have
+//! computed itself, what can be used again is what was computed before, and nothing is lost.
+
+mod device;
+mod events;
+mod world;
+
+use proptest::prelude::*;
+
+use self::events::{Event, event};
+use self::world::{Setup, World};
+
+fn run(setup: Setup, events: &[Event]) -> Result<(), TestCaseError> {
+    let mut world = World::new(setup);
+    for event in events {
+        world.apply(event).map_err(|e| TestCaseError::fail(format!("{event:?}: {e}")))?;
+    }
+    world.release_everything().map_err(|e| TestCaseError::fail(format!("at the end: {e}")))
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    (prop_oneof![Just(200_u32), 6_u32..40], prop::option::of(1_u32..60), 0_usize..5, any::<bool>())
+        .prop_map(|(chunks, flash, policy, can_recompute)| Setup { chunks, flash, policy, can_recompute })
+}
+
+/// How many sequences of events; `INTERLEAF_KV_CASES` for more than the few that every run takes.
+fn cases() -> u32 {
+    std::env::var("INTERLEAF_KV_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_sequences_read_what_they_would_have_computed(
+        setup in setup(),
+        events in prop::collection::vec(event(), 1..120),
+    ) {
+        run(setup, &events)?;
+    }
+}

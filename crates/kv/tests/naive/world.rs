@@ -1,0 +1,545 @@
+//! The manager, the device that it decides for, and the plain account of what was computed.
+
+use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+use interleaf_kv::policy::{AppState, Policy};
+use interleaf_kv::{
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, KvError, LinearCost, Manager, ModelKey,
+    Op, OpKind, Open, RankRows, Salt, SequenceId, SwitchCosts, TierConfig, TrimLevel,
+};
+
+use crate::device::{Device, Under, contents};
+use crate::events::Event;
+
+const LAYERS: usize = 4;
+const PAGE: u64 = 1024;
+
+/// How a world is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Chunks that fit into memory.
+    pub chunks: u32,
+    /// And into flash, if there is one.
+    pub flash: Option<u32>,
+    pub policy: usize,
+    pub can_recompute: bool,
+}
+
+struct App {
+    id: AppId,
+    salt: Option<u8>,
+    is_open: bool,
+}
+
+struct Adapter {
+    id: AdapterId,
+    digest: u8,
+    shared: usize,
+    is_activated: bool,
+}
+
+struct Sequence {
+    id: SequenceId,
+    app: usize,
+    under: Under,
+    /// Its prompt, and what it is continued with.
+    tokens: Vec<u32>,
+    /// Whether it may read what was computed with loss.
+    is_lossy: bool,
+    is_kept: bool,
+}
+
+/// What was computed and could be found: the plain account.
+struct Record {
+    under: Under,
+    tokens: Vec<u32>,
+}
+
+pub struct World {
+    manager: Manager,
+    device: Device,
+    setup: Setup,
+    apps: Vec<App>,
+    adapters: Vec<Adapter>,
+    sequences: Vec<Sequence>,
+    ops: Vec<Op>,
+    records: Vec<Record>,
+    /// Whether something may have gone that was computed: then less can be found than was.
+    has_lost: bool,
+    now: f64,
+}
+
+/// What a chunk is computed under, as the tree tells chunks apart.
+fn class(under: &Under, chunk: usize) -> Option<(u8, usize)> {
+    let acts = under.shared_layers < LAYERS && (chunk + 1) * CHUNK_TOKENS > under.from;
+    under.adapter.filter(|_| acts).map(|adapter| (adapter, under.from.saturating_sub(chunk * CHUNK_TOKENS)))
+}
+
+/// Tokens that two sequences have in common, under the same.
+fn common(a: &Under, a_tokens: &[u32], b: &Under, b_tokens: &[u32]) -> usize {
+    if a.salt != b.salt {
+        return 0;
+    }
+    let acts =
+        |under: &Under, i: usize| under.adapter.is_some() && under.shared_layers < LAYERS && i >= under.from;
+    let alike = |(i, (x, y)): &(usize, (&u32, &u32))| {
+        let is_base = !acts(a, *i) && !acts(b, *i);
+        x == y && (is_base || class(a, i / CHUNK_TOKENS) == class(b, i / CHUNK_TOKENS))
+    };
+    a_tokens.iter().zip(b_tokens).enumerate().take_while(alike).count()
+}
+
+fn text(text: u8, position: usize) -> u32 {
+    // A few texts that begin alike and part at different places.
+    let parts = [80, 33, 16, 5][usize::from(text) % 4];
+    if position < parts { position as u32 % 7 } else { 100 + u32::from(text) }
+}
+
+impl World {
+    pub fn new(setup: Setup) -> Self {
+        let tiers = [Some(TierConfig { striped: true, chunks: setup.chunks })]
+            .into_iter()
+            .chain([setup.flash.map(|chunks| TierConfig { striped: false, chunks })])
+            .flatten()
+            .collect();
+        let line = |fixed, each| LinearCost { fixed, each };
+        let config = Config {
+            layers: LAYERS,
+            page_bytes: PAGE,
+            codec: PageCodec::F16,
+            tiers,
+            policy: Policy::all()[setup.policy].1,
+            costs: SwitchCosts { recompute: line(0.001, 0.004), read: line(0.0005, 1e-6) },
+            can_recompute: setup.can_recompute,
+            idle_below: 0.7,
+            busy_above: 0.95,
+            longest_context: 1024,
+        };
+        let manager = Manager::new(config).expect("a lawful configuration");
+        let mut world = Self {
+            manager,
+            device: Device::default(),
+            setup,
+            apps: Vec::new(),
+            adapters: Vec::new(),
+            sequences: Vec::new(),
+            ops: Vec::new(),
+            records: Vec::new(),
+            has_lost: false,
+            now: 0.0,
+        };
+        world.open_app(None);
+        world
+    }
+
+    fn open_app(&mut self, salt: Option<u8>) {
+        let id = self.manager.open_app(salt.map(|byte| Salt([byte; 16]))).expect("few apps");
+        self.apps.push(App { id, salt, is_open: true });
+    }
+
+    pub fn apply(&mut self, event: &Event) -> Result<(), String> {
+        match *event {
+            Event::Open { app, adapter, text, len, suffix, from, is_kept, is_lossy } => {
+                self.open(app, adapter, (text, len, suffix), from, is_kept, is_lossy)?;
+            }
+            Event::Compute { sequence, tokens, text, is_lossy } => {
+                self.compute(sequence, tokens, text, is_lossy)?;
+            }
+            Event::Truncate { sequence, tokens } => self.truncate(sequence, tokens)?,
+            Event::Close { sequence } if !self.sequences.is_empty() => {
+                let sequence = self.sequences.remove(sequence % self.sequences.len());
+                self.close(sequence)?;
+            }
+            Event::Done { op } if !self.ops.is_empty() => {
+                let op = self.ops.remove(op % self.ops.len());
+                self.carry_out(op)?;
+            }
+            Event::Failed { op } | Event::Cancelled { op } if !self.ops.is_empty() => {
+                let op = self.ops.remove(op % self.ops.len());
+                self.has_lost = true;
+                let moves = match event {
+                    Event::Failed { .. } => self.manager.failed(op.id),
+                    _ => self.manager.cancelled(op.id),
+                };
+                self.ops.extend(moves);
+            }
+            Event::AllDone => self.all_done()?,
+            Event::Tick { tenths } => {
+                self.now += f64::from(tenths) / 10.0;
+                let moves = self.manager.tick(self.now);
+                self.ops.extend(moves);
+                self.has_lost |= self.is_tight();
+            }
+            Event::AppState { app, state } => {
+                let app = &self.apps[app % self.apps.len()];
+                let states = [
+                    AppState::Killed,
+                    AppState::Cached,
+                    AppState::Background,
+                    AppState::Visible,
+                    AppState::Foreground,
+                ];
+                self.has_lost |= states[state] == AppState::Killed;
+                match self.manager.set_app_state(app.id, states[state], self.now) {
+                    Ok(moves) => self.ops.extend(moves),
+                    Err(e) => same(e, KvError::UnknownApp, !app.is_open)?,
+                }
+            }
+            Event::Trim { level } => {
+                self.has_lost = true;
+                self.manager.trim([TrimLevel::UiHidden, TrimLevel::Background, TrimLevel::Warning][level]);
+            }
+            Event::Budget { tier, share } => {
+                let all = [u64::from(self.setup.chunks), u64::from(self.setup.flash.unwrap_or(0))][tier];
+                self.has_lost = true;
+                self.manager.set_budget(tier, all * LAYERS as u64 * PAGE * u64::from(share) / 16);
+            }
+            Event::AddAdapter { digest, rank } => self.add_adapter(digest, rank)?,
+            Event::RemoveAdapter { adapter } if !self.adapters.is_empty() => {
+                let adapter = self.adapters.remove(adapter % self.adapters.len());
+                self.has_lost = true;
+                self.manager.remove_adapter(adapter.id).map_err(|e| e.to_string())?;
+                let again = self.manager.remove_adapter(adapter.id);
+                (again == Err(KvError::UnknownAdapter)).then_some(()).ok_or("removed twice")?;
+            }
+            Event::OpenApp { salt } if self.apps.len() < 6 => self.open_app((salt > 0).then_some(salt)),
+            Event::CloseApp { app } => self.close_app(app)?,
+            _ => {}
+        }
+        self.check()
+    }
+
+    /// Whether memory may not have room for all that was computed.
+    fn is_tight(&self) -> bool {
+        self.setup.chunks < 200
+    }
+
+    fn open(
+        &mut self,
+        app: usize,
+        adapter: usize,
+        (which, len, suffix): (u8, usize, u8),
+        from: usize,
+        is_kept: bool,
+        is_lossy: bool,
+    ) -> Result<(), String> {
+        let app_index = app % self.apps.len();
+        let app = &self.apps[app_index];
+        let adapter = match adapter % (self.adapters.len() + 1) {
+            0 => None,
+            n => self.adapters.get(n - 1),
+        };
+        let under = Under {
+            salt: app.salt,
+            adapter: adapter.map(|a| a.digest),
+            from: adapter.filter(|a| a.is_activated).map_or(0, |_| from),
+            shared_layers: adapter.map_or(LAYERS, |a| a.shared),
+        };
+        let tokens: Vec<u32> =
+            (0..len).map(|i| text(which, i)).chain((0..usize::from(suffix)).map(|i| 7 + i as u32)).collect();
+        let open = Open {
+            app: app.id,
+            adapter: adapter.map(|a| (a.id, under.from)),
+            tokens: &tokens,
+            most: tokens.len().saturating_sub(1),
+            budget: if is_lossy { 0.5 } else { 0.0 },
+            is_kept,
+            now: self.now,
+        };
+        let is_open = app.is_open;
+        let looked_up = self.manager.look_up(&open);
+        let opened = match self.manager.open(&open) {
+            Ok(opened) => opened,
+            Err(KvError::AdapterFull { .. }) => {
+                self.has_lost = true;
+                return Ok(());
+            }
+            Err(e) => return same(e, KvError::UnknownApp, !is_open),
+        };
+        self.check_found(&under, &tokens, is_kept, is_lossy, opened.reused)?;
+        if is_kept && opened.reused > looked_up.clone().unwrap_or(0) {
+            return Err(format!("found {}, looked up {looked_up:?}", opened.reused));
+        }
+        self.has_lost |= self.is_tight();
+        self.ops.extend(opened.moves);
+        self.sequences.push(Sequence {
+            id: opened.sequence,
+            app: app_index,
+            under,
+            tokens: tokens[..opened.reused].to_vec(),
+            is_lossy,
+            is_kept,
+        });
+        Ok(())
+    }
+
+    /// What was found was computed before; and as long as nothing has gone, all whole chunks that were are found.
+    fn check_found(
+        &self,
+        under: &Under,
+        tokens: &[u32],
+        is_kept: bool,
+        is_lossy: bool,
+        reused: usize,
+    ) -> Result<(), String> {
+        if !is_kept {
+            return (reused == 0).then_some(()).ok_or("found what it did not ask for".into());
+        }
+        let most = tokens.len().saturating_sub(1);
+        let open = self
+            .sequences
+            .iter()
+            .filter(|s| s.is_kept)
+            .map(|s| Record { under: s.under, tokens: s.tokens.clone() });
+        let best = |whole: bool| {
+            let records = self.records.iter().map(|r| (&r.under, &r.tokens));
+            let open: Vec<Record> = open.clone().collect();
+            let all = records.chain(open.iter().map(|r| (&r.under, &r.tokens)));
+            let found = all.map(|(u, t)| {
+                // Of what is being written only whole chunks can be found.
+                let common = common(under, tokens, u, t).min(most);
+                if whole { common / CHUNK_TOKENS * CHUNK_TOKENS } else { common }
+            });
+            found.max().unwrap_or(0)
+        };
+        if reused > best(false) {
+            return Err(format!("found {reused} tokens, {} were computed", best(false)));
+        }
+        if !self.has_lost && !is_lossy && reused < best(true) {
+            return Err(format!("found {reused} tokens, {} were computed and are there", best(true)));
+        }
+        Ok(())
+    }
+
+    fn compute(&mut self, sequence: usize, tokens: usize, which: u8, is_lossy: bool) -> Result<(), String> {
+        if self.sequences.is_empty() {
+            return Ok(());
+        }
+        let place = sequence % self.sequences.len();
+        let Sequence { id, under, is_lossy: may, .. } = self.sequences[place];
+        if !self.manager.is_ready(id).map_err(|e| e.to_string())? {
+            let refused = self.manager.append(id, tokens);
+            return (refused == Err(KvError::Waiting(id))).then_some(()).ok_or(format!("{refused:?}"));
+        }
+        let had = self.manager.tokens(id).map_err(|e| e.to_string())?;
+        match self.manager.append(id, tokens) {
+            Ok(()) => {}
+            Err(KvError::Full { .. }) => {
+                self.has_lost = true;
+                return Ok(());
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+        let is_lossy = is_lossy && may;
+        let sequence = &mut self.sequences[place];
+        let new: Vec<u32> = (had..had + tokens).map(|position| text(which, position)).collect();
+        sequence.tokens.truncate(had);
+        sequence.tokens.extend(&new);
+        let tokens_now = sequence.tokens.clone();
+        let table = self.manager.page_table(id).map_err(|e| e.to_string())?.clone();
+        // What is computed with loss, or over what was, is something else than the exact.
+        let over_loss = (0..had * LAYERS).any(|i| {
+            let (layer, position) = (i % LAYERS, i / LAYERS);
+            let lossy = contents(&under, layer, &tokens_now[..=position], true);
+            self.device.read(&table, layer, position) == Some(lossy)
+        });
+        for position in had..had + tokens {
+            for layer in 0..LAYERS {
+                let word = contents(&under, layer, &tokens_now[..=position], is_lossy || over_loss);
+                self.device.write(&table, layer, position, word)?;
+            }
+        }
+        self.manager.commit(id, &new, if is_lossy { 0.25 } else { 0.0 }).map_err(|e| e.to_string())?;
+        self.has_lost |= self.is_tight() || is_lossy || over_loss;
+        Ok(())
+    }
+
+    fn truncate(&mut self, sequence: usize, tokens: usize) -> Result<(), String> {
+        if self.sequences.is_empty() {
+            return Ok(());
+        }
+        let place = sequence % self.sequences.len();
+        let id = self.sequences[place].id;
+        // What it had can be found no longer where nobody else has it.
+        self.has_lost = true;
+        match self.manager.truncate(id, tokens) {
+            Ok(op) => self.ops.extend(op),
+            Err(KvError::Waiting(_) | KvError::Full { .. }) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, sequence: Sequence) -> Result<(), String> {
+        let tokens = self.manager.tokens(sequence.id).map_err(|e| e.to_string())?;
+        let moves = self.manager.close(sequence.id, self.now).map_err(|e| e.to_string())?;
+        self.ops.extend(moves);
+        if sequence.is_kept {
+            let tokens = sequence.tokens[..tokens.min(sequence.tokens.len())].to_vec();
+            self.records.push(Record { under: sequence.under, tokens });
+        }
+        let gone = self.manager.close(sequence.id, self.now);
+        (gone == Err(KvError::UnknownSequence(sequence.id))).then_some(()).ok_or("closed twice".into())
+    }
+
+    fn add_adapter(&mut self, digest: u8, rank: u32) -> Result<(), String> {
+        // One digest is one adapter: of these, one that changes nothing, and one that is activated.
+        let (shared, is_activated) =
+            [(0, false), (1, false), (LAYERS, false), (2, true)][usize::from(digest) % 4];
+        let row = RankRows { rank, row_bytes: 700 };
+        let spec = AdapterSpec {
+            key: AdapterKey { digest: ContentDigest([digest; 32]), scale_bits: 1 },
+            shared_layers: shared,
+            is_activated,
+            rank_rows: if rank == 0 { Vec::new() } else { vec![row; LAYERS] },
+        };
+        match self.manager.add_adapter(spec) {
+            Ok(id) => self.adapters.push(Adapter { id, digest, shared, is_activated }),
+            Err(e) => same(e, KvError::DuplicateAdapter, self.adapters.iter().any(|a| a.digest == digest))?,
+        }
+        Ok(())
+    }
+
+    fn close_app(&mut self, app: usize) -> Result<(), String> {
+        let place = app % self.apps.len();
+        let has_open = self.sequences.iter().any(|s| s.app == place);
+        let app = &mut self.apps[place];
+        match self.manager.close_app(app.id) {
+            Ok(()) => {
+                self.has_lost = true;
+                app.is_open = false;
+                // Somebody must be there.
+                if self.apps.iter().all(|app| !app.is_open) {
+                    self.open_app(None);
+                }
+                Ok(())
+            }
+            Err(KvError::NotYours(_)) if has_open => Ok(()),
+            Err(e) => same(e, KvError::UnknownApp, !app.is_open),
+        }
+    }
+
+    fn carry_out(&mut self, op: Op) -> Result<(), String> {
+        match op.kind {
+            OpKind::Copy => {
+                for (layer, from, to) in self.manager.copied_slots(op.id) {
+                    let page = self.device.page(layer, from);
+                    self.device.set_page(layer, to, page);
+                }
+            }
+            OpKind::Write { .. } => {
+                let at = self.manager.stored_at(op.id).ok_or("a write to nowhere")?;
+                self.device.store(at, &self.manager.memory_slots(op.id));
+            }
+            OpKind::Read { .. } => {
+                let at = self.manager.stored_at(op.id).ok_or("a read from nowhere")?;
+                self.device.load(at, &self.manager.memory_slots(op.id))?;
+            }
+            OpKind::Recompute => self.recompute(op)?,
+            OpKind::Load => {}
+        }
+        let moves = self.manager.done(op.id);
+        self.ops.extend(moves);
+        Ok(())
+    }
+
+    fn recompute(&mut self, op: Op) -> Result<(), String> {
+        let Some(key) = self
+            .manager
+            .chunk_key(op.id, ModelKey { weights: ContentDigest([1; 32]), config: ContentDigest([2; 32]) })
+        else {
+            return Ok(());
+        };
+        let digest = key.adapter.map(|adapter| adapter.digest.0[0]);
+        let known = self.adapters.iter().find(|a| Some(a.digest) == digest).map(|a| a.shared);
+        let running =
+            self.sequences.iter().find(|s| s.under.adapter == digest).map(|s| s.under.shared_layers);
+        let under = Under {
+            salt: key.salt.map(|salt| salt.0[0]),
+            adapter: digest,
+            from: key.from,
+            shared_layers: known.or(running).unwrap_or(LAYERS),
+        };
+        let start = (key.tokens.len() - 1) / CHUNK_TOKENS * CHUNK_TOKENS;
+        for (layer, slot) in self.manager.memory_slots(op.id) {
+            let mut page = self.device.page(layer, slot);
+            for position in start..key.tokens.len() {
+                page[position - start] = contents(&under, layer, &key.tokens[..=position], false);
+            }
+            self.device.set_page(layer, slot, page);
+        }
+        Ok(())
+    }
+
+    fn all_done(&mut self) -> Result<(), String> {
+        while let Some(op) = self.ops.pop() {
+            self.carry_out(op)?;
+        }
+        Ok(())
+    }
+
+    /// The manager's own rules, and every word that a sequence reads.
+    fn check(&mut self) -> Result<(), String> {
+        self.manager.check()?;
+        for sequence in &mut self.sequences {
+            let tokens = self.manager.tokens(sequence.id).map_err(|e| e.to_string())?;
+            if sequence.is_kept && tokens < sequence.tokens.len() {
+                // Whole chunks of what it had can be found all the same.
+                self.records.push(Record { under: sequence.under, tokens: sequence.tokens.clone() });
+            }
+            sequence.tokens.truncate(tokens);
+            if sequence.tokens.len() < tokens {
+                return Err(format!(
+                    "{:?} has {tokens} tokens, {} are known",
+                    sequence.id,
+                    sequence.tokens.len()
+                ));
+            }
+            if !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
+                continue;
+            }
+            let table = self.manager.page_table(sequence.id).map_err(|e| e.to_string())?;
+            for position in 0..tokens {
+                for layer in 0..LAYERS {
+                    let found = self.device.read(table, layer, position);
+                    let is = |lossy| {
+                        found == Some(contents(&sequence.under, layer, &sequence.tokens[..=position], lossy))
+                    };
+                    if !is(false) && !(sequence.is_lossy && is(true)) {
+                        return Err(format!(
+                            "{:?} reads something else at {position} in layer {layer}",
+                            sequence.id
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is closed, and nothing is left.
+    pub fn release_everything(&mut self) -> Result<(), String> {
+        self.all_done()?;
+        while let Some(sequence) = self.sequences.pop() {
+            self.close(sequence)?;
+        }
+        self.all_done()?;
+        while let Some(adapter) = self.adapters.pop() {
+            self.manager.remove_adapter(adapter.id).map_err(|e| e.to_string())?;
+        }
+        for app in self.apps.iter().filter(|app| app.is_open) {
+            self.manager.close_app(app.id).map_err(|e| e.to_string())?;
+        }
+        (0..2).for_each(|tier| self.manager.set_budget(tier, 0));
+        self.manager.check()?;
+        let held: Vec<u64> = (0..2).map(|tier| self.manager.held_bytes(tier)).collect();
+        if held != [0, 0] || self.manager.chunks() > 0 {
+            return Err(format!("{held:?} bytes and {} chunks are left", self.manager.chunks()));
+        }
+        Ok(())
+    }
+}
+
+/// An error is the expected one, where one is expected.
+fn same(found: KvError, expected: KvError, is_expected: bool) -> Result<(), String> {
+    if is_expected && found == expected { Ok(()) } else { Err(found.to_string()) }
+}

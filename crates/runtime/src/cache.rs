@@ -1,0 +1,160 @@
+//! The engine's pages: the KV manager, and what it must know of this engine. It decides; who copies pages is in `feed`.
+
+use std::time::Instant;
+
+use interleaf_contract::PoolGeometry;
+use interleaf_kv::{
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, KvError, Manager, Op, Open, Opened,
+    SequenceId,
+};
+use interleaf_model::Digest;
+
+use crate::adapters::{Acting, Activation};
+
+/// An adapter as the manager knows it.
+#[derive(Debug)]
+struct Known {
+    spec: AdapterSpec,
+    id: AdapterId,
+}
+
+/// Pages of one pool.
+#[derive(Debug)]
+pub struct Cache {
+    manager: Manager,
+    app: AppId,
+    /// By [`Acting`]. Adapters of the same contents are one.
+    adapters: Vec<Known>,
+    /// Whether pages of answers that are over answer for others.
+    is_kept: bool,
+    context: usize,
+    /// The clock that pages' ages are counted by.
+    start: Instant,
+}
+
+impl Cache {
+    /// An empty cache over a pool. Sequences are named from a number on, so that those of two engines have no name in
+    /// common.
+    pub fn new(geometry: &PoolGeometry, context: usize, is_kept: bool, first: u64) -> Result<Self, KvError> {
+        let longest = u32::try_from(context).unwrap_or(u32::MAX);
+        let mut manager = Manager::new(Config::in_memory(geometry, longest))?.counting_from(first);
+        let app = manager.open_app(None)?;
+        Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, start: Instant::now() })
+    }
+
+    /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
+    /// means a new sequence.
+    pub fn replaced(&self, geometry: &PoolGeometry) -> Result<Self, KvError> {
+        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened())?;
+        for known in &self.adapters {
+            new.add(known.spec.clone())?;
+        }
+        Ok(new)
+    }
+
+    /// Tells of the next adapter that acts.
+    pub fn add_adapter(
+        &mut self,
+        digest: Digest,
+        shared_layers: usize,
+        is_activated: bool,
+    ) -> Result<(), KvError> {
+        let key = AdapterKey { digest: ContentDigest(*digest.as_bytes()), scale_bits: 1.0_f32.to_bits() };
+        // The factors are the backend's, and always there.
+        self.add(AdapterSpec { key, shared_layers, is_activated, rank_rows: Vec::new() })
+    }
+
+    fn add(&mut self, spec: AdapterSpec) -> Result<(), KvError> {
+        let twin = self.adapters.iter().find(|known| known.spec.key == spec.key).map(|known| known.id);
+        let id = match twin {
+            Some(id) => id,
+            None => self.manager.add_adapter(spec.clone())?,
+        };
+        self.adapters.push(Known { spec, id });
+        Ok(())
+    }
+
+    /// Opens an empty sequence whose pages are nobody else's and go with it.
+    pub fn open_own(&mut self) -> Result<SequenceId, KvError> {
+        let open = Open { is_kept: false, ..self.call(None, &[], 0) };
+        Ok(self.manager.open(&open)?.sequence)
+    }
+
+    /// Opens a sequence with what is there of a prompt but its last token, whose logits are wanted. What it computes can be
+    /// found by others.
+    pub fn open(&mut self, activation: Option<Activation>, prompt: &[u32]) -> Result<Opened, KvError> {
+        let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
+        let open = self.call(activation, prompt, most);
+        self.manager.open(&open)
+    }
+
+    /// How many of some tokens are there.
+    pub fn look_up(&self, activation: Option<Activation>, tokens: &[u32]) -> usize {
+        let most = if self.is_kept { tokens.len() } else { 0 };
+        self.manager.look_up(&self.call(activation, tokens, most)).unwrap_or(0)
+    }
+
+    /// Whether pages of one request answer for another.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// Forgets what is there of some tokens and nobody else's.
+    pub fn forget(&mut self, activation: Option<Activation>, tokens: &[u32]) -> Result<(), KvError> {
+        let open = self.call(activation, tokens, tokens.len());
+        self.manager.forget(&open)
+    }
+
+    fn call<'a>(&self, activation: Option<Activation>, tokens: &'a [u32], most: usize) -> Open<'a> {
+        let adapter =
+            activation.map(|Activation { adapter: Acting(place), from }| (self.adapters[place].id, from));
+        let (app, is_kept) = (self.app, self.is_kept);
+        Open { app, adapter, tokens, most, budget: 0.0, is_kept, now: self.now() }
+    }
+
+    /// Makes room for more tokens of a sequence.
+    pub fn append(&mut self, id: SequenceId, tokens: usize) -> Result<(), KvError> {
+        self.manager.append(id, tokens)
+    }
+
+    /// The next tokens of a sequence have been computed.
+    pub fn commit(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), KvError> {
+        self.manager.commit(id, tokens, 0.0)
+    }
+
+    /// Cuts a sequence back, its room too. Pages that are then to be copied are returned.
+    pub fn truncate(&mut self, id: SequenceId, tokens: usize) -> Result<Option<Op>, KvError> {
+        self.manager.truncate(id, tokens)
+    }
+
+    /// Closes a sequence.
+    pub fn close(&mut self, id: SequenceId) -> Result<(), KvError> {
+        // There is nowhere to write to but memory.
+        self.manager.close(id, self.now()).map(drop)
+    }
+
+    /// A copy has been made, or not.
+    pub fn copied(&mut self, op: Op, is_done: bool) {
+        let moves = if is_done { self.manager.done(op.id) } else { self.manager.cancelled(op.id) };
+        debug_assert!(moves.is_empty(), "nothing follows from a copy");
+    }
+
+    /// The pages are lost with their device, and computed again for the sequences that are open.
+    pub fn lose_pages(&mut self) {
+        self.manager.lose_memory();
+    }
+
+    /// All pages of a sequence have been computed again.
+    pub fn regained(&mut self, id: SequenceId) -> Result<(), KvError> {
+        self.manager.regained(id)
+    }
+
+    /// What decides and is asked.
+    pub fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    fn now(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+}
