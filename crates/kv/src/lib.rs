@@ -8,6 +8,7 @@
 mod blocks;
 mod children;
 mod error;
+mod form;
 mod heap;
 mod identity;
 mod lossless;
@@ -21,6 +22,7 @@ mod tier;
 
 pub use blocks::{Blocks, Piece};
 pub use error::KvError;
+pub use form::{Form, Over, Source, Translation};
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
 pub use lossless::shared_layers;
 pub use manager::{AdapterSpec, Config, MOST_APPS, Manager, Open, Opened, TrimLevel, Usage};

@@ -12,6 +12,9 @@ pub const MOST_TIERS: usize = 3;
 /// The variant of the base; adapters are counted from 1.
 pub const BASE: u16 = 0;
 
+/// The form of pages as they were computed; others are counted from 1.
+pub const EXACT: u8 = 0;
+
 /// What a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -45,7 +48,8 @@ pub struct Node {
     pub right: u32,
     /// The first of its children by which the others are found.
     pub children: u32,
-    /// The base's chunk of the same tokens, whose pages are those of the layers below `first`.
+    /// The chunk of the same tokens whose pages are those of the layers below `first`, which is the base's, or that this
+    /// one's pages are decoded over.
     pub anchor: u32,
     /// Its pages in each tier, those that are on their way included.
     pub pages: [u32; MOST_TIERS],
@@ -65,6 +69,8 @@ pub struct Node {
     pub visits: f32,
     /// Bound on the mean divergence of outputs that was accepted while it was computed; 0 for exact.
     pub drift: f32,
+    /// The least divergence that a sequence which used it allows.
+    pub least_budget: f32,
     /// Tokens of the longest context that it was part of.
     pub context_tokens: u32,
     /// Moves under way that read or write it.
@@ -79,6 +85,10 @@ pub struct Node {
     pub first: u8,
     /// Of its layers, how many followers need at most.
     pub keep: u8,
+    /// Of its anchor's layers, how many it needs: those below `first`, or all where it is decoded over them.
+    pub needs: u8,
+    /// What its pages are kept in.
+    pub form: u8,
     /// One past the last layer that has pages here, in each tier.
     pub top: [u8; MOST_TIERS],
     /// Whether its pages in memory have their contents.
@@ -108,6 +118,7 @@ impl Node {
             last_request: 0,
             visits: 0.0,
             drift: 0.0,
+            least_budget: f32::INFINITY,
             context_tokens: 0,
             busy: 0,
             variant,
@@ -116,6 +127,8 @@ impl Node {
             from: 0,
             first: 0,
             keep: 0,
+            needs: 0,
+            form: EXACT,
             top: [0; MOST_TIERS],
             ready: false,
             leaving: false,

@@ -37,4 +37,12 @@ pub enum OpKind {
     Recompute,
     /// An adapter's weights are brought into memory.
     Load,
+    /// A chunk's pages are put into another form, [`Config::forms`](crate::Config::forms) being counted from 1, 0 the exact
+    /// one.
+    Encode {
+        /// Which form.
+        form: u8,
+    },
+    /// A chunk of the base is translated into one under a sequence's adapter.
+    Translate,
 }

@@ -22,8 +22,6 @@ pub struct TierConfig {
 pub struct Tier {
     stripes: Vec<Blocks>,
     striped: bool,
-    /// Bytes of one layer's K and V of a chunk.
-    page_bytes: u64,
     /// Lists of as many pieces as there are stripes, one after the other.
     lists: Vec<Piece>,
     free: Vec<u32>,
@@ -36,7 +34,7 @@ impl Tier {
             false => (1, page_bytes * layers as u64),
         };
         let stripes = vec![Blocks::new(config.chunks, block); stripes];
-        Self { stripes, striped: config.striped, page_bytes, lists: Vec::new(), free: Vec::new() }
+        Self { stripes, striped: config.striped, lists: Vec::new(), free: Vec::new() }
     }
 
     pub const fn is_striped(&self) -> bool {
@@ -73,17 +71,17 @@ impl Tier {
     }
 
     /// Bytes of the pieces that so many layers of a chunk take.
-    pub fn chunk_bytes(&self, layers: usize) -> u64 {
+    pub fn chunk_bytes(&self, layers: usize, page_bytes: u64) -> u64 {
         let (pieces, bytes) = match self.striped {
-            true => (layers as u64, self.page_bytes),
-            false => (1, self.page_bytes * layers as u64),
+            true => (layers as u64, page_bytes),
+            false => (1, page_bytes * layers as u64),
         };
         pieces * self.stripes.first().and_then(|stripe| stripe.piece_bytes(bytes)).unwrap_or(bytes)
     }
 
-    /// Takes room for some layers of a chunk: all of it, or `None`.
-    pub fn take(&mut self, layers: Range<usize>) -> Option<u32> {
-        let bytes = if self.striped { self.page_bytes } else { self.page_bytes * layers.len() as u64 };
+    /// Takes room for some layers of a chunk, of so many bytes each: all of it, or `None`.
+    pub fn take(&mut self, layers: Range<usize>, page_bytes: u64) -> Option<u32> {
+        let bytes = if self.striped { page_bytes } else { page_bytes * layers.len() as u64 };
         let stripes = self.stripes_of(layers);
         let list = self.new_list();
         let start = self.start(list);
@@ -145,15 +143,14 @@ impl Tier {
         self.lists.get(self.start(list) + stripe).copied().filter(|piece| *piece != Piece::NONE)
     }
 
-    /// The block of a piece that is one, as kernels count them.
-    pub fn slot(&self, piece: Piece, layer: usize) -> u64 {
-        let stripe = &self.stripes[if self.striped { layer } else { 0 }];
-        stripe.offset(piece) / stripe.block_bytes()
+    /// Where a piece begins, in bytes from the beginning of its layer's stripe.
+    pub fn offset(&self, piece: Piece, layer: usize) -> u64 {
+        self.stripes[if self.striped { layer } else { 0 }].offset(piece)
     }
 
-    /// Where a piece of a tier that is not striped begins, in bytes.
-    pub fn offset(&self, piece: Piece) -> u64 {
-        self.stripes.first().map_or(0, |stripe| stripe.offset(piece))
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> u64 {
+        self.stripes.first().map_or(1, Blocks::block_bytes)
     }
 
     /// Takes room for an adapter, rank row by rank row, as many whole rows of a layer in a block as fit: all of it, or
@@ -266,11 +263,11 @@ mod tests {
     #[test]
     fn a_chunk_has_all_its_layers_or_none() {
         let mut tier = Tier::new(TierConfig { striped: true, chunks: 2 }, 3, 512);
-        let low = tier.take(0..1).unwrap();
-        let all = tier.take(0..3).unwrap();
-        assert!(tier.take(0..3).is_none());
-        assert_eq!((tier.free_chunks(), tier.held_bytes(), tier.chunk_bytes(3)), (0, 4 * 512, 3 * 512));
-        let high = tier.take(1..3).unwrap();
+        let low = tier.take(0..1, 512).unwrap();
+        let all = tier.take(0..3, 512).unwrap();
+        assert!(tier.take(0..3, 512).is_none());
+        assert_eq!((tier.free_chunks(), tier.held_bytes(), tier.chunk_bytes(3, 512)), (0, 4 * 512, 3 * 512));
+        let high = tier.take(1..3, 512).unwrap();
         tier.give_back_layers(all, 1..3);
         assert_eq!((tier.piece(all, 1), tier.pieces_of(all), tier.list_bytes(high)), (None, 1, 1024));
         tier.hand_over(high, all, 1..3);

@@ -108,10 +108,12 @@ impl Engine {
     fn copy_pages(&mut self, copies: &[Op]) -> Result<(), EngineError> {
         let mut result = Ok(());
         for &op in copies {
-            let slots = self.cache.manager().copied_slots(op.id);
-            let pages = slots.into_iter().flat_map(|(layer, from, to)| {
-                let layer = u32::try_from(layer).unwrap_or(u32::MAX);
-                let address = |slot, half| PageAddress { layer, slot, half };
+            let places = self.cache.manager().copied_places(op.id);
+            let slot_bytes = 2 * self.reserved.geometry.page_bytes() as u64;
+            let pages = places.into_iter().flat_map(|(layer, from, to)| {
+                let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
+                let layer = number(layer as u64);
+                let address = |place, half| PageAddress { layer, slot: number(place / slot_bytes), half };
                 [PageHalf::K, PageHalf::V]
                     .map(|half| PageCopy { from: address(from, half), to: address(to, half) })
             });

@@ -4,10 +4,10 @@ use super::{Manager, Pending};
 use crate::node::{BASE, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::tier::RankRows;
-use crate::{AdapterId, AdapterKey, KvError};
+use crate::{AdapterId, AdapterKey, KvError, Translation};
 
 /// What the manager is told of an adapter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdapterSpec {
     /// What it is.
     pub key: AdapterKey,
@@ -16,6 +16,8 @@ pub struct AdapterSpec {
     pub shared_layers: usize,
     /// Whether it acts only from its invocation on.
     pub is_activated: bool,
+    /// How good a translation of the base's pages is for it, if there is one.
+    pub translation: Option<Translation>,
     /// What its weights take of each layer's blocks; empty where they are kept elsewhere, and are then always there.
     pub rank_rows: Vec<RankRows>,
 }
@@ -27,6 +29,7 @@ pub(super) struct Known {
     generation: u32,
     pub shared: u8,
     pub is_activated: bool,
+    pub translation: Option<Translation>,
     /// What its weights take; empty for one that is always there.
     pub rank_rows: Vec<RankRows>,
     /// What they have of memory, by stripe.
@@ -44,6 +47,7 @@ impl Known {
             generation: 0,
             shared: layers as u8,
             is_activated: false,
+            translation: None,
             rank_rows: Vec::new(),
             pieces: Vec::new(),
             node: NONE,
@@ -90,6 +94,7 @@ impl Manager {
             generation,
             shared: shared as u8,
             is_activated: spec.is_activated,
+            translation: spec.translation,
             rank_rows: spec.rank_rows,
             pieces: Vec::new(),
             node,

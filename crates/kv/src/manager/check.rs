@@ -2,9 +2,10 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::Manager;
+use super::{Manager, OpKind};
 use crate::children;
-use crate::node::{BASE, Kind, NONE, Node};
+use crate::form::Over;
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
 
 /// Fails with what does not hold.
 macro_rules! holds {
@@ -35,7 +36,11 @@ impl Manager {
             let own = |node: &&Node| node.is_in(tier) && node.kind != Kind::Adapter;
             let lists: Vec<u32> = self.nodes.iter().filter(own).map(|node| node.pages[tier]).collect();
             let written: Vec<u32> = (self.pending.values())
-                .filter(|pending| matches!(pending.kind, crate::OpKind::Write { to, .. } if to == tier))
+                .filter(|pending| match pending.kind {
+                    OpKind::Write { to, .. } => to == tier,
+                    OpKind::Encode { .. } => tier == 0,
+                    _ => false,
+                })
                 .map(|pending| pending.list)
                 .collect();
             let all: Vec<u32> = lists.into_iter().chain(written).collect();
@@ -120,13 +125,20 @@ impl Manager {
         }
         if node.anchor != NONE {
             let anchor = &self.nodes[node.anchor as usize];
-            holds!(anchor.kind == Kind::Shared && anchor.variant == BASE, "its anchor is no base chunk");
-            holds!(anchor.text() == node.text() && anchor.drift == 0.0, "its anchor is of other tokens");
-            holds!(anchor.keep >= node.first, "its anchor may lose what it needs");
-            holds!(!node.is_in(0) || anchor.top[0] >= node.first, "its anchor has lost what it needs");
+            let is_exact = anchor.form == EXACT && anchor.drift == 0.0;
+            holds!(anchor.kind == Kind::Shared && is_exact, "its anchor is not an exact chunk");
+            holds!(anchor.variant == BASE || node.first == 0, "its lower layers are another adapter's");
+            holds!(anchor.text() == node.text(), "its anchor is of other tokens");
+            holds!(anchor.keep >= node.needs, "its anchor may lose what it needs");
+            holds!(!node.is_in(0) || anchor.top[0] >= node.needs, "its anchor has lost what it needs");
         }
         holds!(node.anchor != NONE || node.first == 0, "has neither its lower layers nor an anchor");
-        holds!(node.drift == 0.0 || node.variant == BASE || node.first == 0, "lossy, and shares layers");
+        let form = self.form(node.form);
+        let is_over = form.is_some_and(|form| form.over != Over::Nothing);
+        let needs = if is_over { self.config.layers as u8 } else { node.first };
+        holds!(node.needs == needs, "needs {} layers of its anchor, and {needs} by its form", node.needs);
+        holds!(form.is_none_or(|form| node.drift >= form.drift), "lossy, and does not say so");
+        holds!(node.drift <= node.least_budget, "lossier than those who used it allow");
         Ok(())
     }
 

@@ -7,9 +7,10 @@ use crate::policy::{AppState, Candidate, Worth};
 
 impl Manager {
     /// Room in a tier for some layers of a chunk, made if it must be.
-    pub(super) fn make_room(&mut self, tier: usize, layers: std::ops::Range<usize>) -> Option<u32> {
+    pub(super) fn make_room(&mut self, tier: usize, layers: std::ops::Range<usize>, form: u8) -> Option<u32> {
+        let bytes = self.page_bytes(form);
         loop {
-            match self.tiers[tier].take(layers.clone()) {
+            match self.tiers[tier].take(layers.clone(), bytes) {
                 Some(list) => return Some(list),
                 None if self.evict_one(tier) => {}
                 None => return None,
@@ -121,8 +122,8 @@ impl Manager {
 
     /// Whether a chunk's anchor, if it has one, is in memory with the layers that the chunk needs of it.
     pub(super) fn has_anchor(&self, node: u32) -> bool {
-        let Node { anchor, first, .. } = self.nodes[node as usize];
-        self.nodes.get(anchor as usize).is_none_or(|anchor| anchor.is_in(0) && anchor.top[0] >= first)
+        let Node { anchor, needs, .. } = self.nodes[node as usize];
+        self.nodes.get(anchor as usize).is_none_or(|anchor| anchor.is_in(0) && anchor.top[0] >= needs)
     }
 
     pub(super) fn is_root(&self, node: u32) -> bool {
@@ -168,6 +169,13 @@ impl Manager {
             && !children::all(&self.nodes, at.children).iter().any(is_whole)
     }
 
+    /// Bytes of the pieces that a chunk has in a tier.
+    pub(super) fn chunk_bytes(&self, tier: usize, node: u32) -> u64 {
+        let at = &self.nodes[node as usize];
+        let layers = at.top[tier].saturating_sub(at.first);
+        self.tiers[tier].chunk_bytes(usize::from(layers), self.page_bytes(at.form))
+    }
+
     /// How much a node is worth keeping in a tier.
     pub(super) fn worth(&self, node: u32, tier: usize) -> Worth {
         self.config.policy.worth(&self.candidate(node, tier), &self.situation)
@@ -178,12 +186,12 @@ impl Manager {
         let is_adapter = at.kind == Kind::Adapter;
         let bytes = match is_adapter {
             true => self.tiers[0].ranks_bytes(&self.adapters[usize::from(at.variant)].pieces),
-            false => self.tiers[tier].chunk_bytes(usize::from(at.top[tier].saturating_sub(at.first))),
+            false => self.chunk_bytes(tier, node),
         };
         Candidate {
             is_adapter,
             bytes,
-            bits: 8 * self.config.codec.bytes(1) as u32,
+            bits: self.form(at.form).map_or(8 * self.config.codec.bytes(1) as u32, |form| form.bits),
             context_tokens: at.context_tokens,
             visits: f64::from(at.visits),
             idle_seconds: self.situation.now - at.last_use,

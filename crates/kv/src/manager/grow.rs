@@ -3,7 +3,7 @@
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, Pending};
-use crate::node::{Kind, NONE};
+use crate::node::{EXACT, Kind, NONE};
 use crate::op::{Op, OpKind};
 use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
@@ -32,10 +32,10 @@ impl Manager {
         let had = sequence.path.len();
         let needed = (sequence.room + tokens).div_ceil(CHUNK_TOKENS).saturating_sub(had);
         for _ in 0..needed {
-            let Some(list) = self.make_room(0, 0..self.config.layers) else {
+            let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else {
                 self.drop_own(sequence, had);
-                let capacity =
-                    self.tiers[0].budget_bytes() / self.tiers[0].chunk_bytes(self.config.layers).max(1);
+                let whole = self.tiers[0].chunk_bytes(self.config.layers, self.config.page_bytes);
+                let capacity = self.tiers[0].budget_bytes() / whole.max(1);
                 let free = self.available_chunks(needed);
                 return Err(KvError::Full { needed, free, capacity: capacity as usize });
             };
@@ -188,12 +188,20 @@ impl Manager {
             let at = &mut self.nodes[node as usize];
             at.context_tokens = at.context_tokens.max(sequence.tokens as u32);
             at.last_use = self.situation.now;
-            let anchor = at.anchor;
+        }
+        let path = sequence.path[..sequence.shared].to_vec();
+        self.drop_own(&mut sequence, 0);
+        for &node in &path {
+            if let Some(op) = self.encode_behind(node, &path) {
+                // It is written in its new form.
+                moves.push(op);
+                continue;
+            }
+            let anchor = self.nodes[node as usize].anchor;
             for node in [anchor, node].into_iter().filter(|node| *node != NONE) {
                 moves.extend(self.write_behind(node, 0));
             }
         }
-        self.drop_own(&mut sequence, 0);
         let weights = self.adapters[usize::from(sequence.variant)].node;
         if weights != NONE {
             self.unpin(weights);
@@ -212,9 +220,9 @@ impl Manager {
             return None;
         }
         let layers = usize::from(at.first)..usize::from(at.top[from]);
-        let (top, count) = (at.top[from], layers.len());
-        let list = self.make_room(to, layers)?;
-        let bytes = self.tiers[to].chunk_bytes(count);
+        let (top, count, form) = (at.top[from], layers.len(), at.form);
+        let list = self.make_room(to, layers, form)?;
+        let bytes = self.tiers[to].chunk_bytes(count, self.page_bytes(form));
         Some(self.new_op(
             Pending { kind: OpKind::Write { from, to }, node, list, copy: None, top, anchor: NONE },
             bytes,

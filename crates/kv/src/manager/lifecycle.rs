@@ -139,6 +139,7 @@ impl Manager {
         } else if held < self.config.idle_below * budget && self.config.tiers.len() > 1 {
             self.fill(self.config.idle_below * budget, passed, &mut moves);
         }
+        self.rearrange(held > self.config.busy_above * budget, &mut moves);
         for tier in 1..self.tiers.len().saturating_sub(1) {
             self.write_on(tier, &mut moves);
         }
@@ -183,7 +184,7 @@ impl Manager {
         while going > 0.0 {
             let Some(node) = self.queues[0].first() else { return };
             let at = &self.nodes[node as usize];
-            let own = self.tiers[0].chunk_bytes(usize::from(at.top[0].saturating_sub(at.first))) as f64;
+            let own = self.chunk_bytes(0, node) as f64;
             let is_stored = at.kind == Kind::Adapter || at.stored().is_some() || self.tiers.len() == 1;
             if !is_stored && let Some(op) = self.write_behind(node, 0) {
                 self.nodes[node as usize].leaving = true;
@@ -202,7 +203,7 @@ impl Manager {
             .min(seconds / self.config.costs.read.each.max(f64::MIN_POSITIVE));
         while let Some(node) = self.frontier.first() {
             let at = &self.nodes[node as usize];
-            let (kind, variant, first) = (at.kind, at.variant, at.first);
+            let (kind, variant, first, form) = (at.kind, at.variant, at.first, at.form);
             self.frontier.take(&mut self.nodes, node);
             let op = if kind == Kind::Adapter {
                 // Nothing is taken out to bring something in.
@@ -211,7 +212,8 @@ impl Manager {
                 if !self.is_supported(node) {
                     continue;
                 }
-                let own = self.tiers[0].chunk_bytes(self.config.layers - usize::from(first));
+                let layers = self.config.layers - usize::from(first);
+                let own = self.tiers[0].chunk_bytes(layers, self.page_bytes(form));
                 if own as f64 > left { None } else { self.read_idle(node) }
             };
             let Some(op) = op else { return };
@@ -232,7 +234,9 @@ impl Manager {
     fn read_idle(&mut self, node: u32) -> Option<Op> {
         let from = self.nodes[node as usize].stored()?;
         let (first, layers) = (usize::from(self.nodes[node as usize].first), self.config.layers);
-        let list = self.tiers[0].take(first..layers)?;
+        let form = self.nodes[node as usize].form;
+        let page_bytes = self.page_bytes(form);
+        let list = self.tiers[0].take(first..layers, page_bytes)?;
         let at = &mut self.nodes[node as usize];
         (at.pages[0], at.top[0], at.ready) = (list, layers as u8, false);
         let pending = super::Pending {
@@ -243,7 +247,7 @@ impl Manager {
             top: layers as u8,
             anchor: NONE,
         };
-        let bytes = self.tiers[0].chunk_bytes(layers - first);
+        let bytes = self.chunk_bytes(0, node);
         let op = self.new_op(pending, bytes);
         self.enter(node, 0);
         Some(op)

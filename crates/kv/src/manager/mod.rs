@@ -10,10 +10,11 @@
 //!
 //! Submodules have one kind of event each: `open` finds what can be used again, `grow` adds and takes tokens, `share` puts
 //! chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who may answer;
-//! `evict` makes room for all of them, and `check` says whether everything still fits together.
+//! `encode` changes the forms of chunks, `evict` makes room for all of them, and `check` says whether everything still fits together.
 
 mod adapters;
 mod check;
+mod encode;
 mod evict;
 mod grow;
 mod lifecycle;
@@ -23,12 +24,13 @@ mod share;
 
 use std::collections::{HashMap, VecDeque};
 
-use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, PageTable, PoolGeometry};
+use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PageCodec, PageTable, PoolGeometry};
 
 pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
 pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
+use crate::form::Form;
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
 use crate::op::{Op, OpId, OpKind};
@@ -57,6 +59,9 @@ pub struct Config {
     pub costs: SwitchCosts,
     /// Whether whoever carries moves out can compute chunks again among others that are there.
     pub can_recompute: bool,
+    /// Forms that chunks may be kept in besides the exact one; 255 at most. Which are lawful for a chunk, those who used it
+    /// decide by their budgets.
+    pub forms: Vec<Form>,
     /// Share of the budget below which memory is idle and is filled by a tick (ELORA: 0.7).
     pub idle_below: f64,
     /// Share above which it is busy and is emptied by a tick (FASTLIBRA v1: 0.95).
@@ -83,6 +88,7 @@ impl Config {
                 read: LinearCost { fixed: 0.0, each: 1.0 },
             },
             can_recompute: false,
+            forms: Vec::new(),
             idle_below,
             busy_above,
             longest_context,
@@ -99,6 +105,10 @@ impl Config {
         }
         if !(1..=MOST_TIERS).contains(&self.tiers.len()) {
             return refuse("tiers", "one to three", self.tiers.len().to_string());
+        }
+        if self.forms.len() > 255 || self.forms.iter().any(|form| form.page_bytes > self.page_bytes) {
+            let found = format!("{} forms", self.forms.len());
+            return refuse("forms", "at most 255, none larger than the exact one", found);
         }
         if !(0.0 <= self.idle_below && self.idle_below <= self.busy_above && self.busy_above <= 1.0) {
             let found = format!("{} and {}", self.idle_below, self.busy_above);
@@ -183,6 +193,7 @@ pub struct Manager {
     situation: Situation,
     /// Where the next tick goes on.
     ticked: usize,
+    rearranged: usize,
     last_tick: f64,
 }
 
@@ -218,6 +229,7 @@ impl Manager {
                 longest_context: config.longest_context,
             },
             ticked: 0,
+            rearranged: 0,
             last_tick: 0.0,
             config,
         };
@@ -333,15 +345,15 @@ impl Manager {
         })
     }
 
-    /// The pages of memory that a move reads or, where it brings something, writes: layers and slots. Layers that a chunk
-    /// shares with others are not moved with it.
+    /// The pages of memory that a move reads or, where it brings something, writes: layers, and where in a layer's stripe
+    /// each begins, in bytes. Layers that a chunk shares with others are not moved with it.
     #[must_use]
-    pub fn memory_slots(&self, op: OpId) -> Vec<(usize, u32)> {
+    pub fn memory_places(&self, op: OpId) -> Vec<(usize, u64)> {
         let Some(Pending { node, copy: None, top, .. }) = self.pending.get(&op).copied() else {
             return Vec::new();
         };
         let layers = usize::from(self.nodes[node as usize].first)..usize::from(top);
-        layers.filter_map(|layer| Some((layer, self.slot(node, layer)?))).collect()
+        layers.filter_map(|layer| Some((layer, self.place(node, layer)?))).collect()
     }
 
     /// Where in a tier below memory a move reads or writes, as bytes from the tier's beginning.
@@ -351,19 +363,46 @@ impl Manager {
         let (tier, list) = match kind {
             OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
             OpKind::Write { to, .. } => (to, list),
-            OpKind::Copy | OpKind::Recompute | OpKind::Load => return None,
+            OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } | OpKind::Recompute | OpKind::Load => {
+                return None;
+            }
         };
-        Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?)))
+        Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?, 0)))
     }
 
-    /// What a copy reads and writes: layers, the slot that is read, the slot that is written.
+    /// The pages that an encoding writes, as [`Manager::memory_places`], which says what it reads besides the anchor.
     #[must_use]
-    pub fn copied_slots(&self, op: OpId) -> Vec<(usize, u32, u32)> {
+    pub fn encoded_places(&self, op: OpId) -> Vec<(usize, u64)> {
+        let Some(Pending { kind: OpKind::Encode { .. }, list, .. }) = self.pending.get(&op).copied() else {
+            return Vec::new();
+        };
+        let place = |layer| Some(self.tiers[0].offset(self.tiers[0].piece(list, layer)?, layer));
+        (0..self.config.layers).filter_map(|layer| Some((layer, place(layer)?))).collect()
+    }
+
+    /// What a copy or a translation reads and writes: layers, and where in a layer's stripe the page that is read and the
+    /// one that is written begin, in bytes.
+    #[must_use]
+    pub fn copied_places(&self, op: OpId) -> Vec<(usize, u64, u64)> {
         let Some(Pending { node, copy: Some((_, to)), .. }) = self.pending.get(&op).copied() else {
             return Vec::new();
         };
-        let slots = |layer| Some((layer, self.slot(node, layer)?, self.slot(to, layer)?));
-        (0..self.config.layers).filter_map(slots).collect()
+        let places = |layer| Some((layer, self.place(node, layer)?, self.place(to, layer)?));
+        (0..self.config.layers).filter_map(places).collect()
+    }
+
+    /// Where in a layer's stripe a chunk of a sequence has its page, in bytes.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn page_place(&self, id: SequenceId, layer: usize, chunk: usize) -> Result<Option<u64>, KvError> {
+        Ok(self.sequence(id)?.path.get(chunk).and_then(|&node| self.place(node, layer)))
+    }
+
+    /// The sequence that a copy or a translation is for.
+    #[must_use]
+    pub fn sequence_of(&self, op: OpId) -> Option<SequenceId> {
+        self.pending.get(&op)?.copy.map(|(id, _)| id)
     }
 
     /// Bytes held in memory, by kind.
@@ -475,19 +514,19 @@ impl Manager {
         root
     }
 
-    /// The slot of a chunk's layer in memory, at the chunk itself or at its anchor.
-    fn slot(&self, node: u32, layer: usize) -> Option<u32> {
+    /// Where in a layer's stripe a chunk has its page in memory, at the chunk itself or at its anchor.
+    fn place(&self, node: u32, layer: usize) -> Option<u64> {
         let at = &self.nodes[node as usize];
         let at = if layer < usize::from(at.first) { self.nodes.get(at.anchor as usize)? } else { at };
         let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0))?;
-        u32::try_from(self.tiers[0].slot(piece, layer)).ok()
+        Some(self.tiers[0].offset(piece, layer))
     }
 
     /// A chunk's pages as kernels find them.
     fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
-        let slot = self.slot(node, layer).unwrap_or(NONE);
-        let page = PageEntry { codec: self.config.codec, slot };
-        ChunkEntry { k: page, v: page }
+        let slot = self.place(node, layer).map(|place| place / self.tiers[0].block_bytes());
+        let slot = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NONE);
+        ChunkEntry::both(self.config.codec, slot)
     }
 
     fn new_op(&mut self, pending: Pending, bytes: u64) -> Op {

@@ -39,7 +39,11 @@ impl Manager {
         pending.holds().for_each(|held| self.nodes[held as usize].busy -= 1);
         let mut moves = Vec::new();
         match pending.kind {
-            OpKind::Copy => self.end_copy(pending, end),
+            OpKind::Copy | OpKind::Translate => self.end_copy(pending, end),
+            OpKind::Encode { form } => {
+                self.end_encode(pending, form, end == End::Done);
+                moves.extend(self.write_behind(node, 0));
+            }
             OpKind::Write { from, to } => self.end_write(pending, from, to, end),
             OpKind::Read { from } => moves.extend(self.end_read(pending, from, end)),
             OpKind::Recompute => self.end_recompute(node, end),
@@ -67,6 +71,10 @@ impl Manager {
         }
         if end == End::Done {
             self.arrived(private);
+            if let Some(mut sequence) = self.sequences.remove(&id) {
+                self.share_arrived(&mut sequence);
+                self.sequences.insert(id, sequence);
+            }
             return;
         }
         if let Some(mut sequence) = self.sequences.remove(&id) {
@@ -106,8 +114,7 @@ impl Manager {
             // What is there cannot be read.
             self.drop_pages(node, from);
             if self.nodes[node as usize].pins > 0 && self.config.can_recompute {
-                let at = &self.nodes[node as usize];
-                let bytes = self.tiers[0].chunk_bytes(self.config.layers - usize::from(at.first));
+                let bytes = self.chunk_bytes(0, node);
                 return Some(self.new_op(Pending { kind: OpKind::Recompute, ..pending }, bytes));
             }
         }

@@ -4,7 +4,7 @@ use interleaf_contract::{CHUNK_TOKENS, PageTable};
 
 use super::{Manager, Pending};
 use crate::children::{self, Key};
-use crate::node::{BASE, Kind, NONE, Node};
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::sequence::{Sequence, variant_of};
 use crate::{AdapterId, AppId, KvError, SequenceId, SwitchCosts, plan_switch};
@@ -115,20 +115,33 @@ impl Manager {
             self.unpin(node);
             moves.extend(self.begin_chunk_as(id, &mut sequence, node, tokens));
         }
+        if sequence.path.len() == sequence.shared && sequence.tokens == sequence.path.len() * CHUNK_TOKENS {
+            let base = self.translatable(open, variant, from, sequence.path.len());
+            moves.extend(self.translate(id, &mut sequence, &base));
+        }
         let reused = sequence.tokens;
         self.sequences.insert(id, sequence);
         self.settle();
         Ok(Opened { sequence: id, reused, moves })
     }
 
-    /// How many tokens of a prompt a call would find now, those below memory included. Nothing changes.
+    /// How many tokens of a prompt a call would find now, those below memory and those that would be translated included.
+    /// Nothing changes.
     ///
     /// # Errors
     /// If the app or the adapter is unknown.
     pub fn look_up(&self, open: &Open<'_>) -> Result<usize, KvError> {
-        let Some((root, variant, from)) = self.start(open)? else { return Ok(0) };
+        let (variant, from) = self.under(open)?;
         let tokens = &open.tokens[..open.most.min(open.tokens.len())];
-        Ok(self.find(root, variant, from, tokens, open.budget).tokens())
+        let found = match self.start(open)? {
+            Some((root, variant, from)) => self.find(root, variant, from, tokens, open.budget),
+            None => Found::default(),
+        };
+        let translated = match found.tail {
+            None => self.translatable(open, variant, from, found.path.len()).len(),
+            Some(_) => 0,
+        };
+        Ok(found.tokens() + translated * CHUNK_TOKENS)
     }
 
     /// Forgets what is there of a prompt, from its end as far as nobody else uses it and nothing else goes on from it.
@@ -151,7 +164,7 @@ impl Manager {
     }
 
     /// Where a call's contexts begin, and under what; `None` if there is nothing yet.
-    fn start(&self, open: &Open<'_>) -> Result<Option<(u32, u16, usize)>, KvError> {
+    pub(super) fn start(&self, open: &Open<'_>) -> Result<Option<(u32, u16, usize)>, KvError> {
         let app = self.app(open.app)?;
         let (variant, from) = self.under(open)?;
         let of_root = if self.adapters[usize::from(variant)].is_activated { BASE } else { variant };
@@ -160,7 +173,7 @@ impl Manager {
 
     /// What a call is computed under, and the first position that it acts on. Where an adapter leaves every layer, its
     /// contexts are the base's.
-    fn under(&self, open: &Open<'_>) -> Result<(u16, usize), KvError> {
+    pub(super) fn under(&self, open: &Open<'_>) -> Result<(u16, usize), KvError> {
         let Some((id, from)) = open.adapter else { return Ok((BASE, 0)) };
         let variant = self.variant(id)?;
         let is_base = usize::from(self.adapters[usize::from(variant)].shared) == self.config.layers;
@@ -168,42 +181,86 @@ impl Manager {
     }
 
     /// The longest beginning of some tokens that is there, exact or within a budget.
-    fn find(&self, root: u32, variant: u16, from: usize, tokens: &[u32], budget: f32) -> Found {
-        let mut best = self.walk(root, Vec::new(), variant, from, tokens, None);
+    pub(super) fn find(&self, root: u32, variant: u16, from: usize, tokens: &[u32], budget: f32) -> Found {
+        let best = self.walk(root, Vec::new(), variant, from, tokens, false, budget);
         if budget > 0.0 {
-            // What is lossy branches off from what is exact, at any depth.
-            for depth in 0..=best.path.len() {
-                let (start, path) = match depth {
-                    0 => (root, Vec::new()),
-                    _ => (best.path[depth - 1], best.path[..depth].to_vec()),
+            return self.branch_off(root, best, 0, variant, from, tokens, budget);
+        }
+        best
+    }
+
+    /// What is lossy branches off from what is found, and what is exact from that, at any depth: the longest of all.
+    #[allow(clippy::too_many_arguments, reason = "a search's place and what it searches for")]
+    fn branch_off(
+        &self,
+        root: u32,
+        found: Found,
+        depth: usize,
+        variant: u16,
+        from: usize,
+        tokens: &[u32],
+        budget: f32,
+    ) -> Found {
+        let mut best = Found { path: found.path.clone(), tail: found.tail };
+        for depth in depth..=found.path.len() {
+            let start = depth.checked_sub(1).map_or(root, |last| found.path[last]);
+            let next = found.path.get(depth).map(|&next| self.nodes[next as usize].drift > 0.0);
+            for is_lossy in [true, false].into_iter().filter(|kind| Some(*kind) != next) {
+                if next.is_some() && !self.has_child(start, depth, variant, from, tokens, is_lossy) {
+                    continue;
+                }
+                let path = found.path[..depth].to_vec();
+                let other = self.walk(start, path, variant, from, tokens, is_lossy, budget);
+                let other = match other.path.len() > depth {
+                    true => self.branch_off(root, other, depth + 1, variant, from, tokens, budget),
+                    false => other,
                 };
-                let lossy = self.walk(start, path, variant, from, tokens, Some(budget));
-                if lossy.tokens() > best.tokens() {
-                    best = lossy;
+                if other.tokens() > best.tokens() {
+                    best = other;
                 }
             }
         }
         best
     }
 
+    /// Whether a node goes on with a whole chunk of these tokens, exact or lossy.
+    fn has_child(
+        &self,
+        at: u32,
+        depth: usize,
+        variant: u16,
+        from: usize,
+        tokens: &[u32],
+        is_lossy: bool,
+    ) -> bool {
+        let (variant, from) = variant_of(variant, from, depth);
+        let chunk = tokens.get(depth * CHUNK_TOKENS..(depth + 1) * CHUNK_TOKENS);
+        let key = |tokens| Key { variant, from, is_lossy, tokens };
+        chunk.is_some_and(|chunk| {
+            children::find(&self.nodes, self.nodes[at as usize].children, key(chunk)).is_some()
+        })
+    }
+
     /// Goes down from a node along some tokens, on exact chunks, or on lossy ones within a budget.
-    fn walk(
+    #[allow(clippy::too_many_arguments, reason = "a search's place and what it searches for")]
+    pub(super) fn walk(
         &self,
         start: u32,
         path: Vec<u32>,
         variant: u16,
         from: usize,
         tokens: &[u32],
-        budget: Option<f32>,
+        is_lossy: bool,
+        budget: f32,
     ) -> Found {
         let mut found = Found { path, tail: None };
         let mut at = start;
-        let is_usable = |node: &Node| self.is_usable(node) && node.drift <= budget.unwrap_or(0.0);
+        let is_usable = |node: &Node| self.is_usable(node) && node.drift <= budget;
         loop {
             let rest = &tokens[(found.path.len() * CHUNK_TOKENS).min(tokens.len())..];
             let (variant, from) = variant_of(variant, from, found.path.len());
             let chunk = &rest[..rest.len().min(CHUNK_TOKENS)];
-            let key = Key { variant, from, is_lossy: budget.is_some(), tokens: chunk };
+            let key = Key { variant, from, is_lossy, tokens: chunk };
             let children = self.nodes[at as usize].children;
             let whole =
                 (chunk.len() == CHUNK_TOKENS).then(|| children::find(&self.nodes, children, key)).flatten();
@@ -223,7 +280,7 @@ impl Manager {
     /// The chunk among some children that begins as another would, and in how many tokens: of the same variant, or of others
     /// as far as neither acts. Only what is in memory is copied of; to read a chunk for a part of it does not pay.
     fn tail(&self, children: u32, key: Key<'_>, is_usable: &impl Fn(&Node) -> bool) -> Option<(u32, usize)> {
-        let is_ready = |node: &Node| is_usable(node) && node.is_in(0) && node.ready;
+        let is_ready = |node: &Node| is_usable(node) && node.is_in(0) && node.ready && node.form == EXACT;
         if key.tokens.is_empty() {
             return None;
         }
@@ -257,9 +314,9 @@ impl Manager {
         let Some(first) = first else { return };
         for place in first..found.path.len() {
             let node = found.path[place];
-            let low = self.nodes[node as usize].first;
+            let Node { first: low, form, .. } = self.nodes[node as usize];
             let list = match self.bring_anchor(node, moves) {
-                true => self.make_room(0, usize::from(low)..self.config.layers),
+                true => self.make_room(0, usize::from(low)..self.config.layers, form),
                 false => None,
             };
             let Some(list) = list else {
@@ -291,7 +348,7 @@ impl Manager {
         };
         for (index, node) in missing.iter().copied().enumerate() {
             let at = &self.nodes[node as usize];
-            let bytes = self.tiers[0].chunk_bytes(self.config.layers - usize::from(at.first));
+            let bytes = self.chunk_bytes(0, node);
             let kind = match at.stored() {
                 Some(from) if recomputed.binary_search(&index).is_err() => OpKind::Read { from },
                 _ => OpKind::Recompute,
@@ -305,21 +362,22 @@ impl Manager {
     /// Sees to it that a chunk's anchor is in memory, or on its way there, with the layers that the chunk needs of it. Returns
     /// whether that is so.
     fn bring_anchor(&mut self, node: u32, moves: &mut Vec<Op>) -> bool {
-        let Node { anchor, first, .. } = self.nodes[node as usize];
+        let Node { anchor, needs, .. } = self.nodes[node as usize];
         if anchor == NONE || self.nodes[anchor as usize].is_in(0) {
             return self.has_anchor(node);
         }
         let Some(from) = self.nodes[anchor as usize].stored() else { return false };
         let top = self.nodes[anchor as usize].top[from];
-        if top < first || !self.is_supported(anchor) {
+        let form = self.nodes[anchor as usize].form;
+        if top < needs || !self.is_supported(anchor) {
             return false;
         }
-        let Some(list) = self.make_room(0, 0..usize::from(top)) else { return false };
+        let Some(list) = self.make_room(0, 0..usize::from(top), form) else { return false };
         self.frontier_take(anchor);
         let at = &mut self.nodes[anchor as usize];
         (at.pages[0], at.top[0], at.ready) = (list, top, false);
         self.enter(anchor, 0);
-        let bytes = self.tiers[0].chunk_bytes(usize::from(top));
+        let bytes = self.chunk_bytes(0, anchor);
         let kind = OpKind::Read { from };
         moves.push(
             self.new_op(Pending { kind, node: anchor, list: NONE, copy: None, top, anchor: NONE }, bytes),
@@ -332,6 +390,7 @@ impl Manager {
         let at = &mut self.nodes[node as usize];
         at.apps |= 1 << sequence.app;
         at.visits += 1.0;
+        at.least_budget = at.least_budget.min(sequence.budget);
         (at.last_use, at.last_request) = (self.situation.now, self.requests);
         if !at.ready {
             sequence.unready.push(node);
@@ -365,10 +424,16 @@ impl Manager {
         node: u32,
         tokens: usize,
     ) -> Option<Op> {
-        let Node { len, pins, busy, children, followers, first, variant, from, anchor, .. } =
+        let Node { len, pins, busy, children, followers, first, variant, from, anchor, form, .. } =
             self.nodes[node as usize];
         let is_same = (variant, from) == sequence.variant_of(sequence.path.len());
-        let is_free = is_same && pins == 0 && busy == 0 && children == NONE && followers == 0 && first == 0;
+        let is_free = is_same
+            && form == EXACT
+            && pins == 0
+            && busy == 0
+            && children == NONE
+            && followers == 0
+            && first == 0;
         if is_free && usize::from(len) == tokens && tokens < CHUNK_TOKENS {
             self.take_over(node);
             sequence.tokens += tokens;
@@ -377,7 +442,7 @@ impl Manager {
             return None;
         }
         self.pin(node);
-        let list = self.make_room(0, 0..self.config.layers);
+        let list = self.make_room(0, 0..self.config.layers, EXACT);
         self.unpin(node);
         let list = list?;
         let private = self.private(sequence, list);
@@ -390,7 +455,7 @@ impl Manager {
         sequence.unready.push(private);
         sequence.tokens += tokens;
         sequence.room += tokens;
-        let bytes = self.tiers[0].chunk_bytes(self.config.layers);
+        let bytes = self.chunk_bytes(0, private);
         let pending =
             Pending { kind: OpKind::Copy, node, list: NONE, copy: Some((id, private)), top: 0, anchor };
         Some(self.new_op(pending, bytes))
@@ -406,7 +471,7 @@ impl Manager {
         self.leave(node, 0);
         self.detach(node);
         let at = &mut self.nodes[node as usize];
-        (at.kind, at.anchor) = (Kind::Private, NONE);
+        (at.kind, at.anchor, at.least_budget) = (Kind::Private, NONE, f32::INFINITY);
     }
 
     /// A chunk of a sequence's own, over pages that it has got.

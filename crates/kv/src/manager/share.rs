@@ -4,7 +4,7 @@ use interleaf_contract::CHUNK_TOKENS;
 
 use super::Manager;
 use crate::children::{self, Key};
-use crate::node::{BASE, Kind, NONE, Node};
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::sequence::Sequence;
 
 impl Manager {
@@ -34,6 +34,7 @@ impl Manager {
         let at = &mut self.nodes[shared as usize];
         at.apps |= 1 << sequence.app;
         at.visits += 1.0;
+        at.least_budget = at.least_budget.min(sequence.budget);
         (at.last_use, at.last_request) = (now, self.requests);
         if self.tiers[0].is_striped() {
             sequence.table.set(self.config.layers, chunk, |layer| self.entry(shared, layer));
@@ -63,6 +64,7 @@ impl Manager {
         let at = &mut self.nodes[node as usize];
         at.apps |= 1 << sequence.app;
         at.visits += 1.0;
+        at.least_budget = at.least_budget.min(sequence.budget);
         (at.last_use, at.last_request) = (now, self.requests);
     }
 
@@ -86,8 +88,9 @@ impl Manager {
     /// one cannot be used now.
     fn join_twin(&mut self, node: u32, twin: u32) -> Option<u32> {
         let layers = self.config.layers;
-        let Node { first, anchor, top, ready, drift, .. } = self.nodes[twin as usize];
-        if drift > self.nodes[node as usize].drift {
+        let Node { first, anchor, top, ready, drift, form, .. } = self.nodes[twin as usize];
+        let is_in = self.nodes[twin as usize].is_in(0);
+        if drift > self.nodes[node as usize].drift || form != EXACT && !is_in {
             return None;
         }
         let own = self.nodes[node as usize].pages[0];
@@ -134,10 +137,8 @@ impl Manager {
     /// The layers of a private chunk that are the base's go to the base's chunk of the same tokens, which is made if there
     /// is none, and are given back if that has them. The chunk keeps them where the base's cannot be used now.
     fn share_low_layers(&mut self, node: u32, parent: u32) {
-        let Node { variant, len, drift, from, .. } = self.nodes[node as usize];
+        let Node { variant, len, drift, .. } = self.nodes[node as usize];
         let shared = self.adapters[usize::from(variant)].shared;
-        // Of a chunk that the adapter acts on from the middle, all of these layers are the base's as well.
-        let _ = from;
         if variant == BASE || shared == 0 || usize::from(len) < CHUNK_TOKENS || drift > 0.0 {
             return;
         }
@@ -187,7 +188,7 @@ impl Manager {
         at.followers += 1;
         at.keep = at.keep.max(shared);
         let at = &mut self.nodes[node as usize];
-        (at.first, at.anchor) = (shared, anchor);
+        (at.first, at.needs, at.anchor) = (shared, shared, anchor);
     }
 
     /// The base's node at the place of another variant's.
@@ -200,6 +201,6 @@ impl Manager {
             let salt = self.roots.iter().find(|(_, root)| **root == node).map(|((salt, _), _)| *salt)?;
             return Some(self.root(salt, BASE));
         }
-        (anchor != NONE).then_some(anchor)
+        self.nodes.get(anchor as usize).filter(|anchor| anchor.variant == BASE).map(|_| anchor)
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use interleaf_contract::{CHUNK_TOKENS, PageTable};
+use interleaf_contract::CHUNK_TOKENS;
 
 /// Under what a sequence is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,52 +28,39 @@ pub fn contents(under: &Under, layer: usize, tokens: &[u32], is_lossy: bool) -> 
     hasher.finish()
 }
 
-/// Pages of memory, and what is stored below.
+/// What the tokens of a page are.
+pub type Page = [u64; CHUNK_TOKENS];
+
+/// Pages of memory by layer and place, and what is stored below.
 #[derive(Debug, Default)]
 pub struct Device {
-    pages: HashMap<(usize, u32), [u64; CHUNK_TOKENS]>,
-    stored: HashMap<(usize, u64), Vec<(usize, [u64; CHUNK_TOKENS])>>,
+    pages: HashMap<(usize, u64), Page>,
+    stored: HashMap<(usize, u64), Vec<(usize, Page)>>,
 }
 
 impl Device {
-    pub fn write(
-        &mut self,
-        table: &PageTable,
-        layer: usize,
-        position: usize,
-        word: u64,
-    ) -> Result<(), String> {
-        let entry = table.entry(layer, position / CHUNK_TOKENS).ok_or("no page to write")?;
-        if entry.k.slot == u32::MAX {
-            return Err(format!("position {position} has no page in layer {layer}"));
-        }
-        self.pages.entry((layer, entry.k.slot)).or_default()[position % CHUNK_TOKENS] = word;
-        Ok(())
+    pub fn write(&mut self, layer: usize, place: u64, position: usize, word: u64) {
+        self.pages.entry((layer, place)).or_default()[position % CHUNK_TOKENS] = word;
     }
 
-    pub fn read(&self, table: &PageTable, layer: usize, position: usize) -> Option<u64> {
-        let entry = table.entry(layer, position / CHUNK_TOKENS)?;
-        Some(self.pages.get(&(layer, entry.k.slot))?[position % CHUNK_TOKENS])
+    pub fn page(&self, layer: usize, place: u64) -> Page {
+        self.pages.get(&(layer, place)).copied().unwrap_or_default()
     }
 
-    pub fn page(&self, layer: usize, slot: u32) -> [u64; CHUNK_TOKENS] {
-        self.pages.get(&(layer, slot)).copied().unwrap_or_default()
+    pub fn set_page(&mut self, layer: usize, place: u64, page: Page) {
+        self.pages.insert((layer, place), page);
     }
 
-    pub fn set_page(&mut self, layer: usize, slot: u32, page: [u64; CHUNK_TOKENS]) {
-        self.pages.insert((layer, slot), page);
-    }
-
-    pub fn store(&mut self, at: (usize, u64), slots: &[(usize, u32)]) {
-        let pages = slots.iter().map(|&(layer, slot)| (layer, self.page(layer, slot))).collect();
+    pub fn store(&mut self, at: (usize, u64), places: &[(usize, u64)]) {
+        let pages = places.iter().map(|&(layer, place)| (layer, self.page(layer, place))).collect();
         self.stored.insert(at, pages);
     }
 
-    pub fn load(&mut self, at: (usize, u64), slots: &[(usize, u32)]) -> Result<(), String> {
+    pub fn load(&mut self, at: (usize, u64), places: &[(usize, u64)]) -> Result<(), String> {
         let pages = self.stored.get(&at).ok_or("nothing is stored there")?.clone();
-        for &(layer, slot) in slots {
+        for &(layer, place) in places {
             let page = pages.iter().find(|(stored, _)| *stored == layer).ok_or("a layer is not stored")?.1;
-            self.set_page(layer, slot, page);
+            self.set_page(layer, place, page);
         }
         Ok(())
     }

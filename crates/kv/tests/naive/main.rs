@@ -2,6 +2,8 @@
 //! computed from. Whatever comes in whatever order, and however moves end, what a sequence reads is what it would have
 //! computed itself, what can be used again is what was computed before, and nothing is lost.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod device;
 mod events;
 mod world;
@@ -20,8 +22,16 @@ fn run(setup: Setup, events: &[Event]) -> Result<(), TestCaseError> {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    (prop_oneof![Just(200_u32), 6_u32..40], prop::option::of(1_u32..60), 0_usize..5, any::<bool>())
-        .prop_map(|(chunks, flash, policy, can_recompute)| Setup { chunks, flash, policy, can_recompute })
+    let chunks = prop_oneof![Just(200_u32), 6_u32..40];
+    (chunks, prop::option::of(1_u32..60), 0_usize..5, any::<bool>(), any::<bool>()).prop_map(
+        |(chunks, flash, policy, can_recompute, has_forms)| Setup {
+            chunks,
+            flash,
+            policy,
+            can_recompute,
+            has_forms,
+        },
+    )
 }
 
 /// How many sequences of events; `INTERLEAF_KV_CASES` for more than the few that every run takes.

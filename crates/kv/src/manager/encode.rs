@@ -1,0 +1,314 @@
+//! Chunks change their form: encoded when nobody uses them, decoded when what they are decoded over should go, encoded anew
+//! over the base's once there is one. And pages of the base become another variant's by translation.
+//!
+//! What something is decoded over is never encoded itself, nor taken, while that is so.
+
+use interleaf_contract::CHUNK_TOKENS;
+
+use super::{Manager, Pending};
+use crate::children::{self, Key};
+use crate::form::{Form, Over, Source};
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
+use crate::op::{Op, OpKind};
+use crate::sequence::{Sequence, variant_of};
+use crate::{KvError, Open, SequenceId};
+
+/// Nodes that a tick looks at for better anchors.
+const TICK_NODES: usize = 1024;
+
+impl Manager {
+    /// Where each layer of each chunk of a prompt would come from for a call now: chunks × layers, the chunk that is not
+    /// full left out.
+    ///
+    /// # Errors
+    /// If the app or the adapter is unknown.
+    pub fn sources(&self, open: &Open<'_>) -> Result<Vec<Vec<Source>>, KvError> {
+        let layers = self.config.layers;
+        let (variant, from) = self.under(open)?;
+        let found = match self.start(open)? {
+            Some((root, variant, from)) => self.find(root, variant, from, open.tokens, open.budget).path,
+            None => Vec::new(),
+        };
+        let of = |&node: &u32| -> Vec<Source> {
+            let Node { first, form, .. } = self.nodes[node as usize];
+            let own = match self.form(form) {
+                None => Source::Own,
+                Some(Form { over: Over::Nothing, .. }) => Source::Form(form - 1),
+                Some(_) => Source::OverAnchor(form - 1),
+            };
+            (0..layers).map(|layer| if layer < usize::from(first) { Source::Shared } else { own }).collect()
+        };
+        let mut sources: Vec<Vec<Source>> = found.iter().map(of).collect();
+        let translated = self.translatable(open, variant, from, found.len());
+        sources.resize(found.len() + translated.len(), vec![Source::Translated; layers]);
+        sources.resize(open.tokens.len() / CHUNK_TOKENS, vec![Source::Recomputed; layers]);
+        Ok(sources)
+    }
+
+    /// A form that is not the exact one.
+    pub(super) fn form(&self, form: u8) -> Option<Form> {
+        self.config.forms.get(usize::from(form).checked_sub(1)?).copied()
+    }
+
+    /// Bytes of a layer's K and V of a chunk in a form.
+    pub(super) fn page_bytes(&self, form: u8) -> u64 {
+        self.form(form).map_or(self.config.page_bytes, |form| form.page_bytes)
+    }
+
+    /// The base's chunks that could be translated for a call beyond what it finds: from a chunk on, as far as that was
+    /// measured.
+    pub(super) fn translatable(&self, open: &Open<'_>, variant: u16, from: usize, found: usize) -> Vec<u32> {
+        let Some(translation) = self.adapters[usize::from(variant)].translation else { return Vec::new() };
+        let Ok(app) = self.app(open.app) else { return Vec::new() };
+        let Some(&root) = self.roots.get(&(app.salt, BASE)) else { return Vec::new() };
+        if !open.is_kept || variant == BASE || from > 0 || translation.drift > open.budget {
+            return Vec::new();
+        }
+        let tokens = &open.tokens[..open.most.min(open.tokens.len())];
+        let base = self.walk(root, Vec::new(), BASE, 0, tokens, false, 0.0).path;
+        let is_there =
+            |node: &&u32| self.nodes[**node as usize].is_in(0) && self.nodes[**node as usize].ready;
+        let whole = base.iter().take_while(is_there).count();
+        if found >= whole || whole * CHUNK_TOKENS > translation.most_tokens {
+            return Vec::new();
+        }
+        base[found..whole].to_vec()
+    }
+
+    /// A sequence goes on with chunks of the base that are translated for it, as far as there is room.
+    pub(super) fn translate(&mut self, id: SequenceId, sequence: &mut Sequence, base: &[u32]) -> Vec<Op> {
+        let drift = self.adapters[usize::from(sequence.variant)].translation.map_or(0.0, |t| t.drift);
+        let mut moves = Vec::new();
+        for &node in base {
+            self.pin(node);
+            let list = self.make_room(0, 0..self.config.layers, EXACT);
+            self.unpin(node);
+            let Some(list) = list else { break };
+            let tokens = self.nodes[node as usize].tokens;
+            let private = self.private(sequence, list);
+            let at = &mut self.nodes[private as usize];
+            (at.tokens, at.len, at.ready, at.drift) = (tokens, CHUNK_TOKENS as u8, false, drift);
+            sequence.unready.push(private);
+            sequence.tokens += CHUNK_TOKENS;
+            sequence.room += CHUNK_TOKENS;
+            let copy = Some((id, private));
+            let pending = Pending { kind: OpKind::Translate, node, list: NONE, copy, top: 0, anchor: NONE };
+            moves.push(self.new_op(pending, self.tiers[0].list_bytes(list)));
+        }
+        moves
+    }
+
+    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything.
+    pub(super) fn encode_behind(&mut self, node: u32, path: &[u32]) -> Option<Op> {
+        let at = &self.nodes[node as usize];
+        if self.config.forms.is_empty() || !self.may_change(node) || at.form != EXACT || at.drift > 0.0 {
+            return None;
+        }
+        let layers = self.config.layers - usize::from(at.first);
+        let (least_budget, now) =
+            (at.least_budget, self.tiers[0].chunk_bytes(layers, self.config.page_bytes));
+        let mut best: Option<(u64, u8, u32)> = None;
+        for form in 1..=self.config.forms.len() as u8 {
+            let Some(Form { drift, over, page_bytes, .. }) = self.form(form) else { continue };
+            let bytes = self.tiers[0].chunk_bytes(layers, page_bytes);
+            if drift > least_budget || bytes >= best.map_or(now, |(bytes, ..)| bytes) {
+                continue;
+            }
+            let anchor = match over {
+                Over::Nothing => Some(NONE),
+                Over::Base => self.anchor_in(node, path, BASE),
+                Over::Any => (0..self.adapters.len() as u16).find_map(|v| self.anchor_in(node, path, v)),
+            };
+            if let Some(anchor) = anchor {
+                best = Some((bytes, form, anchor));
+            }
+        }
+        let (_, form, anchor) = best?;
+        self.encode(node, form, anchor)
+    }
+
+    /// Whether a chunk's pages may be put into another form: they are there, and nobody uses or depends on them.
+    fn may_change(&self, node: u32) -> bool {
+        let at = &self.nodes[node as usize];
+        at.kind == Kind::Shared
+            && at.is_in(0)
+            && at.ready
+            && usize::from(at.top[0]) == self.config.layers
+            && usize::from(at.len) == CHUNK_TOKENS
+            && at.pins == 0
+            && at.busy == 0
+            && at.followers == 0
+    }
+
+    /// The chunk of another variant that one could be decoded over: of the same tokens, whole, in memory, and not itself
+    /// decoded over something. What shares its lower layers with the base stays with the base.
+    fn anchor_in(&self, node: u32, path: &[u32], variant: u16) -> Option<u32> {
+        let Node { variant: own, anchor, .. } = self.nodes[node as usize];
+        if own == variant {
+            return None;
+        }
+        let place = path.iter().position(|&chunk| chunk == node)?;
+        let salt = self.salt_of(*path.first()?)?;
+        let mut at = *self.roots.get(&(salt, variant))?;
+        for &chunk in &path[..=place] {
+            let key = Key { variant, from: 0, is_lossy: false, tokens: self.nodes[chunk as usize].text() };
+            at = children::find(&self.nodes, self.nodes[at as usize].children, key)?;
+        }
+        let found = &self.nodes[at as usize];
+        let is_whole = usize::from(found.top[0]) == self.config.layers && found.is_in(0) && found.ready;
+        (is_whole && found.form == EXACT && (anchor == NONE || anchor == at)).then_some(at)
+    }
+
+    fn salt_of(&self, first: u32) -> Option<u32> {
+        let root = self.nodes[first as usize].parent;
+        self.roots.iter().find(|(_, own)| **own == root).map(|((salt, _), _)| *salt)
+    }
+
+    /// Plans the encoding of a chunk, over an anchor or alone, where there is room for it beside what it has.
+    fn encode(&mut self, node: u32, form: u8, anchor: u32) -> Option<Op> {
+        let first = usize::from(self.nodes[node as usize].first);
+        let page_bytes = self.page_bytes(form);
+        let list = self.tiers[0].take(first..self.config.layers, page_bytes)?;
+        let bytes = self.tiers[0].list_bytes(list);
+        let top = self.config.layers as u8;
+        // What it is decoded over now is read, too.
+        let old = self.nodes[node as usize].anchor;
+        let anchor = if anchor == NONE { old } else { anchor };
+        let pending = Pending { kind: OpKind::Encode { form }, node, list, copy: None, top, anchor };
+        Some(self.new_op(pending, bytes))
+    }
+
+    /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it.
+    pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) {
+        let Pending { node, list, anchor, .. } = pending;
+        let drift = self.form(form).map_or(0.0, |form| form.drift);
+        let at = &self.nodes[node as usize];
+        // A lossy chunk stays lossy when it is decoded.
+        let drift = at.drift.max(drift);
+        // Others may have used it meanwhile, who allow less.
+        let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
+            let own = children::key(at);
+            let key = Key { is_lossy: drift > 0.0, ..own };
+            own == key || children::find(&self.nodes, self.nodes[at.parent as usize].children, key).is_none()
+        };
+        let needs_anchor = self.form(form).is_some_and(|form| form.over != Over::Nothing);
+        // What it is decoded over may have gone from the tree with its adapter.
+        let is_anchored = !needs_anchor
+            || self.nodes.get(anchor as usize).is_some_and(|at| {
+                let is_whole = usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready;
+                at.kind == Kind::Shared && is_whole && at.form == EXACT
+            });
+        if !is_done || !is_lawful || !is_anchored || !self.may_change(node) {
+            self.tiers[0].give_back(list);
+            return;
+        }
+        for tier in 1..self.tiers.len() {
+            // What was written is of the old form.
+            self.drop_pages(node, tier);
+        }
+        let parent = self.nodes[node as usize].parent;
+        let first = self.nodes[parent as usize].children;
+        self.nodes[parent as usize].children = children::remove(&mut self.nodes, first, node);
+        let old = std::mem::replace(&mut self.nodes[node as usize].pages[0], list);
+        self.tiers[0].give_back(old);
+        let low = self.nodes[node as usize].first;
+        let at = &mut self.nodes[node as usize];
+        (at.form, at.drift) = (form, drift);
+        at.needs = if needs_anchor { self.config.layers as u8 } else { low };
+        let first = self.nodes[parent as usize].children;
+        self.nodes[parent as usize].children = children::insert(&mut self.nodes, first, node);
+        self.follow(node, if needs_anchor || low > 0 { anchor } else { NONE });
+    }
+
+    /// A chunk in memory follows another anchor, or none.
+    pub(super) fn follow(&mut self, node: u32, anchor: u32) {
+        let old = std::mem::replace(&mut self.nodes[node as usize].anchor, NONE);
+        if old != NONE {
+            let at = &mut self.nodes[old as usize];
+            at.followers -= 1;
+            at.resident_followers -= 1;
+            at.below[0] -= 1;
+            if at.followers == 0 {
+                at.keep = 0;
+            }
+        }
+        if anchor != NONE {
+            let needs = self.nodes[node as usize].needs;
+            let at = &mut self.nodes[anchor as usize];
+            at.followers += 1;
+            at.resident_followers += 1;
+            at.below[0] += 1;
+            at.keep = at.keep.max(needs);
+        }
+        self.nodes[node as usize].anchor = anchor;
+        for anchor in [old, anchor].into_iter().filter(|anchor| *anchor != NONE) {
+            self.consider(anchor, 0);
+        }
+    }
+
+    /// Looks at some chunks for better anchors: over the base's, once there are any, where they are decoded over another
+    /// adapter's; and where nobody else needs the anchor and it was not used since, the follower is decoded, so that the
+    /// anchor may go.
+    pub(super) fn rearrange(&mut self, is_busy: bool, moves: &mut Vec<Op>) {
+        let all = self.nodes.len();
+        let looked_at = if self.config.forms.is_empty() { 0 } else { TICK_NODES.min(all) };
+        for step in 0..looked_at {
+            let node = ((self.rearranged + step) % all) as u32;
+            let Node { form, anchor, last_use, first, .. } = self.nodes[node as usize];
+            if form == EXACT || anchor == NONE || !self.may_change(node) {
+                continue;
+            }
+            let path = self.path_to(node);
+            let base = match self.nodes[anchor as usize].variant {
+                BASE => None,
+                _ => self.anchor_in_base(node, &path),
+            };
+            let above = &self.nodes[anchor as usize];
+            let is_alone = above.followers == 1 && above.children == NONE && above.pins == 0 && first == 0;
+            let op = match base {
+                Some(base) => self.encode(node, form, base),
+                None if is_busy && is_alone && above.last_use < last_use => self.encode(node, EXACT, NONE),
+                None => None,
+            };
+            moves.extend(op);
+        }
+        self.rearranged = self.rearranged.wrapping_add(TICK_NODES);
+    }
+
+    /// The base's chunk for one that is decoded over another adapter's.
+    fn anchor_in_base(&mut self, node: u32, path: &[u32]) -> Option<u32> {
+        let old = std::mem::replace(&mut self.nodes[node as usize].anchor, NONE);
+        let found = self.anchor_in(node, path, BASE);
+        self.nodes[node as usize].anchor = old;
+        found
+    }
+
+    /// The chunks up to one, from the root on.
+    fn path_to(&self, node: u32) -> Vec<u32> {
+        let mut path = Vec::new();
+        let mut at = node;
+        while self.nodes.get(at as usize).is_some_and(|node| node.kind == Kind::Shared) {
+            path.push(at);
+            at = self.nodes[at as usize].parent;
+        }
+        path.reverse();
+        path
+    }
+
+    /// The chunks of a sequence that have arrived by translation become ones that others may find.
+    pub(super) fn share_arrived(&mut self, sequence: &mut Sequence) {
+        while sequence.is_kept && sequence.shared * CHUNK_TOKENS + CHUNK_TOKENS <= sequence.tokens {
+            let chunk = sequence.shared;
+            let at = &self.nodes[sequence.path[chunk] as usize];
+            let is_whole = at.ready && usize::from(at.len) == CHUNK_TOKENS;
+            debug_assert!((at.variant, at.from) == variant_of(sequence.variant, sequence.from, chunk));
+            if !is_whole {
+                return;
+            }
+            self.share(sequence, chunk);
+            if sequence.shared == chunk {
+                return;
+            }
+        }
+    }
+}
