@@ -134,12 +134,13 @@ impl Manager {
         let budget = self.tiers[0].budget_bytes() as f64;
         let held = self.tiers[0].held_bytes() as f64;
         let mut moves = Vec::new();
+        // What is decoded now need not go now.
+        self.rearrange(held > self.config.busy_above * budget, &mut moves);
         if held > self.config.busy_above * budget {
             self.empty(self.config.busy_above * budget, &mut moves);
         } else if held < self.config.idle_below * budget && self.config.tiers.len() > 1 {
             self.fill(self.config.idle_below * budget, passed, &mut moves);
         }
-        self.rearrange(held > self.config.busy_above * budget, &mut moves);
         for tier in 1..self.tiers.len().saturating_sub(1) {
             self.write_on(tier, &mut moves);
         }

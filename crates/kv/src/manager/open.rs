@@ -397,9 +397,8 @@ impl Manager {
         }
         let anchor = at.anchor;
         if anchor != NONE {
-            let at = &mut self.nodes[anchor as usize];
-            at.visits += 1.0;
-            (at.last_use, at.last_request) = (self.situation.now, self.requests);
+            // It is needed as long as this one is there, and used only by its own variant: what that alone reads may go.
+            let at = &self.nodes[anchor as usize];
             if !at.ready {
                 sequence.unready.push(anchor);
             }

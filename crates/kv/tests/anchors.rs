@@ -1,0 +1,231 @@
+//! Chunks in lossy forms, over anchors: which are chosen, what becomes of anchors, and who may read them.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+use interleaf_kv::policy::Policy;
+use interleaf_kv::{
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, LinearCost, Manager, Op, OpKind,
+    Open, Opened, Over, SequenceId, Source, SwitchCosts, TierConfig, Translation,
+};
+
+const LAYERS: usize = 4;
+const PAGE: u64 = 1024;
+
+/// What a test needs of a manager.
+struct World {
+    manager: Manager,
+    app: AppId,
+    now: f64,
+}
+
+fn world(forms: Vec<Form>, chunks: u32) -> World {
+    let line = LinearCost { fixed: 0.0, each: 1e-6 };
+    let config = Config {
+        layers: LAYERS,
+        page_bytes: PAGE,
+        codec: PageCodec::F16,
+        tiers: vec![TierConfig { striped: true, chunks }],
+        policy: Policy::Lru,
+        costs: SwitchCosts { recompute: line, read: line },
+        can_recompute: false,
+        forms,
+        idle_below: 0.7,
+        busy_above: 0.9,
+        longest_context: 1024,
+    };
+    let mut manager = Manager::new(config).expect("lawful");
+    let app = manager.open_app(None).expect("the first");
+    World { manager, app, now: 0.0 }
+}
+
+fn delta(over: Over) -> Form {
+    Form { page_bytes: PAGE / 4, bits: 4, drift: 0.01, over }
+}
+
+fn text() -> Vec<u32> {
+    (0..2 * CHUNK_TOKENS as u32).collect()
+}
+
+impl World {
+    fn adapter(&mut self, digest: u8, shared_layers: usize, translation: Option<Translation>) -> AdapterId {
+        let key = AdapterKey { digest: ContentDigest([digest; 32]), scale_bits: 1.0_f32.to_bits() };
+        let spec =
+            AdapterSpec { key, shared_layers, is_activated: false, translation, rank_rows: Vec::new() };
+        self.manager.add_adapter(spec).expect("new")
+    }
+
+    fn call<'a>(&self, adapter: Option<AdapterId>, tokens: &'a [u32], budget: f32) -> Open<'a> {
+        let adapter = adapter.map(|id| (id, 0));
+        Open { app: self.app, adapter, tokens, most: tokens.len(), budget, is_kept: true, now: self.now }
+    }
+
+    fn open(&mut self, adapter: Option<AdapterId>, tokens: &[u32], budget: f32) -> Opened {
+        self.now += 1.0;
+        let call = self.call(adapter, tokens, budget);
+        self.manager.open(&call).expect("it opens")
+    }
+
+    /// Computes what is not there, and returns what closing wants moved.
+    fn answer(&mut self, adapter: Option<AdapterId>, tokens: &[u32], budget: f32) -> Vec<Op> {
+        let Opened { sequence, reused, .. } = self.open(adapter, tokens, budget);
+        self.manager.append(sequence, tokens.len() - reused).expect("room");
+        self.manager.commit(sequence, &tokens[reused..], 0.0).expect("room");
+        self.close(sequence)
+    }
+
+    fn close(&mut self, sequence: SequenceId) -> Vec<Op> {
+        let moves = self.manager.close(sequence, self.now).expect("open");
+        self.manager.check().expect("sound");
+        moves
+    }
+
+    fn done(&mut self, moves: Vec<Op>) {
+        for op in moves {
+            assert!(matches!(op.kind, OpKind::Encode { .. }), "{op:?}");
+            let more = self.manager.done(op.id);
+            self.manager.check().expect("sound");
+            self.done(more);
+        }
+    }
+
+    fn sources(&self, adapter: Option<AdapterId>, tokens: &[u32], budget: f32) -> Vec<Vec<Source>> {
+        self.manager.sources(&self.call(adapter, tokens, budget)).expect("known")
+    }
+}
+
+#[test]
+fn what_its_users_allow_is_kept_over_the_bases_pages() {
+    let mut world = world(vec![delta(Over::Base)], 64);
+    let adapter = world.adapter(1, 1, None);
+    // Without the base's there is nothing to be decoded over.
+    assert_eq!(world.answer(Some(adapter), &text(), 0.1), []);
+    world.answer(None, &text(), 0.0);
+    let before = world.manager.held_bytes(0);
+    let moves = world.answer(Some(adapter), &text(), 0.1);
+    assert_eq!(moves.len(), 2);
+    world.done(moves);
+    // Three of four layers of two chunks are a quarter of what they were; four fit into a block.
+    assert_eq!(before - world.manager.held_bytes(0), 6 * PAGE - 3 * PAGE);
+    let over = vec![Source::Shared, Source::OverAnchor(0), Source::OverAnchor(0), Source::OverAnchor(0)];
+    assert_eq!(world.sources(Some(adapter), &text(), 0.1), vec![over; 2]);
+    // Whoever wants it exact finds nothing of it, and computes it.
+    assert_eq!(world.sources(Some(adapter), &text(), 0.0), vec![vec![Source::Recomputed; LAYERS]; 2]);
+    assert_eq!(world.open(Some(adapter), &text(), 0.0).reused, 0);
+    assert_eq!(world.open(Some(adapter), &text(), 0.005).reused, 0, "less than it has lost");
+    assert_eq!(world.open(Some(adapter), &text(), 0.1).reused, text().len());
+}
+
+#[test]
+fn exact_contexts_are_never_put_into_a_lossy_form() {
+    let mut world = world(vec![delta(Over::Nothing)], 64);
+    assert_eq!(world.answer(None, &text(), 0.0), []);
+    // Nor because somebody else would allow it.
+    assert_eq!(world.answer(None, &text(), 0.5), []);
+    // Nor if an exact call begins to use it meanwhile.
+    let longer: Vec<u32> = (100..100 + 2 * CHUNK_TOKENS as u32).collect();
+    let moves = world.answer(None, &longer, 0.5);
+    let exact = world.open(None, &longer, 0.0).sequence;
+    world.close(exact);
+    world.done(moves);
+    assert_eq!(world.sources(None, &longer, 0.0), vec![vec![Source::Own; LAYERS]; 2]);
+}
+
+#[test]
+fn an_anchor_stays_while_something_is_decoded_over_it() {
+    let mut world = world(vec![delta(Over::Base)], 5);
+    let adapter = world.adapter(1, 0, None);
+    world.answer(None, &text(), 0.0);
+    let moves = world.answer(Some(adapter), &text(), 0.1);
+    world.done(moves);
+    let reader = world.open(Some(adapter), &text(), 0.1).sequence;
+    // The base's two chunks and the follower's one block are held; the rest is too small for more than two.
+    let other = world.open(None, &[], 0.0).sequence;
+    assert!(world.manager.append(other, 3 * CHUNK_TOKENS).is_err());
+    world.manager.append(other, 2 * CHUNK_TOKENS).expect("room for two");
+    world.close(other);
+    world.close(reader);
+    assert_eq!(world.manager.look_up(&world.call(None, &text(), 0.0)), Ok(text().len()));
+    // Once nobody reads it the follower goes first, and then its anchor.
+    let other = world.open(None, &[], 0.0).sequence;
+    world.manager.append(other, 5 * CHUNK_TOKENS).expect("all of it");
+    world.close(other);
+}
+
+#[test]
+fn followers_of_another_adapter_follow_the_base_once_it_is_there() {
+    let mut world = world(vec![delta(Over::Any)], 64);
+    let [first, second] = [1, 2].map(|digest| world.adapter(digest, 0, None));
+    world.answer(Some(first), &text(), 0.0);
+    let moves = world.answer(Some(second), &text(), 0.1);
+    assert_eq!(moves.len(), 2);
+    world.done(moves);
+    assert_eq!(world.manager.tick(world.now), [], "there is nothing better yet");
+    world.answer(None, &text(), 0.0);
+    let moves = world.manager.tick(world.now);
+    assert_eq!(moves.len(), 2);
+    world.done(moves);
+    assert_eq!(world.manager.tick(world.now), []);
+    // The first adapter's pages may go, the base's not: the second's are read over them.
+    world.manager.remove_adapter(first).expect("known");
+    world.manager.check().expect("sound");
+    let over = vec![Source::OverAnchor(0); LAYERS];
+    assert_eq!(world.sources(Some(second), &text(), 0.1), vec![over; 2]);
+}
+
+#[test]
+fn the_only_follower_of_what_should_go_is_decoded() {
+    let mut world = world(vec![delta(Over::Base)], 20);
+    let adapter = world.adapter(1, 0, None);
+    let text = &text()[..CHUNK_TOKENS];
+    world.answer(None, text, 0.0);
+    let moves = world.answer(Some(adapter), text, 0.1);
+    world.done(moves);
+    // It is used again, and the base's is not; and there is no need yet.
+    let reader = world.open(Some(adapter), text, 0.1).sequence;
+    world.close(reader);
+    assert_eq!(world.manager.tick(world.now), []);
+    let other = world.open(None, &[], 0.0).sequence;
+    world.manager.append(other, 17 * CHUNK_TOKENS).expect("room");
+    let moves = world.manager.tick(world.now);
+    assert_eq!(moves.len(), 1, "memory is busy, and there is room for one");
+    world.done(moves);
+    assert_eq!(world.sources(Some(adapter), text, 0.1), [[Source::Own; LAYERS]]);
+    assert_eq!(world.open(Some(adapter), text, 0.0).reused, 0, "it stays as lossy as it was");
+    // Now the base's may go, and goes.
+    assert_eq!(world.manager.tick(world.now), []);
+    assert_eq!(world.manager.look_up(&world.call(None, text, 0.0)), Ok(0));
+    assert_eq!(world.manager.look_up(&world.call(Some(adapter), text, 0.1)), Ok(text.len()));
+    world.close(other);
+}
+
+#[test]
+fn a_translated_prefix_is_there_for_those_who_allow_it() {
+    let mut world = world(Vec::new(), 64);
+    let translation = Translation { drift: 0.02, most_tokens: 2 * CHUNK_TOKENS };
+    let adapter = world.adapter(1, 0, Some(translation));
+    world.answer(None, &text(), 0.0);
+    assert_eq!(world.open(Some(adapter), &text(), 0.01).reused, 0);
+    let sources = world.sources(Some(adapter), &text(), 0.1);
+    assert_eq!(sources, vec![vec![Source::Translated; LAYERS]; 2]);
+    let opened = world.open(Some(adapter), &text(), 0.1);
+    assert_eq!(opened.reused, text().len());
+    assert!(opened.moves.iter().all(|op| op.kind == OpKind::Translate) && opened.moves.len() == 2);
+    assert!(world.manager.append(opened.sequence, 1).is_err(), "it waits for them");
+    // They end in any order.
+    for op in opened.moves.iter().rev() {
+        assert_eq!(world.manager.done(op.id), []);
+        world.manager.check().expect("sound");
+    }
+    world.manager.append(opened.sequence, 1).expect("room");
+    world.manager.commit(opened.sequence, &[7], 0.0).expect("room");
+    world.close(opened.sequence);
+    // It is not exact, and neither is what was computed over it.
+    let longer = [&text()[..], &[7]].concat();
+    assert_eq!(world.open(Some(adapter), &longer, 0.1).reused, longer.len());
+    assert_eq!(world.open(Some(adapter), &longer, 0.0).reused, 0);
+    // Farther than it was measured nothing is translated.
+    let long: Vec<u32> = (0..3 * CHUNK_TOKENS as u32).collect();
+    world.answer(None, &long, 0.0);
+    let other = world.adapter(2, 0, Some(translation));
+    assert_eq!(world.open(Some(other), &long, 0.1).reused, 0);
+}
