@@ -4,14 +4,13 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-mod device;
 mod events;
 mod world;
 
 use proptest::prelude::*;
 
-use self::events::{Event, event};
-use self::world::{Setup, World};
+use self::events::event;
+use self::world::{Event, Setup, World};
 
 fn run(setup: Setup, events: &[Event]) -> Result<(), TestCaseError> {
     let mut world = World::new(setup);

@@ -1,5 +1,8 @@
 //! The manager, the device that it decides for, and the plain account of what was computed.
 
+mod device;
+mod event;
+
 use interleaf_contract::{CHUNK_TOKENS, PageCodec};
 use interleaf_kv::policy::{AppState, Policy};
 use interleaf_kv::{
@@ -8,8 +11,8 @@ use interleaf_kv::{
     TrimLevel,
 };
 
-use crate::device::{Device, Under, contents};
-use crate::events::Event;
+use self::device::{Device, Under, contents};
+pub use self::event::Event;
 
 const LAYERS: usize = 4;
 const PAGE: u64 = 1024;
