@@ -1,7 +1,7 @@
 //! What apps and the system do: apps come to the front and are killed, memory is wanted back, time passes.
 
 use super::Manager;
-use crate::node::{Kind, NONE};
+use crate::node::{Kind, NONE, Node};
 use crate::op::Op;
 use crate::policy::{AppState, expected_adapters};
 use crate::{AppId, KvError};
@@ -95,12 +95,20 @@ impl Manager {
             return Err(KvError::NotYours(*id));
         }
         let bit = 1 << app.place;
-        for node in 0..self.nodes.len() as u32 {
-            let at = &self.nodes[node as usize];
-            if at.kind == Kind::Shared && at.apps == bit && at.pins == 0 && at.below[0] == 0 {
+        let mut going: Vec<u32> = Vec::new();
+        for (index, node) in (0..).zip(&mut self.nodes) {
+            if node.apps & bit != 0 && node.kind == Kind::Shared {
+                going.push(index);
+            }
+            node.apps &= !bit;
+        }
+        // Only what nothing stands on goes; what it stood on itself may then go after it.
+        while let Some(node) = going.pop() {
+            let Node { kind, apps, pins, children, followers, parent, anchor, .. } = self.nodes[node as usize];
+            let is_last = pins == 0 && children == NONE && followers == 0;
+            if kind == Kind::Shared && apps == 0 && is_last {
                 self.remove_subtree(node);
-            } else {
-                self.nodes[node as usize].apps &= !bit;
+                going.extend([parent, anchor].into_iter().filter(|above| *above != NONE));
             }
         }
         self.apps[app.place as usize].is_open = false;
