@@ -74,11 +74,12 @@ impl Manager {
     }
 
     fn write(&mut self, sequence: &mut Sequence, tokens: &[u32], drift: f32) {
+        // What they were computed over: a chunk that is shared below may become one with less loss.
+        let before = sequence.tokens.checked_sub(1).map(|last| sequence.path[last / CHUNK_TOKENS]);
+        let drift = before.map_or(0.0, |before| self.nodes[before as usize].drift).max(drift);
         for &token in tokens {
             let chunk = sequence.tokens / CHUNK_TOKENS;
             let node = sequence.path[chunk];
-            let before = sequence.tokens.checked_sub(1).map(|last| sequence.path[last / CHUNK_TOKENS]);
-            let drift = before.map_or(0.0, |before| self.nodes[before as usize].drift).max(drift);
             let at = &mut self.nodes[node as usize];
             at.tokens[sequence.tokens % CHUNK_TOKENS] = token;
             at.len = (sequence.tokens % CHUNK_TOKENS) as u8 + 1;
