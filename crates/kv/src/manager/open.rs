@@ -454,6 +454,8 @@ impl Manager {
         sequence.unready.push(private);
         sequence.tokens += tokens;
         sequence.room += tokens;
+        // It supplied these tokens itself.
+        self.nodes[node as usize].apps |= 1 << sequence.app;
         let bytes = self.chunk_bytes(0, private);
         let pending =
             Pending { kind: OpKind::Copy, node, list: NONE, copy: Some((id, private)), top: 0, anchor };
