@@ -132,7 +132,7 @@ impl Manager {
         let at = &self.nodes[node as usize];
         at.kind == Kind::Shared
             && at.is_in(0)
-            && at.ready
+            && self.is_filled(at)
             && usize::from(at.top[0]) == self.config.layers
             && usize::from(at.len) == CHUNK_TOKENS
             && at.pins == 0

@@ -5,6 +5,7 @@ use interleaf_contract::CHUNK_TOKENS;
 use super::{Manager, Pending};
 use crate::node::{Kind, NONE, Node};
 use crate::op::{Op, OpId, OpKind};
+use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
 
 /// How a move ended.
@@ -180,7 +181,7 @@ impl Manager {
     }
 
     /// A sequence has only the chunks before one.
-    fn cut_at(&mut self, sequence: &mut crate::sequence::Sequence, chunk: usize) {
+    fn cut_at(&mut self, sequence: &mut Sequence, chunk: usize) {
         for place in chunk..sequence.path.len() {
             let node = sequence.path[place];
             let anchor = self.nodes[node as usize].anchor;

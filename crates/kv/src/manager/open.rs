@@ -280,7 +280,9 @@ impl Manager {
     /// The chunk among some children that begins as another would, and in how many tokens: of the same variant, or of others
     /// as far as neither acts. Only what is in memory is copied of; to read a chunk for a part of it does not pay.
     fn tail(&self, children: u32, key: Key<'_>, is_usable: &impl Fn(&Node) -> bool) -> Option<(u32, usize)> {
-        let is_ready = |node: &Node| is_usable(node) && node.is_in(0) && node.ready && node.form == EXACT;
+        let is_ready = |node: &Node| {
+            is_usable(node) && node.is_in(0) && self.is_filled(node) && node.form == EXACT
+        };
         if key.tokens.is_empty() {
             return None;
         }
@@ -302,10 +304,18 @@ impl Manager {
     /// Whether a chunk has all its layers somewhere, with their contents there or on their way.
     fn is_usable(&self, node: &Node) -> bool {
         let layers = self.config.layers;
+        let comes = |node: &Node| node.ready || node.busy > 0;
         if node.is_in(0) {
-            return usize::from(node.top[0]) == layers && (node.ready || node.busy > 0);
+            return usize::from(node.top[0]) == layers
+                && comes(node)
+                && self.nodes.get(node.anchor as usize).is_none_or(comes);
         }
         node.stored().is_some_and(|tier| usize::from(node.top[tier]) == layers)
+    }
+
+    /// Whether a chunk in memory has the contents of all its layers, those at its anchor included.
+    pub(super) fn is_filled(&self, node: &Node) -> bool {
+        node.ready && self.nodes.get(node.anchor as usize).is_none_or(|anchor| anchor.ready)
     }
 
     /// Makes what was found come to memory, as far as there is room for it.

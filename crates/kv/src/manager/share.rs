@@ -88,14 +88,14 @@ impl Manager {
     /// one cannot be used now.
     fn join_twin(&mut self, node: u32, twin: u32) -> Option<u32> {
         let layers = self.config.layers;
-        let Node { first, anchor, top, ready, drift, form, .. } = self.nodes[twin as usize];
+        let Node { first, anchor, top, drift, form, .. } = self.nodes[twin as usize];
         let is_in = self.nodes[twin as usize].is_in(0);
         if drift > self.nodes[node as usize].drift || form != EXACT && !is_in {
             return None;
         }
         let own = self.nodes[node as usize].pages[0];
         if self.nodes[twin as usize].is_in(0) {
-            if !ready {
+            if !self.is_filled(&self.nodes[twin as usize]) {
                 return None;
             }
             let has = usize::from(top[0]);
