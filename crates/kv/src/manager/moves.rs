@@ -215,18 +215,17 @@ impl Manager {
         while self.evict_one(0) {}
     }
 
-    /// All pages of a sequence are there again.
+    /// All pages of a sequence are there again, and its adapter's weights.
     ///
     /// # Errors
     /// If the sequence is unknown.
     pub fn regained(&mut self, id: SequenceId) -> Result<(), KvError> {
-        let path = self.sequence(id)?.path.clone();
-        for node in path {
-            self.nodes[node as usize].ready = true;
-            let anchor = self.nodes[node as usize].anchor;
-            if let Some(anchor) = self.nodes.get_mut(anchor as usize) {
-                anchor.ready = true;
-            }
+        let sequence = self.sequence(id)?;
+        let weights = self.adapters[usize::from(sequence.variant)].node;
+        let anchors = sequence.path.iter().map(|&node| self.nodes[node as usize].anchor);
+        let all = sequence.path.iter().copied().chain(anchors).chain([weights]);
+        for node in all.filter(|node| *node != NONE).collect::<Vec<u32>>() {
+            self.arrived(node);
         }
         Ok(())
     }
