@@ -19,6 +19,7 @@ pub mod policy;
 mod sequence;
 mod switch;
 mod tier;
+mod tolerance;
 
 pub use blocks::{Blocks, Piece};
 pub use error::KvError;
@@ -29,3 +30,4 @@ pub use manager::{AdapterSpec, Config, MOST_APPS, Manager, Open, Opened, TrimLev
 pub use op::{Op, OpId, OpKind};
 pub use switch::{LinearCost, SwitchCosts, SwitchPlan, plan_switch};
 pub use tier::{RankRows, TierConfig};
+pub use tolerance::{Graded, Tolerance, ToleranceError, Width, Widths, choose_widths};
