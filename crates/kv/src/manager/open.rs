@@ -103,7 +103,12 @@ impl Manager {
         if let Some((node, _)) = found.tail {
             self.pin(node);
         }
+        // Room for one chunk must not be made of what another shares, which would take that chunk with it.
+        let anchors = found.path.iter().map(|&node| self.nodes[node as usize].anchor);
+        let anchors: Vec<u32> = anchors.filter(|anchor| *anchor != NONE).collect();
+        anchors.iter().for_each(|&anchor| self.pin(anchor));
         self.bring(&mut found, weights.as_ref(), &mut moves);
+        anchors.iter().for_each(|&anchor| self.unpin(anchor));
         moves.extend(weights);
         for &node in &found.path {
             self.join(&mut sequence, node);
