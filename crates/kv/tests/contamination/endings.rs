@@ -159,7 +159,7 @@ fn nothing_of_a_lost_memory_is_believed_or_kept() {
     rig.manager.lose_memory();
     rig.check();
     rig.moves.clear();
-    rig.device = crate::device::Device::default();
+    rig.device.forget_pages();
     for by in [By::base(app), By::adapter(app, adapter)] {
         assert_eq!(rig.found(by, &prompt), 0);
     }

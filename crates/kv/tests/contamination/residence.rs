@@ -90,6 +90,25 @@ fn an_anchor_is_not_taken_from_under_its_followers() {
     assert!(rig.reads_right(other));
 }
 
+/// Nor to make room for the follower itself, or for one before it.
+#[test]
+fn an_anchor_does_not_go_for_those_that_need_it() {
+    for (chunks, tokens) in [(1, 16), (3, 48)] {
+        let mut rig = Rig::new(chunks, Some(40));
+        let app = rig.app(None);
+        let adapter = rig.adapter(key(1), 2);
+        let prompt = text(1, tokens);
+        rig.turn(By::base(app), &prompt);
+        rig.turn(By::adapter(app, adapter), &prompt);
+        // The adapter's chunks are in flash, the base's in all of memory.
+        rig.manager.trim(TrimLevel::Warning);
+        assert_eq!(rig.turn(By::base(app), &prompt), tokens);
+        assert_eq!(rig.held()[0], u64::from(chunks) * CHUNK);
+        let (sequence, _) = rig.begin(By::adapter(app, adapter), &prompt);
+        assert!(rig.reads_right(sequence));
+    }
+}
+
 /// A, then B in A's slots, then A again.
 #[test]
 fn a_slot_that_was_anothers_in_between_is_not_believed() {
