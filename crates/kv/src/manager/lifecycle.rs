@@ -104,7 +104,8 @@ impl Manager {
         }
         // Only what nothing stands on goes; what it stood on itself may then go after it.
         while let Some(node) = going.pop() {
-            let Node { kind, apps, pins, children, followers, parent, anchor, .. } = self.nodes[node as usize];
+            let Node { kind, apps, pins, children, followers, parent, anchor, .. } =
+                self.nodes[node as usize];
             let is_last = pins == 0 && children == NONE && followers == 0;
             if kind == Kind::Shared && apps == 0 && is_last {
                 self.remove_subtree(node);

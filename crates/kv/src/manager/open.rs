@@ -285,9 +285,8 @@ impl Manager {
     /// The chunk among some children that begins as another would, and in how many tokens: of the same variant, or of others
     /// as far as neither acts. Only what is in memory is copied of; to read a chunk for a part of it does not pay.
     fn tail(&self, children: u32, key: Key<'_>, is_usable: &impl Fn(&Node) -> bool) -> Option<(u32, usize)> {
-        let is_ready = |node: &Node| {
-            is_usable(node) && node.is_in(0) && self.is_filled(node) && node.form == EXACT
-        };
+        let is_ready =
+            |node: &Node| is_usable(node) && node.is_in(0) && self.is_filled(node) && node.form == EXACT;
         if key.tokens.is_empty() {
             return None;
         }

@@ -14,11 +14,11 @@ fn pages_that_a_copy_writes_are_nobodys_until_it_has_ended() {
     let parted = [&text(1, 8)[..], &text(2, 8)].concat();
     let opened = rig.open(By::base(app), &parted).unwrap();
     assert_eq!(opened.moves[0].kind, OpKind::Copy);
-    let copied = rig.manager.copied_slots(opened.moves[0].id);
+    let copied = rig.manager.copied_places(opened.moves[0].id);
     rig.close(opened.sequence);
     let next = rig.open(By::base(app), &text(3, 16)).unwrap().sequence;
     rig.compute(next, &text(3, 16)).unwrap();
-    assert!(copied.iter().all(|&(layer, from, to)| ![from, to].contains(&rig.slots(next, 0)[layer])));
+    assert!(copied.iter().all(|&(layer, from, to)| ![from, to].contains(&rig.places(next, 0)[layer])));
     // One chunk is read by the copy, one is written, and there is no other.
     assert!(matches!(rig.compute(next, &[1]), Err(KvError::Full { .. })));
     for (layer, from, to) in copied {

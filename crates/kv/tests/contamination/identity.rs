@@ -28,6 +28,7 @@ fn the_same_weights_are_the_same_adapter() {
     let one = rig.adapter(key(1), 0);
     rig.turn(By::adapter(app, one), &prompt);
     let spec = interleaf_kv::AdapterSpec {
+        translation: None,
         key: key(1),
         shared_layers: 0,
         is_activated: false,

@@ -95,7 +95,7 @@ fn a_chunk_with_more_loss_takes_no_place() {
     let [one, two] = [little, much].map(|by| rig.open(by, &prompt).unwrap().sequence);
     rig.compute_lossy(two, &prompt, MUCH).unwrap();
     rig.compute_lossy(one, &prompt, LITTLE).unwrap();
-    assert!(rig.slots(one, 0).iter().zip(rig.slots(two, 0)).all(|(a, b)| *a != b));
+    assert!(rig.places(one, 0).iter().zip(rig.places(two, 0)).all(|(a, b)| *a != b));
     rig.close(one);
     rig.close(two);
     assert_eq!((rig.found(little, &prompt), rig.found(much, &prompt)), (0, 32));

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use interleaf_contract::{CHUNK_TOKENS, PageCodec};
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, KvError, LinearCost, Manager, ModelKey,
-    Op, OpKind, Open, Opened, RankRows, Salt, SequenceId, SwitchCosts, TierConfig,
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, KvError, LinearCost, Manager, Op,
+    OpKind, Open, Opened, RankRows, Salt, SequenceId, SwitchCosts, TierConfig,
 };
 
 use crate::device::{Device, Under, contents};
@@ -81,7 +81,7 @@ impl Rig {
         let flash = flash.map(|chunks| TierConfig { striped: false, chunks });
         let line = |each| LinearCost { fixed: 0.0, each };
         let config = Config {
-            model: ModelKey { weights: ContentDigest([1; 32]), config: ContentDigest([2; 32]) },
+            forms: Vec::new(),
             layers: LAYERS,
             page_bytes: PAGE,
             codec: PageCodec::F16,
@@ -113,17 +113,35 @@ impl Rig {
 
     /// An adapter whose weights are not in the pool.
     pub fn adapter(&mut self, key: AdapterKey, shared_layers: usize) -> AdapterId {
-        self.add(AdapterSpec { key, shared_layers, is_activated: false, rank_rows: Vec::new() })
+        self.add(AdapterSpec {
+            key,
+            shared_layers,
+            is_activated: false,
+            translation: None,
+            rank_rows: Vec::new(),
+        })
     }
 
     pub fn activated(&mut self, key: AdapterKey, shared_layers: usize) -> AdapterId {
-        self.add(AdapterSpec { key, shared_layers, is_activated: true, rank_rows: Vec::new() })
+        self.add(AdapterSpec {
+            key,
+            shared_layers,
+            is_activated: true,
+            translation: None,
+            rank_rows: Vec::new(),
+        })
     }
 
     /// One whose weights take a block of each layer.
     pub fn pooled(&mut self, key: AdapterKey) -> AdapterId {
         let rows = vec![RankRows { rank: 1, row_bytes: PAGE }; LAYERS];
-        self.add(AdapterSpec { key, shared_layers: 0, is_activated: false, rank_rows: rows })
+        self.add(AdapterSpec {
+            key,
+            shared_layers: 0,
+            is_activated: false,
+            translation: None,
+            rank_rows: rows,
+        })
     }
 
     fn add(&mut self, spec: AdapterSpec) -> AdapterId {
@@ -163,17 +181,19 @@ impl Rig {
     pub fn compute_lossy(&mut self, id: SequenceId, tokens: &[u32], drift: f32) -> Result<(), KvError> {
         self.manager.append(id, tokens.len())?;
         let had = self.manager.tokens(id)?;
-        let table = self.manager.page_table(id)?.clone();
         let Running { under, tokens: all } = self.running.get_mut(&id).unwrap();
         all.truncate(had);
         all.extend(tokens);
         let lossy = |position: usize, layer| contents(under, layer, &all[..=position], true);
-        let is_over_loss = (0..had)
-            .any(|at| (0..LAYERS).any(|layer| self.device.read(&table, layer, at) == Some(lossy(at, layer))));
+        let is_over_loss = (0..had).any(|at| {
+            (0..LAYERS)
+                .any(|layer| read(&self.manager, &self.device, id, layer, at) == Some(lossy(at, layer)))
+        });
         for position in had..all.len() {
             for layer in 0..LAYERS {
                 let word = contents(under, layer, &all[..=position], drift > 0.0 || is_over_loss);
-                self.device.write(&table, layer, position, word).unwrap();
+                let place = self.manager.page_place(id, layer, position / CHUNK_TOKENS).unwrap().unwrap();
+                self.device.write(layer, place, position, word);
             }
         }
         self.manager.commit(id, tokens, drift)?;
@@ -212,10 +232,9 @@ impl Rig {
     /// Whether every word that a sequence reads is what it would have computed itself, exactly.
     pub fn reads_right(&self, id: SequenceId) -> bool {
         let Running { under, tokens } = &self.running[&id];
-        let table = self.manager.page_table(id).unwrap();
         let has = self.manager.tokens(id).unwrap();
         let is_right = |position: usize, layer| {
-            self.device.read(table, layer, position)
+            read(&self.manager, &self.device, id, layer, position)
                 == Some(contents(under, layer, &tokens[..=position], false))
         };
         (0..has).all(|position| (0..LAYERS).all(|layer| is_right(position, layer)))
@@ -224,12 +243,12 @@ impl Rig {
     /// Computes all of a sequence's tokens again, where its pages are.
     pub fn recompute(&mut self, id: SequenceId) {
         let has = self.manager.tokens(id).unwrap();
-        let table = self.manager.page_table(id).unwrap().clone();
         let Running { under, tokens } = &self.running[&id];
         for position in 0..has {
             for layer in 0..LAYERS {
                 let word = contents(under, layer, &tokens[..=position], false);
-                self.device.write(&table, layer, position, word).unwrap();
+                let place = self.manager.page_place(id, layer, position / CHUNK_TOKENS).unwrap().unwrap();
+                self.device.write(layer, place, position, word);
             }
         }
     }
@@ -246,32 +265,32 @@ impl Rig {
         self.moves.retain(|other| other.id != op.id);
         match op.kind {
             OpKind::Copy => {
-                for (layer, from, to) in self.manager.copied_slots(op.id) {
+                for (layer, from, to) in self.manager.copied_places(op.id) {
                     let page = self.device.page(layer, from);
                     self.device.set_page(layer, to, page);
                 }
             }
             OpKind::Write { .. } => {
                 if let Some(at) = self.manager.stored_at(op.id) {
-                    self.device.store(at, &self.manager.memory_slots(op.id));
+                    self.device.store(at, &self.manager.memory_places(op.id));
                 }
             }
             OpKind::Read { .. } => {
                 let at = self.manager.stored_at(op.id).unwrap();
-                self.device.load(at, &self.manager.memory_slots(op.id)).unwrap();
+                self.device.load(at, &self.manager.memory_places(op.id)).unwrap();
             }
             OpKind::Recompute => panic!("no scenario asks for it"),
             OpKind::Load => {}
+            OpKind::Encode { .. } | OpKind::Translate => panic!("there are no forms here"),
         }
         let more = self.manager.done(op.id);
         self.moves.extend(more);
         self.check();
     }
 
-    /// The slots of a sequence's chunk.
-    pub fn slots(&self, id: SequenceId, chunk: usize) -> Vec<u32> {
-        let table = self.manager.page_table(id).unwrap();
-        (0..LAYERS).map(|layer| table.entry(layer, chunk).unwrap().k.slot).collect()
+    /// Where each layer of a sequence's chunk is.
+    pub fn places(&self, id: SequenceId, chunk: usize) -> Vec<u64> {
+        (0..LAYERS).map(|layer| self.manager.page_place(id, layer, chunk).unwrap().unwrap()).collect()
     }
 
     /// Fails where the manager contradicts itself.
@@ -288,4 +307,10 @@ impl Rig {
 /// Tokens of the whole chunks among so many.
 pub const fn whole(tokens: usize) -> usize {
     tokens / CHUNK_TOKENS * CHUNK_TOKENS
+}
+
+/// The word that a sequence reads.
+fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, position: usize) -> Option<u64> {
+    let place = manager.page_place(id, layer, position / CHUNK_TOKENS).ok().flatten()?;
+    Some(device.page(layer, place)[position % CHUNK_TOKENS])
 }

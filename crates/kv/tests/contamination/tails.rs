@@ -10,12 +10,12 @@ fn the_next_turn_takes_a_tail_over() {
     let app = rig.app(None);
     let first = text(1, 20);
     let (sequence, _) = rig.begin(By::base(app), &first);
-    let slots = rig.slots(sequence, 1);
+    let slots = rig.places(sequence, 1);
     rig.close(sequence);
     let next = [&first[..], &text(2, 20)].concat();
     let opened = rig.open(By::base(app), &next).unwrap();
     assert_eq!((opened.reused, opened.moves.len()), (20, 0), "nothing is copied");
-    assert_eq!(rig.slots(opened.sequence, 1), slots);
+    assert_eq!(rig.places(opened.sequence, 1), slots);
     // While it is being written it is nobody else's.
     assert_eq!(rig.found(By::base(app), &next), 16);
     rig.compute(opened.sequence, &next[20..]).unwrap();
@@ -38,7 +38,7 @@ fn two_turns_that_part_within_a_chunk_have_one_each() {
     // Nobody writes what is being copied: the other gets a copy as well.
     let other = rig.open(By::base(app), &same).unwrap();
     assert_eq!((other.reused, other.moves.len()), (26, 1));
-    let [one, two] = [opened.sequence, other.sequence].map(|id| rig.slots(id, 1));
+    let [one, two] = [opened.sequence, other.sequence].map(|id| rig.places(id, 1));
     assert!(one.iter().zip(&two).all(|(a, b)| a != b), "{one:?} and {two:?}");
     rig.carry_out();
     rig.compute(opened.sequence, &parted[22..]).unwrap();
@@ -56,7 +56,7 @@ fn cutting_a_sequence_cuts_nobody_elses() {
     let prompt = text(1, 48);
     let (one, _) = rig.begin(By::base(app), &prompt);
     let (two, _) = rig.begin(By::base(app), &prompt);
-    assert_eq!(rig.slots(one, 1), rig.slots(two, 1));
+    assert_eq!(rig.places(one, 1), rig.places(two, 1));
     let op = rig.manager.truncate(one, 20).unwrap();
     rig.check();
     assert_eq!(op.map(|op| op.kind), Some(OpKind::Copy));
@@ -64,7 +64,7 @@ fn cutting_a_sequence_cuts_nobody_elses() {
     rig.carry_out();
     rig.compute(one, &text(2, 20)).unwrap();
     assert!(rig.reads_right(one) && rig.reads_right(two));
-    assert_ne!(rig.slots(one, 1), rig.slots(two, 1));
+    assert_ne!(rig.places(one, 1), rig.places(two, 1));
     rig.close(one);
     rig.close(two);
     assert_eq!(rig.found(By::base(app), &prompt), 48);

@@ -51,6 +51,11 @@ impl Device {
         self.pages.insert((layer, place), page);
     }
 
+    /// The memory is lost.
+    pub fn forget_pages(&mut self) {
+        self.pages.clear();
+    }
+
     pub fn store(&mut self, at: (usize, u64), places: &[(usize, u64)]) {
         let pages = places.iter().map(|&(layer, place)| (layer, self.page(layer, place))).collect();
         self.stored.insert(at, pages);
