@@ -213,6 +213,7 @@ impl Manager {
             let weights = &mut self.nodes[node as usize];
             (weights.pages[0], weights.ready) = (NONE, false);
             self.situation.adapters -= 1;
+            self.evicted += 1;
         }
     }
 }

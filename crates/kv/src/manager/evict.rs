@@ -68,6 +68,7 @@ impl Manager {
         at.top[tier] = 0;
         if tier == 0 {
             (at.ready, at.leaving) = (false, false);
+            self.evicted += 1;
         }
         self.leave(node, tier);
     }

@@ -163,6 +163,9 @@ pub struct Usage {
     pub shared_layers: u64,
     /// Adapters' weights, where they are in the pool.
     pub adapters: u64,
+    /// Of pages, those that nobody could use as they lie: without their adapter, the chunk before or the base's layers in
+    /// memory. None, by the rule that leaves go first; ELORA found 48 % in a cache without it.
+    pub invalid: u64,
 }
 
 /// The manager.
@@ -195,6 +198,8 @@ pub struct Manager {
     ticked: usize,
     rearranged: usize,
     last_tick: f64,
+    /// Nodes taken from memory so far.
+    evicted: u64,
 }
 
 impl Manager {
@@ -231,6 +236,7 @@ impl Manager {
             ticked: 0,
             rearranged: 0,
             last_tick: 0.0,
+            evicted: 0,
             config,
         };
         manager.adapters.push(Known::base(manager.config.layers));
@@ -418,9 +424,23 @@ impl Manager {
             if node.resident_followers > 0 {
                 usage.shared_layers += bytes;
             }
+            let weights = self.adapters[usize::from(node.variant)].node;
+            let is_missing = |&above: &u32| {
+                self.nodes.get(above as usize).is_some_and(|above| above.kind != Kind::Root && !above.is_in(0))
+            };
+            if [node.parent, node.anchor, weights].iter().any(is_missing) {
+                usage.invalid += bytes;
+            }
         }
         usage.adapters = self.adapters.iter().map(|known| self.tiers[0].ranks_bytes(&known.pieces)).sum();
         usage
+    }
+
+    /// How many chunks and adapters were taken from memory so far, for whatever reason; what an adapter or an app took with
+    /// it counts too.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Bytes held of a tier's blocks, rounding included.
