@@ -75,6 +75,7 @@ fn one_request_takes_its_phases_one_after_the_other() {
         prefill_tokens: 10,
         context_tokens: 100,
         output_tokens: 3,
+        asks_again: false,
     };
     let mut server = Server::new(&machine(), 1);
     // Loaded at 3; recomputed until 5.5 while it reads until 7; prefilled until 8; two steps of 1.5 s.
@@ -125,17 +126,45 @@ fn a_context_answers_one_request_at_a_time() {
 }
 
 #[test]
-fn storage_does_one_thing_at_a_time_and_writes_last() {
+fn storage_does_one_thing_at_a_time_and_the_background_last() {
     let read =
         |seconds| Needs { read_seconds: seconds, prefill_tokens: 10, output_tokens: 1, ..Needs::default() };
     let mut server = Server::new(&machine(), 4);
-    server.write(3.0);
-    server.write(3.0);
+    server.background(70, 3.0).unwrap();
+    server.background(71, 3.0).unwrap();
     let asked = [(1.0, 0, 0, read(2.0)), (1.0, 1, 0, read(1.0))];
-    let moments = serve(&mut server, &asked);
-    // The first write is under way and ends at 3; both reads go before the second.
+    let mut moments = serve(&mut server, &asked);
+    // The first is under way and ends at 3; both reads go before the second.
+    let ended: Vec<_> =
+        moments.extract_if(.., |m| m.phase == Phase::Background).map(|m| (m.request, m.at)).collect();
+    assert_eq!(ended, [(70, 3.0), (71, 9.0)]);
     check(&moments, &[(0, [1.0, 5.0, 6.0, 6.0]), (1, [1.0, 6.0, 7.0, 7.0])]);
     assert_eq!((server.busy().storage, server.now()), (9.0, 9.0));
+}
+
+#[test]
+fn what_asks_again_is_started_again_from_where_it_is() {
+    let mut server = Server::new(&machine(), 1);
+    server.admit(0.0, 0, 0, 0).unwrap();
+    let read = Needs {
+        read_seconds: 2.0,
+        prefill_tokens: 9,
+        output_tokens: 9,
+        asks_again: true,
+        ..Needs::default()
+    };
+    let next = |server: &mut Server, limit| server.next(limit).map(|moment| (moment.at, moment.phase));
+    assert_eq!(next(&mut server, 0.0), Some((0.0, Phase::Start)));
+    server.start(0, read).unwrap();
+    assert_eq!(server.start(0, read), Err(ServerError::NotStarting(0)));
+    assert_eq!(next(&mut server, 9.0), Some((2.0, Phase::Ready)));
+    // It keeps its slot and takes no time of anything while it waits.
+    assert_eq!(next(&mut server, 3.0), None);
+    server.start(0, Needs { recompute_seconds: 1.0, ..prompt(10, 1) }).unwrap();
+    assert_eq!(next(&mut server, 9.0), Some((4.0, Phase::Ready)));
+    assert_eq!(next(&mut server, 9.0), Some((5.0, Phase::FirstToken)));
+    assert_eq!(next(&mut server, 9.0), Some((5.0, Phase::Done)));
+    assert_eq!((server.busy().storage, server.busy().prefill), (2.0, 2.0));
 }
 
 #[test]
@@ -209,6 +238,7 @@ fn any_needs() -> impl Strategy<Value = Needs> {
             prefill_tokens: prompt,
             context_tokens: 0,
             output_tokens: answer,
+            asks_again: false,
         },
     )
 }
@@ -281,7 +311,7 @@ proptest! {
                     }
                 }
                 Phase::Done => open.retain(|other| *other != moment.request),
-                Phase::Ready | Phase::FirstToken => {}
+                Phase::Ready | Phase::FirstToken | Phase::Background => {}
             }
         }
     }

@@ -52,14 +52,15 @@ pub(super) enum Work {
     Read,
     Recompute,
     Prefill,
-    Write,
+    /// By the number it was given under.
+    Background(u64),
 }
 
 /// Work that waits, or is done.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job {
     pub rank: Rank,
-    /// Whose it is; of a write it means nothing.
+    /// Whose it is; in the background it means nothing.
     pub slot: usize,
     pub seconds: f64,
     pub work: Work,

@@ -36,6 +36,9 @@ pub struct Needs {
     pub context_tokens: u32,
     /// Tokens of the answer.
     pub output_tokens: u32,
+    /// Whether it is not prefilled when it is ready, but waits for [`Server::start`] again: for room, or for what is read
+    /// for another request. Its tokens are of no account until then.
+    pub asks_again: bool,
 }
 
 /// How far a request is.
@@ -43,12 +46,15 @@ pub struct Needs {
 pub enum Phase {
     /// It has a slot, and waits for [`Server::start`].
     Start,
-    /// Its adapter and the K and V of what came before are there: the end of a switch.
+    /// What it was last started with is loaded, read and recomputed: the end of a switch, where it does not ask again.
     Ready,
     /// The first token of its answer is there.
     FirstToken,
     /// All of its answer is there, and its slot is free.
     Done,
+    /// What was done in the background has ended; the number is not a request's but the one that [`Server::background`]
+    /// was given.
+    Background,
 }
 
 /// A request has got on.
@@ -102,7 +108,7 @@ pub enum ServerError {
 #[derive(Debug)]
 struct Active {
     waiting: Waiting,
-    /// `None` until it was started.
+    /// `None` while it waits to be started.
     needs: Option<Needs>,
     /// What is still missing before it is ready: reading, recomputing.
     missing: u32,
@@ -216,8 +222,8 @@ impl Server {
         Ok(())
     }
 
-    /// Says what a request needs whose [`Phase::Start`] has come. It may be said later than at once, as when another must
-    /// release memory first; until then the request holds its slot.
+    /// Says what a request needs whose [`Phase::Start`] has come, or that is ready and asks again. It may be said later than
+    /// at once, as when another must release memory first; until then the request holds its slot.
     ///
     /// # Errors
     /// If it does not wait for this, or the needs are no times.
@@ -227,9 +233,7 @@ impl Server {
             ("read_seconds", needs.read_seconds),
             ("recompute_seconds", needs.recompute_seconds),
         ] {
-            if !(seconds.is_finite() && seconds >= 0.0) {
-                return Err(ServerError::NoTime { field, seconds });
-            }
+            check_time(field, seconds)?;
         }
         let starting = |active: &Active| active.waiting.request == request && active.needs.is_none();
         let slot = self.slots.iter().position(|slot| slot.as_ref().is_some_and(starting));
@@ -244,10 +248,16 @@ impl Server {
         Ok(())
     }
 
-    /// Writes to storage for so many seconds, when nothing is to be read.
-    pub fn write(&mut self, seconds: f64) {
+    /// Keeps the storage busy for so many seconds, when no request wants it: writing, and reading ahead. Its end is told as
+    /// [`Phase::Background`] under the number given.
+    ///
+    /// # Errors
+    /// If the seconds are no time.
+    pub fn background(&mut self, number: u64, seconds: f64) -> Result<(), ServerError> {
+        check_time("background", seconds)?;
         let rank = self.rank(u8::MAX);
-        self.storage.line.push(Job { rank, slot: 0, seconds, work: Work::Write });
+        self.storage.line.push(Job { rank, slot: 0, seconds, work: Work::Background(number) });
+        Ok(())
     }
 
     /// The next moment up to a time. If there is none, time goes on to it, where new requests can be admitted;
@@ -342,7 +352,9 @@ impl Server {
 
     fn finished(&mut self, job: Job) {
         match job.work {
-            Work::Write => {}
+            Work::Background(number) => {
+                self.moments.push_back(Moment { at: self.now, request: number, phase: Phase::Background });
+            }
             Work::Load => self.loaded(job.slot),
             Work::Read | Work::Recompute => {
                 let missing = self.slots[job.slot].as_mut().map_or(0, |active| {
@@ -366,7 +378,7 @@ impl Server {
     fn queue(&mut self, slot: usize, work: Work, seconds: f64) {
         let (_, rank) = self.needs(slot);
         let resource = match work {
-            Work::Load | Work::Read | Work::Write => &mut self.storage,
+            Work::Load | Work::Read | Work::Background(_) => &mut self.storage,
             Work::Recompute | Work::Prefill => &mut self.device,
         };
         resource.line.push(Job { rank, slot, seconds, work });
@@ -391,6 +403,12 @@ impl Server {
     fn ready(&mut self, slot: usize) {
         self.tell(slot, Phase::Ready);
         let (needs, _) = self.needs(slot);
+        if needs.asks_again {
+            if let Some(active) = &mut self.slots[slot] {
+                active.needs = None;
+            }
+            return;
+        }
         match self.prefill.seconds(needs.prefill_tokens, needs.context_tokens) {
             seconds if seconds > 0.0 => self.queue(slot, Work::Prefill, seconds),
             _ => self.first_token(slot),
@@ -422,5 +440,13 @@ impl Server {
         if let Some(active) = &self.slots[slot] {
             self.moments.push_back(Moment { at: self.now, request: active.waiting.request, phase });
         }
+    }
+}
+
+/// Refuses what is no time.
+fn check_time(field: &'static str, seconds: f64) -> Result<(), ServerError> {
+    match seconds.is_finite() && seconds >= 0.0 {
+        true => Ok(()),
+        false => Err(ServerError::NoTime { field, seconds }),
     }
 }
