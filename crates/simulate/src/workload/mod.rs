@@ -85,6 +85,17 @@ impl Workload {
         names
     }
 
+    /// The workloads that a name stands for: one ([`Workload::named`]), or with `all` the four that are not variants.
+    ///
+    /// # Errors
+    /// If none has this name.
+    pub fn matching(name: &str) -> Result<Vec<Self>, SettingsError> {
+        match name {
+            "all" => EMBEDDED.iter().map(|(name, _)| Self::named(name)).collect(),
+            name => Self::named(name).map(|workload| vec![workload]),
+        }
+    }
+
     /// A workload that is built in, by its name or that of a variant ([`Workload::names`]).
     ///
     /// # Errors
