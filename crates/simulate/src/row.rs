@@ -45,7 +45,9 @@ pub struct Run {
     pub seed: u64,
     /// Requests that came.
     pub requests: u64,
-    /// Of these, those that do not fit into memory even alone.
+    /// Of these, those that were answered; all others were refused.
+    pub served: u64,
+    /// Those that do not fit into memory even alone.
     pub refused: u64,
     /// Requests that gave up what they had found, because all that were under way waited for room.
     pub retried: u64,

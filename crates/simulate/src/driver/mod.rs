@@ -98,7 +98,7 @@ impl Simulation {
         }
         driver.advance(f64::INFINITY)?;
         driver.end()?;
-        Ok(driver.tally.run(self, driver.manager.evicted(), since.elapsed()))
+        Ok(driver.tally.run(self, since.elapsed()))
     }
 }
 
@@ -258,8 +258,7 @@ impl<'a> Driver<'a> {
             return Err(SimulationError::Broken(format!("{open} requests and moves have not ended")));
         }
         self.tally.sample(&self.manager, self.server.now());
-        let evicted = self.manager.evicted();
-        self.tally.evicted(evicted);
+        self.tally.evicted(self.manager.evicted());
         self.manager.check().map_err(SimulationError::Broken)?;
         (0..self.manager.config().tiers.len()).for_each(|tier| self.manager.set_budget(tier, 0));
         self.manager.check().map_err(SimulationError::Broken)?;

@@ -84,7 +84,7 @@ impl Tally {
 
     /// So many nodes have been evicted in all.
     pub fn evicted(&mut self, evicted: u64) {
-        self.operations += evicted - self.evicted;
+        self.operations += evicted;
         self.evicted = evicted;
     }
 
@@ -106,7 +106,7 @@ impl Tally {
     }
 
     /// The report.
-    pub fn run(&self, simulation: &Simulation, evicted: u64, took: Duration) -> Run {
+    pub fn run(&self, simulation: &Simulation, took: Duration) -> Run {
         let share = |part: f64, all: f64| if all > 0.0 { part / all } else { 0.0 };
         let milliseconds = |seconds: Option<f64>| seconds.map(|seconds| 1e3 * seconds);
         let row = Row {
@@ -128,10 +128,11 @@ impl Tally {
             row,
             seed: simulation.seed,
             requests: self.came,
+            served: self.served,
             refused: self.refused,
             retried: self.retried,
             memory_hit_rate: share(self.resident_tokens as f64, self.prompt_tokens as f64),
-            evicted,
+            evicted: self.evicted,
             operations: self.operations,
             operations_per_second: share(self.operations as f64, took.as_secs_f64()),
         }
