@@ -115,6 +115,7 @@ impl Manager {
     pub fn remove_adapter(&mut self, id: AdapterId) -> Result<(), KvError> {
         let variant = self.variant(id)?;
         self.adapters[usize::from(variant)].is_leaving = true;
+        self.leaving += 1;
         self.forget_leaving();
         self.settle();
         Ok(())
@@ -132,6 +133,9 @@ impl Manager {
 
     /// Adapters that have left and whom no sequence uses are forgotten with all that was computed under them.
     pub(super) fn forget_leaving(&mut self) {
+        if self.leaving == 0 {
+            return;
+        }
         for place in 1..self.adapters.len() {
             let variant = place as u16;
             let known = &self.adapters[place];
@@ -167,6 +171,8 @@ impl Manager {
                 self.frontier_take(node);
                 self.free_node(node);
             }
+            self.leaving -= 1;
+            self.expected_at = None;
             let Self { adapters, .. } = self;
             adapters[place] = Known { generation: adapters[place].generation, ..Known::base(0) };
         }

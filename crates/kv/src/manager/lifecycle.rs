@@ -29,9 +29,15 @@ impl TrimLevel {
     }
 }
 
-/// Nodes whose worth a tick takes anew: what 100,000 nodes are ranked by is then at most 1.3 s old at ten ticks a second,
-/// and no tick takes longer than a millisecond.
+/// Nodes that a tick looks at, at most, so that none takes longer than a millisecond.
 const TICK_NODES: usize = 8192;
+
+/// Ticks in which the worth of all that may go from memory is taken anew: what 100,000 nodes are ranked by is then at most
+/// 1.3 s old at ten ticks a second.
+const RANKING_TICKS: usize = 13;
+
+/// Nodes of a lower tier whose worth a tick takes anew. What may go from there was not used for long, and hardly changes.
+const TICK_STORED: usize = 64;
 
 impl Manager {
     /// An app is another thing to its user. Of one that is killed everything leaves memory that no other app has used;
@@ -159,6 +165,10 @@ impl Manager {
 
     /// Adapters that the next batch is expected to need, by what was asked for so far.
     fn expect_adapters(&mut self) {
+        if self.expected_at == Some(self.requests) {
+            return;
+        }
+        self.expected_at = Some(self.requests);
         let visits = |known: &super::Known| {
             self.nodes.get(known.node as usize).map_or(0.0, |node| f64::from(node.visits))
         };
@@ -175,17 +185,24 @@ impl Manager {
     }
 
     fn rank_anew(&mut self) {
+        if self.config.policy.is_lasting() {
+            return;
+        }
         for tier in 0..self.tiers.len() {
             let all = self.queues[tier].len();
-            for step in 0..TICK_NODES.min(all) {
+            let share = match tier {
+                0 => all.div_ceil(RANKING_TICKS).min(TICK_NODES),
+                _ => all.min(TICK_STORED),
+            };
+            for step in 0..share {
                 // Places move while worths change; whoever is passed over is met the next time round.
-                if let Some(node) = self.queues[tier].at((self.ticked + step) % all) {
+                if let Some(node) = self.queues[tier].at((self.ticked[tier] + step) % all) {
                     let worth = self.worth(node, tier);
                     self.queues[tier].put(&mut self.nodes, node, worth);
                 }
             }
+            self.ticked[tier] = self.ticked[tier].wrapping_add(share);
         }
-        self.ticked = self.ticked.wrapping_add(TICK_NODES);
     }
 
     /// Takes from memory down to a number of bytes; what is nowhere else is written first, and goes when that is done.

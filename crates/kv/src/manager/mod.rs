@@ -181,6 +181,8 @@ pub struct Manager {
     frontier: Heap,
     /// By variant; the base is the first.
     adapters: Vec<Known>,
+    /// How many of them are leaving.
+    leaving: usize,
     generations: u32,
     /// Of a salt's place and a variant.
     roots: HashMap<(u32, u16), u32>,
@@ -194,8 +196,11 @@ pub struct Manager {
     /// When the last requests came, for the size of a batch.
     recent: VecDeque<f64>,
     situation: Situation,
-    /// Where the next tick goes on.
-    ticked: usize,
+    /// The number of requests by which the situation's adapters were last expected.
+    expected_at: Option<u32>,
+    /// Where the next tick goes on, in each tier.
+    ticked: [usize; MOST_TIERS],
+    /// Where the next tick looks for better anchors.
     rearranged: usize,
     last_tick: f64,
     /// Nodes taken from memory so far.
@@ -217,6 +222,7 @@ impl Manager {
             queues: (0..config.tiers.len()).map(Heap::new).collect(),
             frontier: Heap::new(0),
             adapters: Vec::new(),
+            leaving: 0,
             generations: 0,
             roots: HashMap::new(),
             salts: vec![None],
@@ -233,7 +239,8 @@ impl Manager {
                 expected_adapters: 0.0,
                 longest_context: config.longest_context,
             },
-            ticked: 0,
+            expected_at: None,
+            ticked: [0; MOST_TIERS],
             rearranged: 0,
             last_tick: 0.0,
             evicted: 0,

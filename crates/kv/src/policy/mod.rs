@@ -125,6 +125,12 @@ impl Policy {
         ]
     }
 
+    /// Whether a worth stays what it is until its candidate is used again.
+    #[must_use]
+    pub const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Lru | Self::Lctru)
+    }
+
     /// How much a candidate is worth keeping.
     #[must_use]
     pub fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
