@@ -33,13 +33,14 @@ impl Combined {
             true => candidate.read_seconds.min(candidate.recompute_seconds),
             false => candidate.read_seconds,
         };
-        let mut log = self.elora.log_eval(candidate, situation, cost);
+        let mut factor = 1.0;
         if self.state {
-            log += of_state(candidate.app).max(KILLED).ln();
+            factor *= of_state(candidate.app).max(KILLED);
         }
         if self.per_byte {
-            log -= (candidate.bytes.max(1) as f64).ln();
+            factor /= candidate.bytes.max(1) as f64;
         }
+        let log = self.elora.log_eval(candidate, situation, cost, factor);
         Worth(log, -f64::from(candidate.bits))
     }
 }

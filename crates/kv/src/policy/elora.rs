@@ -40,33 +40,35 @@ pub fn expected_adapters(probabilities: &[f64], batch: f64) -> f64 {
 
 /// ln(1 − sigmoid(t)) = −ln(1 + eᵗ), without overflow for any t of 0 or more.
 fn log_recency(t: f64) -> f64 {
-    -(t + (-t).exp().ln_1p())
+    // From here on eᵗ + 1 is eᵗ to the last bit, and e⁻ᵗ would become a number that is slow to compute.
+    if t > 40.0 { -t } else { -(t + (-t).exp().ln_1p()) }
 }
 
 impl Elora {
-    /// ln Eval, bringing it back taking `cost` seconds, and on top the time that it is now: Eval halves and halves again
-    /// for all alike, so that this leaves their order and makes evals of different moments comparable.
-    pub(super) fn log_eval(&self, candidate: &Candidate, situation: &Situation, cost: f64) -> f64 {
-        let mut log = 0.0;
+    /// ln (Eval · `factor`), bringing it back taking `cost` seconds, and on top the time that it is now: Eval halves and
+    /// halves again for all alike, so that this leaves their order and makes evals of different moments comparable.
+    pub(super) fn log_eval(&self, candidate: &Candidate, situation: &Situation, cost: f64, factor: f64) -> f64 {
+        // One logarithm of the product, and not one for each.
+        let mut product = factor;
         if self.adapters {
             let now = situation.adapters.saturating_sub(u32::from(candidate.is_adapter));
-            log += (situation.expected_adapters / f64::from(now.max(1))).max(1.0).ln();
+            product *= (situation.expected_adapters / f64::from(now.max(1))).max(1.0);
         }
         if self.cost {
-            log += cost.ln();
+            product *= cost;
         }
         if self.visits {
-            log += candidate.visits.ln();
+            product *= candidate.visits;
         }
-        if self.recency {
-            log +=
-                log_recency(candidate.idle_seconds / self.unit_seconds) + situation.now / self.unit_seconds;
-        }
-        log
+        let recency = match self.recency {
+            true => log_recency(candidate.idle_seconds / self.unit_seconds) + situation.now / self.unit_seconds,
+            false => 0.0,
+        };
+        product.ln() + recency
     }
 
     pub(super) fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
-        let log = self.log_eval(candidate, situation, candidate.read_seconds);
+        let log = self.log_eval(candidate, situation, candidate.read_seconds, 1.0);
         Worth(log, candidate.last_use(situation))
     }
 }
