@@ -50,43 +50,34 @@ impl Manager {
         self.apps[app.place as usize].state = state;
         self.clock(now);
         let bit = 1 << app.place;
-        let mut moves = Vec::new();
+        let (mut moves, mut leaving) = (Vec::new(), Vec::new());
         for node in 0..self.nodes.len() as u32 {
             let at = &self.nodes[node as usize];
             if at.kind != Kind::Shared || at.apps & bit == 0 {
                 continue;
             }
-            if state == AppState::Killed && at.apps == bit && at.is_in(0) && at.pins == 0 {
+            let leaves = state == AppState::Killed && at.apps == bit && at.is_in(0) && at.pins == 0;
+            self.nodes[node as usize].leaving = leaves;
+            if leaves {
                 moves.extend(self.write_behind(node, 0));
-                self.nodes[node as usize].leaving = true;
-            } else {
-                self.nodes[node as usize].leaving = false;
+                leaving.push(node);
             }
             (0..self.tiers.len()).for_each(|tier| self.consider(node, tier));
         }
-        if state == AppState::Killed {
-            self.evict_killed();
-        }
+        leaving.into_iter().for_each(|node| self.evict_leaving(node));
         self.settle();
         Ok(moves)
     }
 
-    /// Takes from memory what leaves it and is not being written; each that goes may let another go.
-    fn evict_killed(&mut self) {
-        loop {
-            let leaves = |&node: &u32| self.nodes[node as usize].leaving && self.may_go(node, 0);
-            let leaving: Vec<u32> = (0..self.nodes.len() as u32)
-                .filter(|n| self.nodes[*n as usize].is_in(0))
-                .filter(leaves)
-                .collect();
-            if leaving.is_empty() {
-                return;
-            }
-            for node in leaving {
-                if self.nodes[node as usize].leaving && self.may_go(node, 0) {
-                    self.nodes[node as usize].leaving = false;
-                    self.evict(node, 0);
-                }
+    /// Takes what leaves memory from it, if it may go now, and then what this kept there and leaves as well.
+    pub(super) fn evict_leaving(&mut self, node: u32) {
+        let mut going = vec![node];
+        while let Some(node) = going.pop() {
+            if self.nodes.get(node as usize).is_some_and(|node| node.leaving && node.is_in(0)) && self.may_go(node, 0) {
+                let at = &mut self.nodes[node as usize];
+                at.leaving = false;
+                going.extend([at.parent, at.anchor]);
+                self.evict(node, 0);
             }
         }
     }

@@ -88,16 +88,14 @@ impl Manager {
     fn end_write(&mut self, pending: Pending, from: usize, to: usize, end: End) {
         let Pending { node, list, top, .. } = pending;
         let at = &mut self.nodes[node as usize];
-        let is_leaving = std::mem::take(&mut at.leaving);
         // What it wrote is no longer all there is where the chunk has got more layers meanwhile.
         let is_all = at.kind == Kind::Shared && at.top[from] == top && !at.is_in(to);
         if end == End::Done && is_all {
             (at.pages[to], at.top[to]) = (list, top);
             self.enter(node, to);
-            if is_leaving && self.may_go(node, 0) && self.nodes[node as usize].is_in(0) {
-                self.evict(node, 0);
-            }
+            self.evict_leaving(node);
         } else {
+            at.leaving = false;
             self.tiers[to].give_back(list);
         }
     }

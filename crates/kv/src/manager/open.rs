@@ -504,6 +504,8 @@ impl Manager {
 
     pub(super) fn pin(&mut self, node: u32) {
         self.nodes[node as usize].pins += 1;
+        // Whoever uses it wants it to stay.
+        self.nodes[node as usize].leaving = false;
         if self.nodes[node as usize].is_in(0) {
             self.queues[0].take(&mut self.nodes, node);
         }

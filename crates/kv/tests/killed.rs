@@ -1,0 +1,46 @@
+//! What a killed app held goes from memory as soon as it is written, in whatever order that ends.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use interleaf_contract::PageCodec;
+use interleaf_kv::policy::{AppState, Policy};
+use interleaf_kv::{Config, ContentDigest, LinearCost, Manager, ModelKey, Open, SwitchCosts, TierConfig};
+
+#[test]
+fn chunks_go_that_are_written_before_those_after_them() {
+    for is_first_first in [true, false] {
+        let digest = ContentDigest([0; 32]);
+        let free = LinearCost { fixed: 0.0, each: 0.0 };
+        let tier = |chunks| TierConfig { striped: false, chunks };
+        let mut manager = Manager::new(Config {
+            model: ModelKey { weights: digest, config: digest },
+            layers: 1,
+            page_bytes: 1024,
+            codec: PageCodec::F16,
+            tiers: vec![tier(8), tier(8)],
+            policy: Policy::Lru,
+            costs: SwitchCosts { recompute: free, read: free },
+            can_recompute: false,
+            idle_below: 0.0,
+            busy_above: 1.0,
+            longest_context: 128,
+        })
+        .unwrap();
+        let app = manager.open_app(None).unwrap();
+        let tokens: Vec<u32> = (0..60).collect();
+        let open = Open { app, adapter: None, tokens: &tokens, most: 59, budget: 0.0, is_kept: true, now: 0.0 };
+        let id = manager.open(&open).unwrap().sequence;
+        manager.append(id, 60).unwrap();
+        manager.commit(id, &tokens, 0.0).unwrap();
+        let mut writes = manager.close(id, 1.0).unwrap();
+        assert_eq!(writes.len(), 4);
+        manager.set_app_state(app, AppState::Killed, 2.0).unwrap();
+        assert_eq!(manager.held_bytes(0), 4 * 1024, "what is being written stays so long");
+        if !is_first_first {
+            writes.reverse();
+        }
+        writes.iter().for_each(|op| drop(manager.done(op.id)));
+        manager.check().unwrap();
+        assert_eq!((manager.held_bytes(0), manager.held_bytes(1)), (0, 4 * 1024));
+    }
+}
