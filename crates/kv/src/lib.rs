@@ -14,6 +14,7 @@ mod identity;
 mod lossless;
 mod manager;
 mod node;
+mod numbers;
 mod op;
 pub mod policy;
 mod sequence;

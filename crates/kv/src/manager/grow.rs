@@ -36,7 +36,8 @@ impl Manager {
                 self.drop_own(sequence, had);
                 let whole = self.tiers[0].chunk_bytes(self.config.layers, self.config.page_bytes);
                 let capacity = self.tiers[0].budget_bytes() / whole.max(1);
-                let free = self.available_chunks(needed);
+                // All that may go has gone.
+                let free = self.tiers[0].free_chunks();
                 return Err(KvError::Full { needed, free, capacity: capacity as usize });
             };
             self.private(sequence, list);

@@ -36,8 +36,8 @@ const TICK_NODES: usize = 8192;
 /// 1.3 s old at ten ticks a second.
 const RANKING_TICKS: usize = 13;
 
-/// Nodes of a lower tier whose worth a tick takes anew. What may go from there was not used for long, and hardly changes.
-const TICK_STORED: usize = 64;
+/// The same for lower tiers: what may go from there was not used for long, and its worth hardly changes any more.
+const STORED_RANKING_TICKS: usize = 1300;
 
 impl Manager {
     /// An app is another thing to its user. Of one that is killed everything leaves memory that no other app has used;
@@ -181,10 +181,8 @@ impl Manager {
         }
         for tier in 0..self.tiers.len() {
             let all = self.queues[tier].len();
-            let share = match tier {
-                0 => all.div_ceil(RANKING_TICKS).min(TICK_NODES),
-                _ => all.min(TICK_STORED),
-            };
+            let ticks = if tier == 0 { RANKING_TICKS } else { STORED_RANKING_TICKS };
+            let share = all.div_ceil(ticks).min(TICK_NODES);
             for step in 0..share {
                 // Places move while worths change; whoever is passed over is met the next time round.
                 if let Some(node) = self.queues[tier].at((self.ticked[tier] + step) % all) {

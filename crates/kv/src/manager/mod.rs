@@ -22,7 +22,7 @@ mod moves;
 mod open;
 mod share;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PageCodec, PageTable, PoolGeometry};
 
@@ -33,6 +33,7 @@ pub use self::open::{Open, Opened};
 use crate::form::Form;
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
+use crate::numbers::Numbered;
 use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
 use crate::sequence::Sequence;
@@ -185,12 +186,12 @@ pub struct Manager {
     leaving: usize,
     generations: u32,
     /// Of a salt's place and a variant.
-    roots: HashMap<(u32, u16), u32>,
+    roots: Numbered<(u32, u16), u32>,
     salts: Vec<Option<Salt>>,
     apps: Vec<App>,
-    sequences: HashMap<SequenceId, Sequence>,
+    sequences: Numbered<SequenceId, Sequence>,
     opened: u64,
-    pending: HashMap<OpId, Pending>,
+    pending: Numbered<OpId, Pending>,
     moves: u64,
     requests: u32,
     /// When the last requests came, for the size of a batch.
@@ -224,12 +225,12 @@ impl Manager {
             adapters: Vec::new(),
             leaving: 0,
             generations: 0,
-            roots: HashMap::new(),
+            roots: Numbered::default(),
             salts: vec![None],
             apps: Vec::new(),
-            sequences: HashMap::new(),
+            sequences: Numbered::default(),
             opened: 0,
-            pending: HashMap::new(),
+            pending: Numbered::default(),
             moves: 0,
             requests: 0,
             recent: VecDeque::new(),

@@ -140,7 +140,10 @@ impl Manager {
     fn arrived(&mut self, node: u32) {
         self.nodes[node as usize].ready = true;
         for sequence in self.sequences.values_mut() {
-            sequence.unready.retain(|waited| *waited != node);
+            // A sequence waits for a node once.
+            if let Some(place) = sequence.unready.iter().position(|waited| *waited == node) {
+                sequence.unready.swap_remove(place);
+            }
         }
     }
 
