@@ -213,6 +213,7 @@ impl Driver<'_> {
     fn close(&mut self, sequence: SequenceId, at: f64) -> Result<(), SimulationError> {
         self.tally.touched(self.manager.room(sequence)?);
         let moves = self.manager.close(sequence, at)?;
+        self.is_freed = true;
         self.in_background(&moves)
     }
 
@@ -222,13 +223,17 @@ impl Driver<'_> {
             self.compute_if_ready(number, at)?;
         }
         while let Some(&first) = self.short.first() {
+            let is_idle = self.served == 0 && self.background.is_empty();
+            if !std::mem::take(&mut self.is_freed) && !is_idle {
+                break;
+            }
             if self.has_room(first, at)? {
                 self.short.remove(&first);
-            } else if self.served == 0 && self.background.is_empty() {
+                // There may be room for the next one, too.
+                self.is_freed = true;
+            } else if is_idle {
                 // Nothing is under way that would release anything.
                 self.give_up(at)?;
-            } else {
-                break;
             }
         }
         Ok(())

@@ -119,6 +119,8 @@ struct Driver<'a> {
     waiting: Vec<u64>,
     /// Those that wait for room, the first that came first.
     short: BTreeSet<u64>,
+    /// Whether anything was let go since one of them last tried.
+    is_freed: bool,
     /// Moves that are carried out in the background, by the number that the server has for them.
     background: HashMap<u64, Vec<OpId>>,
     backgrounds: u64,
@@ -159,6 +161,7 @@ impl<'a> Driver<'a> {
             served: 0,
             waiting: Vec::new(),
             short: BTreeSet::new(),
+            is_freed: false,
             background: HashMap::new(),
             backgrounds: 0,
             ticks: Ticks::default(),
@@ -216,6 +219,7 @@ impl<'a> Driver<'a> {
 
     /// Moves have been carried out; what follows from that is done in the background.
     fn report(&mut self, moved: &[OpId]) -> Result<(), SimulationError> {
+        self.is_freed |= !moved.is_empty();
         for op in moved {
             let moves = self.manager.done(*op);
             self.in_background(&moves)?;
