@@ -46,10 +46,14 @@ impl Manager {
     /// # Errors
     /// If there is no such app.
     pub fn set_app_state(&mut self, app: AppId, state: AppState, now: f64) -> Result<Vec<Op>, KvError> {
-        self.app(app)?;
+        let was = self.app(app)?.state;
         self.apps[app.place as usize].state = state;
         self.clock(now);
         let bit = 1 << app.place;
+        if was != AppState::Killed && state != AppState::Killed {
+            self.rank_app(bit);
+            return Ok(Vec::new());
+        }
         let (mut moves, mut leaving) = (Vec::new(), Vec::new());
         for node in 0..self.nodes.len() as u32 {
             let at = &self.nodes[node as usize];
@@ -67,6 +71,18 @@ impl Manager {
         leaving.into_iter().for_each(|node| self.evict_leaving(node));
         self.settle();
         Ok(moves)
+    }
+
+    /// Takes the worth of all that may go and that some apps have used anew.
+    fn rank_app(&mut self, apps: u64) {
+        for tier in 0..self.tiers.len() {
+            let queue = &self.queues[tier];
+            let own: Vec<u32> = (0..queue.len())
+                .filter_map(|place| queue.at(place))
+                .filter(|node| self.nodes[*node as usize].apps & apps != 0)
+                .collect();
+            own.into_iter().for_each(|node| self.consider(node, tier));
+        }
     }
 
     /// Takes what leaves memory from it, if it may go now, and then what this kept there and leaves as well.
