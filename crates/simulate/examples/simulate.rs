@@ -9,10 +9,10 @@ use interleaf_simulate::{Calibration, Grid, NamedPolicy, Report, Sizes, Workload
 /// Plays workloads to the cache under policies, in simulated time.
 #[derive(Debug, Parser)]
 struct Args {
-    /// llms, edgelora, elora or mobilora, a variant of one as in llms/random, or all of the four
+    /// llms, edgelora, elora or mobilora, a variant of one as in llms/random, or all of the four; several with commas
     #[arg(long, default_value = "all")]
     workload: String,
-    /// A policy, one without a term as in elora-cost, or all that are whole
+    /// A policy, one without a term as in elora-cost, all that are whole, or terms for each without one; several with commas
     #[arg(long, default_value = "all")]
     policy: String,
     /// Bytes of memory for K and V and adapters; without, 25, 50 and 75 % of the working set

@@ -78,14 +78,20 @@ impl NamedPolicy {
         })
     }
 
-    /// The policies that a name stands for: one, or with `all` every whole one.
+    /// The policies that names stand for, with commas between them; `all` is every whole one, and `terms` each without one of
+    /// its terms.
     ///
     /// # Errors
-    /// If none has this name.
-    pub fn matching(name: &str) -> Result<Vec<Self>, SettingsError> {
-        match name {
-            "all" => Ok(Self::whole()),
-            name => Self::named(name).map(|policy| vec![policy]),
+    /// If none has one of these names.
+    pub fn matching(names: &str) -> Result<Vec<Self>, SettingsError> {
+        let mut found = Vec::new();
+        for name in names.split(',') {
+            match name {
+                "all" => found.extend(Self::whole()),
+                "terms" => found.extend(Self::all().split_off(Self::whole().len())),
+                name => found.push(Self::named(name)?),
+            }
         }
+        Ok(found)
     }
 }

@@ -279,10 +279,13 @@ fn names_that_are_unknown_are_refused_with_those_that_are_known() {
     assert!(error.starts_with(known), "{error}");
     let error = Workload::matching("azure").unwrap_err().to_string();
     assert!(error.contains("azure") && error.contains("llms/random, "), "{error}");
+    let policies = |names| NamedPolicy::matching(names).unwrap().len();
     assert_eq!(
-        (NamedPolicy::matching("all").unwrap().len(), Workload::matching("all").unwrap().len()),
-        (5, 4)
+        [policies("all"), policies("terms"), policies("lru,elora-cost")],
+        [5, NamedPolicy::all().len() - 5, 2]
     );
+    let workloads = |names| Workload::matching(names).unwrap().len();
+    assert_eq!([workloads("all"), workloads("elora"), workloads("llms/random,elora")], [4, 1, 2]);
     for policy in NamedPolicy::all() {
         assert_eq!(NamedPolicy::named(policy.name).unwrap(), policy);
         let whole = policy.name.split('-').next().unwrap();

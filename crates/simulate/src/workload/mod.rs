@@ -85,15 +85,18 @@ impl Workload {
         names
     }
 
-    /// The workloads that a name stands for: one ([`Workload::named`]), or with `all` the four that are not variants.
+    /// The workloads that names stand for ([`Workload::named`]), with commas between them; `all` is the four that are not
+    /// variants.
     ///
     /// # Errors
-    /// If none has this name.
-    pub fn matching(name: &str) -> Result<Vec<Self>, SettingsError> {
-        match name {
-            "all" => EMBEDDED.iter().map(|(name, _)| Self::named(name)).collect(),
-            name => Self::named(name).map(|workload| vec![workload]),
-        }
+    /// If none has one of these names.
+    pub fn matching(names: &str) -> Result<Vec<Self>, SettingsError> {
+        let all = EMBEDDED.iter().map(|(name, _)| *name);
+        let names = names.split(',').flat_map(|name| match name {
+            "all" => all.clone().collect(),
+            name => vec![name],
+        });
+        names.map(Self::named).collect()
     }
 
     /// A workload that is built in, by its name or that of a variant ([`Workload::names`]).
