@@ -1,5 +1,7 @@
 //! Making room: which nodes may go from a tier, in the policy's order, and what their going means to others.
 
+use interleaf_contract::CHUNK_TOKENS;
+
 use super::Manager;
 use crate::children;
 use crate::node::{Kind, NONE, Node};
@@ -189,6 +191,16 @@ impl Manager {
             true => self.tiers[0].ranks_bytes(&self.adapters[usize::from(at.variant)].pieces),
             false => self.chunk_bytes(tier, node),
         };
+        let costs = &self.config.costs;
+        let (read_seconds, recompute_seconds) = match (is_adapter, usize::from(at.len)) {
+            (true, _) => (costs.read.each * bytes as f64, f64::INFINITY),
+            (false, CHUNK_TOKENS) => (costs.read.each * bytes as f64, costs.recompute.each),
+            // What is no whole chunk is found in memory alone, wherever else it is: its tokens are computed again.
+            (false, tokens) => {
+                let seconds = costs.recompute.each * tokens as f64 / CHUNK_TOKENS as f64;
+                (seconds, seconds)
+            }
+        };
         Candidate {
             is_adapter,
             bytes,
@@ -198,8 +210,8 @@ impl Manager {
             idle_seconds: self.situation.now - at.last_use,
             idle_requests: u64::from(self.requests.wrapping_sub(at.last_request)),
             app: self.app_state(at.apps),
-            read_seconds: self.config.costs.read.each * bytes as f64,
-            recompute_seconds: if is_adapter { f64::INFINITY } else { self.config.costs.recompute.each },
+            read_seconds,
+            recompute_seconds,
         }
     }
 
