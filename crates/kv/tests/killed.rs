@@ -28,7 +28,8 @@ fn chunks_go_that_are_written_before_those_after_them() {
         .unwrap();
         let app = manager.open_app(None).unwrap();
         let tokens: Vec<u32> = (0..60).collect();
-        let open = Open { app, adapter: None, tokens: &tokens, most: 59, budget: 0.0, is_kept: true, now: 0.0 };
+        let open =
+            Open { app, adapter: None, tokens: &tokens, most: 59, budget: 0.0, is_kept: true, now: 0.0 };
         let id = manager.open(&open).unwrap().sequence;
         manager.append(id, 60).unwrap();
         manager.commit(id, &tokens, 0.0).unwrap();
