@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 mod bench;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageCodec, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
+pub use simulate::SimulateArgs;
 
 /// One base model, many LoRA adapters, one mixed batch.
 ///
@@ -39,6 +41,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure how fast prompts are read and answers generated.
     Bench(BenchArgs),
+    /// Play workloads to the KV cache under each of its policies, in simulated time.
+    Simulate(SimulateArgs),
     /// Examine the GPUs: which of their kernels are right, and whether they are faster than the CPU; exit 1 if a kernel is
     /// wrong.
     Doctor(DoctorArgs),

@@ -40,6 +40,12 @@ pub enum CliError {
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
+    /// A workload, a policy or a machine that there is not, or that is not as described.
+    #[error(transparent)]
+    Settings(#[from] interleaf_simulate::SettingsError),
+    /// A simulated run that could not be made.
+    #[error(transparent)]
+    Simulation(#[from] interleaf_simulate::SimulationError),
     /// Lines that are typed or piped in.
     #[error("standard input: {0}")]
     Input(String),

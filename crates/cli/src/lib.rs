@@ -20,6 +20,7 @@ mod output;
 mod perplexity;
 mod prompt;
 mod sampling;
+mod simulate;
 mod table;
 pub mod verify;
 
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
         Some(args::Command::Inspect(args)) => inspect::run(&args),
         Some(args::Command::Bench(args)) => bench::run(&args),
+        Some(args::Command::Simulate(args)) => simulate::run(&args),
         #[cfg(feature = "gpu")]
         Some(args::Command::Doctor(args)) => doctor::run(&args),
         #[cfg(not(feature = "gpu"))]

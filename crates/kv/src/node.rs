@@ -67,6 +67,8 @@ pub struct Node {
     pub last_request: u32,
     /// How often it was used.
     pub visits: f32,
+    /// The same, each use counting half as much for every half-life that had passed since at the last one.
+    pub lately: f32,
     /// Bound on the mean divergence of outputs that was accepted while it was computed; 0 for exact.
     pub drift: f32,
     /// The least divergence that a sequence which used it allows.
@@ -117,6 +119,7 @@ impl Node {
             pins: 0,
             last_request: 0,
             visits: 0.0,
+            lately: 0.0,
             drift: 0.0,
             least_budget: f32::INFINITY,
             context_tokens: 0,

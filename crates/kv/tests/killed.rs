@@ -4,16 +4,15 @@
 
 use interleaf_contract::PageCodec;
 use interleaf_kv::policy::{AppState, Policy};
-use interleaf_kv::{Config, ContentDigest, LinearCost, Manager, ModelKey, Open, SwitchCosts, TierConfig};
+use interleaf_kv::{Config, LinearCost, Manager, Open, SwitchCosts, TierConfig};
 
 #[test]
 fn chunks_go_that_are_written_before_those_after_them() {
     for is_first_first in [true, false] {
-        let digest = ContentDigest([0; 32]);
         let free = LinearCost { fixed: 0.0, each: 0.0 };
         let tier = |chunks| TierConfig { striped: false, chunks };
         let mut manager = Manager::new(Config {
-            model: ModelKey { weights: digest, config: digest },
+            forms: Vec::new(),
             layers: 1,
             page_bytes: 1024,
             codec: PageCodec::F16,

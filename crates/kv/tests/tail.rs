@@ -4,9 +4,7 @@
 
 use interleaf_contract::PageCodec;
 use interleaf_kv::policy::{Elora, Policy};
-use interleaf_kv::{
-    AppId, Config, ContentDigest, LinearCost, Manager, ModelKey, Open, SwitchCosts, TierConfig,
-};
+use interleaf_kv::{AppId, Config, LinearCost, Manager, Open, SwitchCosts, TierConfig};
 
 fn open(app: AppId, tokens: &[u32], now: f64) -> Open<'_> {
     Open { app, adapter: None, tokens, most: tokens.len(), budget: 0.0, is_kept: true, now }
@@ -23,11 +21,10 @@ fn serve(manager: &mut Manager, app: AppId, tokens: &[u32], now: f64) {
 
 #[test]
 fn a_whole_chunk_goes_before_the_rest_of_a_context() {
-    let digest = ContentDigest([0; 32]);
     let tier = |chunks| TierConfig { striped: false, chunks };
     let cost = Elora { adapters: false, cost: true, visits: false, recency: false, unit_seconds: 30.0 };
     let mut manager = Manager::new(Config {
-        model: ModelKey { weights: digest, config: digest },
+        forms: Vec::new(),
         layers: 1,
         page_bytes: 1024,
         codec: PageCodec::F16,

@@ -5,7 +5,9 @@ use interleaf_contract::{Backend, BackendError};
 use interleaf_cpu::{CpuKernels, CpuOptions};
 use interleaf_kernels_ref::RefKernels;
 
-use crate::{EngineError, EngineOptions, Store};
+#[cfg(feature = "gpu")]
+use crate::Store;
+use crate::{EngineError, EngineOptions};
 
 /// The backend to run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

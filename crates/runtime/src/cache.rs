@@ -61,7 +61,7 @@ impl Cache {
     ) -> Result<(), KvError> {
         let key = AdapterKey { digest: ContentDigest(*digest.as_bytes()), scale_bits: 1.0_f32.to_bits() };
         // The factors are the backend's, and always there.
-        self.add(AdapterSpec { key, shared_layers, is_activated, rank_rows: Vec::new() })
+        self.add(AdapterSpec { key, shared_layers, is_activated, translation: None, rank_rows: Vec::new() })
     }
 
     fn add(&mut self, spec: AdapterSpec) -> Result<(), KvError> {

@@ -40,6 +40,7 @@ impl NamedPolicy {
             ("combined-state", Policy::Combined(Combined { state: false, ..combined })),
             ("combined-recompute", Policy::Combined(Combined { recompute: false, ..combined })),
             ("combined-per-byte", Policy::Combined(Combined { per_byte: false, ..combined })),
+            ("combined-decay", Policy::Combined(Combined { decay: false, ..combined })),
             (
                 "combined-adapters",
                 Policy::Combined(Combined { elora: Elora { adapters: false, ..elora }, ..combined }),

@@ -27,7 +27,8 @@ pub struct Row {
     pub ttft_p95_ms: Option<f64>,
     /// What 99 % do not exceed.
     pub ttft_p99_ms: Option<f64>,
-    /// From when a request has a slot until its adapter and all that is used again are in memory: the mean.
+    /// From when a request has a slot until its adapter and its context's past are in memory, what was lost of that being
+    /// computed again: the mean.
     pub switch_mean_ms: Option<f64>,
     /// What 99 % do not exceed.
     pub switch_p99_ms: Option<f64>,

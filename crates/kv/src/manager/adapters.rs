@@ -26,7 +26,7 @@ pub struct AdapterSpec {
 #[derive(Debug)]
 pub(super) struct Known {
     pub key: Option<AdapterKey>,
-    generation: u32,
+    pub generation: u32,
     pub shared: u8,
     pub is_activated: bool,
     pub translation: Option<Translation>,

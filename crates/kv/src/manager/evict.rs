@@ -207,6 +207,7 @@ impl Manager {
             bits: self.form(at.form).map_or(8 * self.config.codec.bytes(1) as u32, |form| form.bits),
             context_tokens: at.context_tokens,
             visits: f64::from(at.visits),
+            lately: f64::from(at.lately),
             idle_seconds: self.situation.now - at.last_use,
             idle_requests: u64::from(self.requests.wrapping_sub(at.last_request)),
             app: self.app_state(at.apps),

@@ -89,7 +89,9 @@ impl Manager {
     pub(super) fn evict_leaving(&mut self, node: u32) {
         let mut going = vec![node];
         while let Some(node) = going.pop() {
-            if self.nodes.get(node as usize).is_some_and(|node| node.leaving && node.is_in(0)) && self.may_go(node, 0) {
+            if self.nodes.get(node as usize).is_some_and(|node| node.leaving && node.is_in(0))
+                && self.may_go(node, 0)
+            {
                 let at = &mut self.nodes[node as usize];
                 at.leaving = false;
                 going.extend([at.parent, at.anchor]);
@@ -248,7 +250,11 @@ impl Manager {
                 let own = self.tiers[0].chunk_bytes(layers, self.page_bytes(form));
                 if own as f64 > left { None } else { self.read_idle(node) }
             };
-            let Some(op) = op else { return };
+            let Some(op) = op else {
+                // Another time.
+                self.offer(node);
+                return;
+            };
             left -= op.bytes as f64;
             moves.push(op);
         }

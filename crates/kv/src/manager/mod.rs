@@ -38,7 +38,9 @@ use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
 use crate::sequence::Sequence;
 use crate::tier::Tier;
-use crate::{AppId, ChunkKey, KvError, LinearCost, ModelKey, Salt, SequenceId, SwitchCosts, TierConfig};
+use crate::{
+    AdapterId, AppId, ChunkKey, KvError, LinearCost, ModelKey, Salt, SequenceId, SwitchCosts, TierConfig,
+};
 
 /// Apps that there may be at one time: a chunk has a bit for each.
 pub const MOST_APPS: usize = 64;
@@ -413,6 +415,14 @@ impl Manager {
         Ok(self.sequence(id)?.path.get(chunk).and_then(|&node| self.place(node, layer)))
     }
 
+    /// The adapter that is loaded.
+    #[must_use]
+    pub fn adapter_of(&self, op: OpId) -> Option<AdapterId> {
+        let node = self.pending.get(&op).filter(|pending| pending.kind == OpKind::Load)?.node;
+        let variant = self.nodes[node as usize].variant;
+        Some(AdapterId { index: variant, generation: self.adapters[usize::from(variant)].generation })
+    }
+
     /// The sequence that a copy or a translation is for.
     #[must_use]
     pub fn sequence_of(&self, op: OpId) -> Option<SequenceId> {
@@ -434,7 +444,9 @@ impl Manager {
             }
             let weights = self.adapters[usize::from(node.variant)].node;
             let is_missing = |&above: &u32| {
-                self.nodes.get(above as usize).is_some_and(|above| above.kind != Kind::Root && !above.is_in(0))
+                self.nodes
+                    .get(above as usize)
+                    .is_some_and(|above| above.kind != Kind::Root && !above.is_in(0))
             };
             if [node.parent, node.anchor, weights].iter().any(is_missing) {
                 usage.invalid += bytes;

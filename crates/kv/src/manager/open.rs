@@ -6,6 +6,7 @@ use super::{Manager, Pending};
 use crate::children::{self, Key};
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
+use crate::policy::HALF_LIFE;
 use crate::sequence::{Sequence, variant_of};
 use crate::{AdapterId, AppId, KvError, SequenceId, SwitchCosts, plan_switch};
 
@@ -66,8 +67,6 @@ impl Manager {
         let app = self.app(open.app)?;
         let (variant, from) = self.under(open)?;
         self.clock(open.now);
-        let weights = self.bring_adapter(variant)?;
-        self.count_request(variant);
 
         let root = self.root(app.salt, variant);
         let mut found = match open.is_kept {
@@ -76,6 +75,21 @@ impl Manager {
             }
             false => Found::default(),
         };
+        // What it has found must not be taken to make room for its adapter, nor room for one chunk be made of what another
+        // shares, which would take that chunk with it.
+        let anchors = found.path.iter().map(|&node| self.nodes[node as usize].anchor);
+        let anchors: Vec<u32> = anchors.filter(|anchor| *anchor != NONE).collect();
+        let tail = found.tail.map(|(node, _)| node);
+        let pinned: Vec<u32> = found.path.iter().copied().chain(tail).collect();
+        pinned.iter().chain(&anchors).for_each(|&node| self.pin(node));
+        let weights = match self.bring_adapter(variant) {
+            Ok(weights) => weights,
+            Err(error) => {
+                pinned.iter().chain(&anchors).for_each(|&node| self.unpin(node));
+                return Err(error);
+            }
+        };
+        self.count_request(variant);
         self.opened += 1;
         let id = SequenceId(self.opened);
         let mut sequence = Sequence {
@@ -99,14 +113,6 @@ impl Manager {
                 sequence.unready.push(node);
             }
         }
-        found.path.iter().for_each(|&node| self.pin(node));
-        if let Some((node, _)) = found.tail {
-            self.pin(node);
-        }
-        // Room for one chunk must not be made of what another shares, which would take that chunk with it.
-        let anchors = found.path.iter().map(|&node| self.nodes[node as usize].anchor);
-        let anchors: Vec<u32> = anchors.filter(|anchor| *anchor != NONE).collect();
-        anchors.iter().for_each(|&anchor| self.pin(anchor));
         self.bring(&mut found, weights.as_ref(), &mut moves);
         anchors.iter().for_each(|&anchor| self.unpin(anchor));
         moves.extend(weights);
@@ -401,11 +407,8 @@ impl Manager {
 
     /// A sequence goes on with a chunk of the tree, which is pinned.
     pub(super) fn join(&mut self, sequence: &mut Sequence, node: u32) {
-        let at = &mut self.nodes[node as usize];
-        at.apps |= 1 << sequence.app;
-        at.visits += 1.0;
-        at.least_budget = at.least_budget.min(sequence.budget);
-        (at.last_use, at.last_request) = (self.situation.now, self.requests);
+        self.use_by(node, sequence);
+        let at = &self.nodes[node as usize];
         if !at.ready {
             sequence.unready.push(node);
         }
@@ -516,6 +519,23 @@ impl Manager {
         self.consider(node, 0);
     }
 
+    /// A sequence uses a chunk.
+    pub(super) fn use_by(&mut self, node: u32, sequence: &Sequence) {
+        self.visit(node);
+        let at = &mut self.nodes[node as usize];
+        at.apps |= 1 << sequence.app;
+        at.least_budget = at.least_budget.min(sequence.budget);
+    }
+
+    /// Something is used.
+    fn visit(&mut self, node: u32) {
+        let now = self.situation.now;
+        let at = &mut self.nodes[node as usize];
+        at.visits += 1.0;
+        at.lately = at.lately * ((at.last_use - now) / HALF_LIFE).exp2() as f32 + 1.0;
+        (at.last_use, at.last_request) = (now, self.requests);
+    }
+
     /// Time goes on.
     pub(super) fn clock(&mut self, now: f64) {
         self.situation.now = self.situation.now.max(now);
@@ -528,9 +548,9 @@ impl Manager {
         while self.recent.front().is_some_and(|at| now - at > RECENT) {
             self.recent.pop_front();
         }
-        if let Some(node) = self.nodes.get_mut(self.adapters[usize::from(variant)].node as usize) {
-            node.visits += 1.0;
-            (node.last_use, node.last_request) = (now, self.requests);
+        let weights = self.adapters[usize::from(variant)].node;
+        if weights != NONE {
+            self.visit(weights);
         }
     }
 }

@@ -30,12 +30,7 @@ impl Manager {
         sequence.path[chunk] = shared;
         sequence.shared = chunk + 1;
         self.pin(shared);
-        let now = self.situation.now;
-        let at = &mut self.nodes[shared as usize];
-        at.apps |= 1 << sequence.app;
-        at.visits += 1.0;
-        at.least_budget = at.least_budget.min(sequence.budget);
-        (at.last_use, at.last_request) = (now, self.requests);
+        self.use_by(shared, sequence);
         if self.tiers[0].is_striped() {
             sequence.table.set(self.config.layers, chunk, |layer| self.entry(shared, layer));
         }
@@ -60,12 +55,7 @@ impl Manager {
         self.attach(node, parent);
         self.pin(node);
         sequence.shared = chunk + 1;
-        let now = self.situation.now;
-        let at = &mut self.nodes[node as usize];
-        at.apps |= 1 << sequence.app;
-        at.visits += 1.0;
-        at.least_budget = at.least_budget.min(sequence.budget);
-        (at.last_use, at.last_request) = (now, self.requests);
+        self.use_by(node, sequence);
     }
 
     fn parent_of(&mut self, sequence: &Sequence, chunk: usize) -> u32 {

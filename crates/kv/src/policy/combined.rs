@@ -1,6 +1,6 @@
 //! Ours: ELORA's Eval, with what no single paper has. What can be recomputed costs the cheaper of reading and recomputing
-//! it, what an app that is out of sight holds counts for less, and worth is measured by the bytes that it takes. Of equals
-//! the wider goes first, as in LLMS.
+//! it, what an app that is out of sight holds counts for less, uses count the less the longer ago they were, and worth is
+//! measured by the bytes that it takes. Of equals the wider goes first, as in LLMS.
 
 use super::mobilora::of_state;
 use super::{Candidate, Elora, Situation, Worth};
@@ -16,11 +16,13 @@ pub struct Combined {
     pub recompute: bool,
     /// By byte.
     pub per_byte: bool,
+    /// Uses count the less the longer ago they were; else all alike.
+    pub decay: bool,
 }
 
 impl Default for Combined {
     fn default() -> Self {
-        Self { elora: Elora::default(), state: true, recompute: true, per_byte: true }
+        Self { elora: Elora::default(), state: true, recompute: true, per_byte: true, decay: true }
     }
 }
 
@@ -40,6 +42,8 @@ impl Combined {
         if self.per_byte {
             factor /= candidate.bytes.max(1) as f64;
         }
+        let visits = if self.decay { candidate.lately } else { candidate.visits };
+        let candidate = &Candidate { visits, ..*candidate };
         let log = self.elora.log_eval(candidate, situation, cost, factor);
         Worth(log, -f64::from(candidate.bits))
     }
@@ -59,6 +63,7 @@ mod tests {
             (Combined { state: false, ..all }, Candidate { app: AppState::Background, ..page() }),
             (Combined { recompute: false, ..all }, Candidate { recompute_seconds: 1e-6, ..page() }),
             (Combined { per_byte: false, ..all }, Candidate { bytes: 1, ..page() }),
+            (Combined { decay: false, ..all }, Candidate { lately: 1.0, ..page() }),
         ] {
             assert_ne!(of(all, page()), of(all, other));
             assert_eq!(of(without, page()), of(without, other));
@@ -67,9 +72,9 @@ mod tests {
 
     #[test]
     fn what_killed_apps_hold_keeps_its_order() {
-        let killed = |visits| Candidate { app: AppState::Killed, visits, ..page() };
+        let killed = |lately| Candidate { app: AppState::Killed, lately, ..page() };
         let worth = |c: Candidate| Combined::default().worth(&c, &situation());
         assert!(worth(killed(2.0)) > worth(killed(1.0)));
-        assert!(worth(Candidate { visits: 0.1, ..page() }) > worth(killed(2.0)));
+        assert!(worth(Candidate { lately: 0.1, ..page() }) > worth(killed(2.0)));
     }
 }

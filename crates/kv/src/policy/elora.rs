@@ -47,7 +47,13 @@ fn log_recency(t: f64) -> f64 {
 impl Elora {
     /// ln (Eval · `factor`), bringing it back taking `cost` seconds, and on top the time that it is now: Eval halves and
     /// halves again for all alike, so that this leaves their order and makes evals of different moments comparable.
-    pub(super) fn log_eval(&self, candidate: &Candidate, situation: &Situation, cost: f64, factor: f64) -> f64 {
+    pub(super) fn log_eval(
+        &self,
+        candidate: &Candidate,
+        situation: &Situation,
+        cost: f64,
+        factor: f64,
+    ) -> f64 {
         // One logarithm of the product, and not one for each.
         let mut product = factor;
         if self.adapters {
@@ -61,7 +67,9 @@ impl Elora {
             product *= candidate.visits;
         }
         let recency = match self.recency {
-            true => log_recency(candidate.idle_seconds / self.unit_seconds) + situation.now / self.unit_seconds,
+            true => {
+                log_recency(candidate.idle_seconds / self.unit_seconds) + situation.now / self.unit_seconds
+            }
             false => 0.0,
         };
         product.ln() + recency

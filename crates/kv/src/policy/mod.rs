@@ -15,6 +15,10 @@ pub use combined::Combined;
 pub use elora::{Elora, expected_adapters};
 pub use mobilora::MobiLora;
 
+/// Seconds after which a use counts half: about as long as an app is stayed with. Ours; ELORA's visits are counted for ever,
+/// so that what was popular once outweighs what is in use.
+pub const HALF_LIFE: f64 = 600.0;
+
 /// What an app is to its user, as systems tell it. Killed apps keep what is on flash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AppState {
@@ -41,8 +45,10 @@ pub struct Candidate {
     pub bits: u32,
     /// Tokens of the context that it is part of; 0 for an adapter.
     pub context_tokens: u32,
-    /// How often it was used, decayed or not.
+    /// How often it was used.
     pub visits: f64,
+    /// The same, uses counting the less the longer before the last one they were ([`HALF_LIFE`]).
+    pub lately: f64,
     /// Seconds since it was last used.
     pub idle_seconds: f64,
     /// Requests since it was last used.
@@ -156,6 +162,7 @@ pub(crate) mod tests {
             bits: 16,
             context_tokens: 1024,
             visits: 3.0,
+            lately: 3.0,
             idle_seconds: 10.0,
             idle_requests: 4,
             app: AppState::Foreground,
@@ -186,7 +193,7 @@ pub(crate) mod tests {
         let others = |names: [&'static str; 3]| names;
         let killed = Candidate { app: AppState::Killed, ..page() };
         all_prefer(page(), killed, &others(["lru", "lctru", "elora"]));
-        let rare = Candidate { visits: 1.0, ..page() };
+        let rare = Candidate { visits: 1.0, lately: 1.0, ..page() };
         all_prefer(page(), rare, &others(["lru", "lctru", "mobilora"]));
         // Of one width and use, what is narrower stays: the same tokens in fewer bytes.
         let narrow = Candidate { bits: 4, bytes: 4 << 10, ..page() };

@@ -304,11 +304,6 @@ impl Rig {
     }
 }
 
-/// Tokens of the whole chunks among so many.
-pub const fn whole(tokens: usize) -> usize {
-    tokens / CHUNK_TOKENS * CHUNK_TOKENS
-}
-
 /// The word that a sequence reads.
 fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, position: usize) -> Option<u64> {
     let place = manager.page_place(id, layer, position / CHUNK_TOKENS).ok().flatten()?;

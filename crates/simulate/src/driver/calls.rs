@@ -168,7 +168,13 @@ impl Driver<'_> {
         self.served += 1;
         self.tally.touched(call.tokens().saturating_sub(had));
         self.tally.found(prompt, had, &call.work);
-        self.tally.switch.record(call.ready - call.started);
+        // What its context had once and is found no more is computed before its new tokens are (LLMS, §3: a switch takes
+        // until the context's K and V are there).
+        let context = call.request.context;
+        let past = self.pasts.insert(context, call.tokens()).unwrap_or(0);
+        let lost = past.min(prompt as usize - 1).saturating_sub(had);
+        let lost = self.simulation.calibration.prefill.seconds(lost as u32, had as u32);
+        self.tally.switch.record(call.ready - call.started + lost);
         self.server.start(
             number,
             Needs {

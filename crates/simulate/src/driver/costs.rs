@@ -3,9 +3,7 @@
 use std::num::NonZeroU32;
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec};
-use interleaf_kv::{
-    Config, ContentDigest, LinearCost, ModelKey, Op, OpKind, RankRows, SwitchCosts, TierConfig,
-};
+use interleaf_kv::{Config, LinearCost, Op, OpKind, RankRows, SwitchCosts, TierConfig};
 
 use crate::adapters::AdapterShape;
 use crate::machine::{Calibration, ModelShape};
@@ -32,10 +30,7 @@ pub(super) fn config(
     let chunks = |bytes: u64| u32::try_from(bytes / chunk_bytes(model)).unwrap_or(u32::MAX);
     let tier = |bytes| TierConfig { striped: false, chunks: chunks(bytes) };
     let flash = Some(tier(flash_bytes)).filter(|flash| flash.chunks > 0);
-    // There is one model, so any key will do.
-    let digest = ContentDigest([0; 32]);
     Config {
-        model: ModelKey { weights: digest, config: digest },
         layers: model.layers.get() as usize,
         page_bytes: page_bytes(model),
         // Nothing is stored: it only says that all chunks are of one width.
@@ -50,6 +45,8 @@ pub(super) fn config(
             read: LinearCost { fixed: calibration.read.fixed.get(), each: calibration.read.per_byte.get() },
         },
         can_recompute: policy.can_recompute,
+        // Everything is exact here: policies are compared at equal drift.
+        forms: Vec::new(),
         // ELORA's, which this manager's constructor for memory alone has as well.
         idle_below: 0.70,
         busy_above: 0.95,
@@ -90,7 +87,8 @@ impl Work {
         let mut work = Self::default();
         for op in moves {
             match op.kind {
-                OpKind::Copy => {}
+                // Nothing is translated or encoded here, since no form but the exact one is known.
+                OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } => {}
                 OpKind::Write { .. } => work.written_bytes += op.bytes,
                 OpKind::Read { .. } => {
                     work.read += 1;

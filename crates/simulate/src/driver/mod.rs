@@ -128,6 +128,8 @@ struct Driver<'a> {
     tally: Tally,
     /// Tokens of one request at a time.
     text: Vec<u32>,
+    /// Tokens that contexts have had computed.
+    pasts: HashMap<u32, usize>,
 }
 
 impl<'a> Driver<'a> {
@@ -144,6 +146,7 @@ impl<'a> Driver<'a> {
                 key: AdapterKey { digest: ContentDigest(digest), scale_bits: 1.0_f32.to_bits() },
                 shared_layers: 0,
                 is_activated: false,
+                translation: None,
                 rank_rows: costs::rank_rows(shape, calibration.model.layers),
             })
         };
@@ -158,6 +161,7 @@ impl<'a> Driver<'a> {
             adapters,
             adapter_bytes: shapes.iter().map(|shape| shape.bytes).collect(),
             calls: HashMap::new(),
+            pasts: HashMap::new(),
             served: 0,
             waiting: Vec::new(),
             short: BTreeSet::new(),
