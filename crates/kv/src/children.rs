@@ -76,26 +76,30 @@ fn search(
 /// Puts a node among children, none of which has its key. Returns their new root.
 #[must_use]
 pub fn insert(nodes: &mut [Node], root: u32, new: u32) -> u32 {
-    let Some(node) = nodes.get(root as usize) else {
+    if root == NONE {
         let new_node = &mut nodes[new as usize];
         (new_node.left, new_node.right) = (NONE, NONE);
         return new;
-    };
-    let is_left = key(&nodes[new as usize]) < key(node);
+    }
     if priority(new) > priority(root) {
         let (left, right) = split(nodes, root, new);
         let new_node = &mut nodes[new as usize];
         (new_node.left, new_node.right) = (left, right);
         return new;
     }
-    if is_left {
-        let left = insert(nodes, nodes[root as usize].left, new);
+    on_its_side(nodes, root, new, insert);
+    root
+}
+
+/// Changes the side of a node that another one belongs to.
+fn on_its_side(nodes: &mut [Node], root: u32, other: u32, change: fn(&mut [Node], u32, u32) -> u32) {
+    if key(&nodes[other as usize]) < key(&nodes[root as usize]) {
+        let left = change(nodes, nodes[root as usize].left, other);
         nodes[root as usize].left = left;
     } else {
-        let right = insert(nodes, nodes[root as usize].right, new);
+        let right = change(nodes, nodes[root as usize].right, other);
         nodes[root as usize].right = right;
     }
-    root
 }
 
 /// Takes a node out of the children it is among. Returns their new root.
@@ -111,13 +115,7 @@ pub fn remove(nodes: &mut [Node], root: u32, old: u32) -> u32 {
         (old_node.left, old_node.right) = (NONE, NONE);
         return merged;
     }
-    if key(&nodes[old as usize]) < key(&nodes[root as usize]) {
-        let left = remove(nodes, nodes[root as usize].left, old);
-        nodes[root as usize].left = left;
-    } else {
-        let right = remove(nodes, nodes[root as usize].right, old);
-        nodes[root as usize].right = right;
-    }
+    on_its_side(nodes, root, old, remove);
     root
 }
 

@@ -20,6 +20,21 @@ pub(crate) enum Purpose {
     Lengths,
 }
 
+/// A stream for each purpose.
+#[derive(Debug, Clone)]
+pub(crate) struct Draws {
+    pub times: Draw,
+    pub choices: Draw,
+    pub lengths: Draw,
+}
+
+impl Draws {
+    pub fn new(seed: u64) -> Self {
+        let draw = |purpose| Draw::new(seed, purpose);
+        Self { times: draw(Purpose::Times), choices: draw(Purpose::Choices), lengths: draw(Purpose::Lengths) }
+    }
+}
+
 /// A stream of random numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Draw(ChaCha8Rng);

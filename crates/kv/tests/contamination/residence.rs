@@ -1,6 +1,6 @@
 //! What may be where, and for how long: adapters that leave, chunks that others stand on, slots that are used again.
 
-use interleaf_kv::{KvError, TrimLevel};
+use interleaf_kv::{AdapterId, AppId, KvError, TrimLevel};
 
 use crate::rig::{By, CHUNK, LAYERS, PAGE, Rig, key, text};
 
@@ -144,9 +144,8 @@ fn a_slot_that_was_anothers_in_between_is_not_believed() {
     }
 }
 
-/// A sequence waits for what its chunks share with the base's, not only for its own.
-#[test]
-fn a_follower_waits_for_its_anchor() {
+/// A prompt's chunks under the base, and under an adapter that shares two layers with it, all of them stored alone.
+fn both_stored() -> (Rig, AppId, AdapterId, Vec<u32>) {
     let mut rig = Rig::new(20, Some(20));
     let app = rig.app(None);
     let adapter = rig.adapter(key(1), 2);
@@ -154,6 +153,13 @@ fn a_follower_waits_for_its_anchor() {
     rig.turn(By::base(app), &prompt);
     rig.turn(By::adapter(app, adapter), &prompt);
     rig.manager.trim(TrimLevel::Warning);
+    (rig, app, adapter, prompt)
+}
+
+/// A sequence waits for what its chunks share with the base's, not only for its own.
+#[test]
+fn a_follower_waits_for_its_anchor() {
+    let (mut rig, app, adapter, prompt) = both_stored();
     // Somebody else's words are in these slots now.
     rig.turn(By::base(app), &text(2, 160));
     rig.manager.trim(TrimLevel::Warning);
@@ -172,13 +178,7 @@ fn a_follower_waits_for_its_anchor() {
 /// Where what they share cannot be read, both have only what comes before.
 #[test]
 fn a_follower_does_not_outlive_its_anchors_failure() {
-    let mut rig = Rig::new(20, Some(20));
-    let app = rig.app(None);
-    let adapter = rig.adapter(key(1), 2);
-    let prompt = text(1, 32);
-    rig.turn(By::base(app), &prompt);
-    rig.turn(By::adapter(app, adapter), &prompt);
-    rig.manager.trim(TrimLevel::Warning);
+    let (mut rig, app, adapter, prompt) = both_stored();
     let base = rig.open(By::base(app), &prompt).unwrap();
     let follower = rig.open(By::adapter(app, adapter), &prompt).unwrap();
     for op in follower.moves {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use serde::Deserialize;
 
-use crate::draw::{Draw, Purpose, Weighted};
+use crate::draw::{Draws, Weighted};
 use crate::event::{Event, Request, What};
 use crate::text::{Segment, Writer};
 use crate::values::{Between, Positive};
@@ -50,9 +50,7 @@ impl Settings {
             next_context: 0,
             writer: Writer::new(),
             now: 0.0,
-            times: Draw::new(seed, Purpose::Times),
-            choices: Draw::new(seed, Purpose::Choices),
-            lengths: Draw::new(seed, Purpose::Lengths),
+            draws: Draws::new(seed),
         }
     }
 }
@@ -64,23 +62,21 @@ pub(super) struct Questions {
     next_context: u32,
     writer: Writer,
     now: f64,
-    times: Draw,
-    choices: Draw,
-    lengths: Draw,
+    draws: Draws,
 }
 
 impl Questions {
     fn adapter(&mut self) -> u32 {
         if !self.settings.compat {
-            return self.zipf.pick(&mut self.choices) as u32;
+            return self.zipf.pick(&mut self.draws.choices) as u32;
         }
-        let u = self.choices.unit();
+        let u = self.draws.choices.unit();
         let place = f64::from(self.count) * libm::pow(u, 1.0 / self.settings.exponent.get());
         (place as u32).min(self.count - 1)
     }
 
     fn prompt(&mut self, adapter: u32) -> Vec<Segment> {
-        let tokens = self.lengths.between(self.settings.prompt);
+        let tokens = self.draws.lengths.between(self.settings.prompt);
         if self.settings.compat {
             return vec![Segment { source: 0, tokens }];
         }
@@ -94,10 +90,10 @@ impl Questions {
 
 impl super::Generator for Questions {
     fn step(&mut self, events: &mut VecDeque<Event>) {
-        self.now += self.times.gap(self.settings.rate.get(), self.settings.cv.get());
+        self.now += self.draws.times.gap(self.settings.rate.get(), self.settings.cv.get());
         let adapter = self.adapter();
         let prompt = self.prompt(adapter);
-        let answer = self.lengths.between(self.settings.answer);
+        let answer = self.draws.lengths.between(self.settings.answer);
         let request = Request {
             app: adapter,
             context: self.next_context,

@@ -6,7 +6,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use serde::Deserialize;
 
-use crate::draw::{Draw, Purpose, Weighted};
+use crate::draw::{Draws, Weighted};
 use crate::event::{Event, Request, What};
 use crate::text::{Segment, Writer, length};
 use crate::values::{Between, NonNegative, Positive, Probability};
@@ -50,18 +50,16 @@ impl Settings {
 
     pub fn generator(&self, all: &super::Settings, seed: u64) -> Dialogues {
         let count = all.adapter_count().unwrap_or(1);
-        let mut times = Draw::new(seed, Purpose::Times);
+        let mut draws = Draws::new(seed);
         Dialogues {
-            next_beginning: times.gap(self.rate.get(), self.cv.get()),
+            next_beginning: draws.times.gap(self.rate.get(), self.cv.get()),
             settings: self.clone(),
             limit: u64::from(all.context_limit.get()),
             zipf: Weighted::zipf(count, self.exponent.get()),
             open: BinaryHeap::new(),
             next_context: 0,
             writer: Writer::new(),
-            times,
-            choices: Draw::new(seed, Purpose::Choices),
-            lengths: Draw::new(seed, Purpose::Lengths),
+            draws,
         }
     }
 }
@@ -105,9 +103,7 @@ pub(super) struct Dialogues {
     open: BinaryHeap<Dialogue>,
     next_context: u32,
     writer: Writer,
-    times: Draw,
-    choices: Draw,
-    lengths: Draw,
+    draws: Draws,
 }
 
 impl Dialogues {
@@ -119,8 +115,8 @@ impl Dialogues {
             return open;
         }
         let at = self.next_beginning;
-        self.next_beginning += self.times.gap(self.settings.rate.get(), self.settings.cv.get());
-        let adapter = self.zipf.pick(&mut self.choices) as u32;
+        self.next_beginning += self.draws.times.gap(self.settings.rate.get(), self.settings.cv.get());
+        let adapter = self.zipf.pick(&mut self.draws.choices) as u32;
         let context = self.next_context;
         self.next_context += 1;
         let text = match self.settings.prefix {
@@ -134,9 +130,9 @@ impl Dialogues {
 impl super::Generator for Dialogues {
     fn step(&mut self, events: &mut VecDeque<Event>) {
         let mut dialogue = self.next_turn();
-        dialogue.text.push(self.writer.write(self.lengths.between(self.settings.prompt)));
+        dialogue.text.push(self.writer.write(self.draws.lengths.between(self.settings.prompt)));
         let prompt = dialogue.text.clone();
-        let answer = self.writer.write(self.lengths.between(self.settings.answer));
+        let answer = self.writer.write(self.draws.lengths.between(self.settings.answer));
         dialogue.text.push(answer);
         let request = Request {
             app: dialogue.adapter,
@@ -147,8 +143,8 @@ impl super::Generator for Dialogues {
         };
         events.push_back(Event { at: dialogue.at, what: What::Request(request) });
         let fits = length(&dialogue.text) + self.settings.longest_turn() <= self.limit;
-        if self.choices.chance(self.settings.more.get()) && fits {
-            dialogue.at += self.times.exponential(self.settings.think.get());
+        if self.draws.choices.chance(self.settings.more.get()) && fits {
+            dialogue.at += self.draws.times.exponential(self.settings.think.get());
             self.open.push(dialogue);
         }
     }

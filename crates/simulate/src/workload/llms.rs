@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-use crate::draw::{Draw, Purpose, Weighted};
+use crate::draw::{Draw, Draws, Weighted};
 use crate::event::{Event, Request, What};
 use crate::text::{Segment, Writer};
 use crate::values::{Between, Positive, Probability};
@@ -85,9 +85,7 @@ impl Settings {
             next_context: count,
             writer: Writer::new(),
             now: 0.0,
-            times: Draw::new(seed, Purpose::Times),
-            choices: Draw::new(seed, Purpose::Choices),
-            lengths: Draw::new(seed, Purpose::Lengths),
+            draws: Draws::new(seed),
         }
     }
 }
@@ -143,17 +141,15 @@ pub(super) struct Calls {
     next_context: u32,
     writer: Writer,
     now: f64,
-    times: Draw,
-    choices: Draw,
-    lengths: Draw,
+    draws: Draws,
 }
 
 impl super::Generator for Calls {
     fn step(&mut self, events: &mut VecDeque<Event>) {
-        self.now += self.times.exponential(self.mean_gap);
-        let chosen = self.chosen.next(&mut self.choices);
+        self.now += self.draws.times.exponential(self.mean_gap);
+        let chosen = self.chosen.next(&mut self.draws.choices);
         let app = &mut self.apps[chosen];
-        let growth = self.lengths.between(app.dataset.growth);
+        let growth = self.draws.lengths.between(app.dataset.growth);
         let share = f64::from(growth) * app.dataset.answer_share.get();
         let answer = (share.round() as u32).clamp(1, growth - 1);
         if app.tokens + growth > self.limit {
@@ -183,6 +179,7 @@ impl super::Generator for Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draw::Purpose;
 
     #[test]
     fn of_equal_growths_none_is_favoured_and_of_different_ones_the_middle() {

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use serde::Deserialize;
 
-use crate::draw::{Draw, Purpose, Weighted};
+use crate::draw::{Draws, Weighted};
 use crate::event::{AppState, Event, Request, What};
 use crate::text::{Segment, Writer, length};
 use crate::values::{Between, NonNegative, Positive, Probability};
@@ -77,9 +77,7 @@ impl Settings {
             next_context: 0,
             writer: Writer::new(),
             now: 0.0,
-            times: Draw::new(seed, Purpose::Times),
-            choices: Draw::new(seed, Purpose::Choices),
-            lengths: Draw::new(seed, Purpose::Lengths),
+            draws: Draws::new(seed),
         }
     }
 }
@@ -107,9 +105,7 @@ pub(super) struct Phone {
     next_context: u32,
     writer: Writer,
     now: f64,
-    times: Draw,
-    choices: Draw,
-    lengths: Draw,
+    draws: Draws,
 }
 
 impl Phone {
@@ -119,7 +115,7 @@ impl Phone {
             && self.calls_left > 0
         {
             self.calls_left -= 1;
-            self.now += self.times.exponential(self.settings.call_gap.get());
+            self.now += self.draws.times.exponential(self.settings.call_gap.get());
             return (app, false);
         }
         let new_session = self.visits_left == 0;
@@ -127,13 +123,13 @@ impl Phone {
             true => self.settings.session_gap,
             false => self.settings.visit_gap,
         };
-        self.now += self.times.exponential(gap.get());
+        self.now += self.draws.times.exponential(gap.get());
         if new_session {
-            self.visits_left = self.choices.between(self.settings.visits);
+            self.visits_left = self.draws.choices.between(self.settings.visits);
         }
         self.visits_left -= 1;
-        self.calls_left = self.choices.between(self.settings.calls) - 1;
-        (self.zipf.pick(&mut self.choices) as u32, new_session)
+        self.calls_left = self.draws.choices.between(self.settings.calls) - 1;
+        (self.zipf.pick(&mut self.draws.choices) as u32, new_session)
     }
 
     /// What becomes of the app that was open, and that the next one is now.
@@ -153,7 +149,7 @@ impl Phone {
     /// The context that a request goes on with, if it does and `more` tokens fit into it.
     fn reused(&mut self, app: u32, more: u64) -> Option<Context> {
         // Drawn always, so that what comes after does not depend on what there was.
-        let reuse = self.choices.chance(self.settings.reuse.get());
+        let reuse = self.draws.choices.chance(self.settings.reuse.get());
         let last = self.groups[app as usize].take()?;
         (reuse && length(&last.text) + more <= self.limit).then_some(last)
     }
@@ -179,7 +175,7 @@ impl super::Generator for Phone {
             events.extend(over.map(|what| Event { at: self.now, what }));
         }
         let task = &self.settings.tasks[app as usize % self.settings.tasks.len()];
-        let [asked, answered] = [task.prompt, task.answer].map(|range| self.lengths.between(range));
+        let [asked, answered] = [task.prompt, task.answer].map(|range| self.draws.lengths.between(range));
         let more = u64::from(asked) + u64::from(answered);
         let mut context = self.reused(app, more).unwrap_or_else(|| self.new_context(app));
         context.text.push(self.writer.write(asked));
