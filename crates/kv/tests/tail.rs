@@ -1,10 +1,10 @@
-//! What is no whole chunk is found in memory alone, and so is dearer to lose than what can be read.
+//! What is no whole chunk comes back from storage where that is sooner than to compute its tokens.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use interleaf_contract::PageCodec;
-use interleaf_kv::policy::{Elora, Policy};
-use interleaf_kv::{AppId, Config, LinearCost, Manager, Open, SwitchCosts, TierConfig};
+use interleaf_kv::policy::Policy;
+use interleaf_kv::{AppId, Config, LinearCost, Manager, OpKind, Open, SwitchCosts, TierConfig, TrimLevel};
 
 fn open(app: AppId, tokens: &[u32], now: f64) -> Open<'_> {
     Open { app, adapter: None, tokens, most: tokens.len(), budget: 0.0, is_kept: true, now }
@@ -19,34 +19,68 @@ fn serve(manager: &mut Manager, app: AppId, tokens: &[u32], now: f64) {
     }
 }
 
-#[test]
-fn a_whole_chunk_goes_before_the_rest_of_a_context() {
+/// Memory for two chunks and storage for eight, where a chunk is computed in a second and read in so many.
+fn manager(read: f64) -> Manager {
     let tier = |chunks| TierConfig { striped: false, chunks };
-    let cost = Elora { adapters: false, cost: true, visits: false, recency: false, unit_seconds: 30.0 };
-    let mut manager = Manager::new(Config {
+    Manager::new(Config {
         forms: Vec::new(),
         layers: 1,
         page_bytes: 1024,
         codec: PageCodec::F16,
         tiers: vec![tier(2), tier(8)],
-        policy: Policy::Elora(cost),
+        policy: Policy::Lru,
         costs: SwitchCosts {
             recompute: LinearCost { fixed: 0.0, each: 1.0 },
-            read: LinearCost { fixed: 0.0, each: 1e-6 },
+            read: LinearCost { fixed: read, each: 0.0 },
         },
         can_recompute: true,
         idle_below: 0.0,
         busy_above: 1.0,
         longest_context: 128,
     })
-    .unwrap();
+    .unwrap()
+}
+
+#[test]
+fn it_is_read_for_one_that_goes_on_with_all_of_it() {
+    let mut manager = manager(0.5);
     let app = manager.open_app(None).unwrap();
-    let [rest, whole, other]: [Vec<u32>; 3] = [(0..10).collect(), (100..116).collect(), (200..216).collect()];
+    let rest: Vec<u32> = (0..10).collect();
     serve(&mut manager, app, &rest, 0.0);
-    serve(&mut manager, app, &whole, 1.0);
-    serve(&mut manager, app, &other, 2.0);
-    // The rest was used longest ago, and has stayed; the whole chunk is in storage.
-    assert_eq!(manager.look_up(&open(app, &rest, 3.0)), Ok(10));
-    assert_eq!(manager.look_up(&open(app, &whole, 3.0)), Ok(16));
-    assert_eq!(manager.open(&open(app, &whole, 3.0)).unwrap().moves.len(), 1);
+    manager.trim(TrimLevel::Warning);
+    assert_eq!(manager.held_bytes(0), 0);
+    // For a part of it that does not pay.
+    let other: Vec<u32> = (0..9).chain([70, 71]).collect();
+    assert_eq!(manager.look_up(&open(app, &other, 1.0)), Ok(0));
+    let longer: Vec<u32> = (0..14).collect();
+    for is_done in [false, true] {
+        let opened = manager.open(&open(app, &longer, 1.0)).unwrap();
+        assert_eq!((opened.reused, opened.moves.len()), (10, 1));
+        let op = opened.moves[0];
+        assert!(op.kind == OpKind::Read { from: 1 } && manager.memory_places(op.id).len() == 1);
+        assert!(manager.stored_at(op.id).is_some() && manager.append(opened.sequence, 1).is_err());
+        let more = if is_done { manager.done(op.id) } else { manager.cancelled(op.id) };
+        assert_eq!((more.len(), manager.is_ready(opened.sequence)), (0, Ok(true)));
+        assert_eq!(manager.tokens(opened.sequence), Ok(if is_done { 10 } else { 0 }));
+        manager.check().unwrap();
+        manager.close(opened.sequence, 2.0).unwrap();
+        manager.trim(TrimLevel::Warning);
+    }
+    // What cannot be read is there no more.
+    let opened = manager.open(&open(app, &longer, 3.0)).unwrap();
+    manager.failed(opened.moves[0].id);
+    manager.check().unwrap();
+    manager.close(opened.sequence, 3.0).unwrap();
+    assert_eq!(manager.look_up(&open(app, &longer, 3.0)), Ok(0));
+}
+
+#[test]
+fn it_is_computed_where_that_is_sooner() {
+    let mut manager = manager(0.7);
+    let app = manager.open_app(None).unwrap();
+    let [rest, longer]: [Vec<u32>; 2] = [(0..10).collect(), (0..14).collect()];
+    serve(&mut manager, app, &rest, 0.0);
+    assert_eq!(manager.look_up(&open(app, &longer, 1.0)), Ok(10));
+    manager.trim(TrimLevel::Warning);
+    assert_eq!(manager.look_up(&open(app, &longer, 1.0)), Ok(0));
 }

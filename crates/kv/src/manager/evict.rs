@@ -195,10 +195,10 @@ impl Manager {
         let (read_seconds, recompute_seconds) = match (is_adapter, usize::from(at.len)) {
             (true, _) => (costs.read.each * bytes as f64, f64::INFINITY),
             (false, CHUNK_TOKENS) => (costs.read.each * bytes as f64, costs.recompute.each),
-            // What is no whole chunk is found in memory alone, wherever else it is: its tokens are computed again.
+            // What is no whole chunk is only read where that is faster than to compute its tokens.
             (false, tokens) => {
-                let seconds = costs.recompute.each * tokens as f64 / CHUNK_TOKENS as f64;
-                (seconds, seconds)
+                let computed = costs.recompute.each * tokens as f64 / CHUNK_TOKENS as f64;
+                (computed.min(costs.read.each * bytes as f64), computed)
             }
         };
         Candidate {

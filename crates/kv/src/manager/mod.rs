@@ -365,8 +365,13 @@ impl Manager {
     /// each begins, in bytes. Layers that a chunk shares with others are not moved with it.
     #[must_use]
     pub fn memory_places(&self, op: OpId) -> Vec<(usize, u64)> {
-        let Some(Pending { node, copy: None, top, .. }) = self.pending.get(&op).copied() else {
-            return Vec::new();
+        let (node, top) = match self.pending.get(&op).copied() {
+            Some(Pending { node, copy: None, top, .. }) => (node, top),
+            // A chunk that is not full is read into one that goes on with it.
+            Some(Pending { kind: OpKind::Read { .. }, copy: Some((_, to)), .. }) => {
+                (to, self.config.layers as u8)
+            }
+            _ => return Vec::new(),
         };
         let layers = usize::from(self.nodes[node as usize].first)..usize::from(top);
         layers.filter_map(|layer| Some((layer, self.place(node, layer)?))).collect()

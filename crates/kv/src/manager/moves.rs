@@ -41,6 +41,16 @@ impl Manager {
         let mut moves = Vec::new();
         match pending.kind {
             OpKind::Copy | OpKind::Translate => self.end_copy(pending, end),
+            OpKind::Read { from } if pending.copy.is_some() => {
+                if end == End::Failed && self.nodes[node as usize].kind == Kind::Shared {
+                    // What is there cannot be read.
+                    self.drop_pages(node, from);
+                }
+                self.end_copy(pending, end);
+                if self.nodes[node as usize].kind == Kind::Shared && !self.nodes[node as usize].is_held() {
+                    self.remove_subtree(node);
+                }
+            }
             OpKind::Encode { form } => {
                 self.end_encode(pending, form, end == End::Done);
                 moves.extend(self.write_behind(node, 0));

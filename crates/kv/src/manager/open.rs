@@ -289,14 +289,19 @@ impl Manager {
     }
 
     /// The chunk among some children that begins as another would, and in how many tokens: of the same variant, or of others
-    /// as far as neither acts. Only what is in memory is copied of; to read a chunk for a part of it does not pay.
+    /// as far as neither acts. Only what is in memory is copied of; to read a chunk for a part of it does not pay, but one that
+    /// is not full and goes on as a whole is read where that is faster than to compute it.
     fn tail(&self, children: u32, key: Key<'_>, is_usable: &impl Fn(&Node) -> bool) -> Option<(u32, usize)> {
         let is_ready =
             |node: &Node| is_usable(node) && node.is_in(0) && self.is_filled(node) && node.form == EXACT;
         if key.tokens.is_empty() {
             return None;
         }
-        let own = children::longest(&self.nodes, children, key, &is_ready);
+        let is_read = |node: &Node| {
+            let is_whole = key.tokens.starts_with(node.text()) && usize::from(node.len) < CHUNK_TOKENS;
+            is_whole && is_usable(node) && !node.is_in(0) && node.form == EXACT && self.reads_sooner(node)
+        };
+        let own = children::longest(&self.nodes, children, key, &|node| is_ready(node) || is_read(node));
         if key.is_lossy || !self.adapters.iter().any(|known| known.is_activated) {
             return own;
         }
@@ -309,6 +314,14 @@ impl Manager {
             (common > 0 && node.drift == 0.0 && is_ready(node)).then_some((child, common))
         });
         others.chain(own).max_by_key(|(_, common)| *common)
+    }
+
+    /// Whether the tokens of a chunk that is stored are sooner read than computed.
+    fn reads_sooner(&self, node: &Node) -> bool {
+        let Some(tier) = node.stored() else { return false };
+        let bytes = self.tiers[tier].list_bytes(node.pages[tier]);
+        let SwitchCosts { recompute, read } = self.config.costs;
+        read.of(bytes as f64) < recompute.each * f64::from(node.len) / CHUNK_TOKENS as f64
     }
 
     /// Whether a chunk has all its layers somewhere, with their contents there or on their way.
@@ -443,7 +456,10 @@ impl Manager {
         let Node { len, pins, busy, children, followers, first, variant, from, anchor, form, .. } =
             self.nodes[node as usize];
         let is_same = (variant, from) == sequence.variant_of(sequence.path.len());
+        let is_there = self.nodes[node as usize].is_in(0);
+        let stored = self.nodes[node as usize].stored().filter(|_| !is_there);
         let is_free = is_same
+            && is_there
             && form == EXACT
             && pins == 0
             && busy == 0
@@ -473,9 +489,9 @@ impl Manager {
         sequence.room += tokens;
         // It supplied these tokens itself.
         self.nodes[node as usize].apps |= 1 << sequence.app;
+        let kind = stored.map_or(OpKind::Copy, |from| OpKind::Read { from });
         let bytes = self.chunk_bytes(0, private);
-        let pending =
-            Pending { kind: OpKind::Copy, node, list: NONE, copy: Some((id, private)), top: 0, anchor };
+        let pending = Pending { kind, node, list: NONE, copy: Some((id, private)), top: 0, anchor };
         Some(self.new_op(pending, bytes))
     }
 
