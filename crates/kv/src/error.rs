@@ -62,9 +62,21 @@ pub enum KvError {
         /// The most.
         most: usize,
     },
+    /// More sequences than a chunk can count.
+    #[error("{most} sequences are open, the most there may be")]
+    TooManySequences {
+        /// The most.
+        most: usize,
+    },
     /// An adapter that was never added, or was removed.
     #[error("no such adapter")]
     UnknownAdapter,
+    /// More adapters than a chunk can tell apart.
+    #[error("{most} adapters are there, the most there may be")]
+    TooManyAdapters {
+        /// The most.
+        most: usize,
+    },
     /// An adapter that is there already.
     #[error("this adapter is there already")]
     DuplicateAdapter,

@@ -106,6 +106,15 @@ mod tests {
     use super::*;
     use crate::node::{BASE, Kind};
 
+    /// Bytes that a chunk takes of the host's memory apart from its pages: its node, and a place in the queue of the one
+    /// tier that it may go from next.
+    #[test]
+    fn a_chunk_takes_two_hundred_bytes_and_a_page_eight() {
+        let chunk = size_of::<Node>() + size_of::<Entry>();
+        assert!(chunk <= 200, "{} and {}", size_of::<Node>(), size_of::<Entry>());
+        assert_eq!(size_of::<crate::Piece>(), 8);
+    }
+
     proptest! {
         #[test]
         fn the_least_comes_first(

@@ -27,7 +27,7 @@ pub use error::KvError;
 pub use form::{Form, Over, Source, Translation};
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
 pub use lossless::shared_layers;
-pub use manager::{AdapterSpec, Config, MOST_APPS, Manager, Open, Opened, TrimLevel, Usage};
+pub use manager::{AdapterSpec, Config, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, TrimLevel, Usage};
 pub use op::{Op, OpId, OpKind};
 pub use switch::{LinearCost, SwitchCosts, SwitchPlan, plan_switch};
 pub use tier::{RankRows, TierConfig};

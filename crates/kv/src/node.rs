@@ -61,8 +61,6 @@ pub struct Node {
     pub followers: u32,
     /// Of those, the ones in memory.
     pub resident_followers: u32,
-    /// Sequences that it is part of.
-    pub pins: u32,
     /// The request that last used it.
     pub last_request: u32,
     /// How often it was used.
@@ -75,6 +73,8 @@ pub struct Node {
     pub least_budget: f32,
     /// Tokens of the longest context that it was part of.
     pub context_tokens: u32,
+    /// Sequences that it is part of.
+    pub pins: u16,
     /// Moves under way that read or write it.
     pub busy: u16,
     /// The base or the adapter that it was computed under.

@@ -65,7 +65,7 @@ impl Manager {
     /// Tells of an adapter. Its weights, if they are in the pool, are loaded once a sequence is opened under it.
     ///
     /// # Errors
-    /// If it is there already, or its layers are not the model's.
+    /// If it is there already, its layers are not the model's, or there are too many.
     pub fn add_adapter(&mut self, spec: AdapterSpec) -> Result<AdapterId, KvError> {
         let layers = self.config.layers;
         if self.adapters.iter().any(|known| known.key == Some(spec.key) && !known.is_leaving) {
@@ -78,15 +78,18 @@ impl Manager {
                 ("shared_layers and rank_rows", "at most and as many as the model's layers");
             return Err(KvError::Config { field, expected, found });
         }
+        let place = self.adapters.iter().position(|known| known.key.is_none() && known.generation > 0);
+        let place = place.unwrap_or(self.adapters.len());
+        let Ok(variant) = u16::try_from(place) else {
+            return Err(KvError::TooManyAdapters { most: usize::from(u16::MAX) });
+        };
         self.generations += 1;
         // Where a chunk is one piece of all layers it is shared whole or not at all.
         let shared = match self.tiers[0].is_striped() {
             true => spec.shared_layers,
             false => spec.shared_layers / layers * layers,
         };
-        let place = self.adapters.iter().position(|known| known.key.is_none() && known.generation > 0);
-        let place = place.unwrap_or(self.adapters.len());
-        let (generation, variant) = (self.generations, place as u16);
+        let generation = self.generations;
         let is_pooled = !spec.rank_rows.is_empty();
         let node = if is_pooled { self.new_node(Node::new(Kind::Adapter, variant)) } else { NONE };
         let known = Known {
@@ -221,5 +224,34 @@ impl Manager {
             self.situation.adapters -= 1;
             self.evicted += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interleaf_contract::{PageCodec, PoolGeometry};
+
+    use super::*;
+    use crate::{Config, ContentDigest, ModelKey};
+
+    /// Its number would be the base's.
+    #[test]
+    fn no_adapter_gets_the_number_of_another() {
+        let digest = ContentDigest([0; 32]);
+        let key = AdapterKey { digest, scale_bits: 0 };
+        let geometry = PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, codec: PageCodec::F16, slots: 1 };
+        let config = Config::in_memory(ModelKey { weights: digest, config: digest }, &geometry, 16);
+        let mut manager = Manager::new(config).unwrap();
+        let other = AdapterKey { scale_bits: 1, ..key };
+        let known = || Known { key: Some(other), ..Known::base(2) };
+        manager.adapters.resize_with(usize::from(u16::MAX), known);
+        let spec = |scale_bits| AdapterSpec {
+            key: AdapterKey { scale_bits, ..key },
+            shared_layers: 0,
+            is_activated: false,
+            rank_rows: Vec::new(),
+        };
+        assert_eq!(manager.add_adapter(spec(2)).unwrap().index, u16::MAX);
+        assert_eq!(manager.add_adapter(spec(3)), Err(KvError::TooManyAdapters { most: 65535 }));
     }
 }

@@ -177,7 +177,7 @@ impl Manager {
     }
 
     fn check_sequences(&self) -> Result<(), String> {
-        let mut pins = vec![0_u32; self.nodes.len()];
+        let mut pins = vec![0_u16; self.nodes.len()];
         for (id, sequence) in &self.sequences {
             let weights = self.adapters[usize::from(sequence.variant)].node;
             let shared = sequence.path.iter().filter(|&&node| self.nodes[node as usize].kind == Kind::Shared);

@@ -45,6 +45,9 @@ use crate::{
 /// Apps that there may be at one time: a chunk has a bit for each.
 pub const MOST_APPS: usize = 64;
 
+/// Sequences that may be open at one time: a chunk counts those that it is part of, and the copies that they make of it.
+pub const MOST_SEQUENCES: usize = 1 << 15;
+
 /// How a manager is set up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

@@ -2,7 +2,7 @@
 
 use interleaf_contract::{CHUNK_TOKENS, PageTable};
 
-use super::{Manager, Pending};
+use super::{MOST_SEQUENCES, Manager, Pending};
 use crate::children::{self, Key};
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
@@ -62,9 +62,12 @@ impl Manager {
     /// Opens a sequence. Nothing that it finds is taken from it until it is closed.
     ///
     /// # Errors
-    /// If the app or the adapter is unknown, or the adapter's weights find no room.
+    /// If the app or the adapter is unknown, the adapter's weights find no room, or [`MOST_SEQUENCES`] are open.
     pub fn open(&mut self, open: &Open<'_>) -> Result<Opened, KvError> {
         let app = self.app(open.app)?;
+        if self.sequences.len() >= MOST_SEQUENCES {
+            return Err(KvError::TooManySequences { most: MOST_SEQUENCES });
+        }
         let (variant, from) = self.under(open)?;
         self.clock(open.now);
 
@@ -471,6 +474,10 @@ impl Manager {
             sequence.tokens += tokens;
             sequence.room += tokens;
             self.push(sequence, node);
+            return None;
+        }
+        // Of sequences that were closed copies may still be under way.
+        if usize::from(busy) >= MOST_SEQUENCES {
             return None;
         }
         self.pin(node);

@@ -1,7 +1,7 @@
 //! Who may use what: apps, their salts and their handles.
 
 use interleaf_kv::policy::AppState;
-use interleaf_kv::{KvError, TrimLevel};
+use interleaf_kv::{KvError, MOST_SEQUENCES, Open, TrimLevel};
 
 use crate::rig::{By, CHUNK, Rig, key, text};
 
@@ -48,6 +48,25 @@ fn a_sequence_answers_to_its_own_app_alone() {
     assert_eq!(rig.manager.truncate(sequence, 0), Err(KvError::UnknownSequence(sequence)));
     assert_eq!(rig.manager.commit(sequence, &[1], 0.0), Err(KvError::UnknownSequence(sequence)));
     assert_eq!(rig.manager.page_table(sequence).unwrap_err(), KvError::UnknownSequence(sequence));
+}
+
+/// A count of those that use a chunk must not begin again at nothing.
+#[test]
+fn no_more_sequences_are_open_than_can_be_counted() {
+    let mut rig = Rig::new(4, None);
+    let app = rig.app(None);
+    let prompt = text(1, 16);
+    rig.turn(By::base(app), &prompt);
+    let request =
+        Open { app, adapter: None, tokens: &prompt, most: 16, budget: 0.0, is_kept: true, now: 0.0 };
+    let mut open = || rig.manager.open(&request);
+    let last = (0..MOST_SEQUENCES).map(|_| open().unwrap().sequence).last().unwrap();
+    assert_eq!(open().unwrap_err(), KvError::TooManySequences { most: MOST_SEQUENCES });
+    assert_eq!(rig.manager.close(last, 0.0), Ok(Vec::new()));
+    rig.manager.trim(TrimLevel::Warning);
+    assert_eq!(rig.held()[0], CHUNK, "it is in use");
+    assert!(rig.manager.open(&request).is_ok());
+    rig.check();
 }
 
 /// The next app gets the place of the one before in every table, and nothing else of it.
