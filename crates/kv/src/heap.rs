@@ -4,10 +4,22 @@
 use crate::node::{NONE, Node};
 use crate::policy::Worth;
 
+/// The second part of a worth only decides among equals, and half the digits will do.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    worth: Worth,
+    worth: f64,
+    then: f32,
     node: u32,
+}
+
+impl Entry {
+    const fn new(Worth(worth, then): Worth, node: u32) -> Self {
+        Self { worth, then: then as f32, node }
+    }
+
+    fn is_below(&self, other: &Self) -> bool {
+        self.worth.total_cmp(&other.worth).then(self.then.total_cmp(&other.then)).is_lt()
+    }
 }
 
 /// The queue. `which` of a node's places it keeps is its own for as long as it lives.
@@ -40,11 +52,11 @@ impl Heap {
     pub fn put(&mut self, nodes: &mut [Node], node: u32, worth: Worth) {
         let place = match nodes[node as usize].places[self.which] {
             NONE => {
-                self.entries.push(Entry { worth, node });
+                self.entries.push(Entry::new(worth, node));
                 self.entries.len() - 1
             }
             place => {
-                self.entries[place as usize].worth = worth;
+                self.entries[place as usize] = Entry::new(worth, node);
                 place as usize
             }
         };
@@ -69,7 +81,7 @@ impl Heap {
         let entry = self.entries[place];
         while place > 0 {
             let above = (place - 1) / 4;
-            if self.entries[above].worth <= entry.worth {
+            if !entry.is_below(&self.entries[above]) {
                 break;
             }
             self.set(nodes, place, self.entries[above]);
@@ -83,8 +95,9 @@ impl Heap {
         let entry = self.entries[place];
         loop {
             let below = 4 * place + 1..(4 * place + 5).min(self.entries.len());
-            let Some(least) = below.min_by_key(|&i| self.entries[i].worth) else { break };
-            if entry.worth <= self.entries[least].worth {
+            let least = below.reduce(|a, b| if self.entries[b].is_below(&self.entries[a]) { b } else { a });
+            let Some(least) = least else { break };
+            if !self.entries[least].is_below(&entry) {
                 break;
             }
             self.set(nodes, place, self.entries[least]);

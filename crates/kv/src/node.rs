@@ -71,8 +71,8 @@ pub struct Node {
     pub drift: f32,
     /// The least divergence that a sequence which used it allows.
     pub least_budget: f32,
-    /// Tokens of the longest context that it was part of.
-    pub context_tokens: u32,
+    /// Chunks of the longest context that it was part of.
+    pub context_chunks: u16,
     /// Sequences that it is part of.
     pub pins: u16,
     /// Moves under way that read or write it.
@@ -122,7 +122,7 @@ impl Node {
             lately: 0.0,
             drift: 0.0,
             least_budget: f32::INFINITY,
-            context_tokens: 0,
+            context_chunks: 0,
             busy: 0,
             variant,
             kind,

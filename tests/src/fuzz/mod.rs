@@ -1,11 +1,12 @@
 //! What is done with bytes that nobody vouches for: one function per kind of file, each of which reads its
-//! input as that file, beside sound ones, and uses whatever is accepted.
+//! input as that file, beside sound ones, and uses whatever is accepted; and one that takes them for events.
 //!
 //! The functions panic where the code under test is wrong and only there; a refusal is a right answer. They
 //! are driven by `tests/fuzz` (libFuzzer) and by `tests/tests/faults/fuzz.rs` (proptest).
 
 mod adapter;
 mod golden;
+mod kv;
 mod model;
 
 use std::fs::File;
@@ -25,11 +26,12 @@ pub struct Target {
 }
 
 /// Every kind.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "safetensors", read: safetensors },
     Target { name: "config", read: config },
     Target { name: "adapter_config", read: adapter_config },
     Target { name: "golden_index", read: golden_index },
+    Target { name: "kv_events", read: kv_events },
 ];
 
 /// The most memory that reading a small input may hold at once, in bytes.
@@ -157,4 +159,10 @@ pub fn golden_index(bytes: &[u8]) -> usize {
         usize::from(BASE.with(|base| golden::read(folder.path(), base)))
     };
     INDEX.with(read) + GOLDEN.with(read)
+}
+
+/// Bytes as events of the KV manager, whatever they are.
+#[must_use]
+pub fn kv_events(bytes: &[u8]) -> usize {
+    kv::play(bytes)
 }

@@ -232,7 +232,7 @@ mod tests {
     use interleaf_contract::{PageCodec, PoolGeometry};
 
     use super::*;
-    use crate::{Config, ContentDigest, ModelKey};
+    use crate::{Config, ContentDigest};
 
     /// Its number would be the base's.
     #[test]
@@ -240,8 +240,7 @@ mod tests {
         let digest = ContentDigest([0; 32]);
         let key = AdapterKey { digest, scale_bits: 0 };
         let geometry = PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, codec: PageCodec::F16, slots: 1 };
-        let config = Config::in_memory(ModelKey { weights: digest, config: digest }, &geometry, 16);
-        let mut manager = Manager::new(config).unwrap();
+        let mut manager = Manager::new(Config::in_memory(&geometry, 16)).unwrap();
         let other = AdapterKey { scale_bits: 1, ..key };
         let known = || Known { key: Some(other), ..Known::base(2) };
         manager.adapters.resize_with(usize::from(u16::MAX), known);
@@ -249,6 +248,7 @@ mod tests {
             key: AdapterKey { scale_bits, ..key },
             shared_layers: 0,
             is_activated: false,
+            translation: None,
             rank_rows: Vec::new(),
         };
         assert_eq!(manager.add_adapter(spec(2)).unwrap().index, u16::MAX);

@@ -205,7 +205,7 @@ impl Manager {
             is_adapter,
             bytes,
             bits: self.form(at.form).map_or(8 * self.config.codec.bytes(1) as u32, |form| form.bits),
-            context_tokens: at.context_tokens,
+            context_tokens: u32::from(at.context_chunks) * CHUNK_TOKENS as u32,
             visits: f64::from(at.visits),
             lately: f64::from(at.lately),
             idle_seconds: self.situation.now - at.last_use,

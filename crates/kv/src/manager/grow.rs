@@ -188,7 +188,8 @@ impl Manager {
         for place in 0..sequence.shared {
             let node = sequence.path[place];
             let at = &mut self.nodes[node as usize];
-            at.context_tokens = at.context_tokens.max(sequence.tokens as u32);
+            let chunks = u16::try_from(chunks).unwrap_or(u16::MAX);
+            at.context_chunks = at.context_chunks.max(chunks);
             at.last_use = self.situation.now;
         }
         let path = sequence.path[..sequence.shared].to_vec();

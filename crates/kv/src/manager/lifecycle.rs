@@ -150,8 +150,8 @@ impl Manager {
     /// Time has passed: worths are taken anew, some thousands a tick; memory that is nearly full is emptied (what goes is
     /// written before), and memory that is idle is filled with what is worth most (ELORA, §4.2; it ticks every 100 ms).
     pub fn tick(&mut self, now: f64) -> Vec<Op> {
-        let passed = now - self.last_tick;
         self.clock(now);
+        let passed = self.situation.now - self.last_tick;
         self.last_tick = self.situation.now;
         self.expect_adapters();
         self.rank_anew();

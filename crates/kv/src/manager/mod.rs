@@ -208,6 +208,8 @@ pub struct Manager {
     ticked: [usize; MOST_TIERS],
     /// Where the next tick looks for better anchors.
     rearranged: usize,
+    /// What the caller's clock showed first: times are counted from there, so that they keep their digits.
+    beginning: Option<f64>,
     last_tick: f64,
     /// Nodes taken from memory so far.
     evicted: u64,
@@ -248,6 +250,7 @@ impl Manager {
             expected_at: None,
             ticked: [0; MOST_TIERS],
             rearranged: 0,
+            beginning: None,
             last_tick: 0.0,
             evicted: 0,
             config,

@@ -3,7 +3,7 @@
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, Pending};
-use crate::node::{Kind, NONE, Node};
+use crate::node::{EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpId, OpKind};
 use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
@@ -53,7 +53,9 @@ impl Manager {
             }
             OpKind::Encode { form } => {
                 self.end_encode(pending, form, end == End::Done);
-                moves.extend(self.write_behind(node, 0));
+                if end == End::Done {
+                    moves.extend(self.write_behind(node, 0));
+                }
             }
             OpKind::Write { from, to } => self.end_write(pending, from, to, end),
             OpKind::Read { from } => moves.extend(self.end_read(pending, from, end)),
@@ -159,18 +161,21 @@ impl Manager {
 
     /// What a chunk was to get in memory will not come: nobody goes on past it, and what came after it goes.
     fn not_arrived(&mut self, node: u32) {
-        let reads = |own: &u32| *own == node || self.nodes[*own as usize].anchor == node;
+        self.cut_before(|manager, own| own == node || manager.nodes[own as usize].anchor == node);
+        self.unload(node);
+    }
+
+    /// Sequences have only what comes before the first chunk of theirs of which something is so.
+    fn cut_before(&mut self, is_so: impl Fn(&Self, u32) -> bool) {
         let with: Vec<(SequenceId, usize)> = (self.sequences.iter())
-            .filter_map(|(id, sequence)| Some((*id, sequence.path.iter().position(reads)?)))
+            .filter_map(|(id, sequence)| Some((*id, sequence.path.iter().position(|&own| is_so(self, own))?)))
             .collect();
         for (id, chunk) in with {
             if let Some(mut sequence) = self.sequences.remove(&id) {
-                sequence.unready.retain(|waited| *waited != node);
                 self.cut_at(&mut sequence, chunk);
                 self.sequences.insert(id, sequence);
             }
         }
-        self.unload(node);
     }
 
     /// A chunk and all that depends on it go from memory, none of them in use; what is nowhere else goes altogether.
@@ -223,7 +228,28 @@ impl Manager {
         for node in self.nodes.iter_mut().filter(|node| matches!(node.kind, Kind::Shared | Kind::Adapter)) {
             node.ready = false;
         }
+        // A forward pass computes exact pages: what is kept in another form does not come back.
+        self.cut_before(|manager, own| manager.nodes[own as usize].form != EXACT);
         while self.evict_one(0) {}
+        self.keep_what_is_followed();
+    }
+
+    /// Of chunks that stay for others alone only the layers stay that these need, which are what comes back with them.
+    fn keep_what_is_followed(&mut self) {
+        let mut needed = vec![0; self.nodes.len()];
+        for node in self.nodes.iter().filter(|node| node.is_in(0) && node.anchor != NONE) {
+            let most = &mut needed[node.anchor as usize];
+            *most = node.needs.max(*most);
+        }
+        for (index, needed) in needed.into_iter().enumerate() {
+            let at = &mut self.nodes[index];
+            if at.kind == Kind::Shared && at.is_in(0) && at.pins == 0 && at.top[0] > needed {
+                let layers = usize::from(needed)..usize::from(at.top[0]);
+                at.top[0] = needed;
+                self.tiers[0].give_back_layers(at.pages[0], layers);
+                self.consider(index as u32, 0);
+            }
+        }
     }
 
     /// All pages of a sequence are there again, and its adapter's weights.

@@ -561,7 +561,8 @@ impl Manager {
 
     /// Time goes on.
     pub(super) fn clock(&mut self, now: f64) {
-        self.situation.now = self.situation.now.max(now);
+        let beginning = *self.beginning.get_or_insert(now);
+        self.situation.now = self.situation.now.max(now - beginning);
     }
 
     fn count_request(&mut self, variant: u16) {

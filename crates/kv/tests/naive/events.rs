@@ -29,5 +29,6 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => n.clone().prop_map(|adapter| Event::RemoveAdapter { adapter }),
         1 => (0_u8..3).prop_map(|salt| Event::OpenApp { salt }),
         1 => n.prop_map(|app| Event::CloseApp { app }),
+        1 => Just(Event::LoseMemory),
     ]
 }

@@ -1,10 +1,10 @@
 //! The manager beside a model that shares nothing: a device of words, on which every page's contents say what they were
 //! computed from. Whatever comes in whatever order, and however moves end, what a sequence reads is what it would have
 //! computed itself, what can be used again is what was computed before, and nothing is lost.
-
-#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod events;
+mod streams;
 mod world;
 
 use proptest::prelude::*;

@@ -63,4 +63,5 @@ pub enum Event {
     CloseApp {
         app: usize,
     },
+    LoseMemory,
 }

@@ -2,6 +2,7 @@
 
 mod device;
 mod event;
+pub mod stream;
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec};
 use interleaf_kv::policy::{AppState, Policy};
@@ -77,6 +78,8 @@ pub struct World {
     records: Vec<Record>,
     /// Whether something may have gone that was computed: then less can be found than was.
     has_lost: bool,
+    /// Sequences that had tokens when they were opened.
+    found: usize,
     now: f64,
 }
 
@@ -138,6 +141,7 @@ impl World {
             ops: Vec::new(),
             records: Vec::new(),
             has_lost: setup.has_forms,
+            found: 0,
             now: 0.0,
         };
         world.open_app(None);
@@ -216,6 +220,7 @@ impl World {
             }
             Event::OpenApp { salt } if self.apps.len() < 6 => self.open_app((salt > 0).then_some(salt)),
             Event::CloseApp { app } => self.close_app(app)?,
+            Event::LoseMemory => self.lose_memory()?,
             _ => {}
         }
         self.check()
@@ -273,6 +278,7 @@ impl World {
             return Err(format!("found {}, looked up {looked_up:?}", opened.reused));
         }
         self.has_lost |= self.is_tight();
+        self.found += usize::from(opened.reused > 0);
         self.ops.extend(opened.moves);
         self.sequences.push(Sequence {
             id: opened.sequence,
@@ -512,6 +518,29 @@ impl World {
             }
             self.device.set_page(layer, place, page);
         }
+    }
+
+    /// The device fails: what it held is gone, and what was to be moved will not be. Open sequences are computed again.
+    fn lose_memory(&mut self) -> Result<(), String> {
+        self.has_lost = true;
+        self.ops.clear();
+        self.manager.lose_memory();
+        self.device.forget_pages();
+        for Sequence { id, under, tokens, .. } in &self.sequences {
+            let has = self.manager.tokens(*id).map_err(|e| e.to_string())?;
+            for position in 0..has {
+                for layer in 0..LAYERS {
+                    let word = contents(under, layer, &tokens[..=position], false);
+                    let place = self.manager.page_place(*id, layer, position / CHUNK_TOKENS).ok().flatten();
+                    let place = place.ok_or(format!("position {position} has no page in layer {layer}"))?;
+                    self.device.write(layer, place, position, word);
+                }
+            }
+        }
+        for sequence in &self.sequences {
+            self.manager.regained(sequence.id).map_err(|e| e.to_string())?;
+        }
+        Ok(())
     }
 
     fn all_done(&mut self) -> Result<(), String> {
