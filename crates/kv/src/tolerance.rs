@@ -339,6 +339,18 @@ mod tests {
     }
 
     #[test]
+    fn room_goes_where_a_byte_gains_most() {
+        // What is read most is a hundred times as large as the others, which are read nearly as much.
+        let large = Graded { density: 1.0, bytes: [80_000, 40_000, 20_000] };
+        let small = Graded { density: 0.9, bytes: [800, 400, 200] };
+        let mut chunks = vec![large];
+        chunks.extend([small; 30]);
+        let tolerance = Tolerance { ratio: 0.48, ..Tolerance::new([0.0, 0.1, 0.4]) };
+        let widths = choose_widths(&chunks, &tolerance).unwrap();
+        assert_eq!(bits(&widths), [vec![2], vec![8; 30]].concat());
+    }
+
+    #[test]
     fn all_have_8_bits_where_there_is_room_and_too_little_room_is_refused() {
         let chunks = alike(&[3.0, 0.0, 1.0], BYTES);
         let with = |ratio| choose_widths(&chunks, &Tolerance { ratio, ..Tolerance::new(IDEAL) });
