@@ -3,9 +3,7 @@
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec};
 use interleaf_kv::policy::Policy;
-use interleaf_kv::{
-    AppId, Config, ContentDigest, LinearCost, Manager, ModelKey, Open, SequenceId, SwitchCosts, TierConfig,
-};
+use interleaf_kv::{AppId, Config, LinearCost, Manager, Open, SequenceId, SwitchCosts, TierConfig};
 
 /// Chunks in the tree.
 pub const CHUNKS: usize = 100_000;
@@ -43,10 +41,9 @@ pub struct Forest {
 impl Forest {
     /// A forest in memory for so many chunks, which it nearly fills.
     pub fn new(shape: Shape, policy: Policy, room: usize) -> Self {
-        let digest = ContentDigest([0; 32]);
         let line = |fixed, each| LinearCost { fixed, each };
         let config = Config {
-            model: ModelKey { weights: digest, config: digest },
+            forms: Vec::new(),
             layers: LAYERS,
             page_bytes: PAGE_BYTES,
             codec: PageCodec::F16,
