@@ -81,7 +81,7 @@ fn a_reset_begins_anew_and_a_refusal_changes_nothing() {
     let lines = format!("/adapter nobody\n/nonsense\n{ask}/reset\n/stats\n{ask}");
     let (out, err) = ended(2, &SHORT, &lines);
     assert!(out.starts_with(&first) && out.ends_with(&first), "{out}");
-    assert!(rows(&out, "KV cache")[0].contains(" 0 tokens in 0 B"), "{out}");
+    assert!(rows(&out, "KV cache")[0].contains(" 0 of this conversation's tokens; 0 B of "), "{out}");
     assert!(
         err.contains("no adapter named \"nobody\"") && err.contains("/nonsense: no such command"),
         "{err}"

@@ -229,3 +229,20 @@ fn a_translated_prefix_is_there_for_those_who_allow_it() {
     let other = world.adapter(2, 0, Some(translation));
     assert_eq!(world.open(Some(other), &long, 0.1).reused, 0);
 }
+
+#[test]
+fn a_removed_adapters_pages_stay_while_others_are_read_over_them() {
+    let mut world = world(vec![delta(Over::Any)], 64);
+    let [first, second] = [1, 2].map(|digest| world.adapter(digest, 0, None));
+    world.answer(Some(first), &text(), 0.0);
+    let moves = world.answer(Some(second), &text(), 0.1);
+    world.done(moves);
+    let reader = world.open(Some(second), &text(), 0.1).sequence;
+    world.manager.remove_adapter(first).expect("known");
+    world.manager.check().expect("sound");
+    assert_eq!(world.manager.tokens(reader), Ok(text().len()));
+    world.close(reader);
+    // With the pages that they were decoded over the second's are gone, too.
+    assert_eq!(world.manager.look_up(&world.call(Some(second), &text(), 0.1)), Ok(0));
+    assert_eq!(world.manager.held_bytes(0), 0);
+}

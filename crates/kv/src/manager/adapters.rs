@@ -143,6 +143,7 @@ impl Manager {
             let variant = place as u16;
             let known = &self.adapters[place];
             if !known.is_leaving
+                || self.is_read(variant)
                 || self.sequences.values().any(|sequence| sequence.variant == variant)
                 || self.nodes.get(known.node as usize).is_some_and(|node| node.busy > 0)
             {
@@ -179,6 +180,12 @@ impl Manager {
             let Self { adapters, .. } = self;
             adapters[place] = Known { generation: adapters[place].generation, ..Known::base(0) };
         }
+    }
+
+    /// Whether open sequences read chunks of a variant that their own are decoded over.
+    fn is_read(&self, variant: u16) -> bool {
+        let of = |node: &Node| self.nodes.get(node.anchor as usize).map(|anchor| anchor.variant);
+        self.nodes.iter().any(|node| node.pins > 0 && of(node) == Some(variant))
     }
 
     /// Brings an adapter's weights into memory for a sequence. Returns the move, if there is one to make.
