@@ -27,6 +27,8 @@ pub struct Sequence {
     pub room: usize,
     /// Where its pages are; empty where the memory's pages are of no use to kernels.
     pub table: PageTable,
+    /// Whether its pages were lost with their device and have not been computed again: nobody else may find them.
+    pub is_lost: bool,
     /// Nodes that it waits for.
     pub unready: Vec<u32>,
 }

@@ -109,7 +109,7 @@ impl Engine {
         let mut result = Ok(());
         for &op in copies {
             let places = self.cache.manager().copied_places(op.id);
-            let slot_bytes = 2 * self.reserved.geometry.page_bytes() as u64;
+            let slot_bytes = self.cache.manager().block_bytes();
             let pages = places.into_iter().flat_map(|(layer, from, to)| {
                 let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
                 let layer = number(layer as u64);
@@ -130,11 +130,24 @@ impl Engine {
     /// that stays as it is.
     ///
     /// # Errors
-    /// If the sequence is not open, or a page that others use cannot be copied.
+    /// If the sequence is not open, or a page that others use cannot be copied: for want of room, or because the GPU is
+    /// suspended or failed. The sequence is then shorter, by the part of a chunk that was to be copied.
     pub fn truncate_sequence(&mut self, sequence: SequenceHandle, tokens: usize) -> Result<(), EngineError> {
-        let copies: Vec<Op> = self.cache.truncate(sequence.id, tokens)?.into_iter().collect();
-        self.histories.truncate(sequence.id, tokens);
-        self.copy_pages(&copies)
+        let truncated = self.cache.truncate(sequence.id, tokens);
+        let copied = match &truncated {
+            Ok(Some(op)) => {
+                let copied = self.on_device(|engine| engine.copy_pages(&[*op]));
+                // Where the device was not asked at all nothing was copied either.
+                self.cache.copied(*op, copied.is_ok());
+                copied
+            }
+            _ => Ok(()),
+        };
+        // What could not be copied is cut, too.
+        let left = self.cache.manager().tokens(sequence.id).unwrap_or(tokens);
+        self.histories.truncate(sequence.id, left);
+        truncated?;
+        copied
     }
 
     /// Closes a sequence. Its pages are freed, or kept for others as long as there is room, as it was opened.

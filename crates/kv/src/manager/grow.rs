@@ -3,7 +3,7 @@
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, Pending};
-use crate::node::{EXACT, Kind, NONE};
+use crate::node::{EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
@@ -34,11 +34,9 @@ impl Manager {
         for _ in 0..needed {
             let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else {
                 self.drop_own(sequence, had);
-                let whole = self.tiers[0].chunk_bytes(self.config.layers, self.config.page_bytes);
-                let capacity = self.tiers[0].budget_bytes() / whole.max(1);
                 // All that may go has gone.
-                let free = self.tiers[0].free_chunks();
-                return Err(KvError::Full { needed, free, capacity: capacity as usize });
+                let (free, capacity) = (self.tiers[0].free_chunks(), self.capacity());
+                return Err(KvError::Full { needed, free, capacity });
             };
             self.private(sequence, list);
         }
@@ -86,7 +84,11 @@ impl Manager {
             at.len = (sequence.tokens % CHUNK_TOKENS) as u8 + 1;
             at.drift = at.drift.max(drift);
             sequence.tokens += 1;
-            if usize::from(at.len) == CHUNK_TOKENS && sequence.is_kept && sequence.shared == chunk {
+            if usize::from(at.len) == CHUNK_TOKENS
+                && sequence.is_kept
+                && !sequence.is_lost
+                && sequence.shared == chunk
+            {
                 self.share(sequence, chunk);
             }
         }
@@ -100,23 +102,21 @@ impl Manager {
     pub fn truncate(&mut self, id: SequenceId, tokens: usize) -> Result<Option<Op>, KvError> {
         let mut sequence = self.take_sequence(id)?;
         let result = match sequence.unready.is_empty() {
-            true => Ok(self.cut(id, &mut sequence, tokens)),
+            true => self.cut(id, &mut sequence, tokens),
             false => Err(KvError::Waiting(id)),
         };
-        let has = sequence.tokens;
         self.sequences.insert(id, sequence);
         self.settle();
-        let op = result?;
-        if has < tokens && has % CHUNK_TOKENS == 0 && op.is_none() && self.sequences[&id].room < tokens {
-            let wanted = tokens.min(self.sequences[&id].room);
-            if has < wanted {
-                return Err(KvError::Full { needed: 1, free: 0, capacity: 0 });
-            }
-        }
-        Ok(op)
+        result
     }
 
-    fn cut(&mut self, id: SequenceId, sequence: &mut Sequence, tokens: usize) -> Option<Op> {
+    /// Chunks of full precision within memory's budget.
+    fn capacity(&self) -> usize {
+        let whole = self.tiers[0].chunk_bytes(self.config.layers, self.config.page_bytes);
+        (self.tiers[0].budget_bytes() / whole.max(1)) as usize
+    }
+
+    fn cut(&mut self, id: SequenceId, sequence: &mut Sequence, tokens: usize) -> Result<Option<Op>, KvError> {
         sequence.room = sequence.room.min(tokens);
         let had = sequence.tokens;
         sequence.tokens = had.min(tokens);
@@ -130,7 +130,18 @@ impl Manager {
             self.drop_own(sequence, last);
             (sequence.tokens, sequence.room) = (last * CHUNK_TOKENS, last * CHUNK_TOKENS);
             self.unpin(node);
-            return self.begin_chunk_as(id, sequence, node, within);
+            let op = match sequence.is_lost {
+                true => {
+                    self.begin_chunk_lost(sequence, node, within);
+                    None
+                }
+                false => self.begin_chunk_as(id, sequence, node, within),
+            };
+            if sequence.tokens == last * CHUNK_TOKENS {
+                let capacity = self.capacity();
+                return Err(KvError::Full { needed: 1, free: self.tiers[0].free_chunks(), capacity });
+            }
+            return Ok(op);
         }
         self.drop_own(sequence, kept);
         if sequence.tokens < had
@@ -138,7 +149,20 @@ impl Manager {
         {
             self.nodes[node as usize].len = within as u8;
         }
-        None
+        Ok(None)
+    }
+
+    /// A sequence whose pages are lost goes on in a chunk of its own, into which it will be computed again: there is nothing
+    /// to copy. Without room it has less.
+    fn begin_chunk_lost(&mut self, sequence: &mut Sequence, node: u32, tokens: usize) {
+        let Node { tokens: text, drift, .. } = self.nodes[node as usize];
+        let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else { return };
+        let private = self.private(sequence, list);
+        let at = &mut self.nodes[private as usize];
+        at.tokens[..tokens].copy_from_slice(&text[..tokens]);
+        (at.len, at.drift, at.ready) = (tokens as u8, drift, false);
+        sequence.tokens += tokens;
+        sequence.room += tokens;
     }
 
     /// A sequence has no chunk any more from one on.
@@ -179,6 +203,7 @@ impl Manager {
         let chunks = sequence.tokens.div_ceil(CHUNK_TOKENS);
         self.drop_own(&mut sequence, chunks);
         if sequence.is_kept
+            && !sequence.is_lost
             && sequence.shared + 1 == chunks
             && self.nodes[sequence.path[chunks - 1] as usize].ready
         {
@@ -194,6 +219,13 @@ impl Manager {
         }
         let path = sequence.path[..sequence.shared].to_vec();
         self.drop_own(&mut sequence, 0);
+        for &node in path.iter().rev().filter(|_| sequence.is_lost) {
+            // What nobody computes again only stands in the way.
+            if !self.nodes[node as usize].ready && self.may_go(node, 0) {
+                self.evict(node, 0);
+            }
+        }
+        let path = if sequence.is_lost { Vec::new() } else { path };
         for &node in &path {
             if let Some(op) = self.encode_behind(node, &path) {
                 // It is written in its new form.

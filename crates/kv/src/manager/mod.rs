@@ -116,6 +116,15 @@ impl Config {
             let found = format!("{} forms", self.forms.len());
             return refuse("forms", "at most 255, none larger than the exact one", found);
         }
+        let is_loss = |form: &Form| form.drift > 0.0 && form.drift.is_finite();
+        if !self.forms.iter().all(is_loss) {
+            return refuse("drift of a form", "finite and above 0", format!("{:?}", self.forms));
+        }
+        let SwitchCosts { recompute, read } = self.costs;
+        let costs = [recompute.fixed, recompute.each, read.fixed, read.each];
+        if !costs.iter().all(|cost| *cost >= 0.0 && cost.is_finite()) {
+            return refuse("costs", "finite and not negative", format!("{costs:?}"));
+        }
         if !(0.0 <= self.idle_below && self.idle_below <= self.busy_above && self.busy_above <= 1.0) {
             let found = format!("{} and {}", self.idle_below, self.busy_above);
             return refuse("idle_below and busy_above", "shares, the first at most the second", found);
@@ -472,6 +481,12 @@ impl Manager {
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.evicted
+    }
+
+    /// Bytes of a block of memory: of what places in a layer's stripe are multiples for pages of full precision.
+    #[must_use]
+    pub fn block_bytes(&self) -> u64 {
+        self.tiers[0].block_bytes()
     }
 
     /// Bytes held of a tier's blocks, rounding included.

@@ -1,5 +1,7 @@
 //! How moves end: done, failed or cancelled, in any order.
 
+use std::collections::HashSet;
+
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, Pending};
@@ -42,7 +44,9 @@ impl Manager {
         match pending.kind {
             OpKind::Copy | OpKind::Translate => self.end_copy(pending, end),
             OpKind::Read { from } if pending.copy.is_some() => {
-                if end == End::Failed && self.nodes[node as usize].kind == Kind::Shared {
+                // Another move may be reading the same, and is to find out for itself.
+                let Node { kind, busy, .. } = self.nodes[node as usize];
+                if end == End::Failed && kind == Kind::Shared && busy == 0 {
                     // What is there cannot be read.
                     self.drop_pages(node, from);
                 }
@@ -122,8 +126,10 @@ impl Manager {
             return None;
         }
         if end == End::Failed {
-            // What is there cannot be read.
-            self.drop_pages(node, from);
+            // What is there cannot be read; another move that reads the same finds out for itself.
+            if self.nodes[node as usize].busy == 0 {
+                self.drop_pages(node, from);
+            }
             if self.nodes[node as usize].pins > 0 && self.config.can_recompute {
                 let bytes = self.chunk_bytes(0, node);
                 return Some(self.new_op(Pending { kind: OpKind::Recompute, ..pending }, bytes));
@@ -161,8 +167,26 @@ impl Manager {
 
     /// What a chunk was to get in memory will not come: nobody goes on past it, and what came after it goes.
     fn not_arrived(&mut self, node: u32) {
-        self.cut_before(|manager, own| own == node || manager.nodes[own as usize].anchor == node);
+        let going = self.standing_on(node);
+        self.cut_before(|_, own| going.contains(&own));
         self.unload(node);
+    }
+
+    /// A chunk and all that cannot do without it.
+    fn standing_on(&self, node: u32) -> HashSet<u32> {
+        let (mut found, mut next) = (HashSet::new(), vec![node]);
+        while let Some(node) = next.pop() {
+            if !found.insert(node) {
+                continue;
+            }
+            let at = &self.nodes[node as usize];
+            next.extend(crate::children::all(&self.nodes, at.children));
+            if at.followers > 0 {
+                let follows = |&other: &u32| self.nodes[other as usize].anchor == node;
+                next.extend((0..self.nodes.len() as u32).filter(follows));
+            }
+        }
+        found
     }
 
     /// Sequences have only what comes before the first chunk of theirs of which something is so.
@@ -230,6 +254,7 @@ impl Manager {
         }
         // A forward pass computes exact pages: what is kept in another form does not come back.
         self.cut_before(|manager, own| manager.nodes[own as usize].form != EXACT);
+        self.sequences.values_mut().for_each(|sequence| sequence.is_lost = true);
         while self.evict_one(0) {}
         self.keep_what_is_followed();
     }
@@ -259,10 +284,17 @@ impl Manager {
     pub fn regained(&mut self, id: SequenceId) -> Result<(), KvError> {
         let sequence = self.sequence(id)?;
         let weights = self.adapters[usize::from(sequence.variant)].node;
-        let anchors = sequence.path.iter().map(|&node| self.nodes[node as usize].anchor);
+        // Of an anchor the sequence has computed what it needs; where others need more it is theirs to bring back.
+        let anchors = sequence.path.iter().filter_map(|&node| {
+            let Node { anchor, needs, .. } = self.nodes[node as usize];
+            self.nodes.get(anchor as usize).filter(|at| at.top[0] <= needs).map(|_| anchor)
+        });
         let all = sequence.path.iter().copied().chain(anchors).chain([weights]);
         for node in all.filter(|node| *node != NONE).collect::<Vec<u32>>() {
             self.arrived(node);
+        }
+        if let Some(sequence) = self.sequences.get_mut(&id) {
+            sequence.is_lost = false;
         }
         Ok(())
     }

@@ -106,6 +106,7 @@ impl Manager {
             tokens: 0,
             room: 0,
             table: PageTable::default(),
+            is_lost: false,
             unready: Vec::new(),
         };
         let mut moves = Vec::new();

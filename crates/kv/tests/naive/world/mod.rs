@@ -53,6 +53,8 @@ struct Sequence {
     /// Whether it may read what was computed with loss.
     is_lossy: bool,
     is_kept: bool,
+    /// Whether its pages were lost and not computed again.
+    is_lost: bool,
 }
 
 /// What was computed and could be found: the plain account.
@@ -287,6 +289,7 @@ impl World {
             tokens: tokens[..opened.reused].to_vec(),
             is_lossy,
             is_kept,
+            is_lost: false,
         });
         Ok(())
     }
@@ -335,6 +338,7 @@ impl World {
             return Ok(());
         }
         let place = sequence % self.sequences.len();
+        self.regain(place)?;
         let Sequence { id, under, is_lossy: may, .. } = self.sequences[place];
         if !self.manager.is_ready(id).map_err(|e| e.to_string())? {
             let refused = self.manager.append(id, tokens);
@@ -526,21 +530,32 @@ impl World {
         self.ops.clear();
         self.manager.lose_memory();
         self.device.forget_pages();
-        for Sequence { id, under, tokens, .. } in &self.sequences {
-            let has = self.manager.tokens(*id).map_err(|e| e.to_string())?;
-            for position in 0..has {
-                for layer in 0..LAYERS {
-                    let word = contents(under, layer, &tokens[..=position], false);
-                    let place = self.manager.page_place(*id, layer, position / CHUNK_TOKENS).ok().flatten();
-                    let place = place.ok_or(format!("position {position} has no page in layer {layer}"))?;
-                    self.device.write(layer, place, position, word);
-                }
+        // Some come back at once, others when they are used again, or never.
+        for place in 0..self.sequences.len() {
+            self.sequences[place].is_lost = true;
+            if place % 2 == 0 {
+                self.regain(place)?;
             }
         }
-        for sequence in &self.sequences {
-            self.manager.regained(sequence.id).map_err(|e| e.to_string())?;
-        }
         Ok(())
+    }
+
+    /// Computes all that a sequence has again, where its pages are.
+    fn regain(&mut self, place: usize) -> Result<(), String> {
+        let Sequence { id, under, tokens, is_lost, .. } = &mut self.sequences[place];
+        if !std::mem::take(is_lost) {
+            return Ok(());
+        }
+        let has = self.manager.tokens(*id).map_err(|e| e.to_string())?;
+        for position in 0..has {
+            for layer in 0..LAYERS {
+                let word = contents(under, layer, &tokens[..=position], false);
+                let at = self.manager.page_place(*id, layer, position / CHUNK_TOKENS).ok().flatten();
+                let at = at.ok_or(format!("position {position} has no page in layer {layer}"))?;
+                self.device.write(layer, at, position, word);
+            }
+        }
+        self.manager.regained(*id).map_err(|e| e.to_string())
     }
 
     fn all_done(&mut self) -> Result<(), String> {
@@ -567,7 +582,7 @@ impl World {
                     sequence.tokens.len()
                 ));
             }
-            if !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
+            if sequence.is_lost || !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
                 continue;
             }
             for position in 0..tokens {
