@@ -19,7 +19,7 @@ pub(super) struct Settings {
     apps: NonZeroU32,
     /// Zipf's exponent over apps.
     exponent: NonNegative,
-    /// Times that an app is opened in a session with the phone.
+    /// Times that an app is opened in a sitting with the phone.
     visits: Between,
     /// Requests while an app is open.
     calls: Between,
@@ -27,11 +27,11 @@ pub(super) struct Settings {
     call_gap: Positive,
     /// Seconds from the last request of an app to the first of the next, on average.
     visit_gap: Positive,
-    /// Seconds from the last request of a session to the first of the next, on average.
-    session_gap: Positive,
+    /// Seconds from the last request of a sitting to the first of the next, on average.
+    sitting_gap: Positive,
     /// Seconds without a request after which the app that is open is killed.
     kill_gap: Positive,
-    /// Whether a request goes on with its app's last context, if there is one from this session.
+    /// Whether a request goes on with its app's last context, if there is one from this sitting.
     reuse: Probability,
     /// Tokens that every prompt of every app begins with.
     system_prefix: u32,
@@ -95,12 +95,12 @@ pub(super) struct Phone {
     zipf: Weighted,
     /// The app that is open.
     open: Option<u32>,
-    /// Visits and requests that the session and the visit still have.
+    /// Visits and requests that the sitting and the visit still have.
     visits_left: u32,
     calls_left: u32,
-    /// Each app's last context of this session.
+    /// Each app's last context of this sitting.
     groups: Vec<Option<Context>>,
-    /// All contexts of this session.
+    /// All contexts of this sitting.
     contexts: Vec<u32>,
     next_context: u32,
     writer: Writer,
@@ -109,7 +109,7 @@ pub(super) struct Phone {
 }
 
 impl Phone {
-    /// Goes on to the next request's time. Returns its app, and whether it is a session's first.
+    /// Goes on to the next request's time. Returns its app, and whether it is a sitting's first.
     fn go_on(&mut self) -> (u32, bool) {
         if let Some(app) = self.open
             && self.calls_left > 0
@@ -120,7 +120,7 @@ impl Phone {
         }
         let new_session = self.visits_left == 0;
         let gap = match new_session {
-            true => self.settings.session_gap,
+            true => self.settings.sitting_gap,
             false => self.settings.visit_gap,
         };
         self.now += self.draws.times.exponential(gap.get());
