@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod round;
+
 use std::collections::HashMap;
 
 use interleaf_kv::policy::Policy;
@@ -124,22 +126,6 @@ fn more_memory_finds_more_under_lru() {
     }
 }
 
-/// One layer and 1 KiB for a token, so that a chunk has 16 KiB: prefilled at 0.1 s for a token, read at 2⁻¹⁵ s for a byte,
-/// and written at no cost.
-fn round() -> Calibration {
-    let text = r#"
-        machine = "round"
-        source = "for tests"
-        model = { name = "m", layers = 1, hidden = 256, heads = 1, kv_heads = 1, head_dim = 512, intermediate = 1, kv_bits = 8, weight_bytes = 1 }
-        prefill = { fixed = 0, per_token = 0.1, per_token_and_1k_context = 0 }
-        decode = { fixed = 1, per_row = 0.5 }
-        read = { fixed = 0.25, per_byte = 0.000030517578125 }
-        write = { fixed = 0, per_byte = 0 }
-        adapter_load = { fixed = 2, per_byte = 0.0009765625 }
-    "#;
-    Calibration::parse("round.toml", text).unwrap()
-}
-
 /// Contexts that grow by 30 tokens of a prompt and 2 of an answer, with a day between two calls.
 fn calls(contexts: u32, adapters: &str) -> Workload {
     let text = format!(
@@ -162,7 +148,7 @@ fn calls(contexts: u32, adapters: &str) -> Workload {
 fn by_hand(workload: Workload, chunks: u64, requests: u64, seed: u64) -> Run {
     Simulation {
         workload,
-        calibration: round(),
+        calibration: round::machine(),
         bytes: chunks * (16 << 10),
         seed,
         ..simulation("llms", "lru", 0, requests)
@@ -298,7 +284,7 @@ fn names_that_are_unknown_are_refused_with_those_that_are_known() {
 #[test]
 fn the_working_set_is_the_largest_sum_of_live_contexts() {
     // One context of 32 tokens, then 64 and 96: whole chunks of 16 KiB.
-    let one = |requests| working_set(&calls(1, ""), &round(), requests, 1);
+    let one = |requests| working_set(&calls(1, ""), &round::machine(), requests, 1);
     assert_eq!([one(1), one(2), one(3)], [2, 4, 6].map(|chunks| chunks * (16 << 10)));
     // Full contexts are forgotten, and single questions are not live once they are answered.
     assert_eq!(one(1000), (4096 / 16) * (16 << 10));

@@ -2,25 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod round;
+
 use std::collections::HashMap;
 
-use interleaf_simulate::{Calibration, Moment, Needs, Phase, Server, ServerError};
+use interleaf_simulate::{Moment, Needs, Phase, Server, ServerError};
 use proptest::prelude::*;
-
-/// A machine of round numbers: a token is prefilled in 0.1 s, a step takes 1 s and 0.5 s more for each row.
-fn machine() -> Calibration {
-    let text = r#"
-        machine = "round"
-        source = "for tests"
-        model = { name = "m", layers = 1, hidden = 1, heads = 1, kv_heads = 1, head_dim = 1, intermediate = 1, kv_bits = 8, weight_bytes = 1 }
-        prefill = { fixed = 0, per_token = 0.1, per_token_and_1k_context = 0 }
-        decode = { fixed = 1, per_row = 0.5 }
-        read = { fixed = 0, per_byte = 1 }
-        write = { fixed = 0, per_byte = 1 }
-        adapter_load = { fixed = 0, per_byte = 1 }
-    "#;
-    Calibration::parse("round.toml", text).unwrap()
-}
 
 /// A request: when it comes, of which context, how urgent it is and what it needs.
 type Asked = (f64, u32, u8, Needs);
@@ -77,7 +64,7 @@ fn one_request_takes_its_phases_one_after_the_other() {
         output_tokens: 3,
         asks_again: false,
     };
-    let mut server = Server::new(&machine(), 1);
+    let mut server = Server::new(&round::machine(), 1);
     // Loaded at 3; recomputed until 5.5 while it reads until 7; prefilled until 8; two steps of 1.5 s.
     let moments = serve(&mut server, &[(2.0, 0, 0, needs)]);
     check(&moments, &[(0, [2.0, 7.0, 8.0, 11.0])]);
@@ -91,7 +78,7 @@ fn steps_are_shared_and_pause_for_prefills() {
     // for 1 s. From 3.5 both share steps of 2 s: the second's one step ends at 5.5, and the first has done 2. The other
     // two of the first, alone, end at 8.5.
     let asked = [(0.0, 0, 0, prompt(10, 5)), (2.5, 1, 0, prompt(10, 2))];
-    let moments = serve(&mut Server::new(&machine(), 2), &asked);
+    let moments = serve(&mut Server::new(&round::machine(), 2), &asked);
     check(&moments, &[(0, [0.0, 0.0, 1.0, 8.5]), (1, [2.5, 2.5, 3.5, 5.5])]);
 }
 
@@ -103,7 +90,7 @@ fn a_slot_is_waited_for_and_the_urgent_are_first() {
         (0.2, 2, 0, prompt(30, 1)),
         (0.3, 3, 1, prompt(40, 1)),
     ];
-    let moments = serve(&mut Server::new(&machine(), 1), &asked);
+    let moments = serve(&mut Server::new(&round::machine(), 1), &asked);
     check(
         &moments,
         &[
@@ -118,7 +105,7 @@ fn a_slot_is_waited_for_and_the_urgent_are_first() {
 #[test]
 fn a_context_answers_one_request_at_a_time() {
     let asked = [(0.0, 5, 0, prompt(10, 3)), (0.5, 5, 0, prompt(10, 1)), (0.6, 6, 0, prompt(10, 1))];
-    let mut server = Server::new(&machine(), 8);
+    let mut server = Server::new(&round::machine(), 8);
     let moments = serve(&mut server, &asked);
     // The third prefills from 1 to 2 while the first's two steps wait; they end at 5, and the second begins.
     check(&moments, &[(0, [0.0, 0.0, 1.0, 5.0]), (2, [0.6, 0.6, 2.0, 2.0]), (1, [5.0, 5.0, 6.0, 6.0])]);
@@ -129,7 +116,7 @@ fn a_context_answers_one_request_at_a_time() {
 fn storage_does_one_thing_at_a_time_and_the_background_last() {
     let read =
         |seconds| Needs { read_seconds: seconds, prefill_tokens: 10, output_tokens: 1, ..Needs::default() };
-    let mut server = Server::new(&machine(), 4);
+    let mut server = Server::new(&round::machine(), 4);
     server.background(70, 3.0).unwrap();
     server.background(71, 3.0).unwrap();
     let asked = [(1.0, 0, 0, read(2.0)), (1.0, 1, 0, read(1.0))];
@@ -144,7 +131,7 @@ fn storage_does_one_thing_at_a_time_and_the_background_last() {
 
 #[test]
 fn what_asks_again_is_started_again_from_where_it_is() {
-    let mut server = Server::new(&machine(), 1);
+    let mut server = Server::new(&round::machine(), 1);
     server.admit(0.0, 0, 0, 0).unwrap();
     let read = Needs {
         read_seconds: 2.0,
@@ -169,7 +156,7 @@ fn what_asks_again_is_started_again_from_where_it_is() {
 
 #[test]
 fn a_start_may_be_answered_later() {
-    let mut server = Server::new(&machine(), 2);
+    let mut server = Server::new(&round::machine(), 2);
     server.admit(0.0, 0, 0, 0).unwrap();
     server.admit(0.0, 1, 1, 0).unwrap();
     assert_eq!(server.next(0.0).map(|moment| moment.request), Some(0));
@@ -188,7 +175,7 @@ fn a_start_may_be_answered_later() {
 
 #[test]
 fn calls_that_do_not_fit_are_refused() {
-    let mut server = Server::new(&machine(), 1);
+    let mut server = Server::new(&round::machine(), 1);
     assert_eq!(server.admit(1.0, 0, 0, 0), Err(ServerError::NotNow { at: 1.0, now: 0.0 }));
     assert_eq!(server.start(0, prompt(1, 1)), Err(ServerError::NotStarting(0)));
     server.admit(0.0, 0, 0, 0).unwrap();
@@ -219,7 +206,7 @@ fn the_mean_wait_of_an_m_d_1_queue_is_that_of_theory() {
     for load in [0.5, 0.8] {
         let asked: Vec<Asked> =
             arrivals(load, 1_000_000).zip(0..).map(|(at, context)| (at, context, 0, prompt(10, 1))).collect();
-        let moments = serve(&mut Server::new(&machine(), 1), &asked);
+        let moments = serve(&mut Server::new(&round::machine(), 1), &asked);
         let waits = moments.iter().filter(|moment| moment.phase == Phase::Start);
         let waited: f64 = waits.map(|moment| moment.at - asked[moment.request as usize].0).sum();
         let mean = waited / asked.len() as f64;
@@ -257,7 +244,7 @@ proptest! {
                 (at, context, 0, needs)
             })
             .collect();
-        let mut server = Server::new(&machine(), slots);
+        let mut server = Server::new(&round::machine(), slots);
         let moments = serve(&mut server, &asked);
         let times = times(&moments);
 

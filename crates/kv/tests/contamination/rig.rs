@@ -264,12 +264,7 @@ impl Rig {
     pub fn carry_out_one(&mut self, op: Op) {
         self.moves.retain(|other| other.id != op.id);
         match op.kind {
-            OpKind::Copy => {
-                for (layer, from, to) in self.manager.copied_places(op.id) {
-                    let page = self.device.page(layer, from);
-                    self.device.set_page(layer, to, page);
-                }
-            }
+            OpKind::Copy => self.device.copy(&self.manager.copied_places(op.id)),
             OpKind::Write { .. } => {
                 if let Some(at) = self.manager.stored_at(op.id) {
                     self.device.store(at, &self.manager.memory_places(op.id));

@@ -118,18 +118,18 @@ impl Phone {
             self.now += self.draws.times.exponential(self.settings.call_gap.get());
             return (app, false);
         }
-        let new_session = self.visits_left == 0;
-        let gap = match new_session {
+        let new_sitting = self.visits_left == 0;
+        let gap = match new_sitting {
             true => self.settings.sitting_gap,
             false => self.settings.visit_gap,
         };
         self.now += self.draws.times.exponential(gap.get());
-        if new_session {
+        if new_sitting {
             self.visits_left = self.draws.choices.between(self.settings.visits);
         }
         self.visits_left -= 1;
         self.calls_left = self.draws.choices.between(self.settings.calls) - 1;
-        (self.zipf.pick(&mut self.draws.choices) as u32, new_session)
+        (self.zipf.pick(&mut self.draws.choices) as u32, new_sitting)
     }
 
     /// What becomes of the app that was open, and that the next one is now.
@@ -167,9 +167,9 @@ impl Phone {
 impl super::Generator for Phone {
     fn step(&mut self, events: &mut VecDeque<Event>) {
         let last = self.now;
-        let (app, new_session) = self.go_on();
+        let (app, new_sitting) = self.go_on();
         self.switch(app, last, events);
-        if new_session {
+        if new_sitting {
             self.groups.iter_mut().for_each(|group| *group = None);
             let over = self.contexts.drain(..).map(|context| What::Forget { context });
             events.extend(over.map(|what| Event { at: self.now, what }));

@@ -51,6 +51,12 @@ impl Device {
         self.pages.insert((layer, place), page);
     }
 
+    pub fn copy(&mut self, places: &[(usize, u64, u64)]) {
+        for &(layer, from, to) in places {
+            self.set_page(layer, to, self.page(layer, from));
+        }
+    }
+
     /// The memory is lost.
     pub fn forget_pages(&mut self) {
         self.pages.clear();

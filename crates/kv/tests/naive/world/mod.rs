@@ -447,12 +447,7 @@ impl World {
 
     fn carry_out(&mut self, op: Op) -> Result<(), String> {
         match op.kind {
-            OpKind::Copy => {
-                for (layer, from, to) in self.manager.copied_places(op.id) {
-                    let page = self.device.page(layer, from);
-                    self.device.set_page(layer, to, page);
-                }
-            }
+            OpKind::Copy => self.device.copy(&self.manager.copied_places(op.id)),
             OpKind::Write { .. } => {
                 let at = self.manager.stored_at(op.id).ok_or("a write to nowhere")?;
                 self.device.store(at, &self.manager.memory_places(op.id));
