@@ -143,7 +143,7 @@ impl Manager {
     /// The chunk of another variant that one could be decoded over: of the same tokens, whole, in memory, and not itself
     /// decoded over something. What shares its lower layers with the base stays with the base.
     fn anchor_in(&self, node: u32, path: &[u32], variant: u16) -> Option<u32> {
-        let Node { variant: own, anchor, .. } = self.nodes[node as usize];
+        let Node { variant: own, anchor, first, .. } = self.nodes[node as usize];
         if own == variant {
             return None;
         }
@@ -156,7 +156,7 @@ impl Manager {
         }
         let found = &self.nodes[at as usize];
         let is_whole = usize::from(found.top[0]) == self.config.layers && found.is_in(0) && found.ready;
-        (is_whole && found.form == EXACT && (anchor == NONE || anchor == at)).then_some(at)
+        (is_whole && found.form == EXACT && (first == 0 || anchor == at)).then_some(at)
     }
 
     fn salt_of(&self, first: u32) -> Option<u32> {
@@ -261,7 +261,7 @@ impl Manager {
             let path = self.path_to(node);
             let base = match self.nodes[anchor as usize].variant {
                 BASE => None,
-                _ => self.anchor_in_base(node, &path),
+                _ => self.anchor_in(node, &path, BASE),
             };
             let above = &self.nodes[anchor as usize];
             let is_alone = above.followers == 1 && above.children == NONE && above.pins == 0 && first == 0;
@@ -273,14 +273,6 @@ impl Manager {
             moves.extend(op);
         }
         self.rearranged = self.rearranged.wrapping_add(TICK_NODES);
-    }
-
-    /// The base's chunk for one that is decoded over another adapter's.
-    fn anchor_in_base(&mut self, node: u32, path: &[u32]) -> Option<u32> {
-        let old = std::mem::replace(&mut self.nodes[node as usize].anchor, NONE);
-        let found = self.anchor_in(node, path, BASE);
-        self.nodes[node as usize].anchor = old;
-        found
     }
 
     /// The chunks up to one, from the root on.
