@@ -73,6 +73,31 @@ fn search(
     }
 }
 
+/// The first of the groups that children are in: those of one variant, beginning and exactness. Its key has no tokens.
+pub fn first_group(nodes: &[Node], root: u32) -> Option<Key<'static>> {
+    group(nodes, root, |_| true)
+}
+
+/// The group that comes after one.
+pub fn next_group(nodes: &[Node], root: u32, before: Key<'_>) -> Option<Key<'static>> {
+    group(nodes, root, |own| own > Key { tokens: &[], ..before })
+}
+
+/// The group of the first child whose own is far enough.
+fn group(nodes: &[Node], root: u32, is_far: impl Fn(Key<'_>) -> bool) -> Option<Key<'static>> {
+    let (mut found, mut at) = (None, root);
+    while let Some(node) = nodes.get(at as usize) {
+        let own = Key { tokens: &[], ..key(node) };
+        at = if is_far(own) {
+            found = Some(own);
+            node.left
+        } else {
+            node.right
+        };
+    }
+    found
+}
+
 /// Puts a node among children, none of which has its key. Returns their new root.
 #[must_use]
 pub fn insert(nodes: &mut [Node], root: u32, new: u32) -> u32 {

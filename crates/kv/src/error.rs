@@ -27,6 +27,9 @@ pub enum KvError {
     /// A sequence that was never opened or is closed.
     #[error("no sequence {0:?} in the KV cache")]
     UnknownSequence(SequenceId),
+    /// A sequence whose adapter's weights could not be loaded.
+    #[error("the adapter of sequence {0:?} could not be loaded")]
+    NotLoaded(SequenceId),
     /// A sequence whose pages are on their way.
     #[error("sequence {0:?} waits for pages that are on their way")]
     Waiting(SequenceId),

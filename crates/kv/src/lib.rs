@@ -29,6 +29,6 @@ pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelK
 pub use lossless::shared_layers;
 pub use manager::{AdapterSpec, Config, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, TrimLevel, Usage};
 pub use op::{Op, OpId, OpKind};
-pub use switch::{LinearCost, SwitchCosts, SwitchPlan, plan_switch};
+pub use switch::{LinearCost, Missing, SwitchCosts, SwitchPlan, plan_switch};
 pub use tier::{RankRows, TierConfig};
 pub use tolerance::{Graded, Tolerance, ToleranceError, Width, Widths, choose_widths};

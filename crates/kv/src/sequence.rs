@@ -17,6 +17,10 @@ pub struct Sequence {
     pub is_kept: bool,
     /// Divergence that it may read.
     pub budget: f32,
+    /// That of what it has found.
+    pub found_drift: f32,
+    /// That of its own tokens beyond what they were computed over.
+    pub own_drift: f32,
     /// Its chunks, those without tokens included that there is only room for.
     pub path: Vec<u32>,
     /// How many of them, from the first on, are in the tree.
@@ -37,6 +41,12 @@ impl Sequence {
     /// Under what a chunk is computed, and the first of its tokens that this acts on.
     pub fn variant_of(&self, chunk: usize) -> (u16, u8) {
         variant_of(self.variant, self.from, chunk)
+    }
+
+    /// Divergence of tokens that come with so much of their own. What was found was measured as if all were so, and so are
+    /// a sequence's own tokens: of each kind the largest counts, and both together.
+    pub fn drift_with(&self, own: f32) -> f32 {
+        self.found_drift + self.own_drift.max(own)
     }
 }
 

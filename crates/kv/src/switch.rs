@@ -5,6 +5,8 @@
 //! and recomputing costs the same however few bits a chunk has. For any number of recomputed chunks it is therefore best
 //! to recompute the heaviest, and trying every number finds the optimum of the paper's linear program.
 
+use std::cmp::Reverse;
+
 /// What a number of something takes, as a straight line; nothing of it takes no time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinearCost {
@@ -42,24 +44,49 @@ pub struct SwitchPlan {
     pub seconds: f64,
 }
 
-/// Splits missing chunks so that they are back soonest. `stored` has the bytes that each has in the store, `None` for one
-/// that is not there and can only be recomputed. Among equals the fewest are recomputed.
+/// A chunk that is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It is stored in so many bytes, and could be recomputed as well.
+    Stored(u64),
+    /// It is stored in so many bytes, in a form that a forward pass does not compute.
+    Encoded(u64),
+    /// It is stored nowhere.
+    Lost,
+}
+
+impl Missing {
+    const fn stored_bytes(self) -> u64 {
+        match self {
+            Self::Stored(bytes) | Self::Encoded(bytes) => bytes,
+            Self::Lost => 0,
+        }
+    }
+}
+
+/// Splits missing chunks so that they are back soonest. Among equals the fewest are recomputed.
 #[must_use]
-pub fn plan_switch(stored: &[Option<u64>], costs: SwitchCosts) -> SwitchPlan {
-    // The heaviest first, and those before all that cannot be read.
-    let mut order: Vec<usize> = (0..stored.len()).collect();
-    order.sort_by_key(|&i| (stored[i].is_some(), std::cmp::Reverse(stored[i])));
-    let least = stored.iter().filter(|bytes| bytes.is_none()).count();
-    let mut bytes: f64 = stored.iter().flatten().map(|bytes| *bytes as f64).sum();
+pub fn plan_switch(missing: &[Missing], costs: SwitchCosts) -> SwitchPlan {
+    let count = |is_so: fn(&Missing) -> bool| missing.iter().filter(|chunk| is_so(chunk)).count();
+    let least = count(|chunk| matches!(chunk, Missing::Lost));
+    let most = missing.len() - count(|chunk| matches!(chunk, Missing::Encoded(_)));
+    // The heaviest first, those before all that cannot be read, and last those that can only be read.
+    let mut order: Vec<usize> = (0..missing.len()).collect();
+    order.sort_by_key(|&i| match missing[i] {
+        Missing::Lost => (0, Reverse(0)),
+        Missing::Stored(bytes) => (1, Reverse(bytes)),
+        Missing::Encoded(bytes) => (2, Reverse(bytes)),
+    });
+    // Whole numbers: what is left of rounding must not look like a read.
+    let mut bytes: u64 = missing.iter().map(|chunk| chunk.stored_bytes()).sum();
     let mut best = (f64::INFINITY, least);
-    for count in least..=stored.len() {
-        let seconds = costs.recompute.of(count as f64).max(costs.read.of(bytes));
+    for count in least..=most {
+        let seconds = costs.recompute.of(count as f64).max(costs.read.of(bytes as f64));
         if seconds < best.0 {
             best = (seconds, count);
         }
-        // The next one is recomputed too. What is left of rounding when all are must not look like a read.
-        let next = order.get(count).and_then(|&i| stored[i]);
-        bytes = if count + 1 >= stored.len() { 0.0 } else { bytes - next.unwrap_or_default() as f64 };
+        // The next one is recomputed too.
+        bytes -= order.get(count).map_or(0, |&i| missing[i].stored_bytes());
     }
     let (seconds, count) = best;
     let mut read = order.split_off(count);
@@ -73,6 +100,7 @@ pub fn plan_switch(stored: &[Option<u64>], costs: SwitchCosts) -> SwitchPlan {
 mod tests {
     use proptest::prelude::*;
 
+    use super::Missing::{Encoded, Lost, Stored};
     use super::*;
 
     fn costs(recompute: (f64, f64), read: (f64, f64)) -> SwitchCosts {
@@ -81,13 +109,18 @@ mod tests {
     }
 
     /// The best of all ways there are.
-    fn brute_force(stored: &[Option<u64>], costs: SwitchCosts) -> f64 {
-        let ways = 0_u32..1 << stored.len();
-        let possible = ways
-            .filter(|way| stored.iter().enumerate().all(|(i, bytes)| bytes.is_some() || way & (1 << i) != 0));
+    fn brute_force(missing: &[Missing], costs: SwitchCosts) -> f64 {
+        let is_possible = |chunk: &Missing, is_recomputed: bool| match chunk {
+            Stored(_) => true,
+            Encoded(_) => !is_recomputed,
+            Lost => is_recomputed,
+        };
+        let ways = 0_u32..1 << missing.len();
+        let possible =
+            ways.filter(|way| missing.iter().enumerate().all(|(i, c)| is_possible(c, way & (1 << i) != 0)));
         let seconds = possible.map(|way| {
-            let read = stored.iter().enumerate().filter(|(i, _)| way & (1 << i) == 0);
-            let bytes: u64 = read.filter_map(|(_, bytes)| *bytes).sum();
+            let read = missing.iter().enumerate().filter(|(i, _)| way & (1 << i) == 0);
+            let bytes: u64 = read.map(|(_, chunk)| chunk.stored_bytes()).sum();
             costs.recompute.of(f64::from(way.count_ones())).max(costs.read.of(bytes as f64))
         });
         seconds.fold(f64::INFINITY, f64::min)
@@ -97,7 +130,7 @@ mod tests {
     fn the_heaviest_are_recomputed_while_the_rest_is_read() {
         // A chunk is recomputed in 2 s, and a hundred bytes are read in as long.
         let costs = costs((0.0, 2.0), (0.0, 0.02));
-        let plan = plan_switch(&[Some(100), Some(400), Some(200), Some(100)], costs);
+        let plan = plan_switch(&[Stored(100), Stored(400), Stored(200), Stored(100)], costs);
         assert_eq!((plan.recompute, plan.read), (vec![1, 2], vec![0, 3]));
         assert_eq!(plan.seconds, 4.0);
     }
@@ -106,24 +139,40 @@ mod tests {
     fn nothing_missing_takes_no_time_and_what_is_not_stored_is_recomputed() {
         let costs = costs((1.0, 1.0), (5.0, 1.0));
         assert_eq!(plan_switch(&[], costs).seconds, 0.0);
-        let plan = plan_switch(&[Some(1), None], costs);
+        let plan = plan_switch(&[Stored(1), Lost], costs);
         assert_eq!((plan.recompute, plan.seconds), (vec![0, 1], 3.0));
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_however_long_that_takes() {
+        let costs = costs((0.0, 1.0), (0.0, 1.0));
+        let plan = plan_switch(&[Stored(2), Encoded(9), Lost], costs);
+        assert_eq!((plan.read, plan.recompute, plan.seconds), (vec![1], vec![0, 2], 9.0));
+    }
+
+    fn missing() -> impl Strategy<Value = Missing> {
+        let bytes = 0_u64..5000;
+        prop_oneof![
+            5 => bytes.clone().prop_map(Stored),
+            2 => bytes.prop_map(Encoded),
+            2 => Just(Lost),
+        ]
     }
 
     proptest! {
         #[test]
         fn no_way_is_better(
-            stored in prop::collection::vec(prop::option::weighted(0.8, 0_u64..5000), 0..10),
+            missing in prop::collection::vec(missing(), 0..10),
             recompute in (0.0..5.0_f64, 0.0..5.0_f64),
             read in (0.0..5.0_f64, 0.0..0.01_f64),
         ) {
             let costs = costs(recompute, read);
-            let plan = plan_switch(&stored, costs);
-            let best = brute_force(&stored, costs);
+            let plan = plan_switch(&missing, costs);
+            let best = brute_force(&missing, costs);
             prop_assert!((plan.seconds - best).abs() <= 1e-9 * best.max(1.0), "{plan:?}, best {best}");
             let mut all = [plan.read, plan.recompute].concat();
             all.sort_unstable();
-            prop_assert_eq!(all, (0..stored.len()).collect::<Vec<_>>());
+            prop_assert_eq!(all, (0..missing.len()).collect::<Vec<_>>());
         }
     }
 }

@@ -64,10 +64,12 @@ impl Tier {
 
     /// Chunks of full precision that still fit.
     pub fn free_chunks(&self) -> usize {
-        let free = |stripe: &Blocks| {
-            stripe.budget_bytes().saturating_sub(stripe.held_bytes()) / stripe.block_bytes().max(1)
-        };
-        self.stripes.iter().map(free).min().unwrap_or(0) as usize
+        self.stripes.iter().map(free_blocks).min().unwrap_or(0)
+    }
+
+    /// Blocks of each stripe that may still be held.
+    pub fn free_blocks(&self) -> Vec<usize> {
+        self.stripes.iter().map(free_blocks).collect()
     }
 
     /// Bytes of the pieces that so many layers of a chunk take.
@@ -172,6 +174,15 @@ impl Tier {
         Some(taken)
     }
 
+    /// Blocks of each stripe that an adapter needs at least.
+    pub fn least_blocks(&self, layers: &[RankRows]) -> Vec<usize> {
+        let mut bytes = vec![0_u64; self.stripes.len()];
+        for (layer, rows) in layers.iter().enumerate() {
+            bytes[if self.striped { layer } else { 0 }] += u64::from(rows.rank) * rows.row_bytes;
+        }
+        bytes.into_iter().map(|bytes| bytes.div_ceil(self.block_bytes()) as usize).collect()
+    }
+
     /// Gives back what an adapter has.
     pub fn give_back_ranks(&mut self, pieces: Vec<(u16, Piece)>) {
         for (stripe, piece) in pieces {
@@ -214,12 +225,18 @@ impl Tier {
         list as usize * self.stripes.len()
     }
 
-    fn stripes_of(&self, layers: Range<usize>) -> Range<usize> {
+    /// The stripes that some layers are in.
+    pub fn stripes_of(&self, layers: Range<usize>) -> Range<usize> {
         match self.striped {
             true => layers,
             false => 0..usize::from(!layers.is_empty()),
         }
     }
+}
+
+/// Blocks that a stripe may still hold.
+fn free_blocks(stripe: &Blocks) -> usize {
+    (stripe.budget_bytes().saturating_sub(stripe.held_bytes()) / stripe.block_bytes().max(1)) as usize
 }
 
 /// What an adapter has of one layer: rows of its factors' rank, each the k-th column of every B and row of every A.

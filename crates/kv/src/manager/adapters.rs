@@ -202,14 +202,20 @@ impl Manager {
         }
         if !self.nodes[node as usize].is_in(0) {
             let rows = known.rank_rows.clone();
+            let bytes = |rows: &RankRows| u64::from(rows.rank) * rows.row_bytes;
+            let full = KvError::AdapterFull { needed: rows.iter().map(bytes).sum() };
+            let needed = self.tiers[0].least_blocks(&rows);
+            // What cannot be had anyway is not to empty the cache first.
+            let is_short =
+                |there: Vec<usize>| needed.iter().zip(there).any(|(needed, there)| *needed > there);
+            if is_short(self.tiers[0].free_blocks()) && is_short(self.available_blocks()) {
+                return Err(full);
+            }
             let pieces = loop {
                 match self.tiers[0].take_ranks(&rows) {
                     Some(pieces) => break pieces,
                     None if self.evict_one(0) => {}
-                    None => {
-                        let bytes = |rows: &RankRows| u64::from(rows.rank) * rows.row_bytes;
-                        return Err(KvError::AdapterFull { needed: rows.iter().map(bytes).sum() });
-                    }
+                    None => return Err(full),
                 }
             };
             self.frontier.take(&mut self.nodes, node);

@@ -5,7 +5,7 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::{Manager, Pending};
+use super::{MOST_SEQUENCES, Manager, Pending};
 use crate::children::{self, Key};
 use crate::form::{Form, Over, Source};
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
@@ -13,7 +13,7 @@ use crate::op::{Op, OpKind};
 use crate::sequence::{Sequence, variant_of};
 use crate::{KvError, Open, SequenceId};
 
-/// Nodes that a tick looks at for better anchors.
+/// Nodes that a tick looks at for better anchors, those on the way to them included.
 const TICK_NODES: usize = 1024;
 
 impl Manager {
@@ -80,6 +80,10 @@ impl Manager {
         let drift = self.adapters[usize::from(sequence.variant)].translation.map_or(0.0, |t| t.drift);
         let mut moves = Vec::new();
         for &node in base {
+            // Of sequences that were closed translations may still be under way.
+            if usize::from(self.nodes[node as usize].busy) >= MOST_SEQUENCES {
+                break;
+            }
             self.pin(node);
             let list = self.make_room(0, 0..self.config.layers, EXACT);
             self.unpin(node);
@@ -99,7 +103,7 @@ impl Manager {
     }
 
     /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything.
-    pub(super) fn encode_behind(&mut self, node: u32, path: &[u32]) -> Option<Op> {
+    pub(super) fn encode_behind(&mut self, node: u32, place: usize, twins: &[Vec<u32>]) -> Option<Op> {
         let at = &self.nodes[node as usize];
         if self.config.forms.is_empty() || !self.may_change(node) || at.form != EXACT || at.drift > 0.0 {
             return None;
@@ -114,10 +118,15 @@ impl Manager {
             if drift > least_budget || bytes >= best.map_or(now, |(bytes, ..)| bytes) {
                 continue;
             }
+            let variants = match over {
+                Over::Nothing => 0,
+                Over::Base => 1,
+                Over::Any => twins.len(),
+            };
+            let mut anchors = twins.iter().take(variants).filter_map(|twins| twins.get(place).copied());
             let anchor = match over {
                 Over::Nothing => Some(NONE),
-                Over::Base => self.anchor_in(node, path, BASE),
-                Over::Any => (0..self.adapters.len() as u16).find_map(|v| self.anchor_in(node, path, v)),
+                Over::Base | Over::Any => anchors.find(|&anchor| self.is_anchor_of(anchor, node)),
             };
             if let Some(anchor) = anchor {
                 best = Some((bytes, form, anchor));
@@ -140,23 +149,41 @@ impl Manager {
             && at.followers == 0
     }
 
-    /// The chunk of another variant that one could be decoded over: of the same tokens, whole, in memory, and not itself
-    /// decoded over something. What shares its lower layers with the base stays with the base.
-    fn anchor_in(&self, node: u32, path: &[u32], variant: u16) -> Option<u32> {
-        let Node { variant: own, anchor, first, .. } = self.nodes[node as usize];
-        if own == variant {
-            return None;
+    /// The exact chunks of the same tokens under other variants, as far as there are any: for the base first, and then for
+    /// each adapter that has some, those from the path's first chunk on. Nothing where no form is decoded over another's.
+    pub(super) fn twins(&self, path: &[u32]) -> Vec<Vec<u32>> {
+        let is_over = |form: &Form| form.over != Over::Nothing;
+        if !self.config.forms.iter().any(is_over) {
+            return Vec::new();
         }
-        let place = path.iter().position(|&chunk| chunk == node)?;
-        let salt = self.salt_of(*path.first()?)?;
-        let mut at = *self.roots.get(&(salt, variant))?;
-        for &chunk in &path[..=place] {
+        let Some(salt) = path.first().and_then(|&first| self.salt_of(first)) else { return Vec::new() };
+        let of_base = self.twins_in(path, salt, BASE);
+        let others = (1..self.adapters.len() as u16).map(|variant| self.twins_in(path, salt, variant));
+        std::iter::once(of_base).chain(others.filter(|twins| !twins.is_empty())).collect()
+    }
+
+    fn twins_in(&self, path: &[u32], salt: u32, variant: u16) -> Vec<u32> {
+        let mut twins = Vec::new();
+        let Some(mut at) = self.roots.get(&(salt, variant)).copied() else { return twins };
+        for &chunk in path {
             let key = Key { variant, from: 0, is_lossy: false, tokens: self.nodes[chunk as usize].text() };
-            at = children::find(&self.nodes, self.nodes[at as usize].children, key)?;
+            let Some(next) = children::find(&self.nodes, self.nodes[at as usize].children, key) else {
+                break;
+            };
+            twins.push(next);
+            at = next;
         }
-        let found = &self.nodes[at as usize];
+        twins
+    }
+
+    /// Whether a chunk could be decoded over another of the same tokens: that is another variant's, whole, in memory, and
+    /// not itself decoded over something. What shares its lower layers with the base stays with the base.
+    fn is_anchor_of(&self, anchor: u32, node: u32) -> bool {
+        let own = &self.nodes[node as usize];
+        let found = &self.nodes[anchor as usize];
         let is_whole = usize::from(found.top[0]) == self.config.layers && found.is_in(0) && found.ready;
-        (is_whole && found.form == EXACT && (first == 0 || anchor == at)).then_some(at)
+        let is_other = found.variant != own.variant && (own.first == 0 || own.anchor == anchor);
+        is_whole && found.form == EXACT && is_other
     }
 
     fn salt_of(&self, first: u32) -> Option<u32> {
@@ -178,13 +205,16 @@ impl Manager {
         Some(self.new_op(pending, bytes))
     }
 
+    /// The divergence of a chunk once it is in a form: what it lost before it has lost for good, and a form adds its own.
+    fn drift_in(&self, node: u32, form: u8) -> f32 {
+        self.nodes[node as usize].drift + self.form(form).map_or(0.0, |form| form.drift)
+    }
+
     /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it.
     pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) {
         let Pending { node, list, anchor, .. } = pending;
-        let drift = self.form(form).map_or(0.0, |form| form.drift);
         let at = &self.nodes[node as usize];
-        // A lossy chunk stays lossy when it is decoded.
-        let drift = at.drift.max(drift);
+        let drift = self.drift_in(node, form);
         // Others may have used it meanwhile, who allow less.
         let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
             let own = children::key(at);
@@ -251,17 +281,29 @@ impl Manager {
     /// anchor may go.
     pub(super) fn rearrange(&mut self, is_busy: bool, moves: &mut Vec<Op>) {
         let all = self.nodes.len();
-        let looked_at = if self.config.forms.is_empty() { 0 } else { TICK_NODES.min(all) };
-        for step in 0..looked_at {
-            let node = ((self.rearranged + step) % all) as u32;
-            let Node { form, anchor, last_use, first, .. } = self.nodes[node as usize];
+        let mut left = if self.config.forms.is_empty() { 0 } else { TICK_NODES };
+        for _ in 0..all {
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            self.rearranged = (self.rearranged + 1) % all;
+            let node = self.rearranged as u32;
+            let Node { form, anchor, last_use, first, least_budget, .. } = self.nodes[node as usize];
             if form == EXACT || anchor == NONE || !self.may_change(node) {
                 continue;
             }
-            let path = self.path_to(node);
             let base = match self.nodes[anchor as usize].variant {
-                BASE => None,
-                _ => self.anchor_in(node, &path, BASE),
+                // Encoded anew it loses again.
+                variant if variant != BASE && self.drift_in(node, form) <= least_budget => {
+                    let path = self.path_to(node);
+                    left = left.saturating_sub(path.len());
+                    let salt = path.first().and_then(|&first| self.salt_of(first));
+                    let twins = salt.map(|salt| self.twins_in(&path, salt, BASE));
+                    let twin = twins.and_then(|twins| twins.get(path.len() - 1).copied());
+                    twin.filter(|&base| self.is_anchor_of(base, node))
+                }
+                _ => None,
             };
             let above = &self.nodes[anchor as usize];
             let is_alone = above.followers == 1 && above.children == NONE && above.pins == 0 && first == 0;
@@ -272,7 +314,6 @@ impl Manager {
             };
             moves.extend(op);
         }
-        self.rearranged = self.rearranged.wrapping_add(TICK_NODES);
     }
 
     /// The chunks up to one, from the root on.

@@ -1,5 +1,7 @@
 //! Making room: which nodes may go from a tier, in the policy's order, and what their going means to others.
 
+use std::collections::HashMap;
+
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::Manager;
@@ -251,19 +253,40 @@ impl Manager {
     /// Takes a node and all that depends on it out of the tree, none of which may be in use. What a move under way still
     /// reads or writes stays reserved until that has ended.
     pub(super) fn remove_subtree(&mut self, node: u32) {
-        // One may have gone with another.
-        if self.nodes[node as usize].kind != Kind::Shared {
-            return;
+        let mut followers = None;
+        // A chunk goes when all that depends on it has gone: it is met twice.
+        let mut next = vec![(node, false)];
+        while let Some((node, is_last)) = next.pop() {
+            let Node { kind, children, followers: count, .. } = self.nodes[node as usize];
+            match (kind, is_last) {
+                (Kind::Shared, true) => self.remove(node),
+                (Kind::Shared, false) => {
+                    next.push((node, true));
+                    if count > 0 {
+                        let all = followers.get_or_insert_with(|| self.followers());
+                        next.extend(all.get(&node).into_iter().flatten().map(|&own| (own, false)));
+                    }
+                    next.extend(children::all(&self.nodes, children).into_iter().map(|child| (child, false)));
+                }
+                // One may have gone with another.
+                _ => {}
+            }
         }
-        for child in children::all(&self.nodes, self.nodes[node as usize].children) {
-            self.remove_subtree(child);
+    }
+
+    /// The chunks that follow an anchor, by their anchors.
+    pub(super) fn followers(&self) -> HashMap<u32, Vec<u32>> {
+        let mut followers: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (index, node) in (0..).zip(&self.nodes) {
+            if node.kind == Kind::Shared && node.anchor != NONE {
+                followers.entry(node.anchor).or_default().push(index);
+            }
         }
-        if self.nodes[node as usize].followers > 0 {
-            let follows = |n: &Node| n.kind == Kind::Shared && n.anchor == node;
-            let followers: Vec<u32> =
-                (0..self.nodes.len()).filter(|&i| follows(&self.nodes[i])).map(|i| i as u32).collect();
-            followers.into_iter().for_each(|follower| self.remove_subtree(follower));
-        }
+        followers
+    }
+
+    /// Takes a node out of the tree that nothing there depends on.
+    fn remove(&mut self, node: u32) {
         if !self.nodes[node as usize].is_in(0) {
             self.frontier_take(node);
         }

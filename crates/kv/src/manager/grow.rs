@@ -31,6 +31,11 @@ impl Manager {
         }
         let had = sequence.path.len();
         let needed = (sequence.room + tokens).div_ceil(CHUNK_TOKENS).saturating_sub(had);
+        // What cannot be had anyway is not to empty the cache first.
+        let available = if needed == 0 { 0 } else { self.available_chunks(needed) };
+        if needed > available {
+            return Err(KvError::Full { needed, free: available, capacity: self.capacity() });
+        }
         for _ in 0..needed {
             let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else {
                 self.drop_own(sequence, had);
@@ -45,7 +50,7 @@ impl Manager {
     }
 
     /// The next tokens of a sequence have been computed over all that came before them, with so much divergence of their
-    /// own: 0 where that was exact. Chunks that are full can be found from now on, and where one is there already the
+    /// own: 0 where that was exact. It comes on top of that of what the sequence had found. Chunks that are full can be found from now on, and where one is there already the
     /// sequence goes on with that.
     ///
     /// # Errors
@@ -59,7 +64,8 @@ impl Manager {
                 let tokens = sequence.tokens + tokens.len();
                 Err(KvError::NoRoom { sequence: id, room: sequence.room, tokens })
             }
-            () if !(0.0..=sequence.budget).contains(&drift) => {
+            () if !(drift >= 0.0 && sequence.drift_with(drift) <= sequence.budget) => {
+                let drift = sequence.drift_with(drift);
                 Err(KvError::Drift { sequence: id, budget: sequence.budget, drift })
             }
             () => {
@@ -73,9 +79,8 @@ impl Manager {
     }
 
     fn write(&mut self, sequence: &mut Sequence, tokens: &[u32], drift: f32) {
-        // What they were computed over: a chunk that is shared below may become one with less loss.
-        let before = sequence.tokens.checked_sub(1).map(|last| sequence.path[last / CHUNK_TOKENS]);
-        let drift = before.map_or(0.0, |before| self.nodes[before as usize].drift).max(drift);
+        sequence.own_drift = sequence.own_drift.max(drift);
+        let drift = sequence.drift_with(drift);
         for &token in tokens {
             let chunk = sequence.tokens / CHUNK_TOKENS;
             let node = sequence.path[chunk];
@@ -226,8 +231,9 @@ impl Manager {
             }
         }
         let path = if sequence.is_lost { Vec::new() } else { path };
-        for &node in &path {
-            if let Some(op) = self.encode_behind(node, &path) {
+        let twins = self.twins(&path);
+        for (place, &node) in path.iter().enumerate() {
+            if let Some(op) = self.encode_behind(node, place, &twins) {
                 // It is written in its new form.
                 moves.push(op);
                 continue;

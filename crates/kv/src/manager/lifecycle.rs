@@ -1,6 +1,7 @@
 //! What apps and the system do: apps come to the front and are killed, memory is wanted back, time passes.
 
-use super::Manager;
+use super::{App, Manager};
+use crate::children;
 use crate::node::{Kind, NONE, Node};
 use crate::op::Op;
 use crate::policy::{AppState, expected_adapters};
@@ -127,9 +128,27 @@ impl Manager {
                 going.extend([parent, anchor].into_iter().filter(|above| *above != NONE));
             }
         }
+        let App { salt, .. } = self.apps[app.place as usize];
         self.apps[app.place as usize].is_open = false;
+        if salt > 0 && !self.apps.iter().any(|app| app.is_open && app.salt == salt) {
+            self.forget_salt(salt);
+        }
         self.settle();
         Ok(())
+    }
+
+    /// Nobody can come any more who would find what was computed under a salt.
+    fn forget_salt(&mut self, salt: u32) {
+        let roots: Vec<u32> =
+            (self.roots.iter()).filter(|((of, _), _)| *of == salt).map(|(_, root)| *root).collect();
+        for root in roots {
+            for child in children::all(&self.nodes, self.nodes[root as usize].children) {
+                self.remove_subtree(child);
+            }
+            self.free_node(root);
+        }
+        self.roots.retain(|(of, _), _| *of != salt);
+        self.salts[salt as usize] = None;
     }
 
     /// Gives memory back to the system, as far as nobody uses it.
@@ -293,11 +312,53 @@ impl Manager {
 
     /// What a middle tier has and the one below it has not is written on, some thousands of chunks a tick at most.
     fn write_on(&mut self, tier: usize, moves: &mut Vec<Op>) {
-        let candidates: Vec<u32> = (0..self.queues[tier].len().min(TICK_NODES))
-            .filter_map(|place| self.queues[tier].at(place))
-            .collect();
+        let all = self.queues[tier].len();
+        let share = all.min(TICK_NODES);
+        let places = (0..share).map(|step| (self.written[tier] + step) % all);
+        let candidates: Vec<u32> = places.filter_map(|place| self.queues[tier].at(place)).collect();
+        self.written[tier] = self.written[tier].wrapping_add(share);
         for node in candidates {
             moves.extend(self.write_behind(node, tier));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interleaf_contract::{PageCodec, PoolGeometry};
+
+    use super::*;
+    use crate::{Config, Open, Salt};
+
+    #[test]
+    fn a_salt_is_forgotten_with_the_last_app_that_had_it() {
+        let geometry = PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, codec: PageCodec::F16, slots: 8 };
+        let mut manager = Manager::new(Config::in_memory(&geometry, 64)).unwrap();
+        let tokens: Vec<u32> = (0..32).collect();
+        for byte in 0..100 {
+            let salt = Some(Salt([byte; 16]));
+            let [one, other] = [manager.open_app(salt).unwrap(), manager.open_app(salt).unwrap()];
+            let call = |app| Open {
+                app,
+                adapter: None,
+                tokens: &tokens,
+                most: 32,
+                budget: 0.0,
+                is_kept: true,
+                now: 0.0,
+            };
+            let opened = manager.open(&call(one)).unwrap();
+            assert_eq!(opened.reused, 0, "another app's of another salt");
+            manager.append(opened.sequence, 32).unwrap();
+            manager.commit(opened.sequence, &tokens, 0.0).unwrap();
+            manager.close(opened.sequence, 0.0).unwrap();
+            assert_eq!(manager.look_up(&call(other)), Ok(32));
+            manager.close_app(other).unwrap();
+            assert_eq!(manager.look_up(&call(one)), Ok(32));
+            manager.close_app(one).unwrap();
+            manager.check().unwrap();
+        }
+        assert_eq!((manager.salts.len(), manager.roots.len(), manager.chunks()), (2, 0, 0));
+        assert!(manager.nodes.len() < 8, "{} nodes", manager.nodes.len());
     }
 }

@@ -32,7 +32,7 @@ pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
 use crate::form::Form;
 use crate::heap::Heap;
-use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
+use crate::node::{BASE, EXACT, Kind, MOST_TIERS, NONE, Node};
 use crate::numbers::Numbered;
 use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
@@ -215,6 +215,8 @@ pub struct Manager {
     expected_at: Option<u32>,
     /// Where the next tick goes on, in each tier.
     ticked: [usize; MOST_TIERS],
+    /// Where the next tick looks for what is to be written on, in each tier.
+    written: [usize; MOST_TIERS],
     /// Where the next tick looks for better anchors.
     rearranged: usize,
     /// What the caller's clock showed first: times are counted from there, so that they keep their digits.
@@ -258,6 +260,7 @@ impl Manager {
             },
             expected_at: None,
             ticked: [0; MOST_TIERS],
+            written: [0; MOST_TIERS],
             rearranged: 0,
             beginning: None,
             last_tick: 0.0,
@@ -292,23 +295,34 @@ impl Manager {
     /// # Errors
     /// If there are [`MOST_APPS`].
     pub fn open_app(&mut self, salt: Option<Salt>) -> Result<AppId, KvError> {
-        let salt = self.salts.iter().position(|known| *known == salt).unwrap_or_else(|| {
-            self.salts.push(salt);
-            self.salts.len() - 1
-        });
+        let place = self.apps.iter().position(|app| !app.is_open).unwrap_or(self.apps.len());
+        if place == MOST_APPS {
+            return Err(KvError::TooManyApps { most: MOST_APPS });
+        }
+        let salt = match salt {
+            None => 0,
+            Some(_) => self.place_of_salt(salt),
+        };
         self.generations += 1;
         let generation = self.generations;
-        let app = App { state: AppState::Foreground, salt: salt as u32, generation, is_open: true };
-        let place = match self.apps.iter().position(|app| !app.is_open) {
-            Some(place) => place,
-            None if self.apps.len() < MOST_APPS => {
-                self.apps.push(app);
-                self.apps.len() - 1
-            }
-            None => return Err(KvError::TooManyApps { most: MOST_APPS }),
-        };
-        self.apps[place] = app;
+        let app = App { state: AppState::Foreground, salt, generation, is_open: true };
+        match self.apps.get_mut(place) {
+            Some(old) => *old = app,
+            None => self.apps.push(app),
+        }
         Ok(AppId { place: place as u32, generation })
+    }
+
+    /// Where a salt is among those of open apps, behind the place of none.
+    fn place_of_salt(&mut self, salt: Option<Salt>) -> u32 {
+        let known = self.salts.iter().position(|known| *known == salt);
+        let unused = || (1..self.salts.len()).find(|&place| self.salts[place].is_none());
+        let place = known.or_else(unused).unwrap_or(self.salts.len());
+        match self.salts.get_mut(place) {
+            Some(old) => *old = salt,
+            None => self.salts.push(salt),
+        }
+        place as u32
     }
 
     /// The tokens of a sequence whose K and V are there.
@@ -330,9 +344,16 @@ impl Manager {
     /// Whether everything that a sequence has is in memory.
     ///
     /// # Errors
-    /// If the sequence is unknown.
+    /// If the sequence is unknown, or its adapter's weights could not be loaded: it can only be closed then, unless another
+    /// call under this adapter has them loaded.
     pub fn is_ready(&self, id: SequenceId) -> Result<bool, KvError> {
-        self.sequence(id).map(|sequence| sequence.unready.is_empty())
+        let sequence = self.sequence(id)?;
+        let weights = self.adapters[usize::from(sequence.variant)].node;
+        let is_coming = |node: &Node| node.ready || node.busy > 0;
+        match self.nodes.get(weights as usize).is_none_or(is_coming) || sequence.is_lost {
+            true => Ok(sequence.unready.is_empty()),
+            false => Err(KvError::NotLoaded(id)),
+        }
     }
 
     /// Where a sequence's pages are, in each layer.
@@ -509,27 +530,65 @@ impl Manager {
     }
 
     /// Chunks of full precision that memory has room for, or would have if what nobody uses went; counts no further than
-    /// to `enough` where it has as many free.
+    /// to `enough` where there are as many.
     #[must_use]
     pub fn available_chunks(&self, enough: usize) -> usize {
-        let free = self.tiers[0].free_chunks();
-        if free >= enough {
-            return free;
-        }
-        let is_used = self.used_nodes();
-        // How many more may go from each layer than from the one below.
-        let mut steps = vec![0_i64; self.config.layers + 1];
-        for (node, is_used) in self.nodes.iter().zip(is_used) {
-            if node.kind == Kind::Shared && node.is_in(0) && !is_used && node.busy == 0 {
-                steps[usize::from(node.first)] += 1;
-                steps[usize::from(node.top[0])] -= 1;
+        let soon = self.soon_available(enough);
+        if soon >= enough { soon } else { self.available_blocks().into_iter().min().unwrap_or(0) }
+    }
+
+    /// The same, but counts only whole chunks that may go now, and what may go as soon as they have: seldom more than some
+    /// steps, and at least so many there are.
+    fn soon_available(&self, enough: usize) -> usize {
+        let mut found = self.tiers[0].free_chunks();
+        for place in 0..self.queues[0].len().min(4 * enough) {
+            let mut at = self.queues[0].at(place).unwrap_or(NONE);
+            let mut kept = 0;
+            while found < enough && self.is_freed_whole(at, kept) {
+                found += 1;
+                (at, kept) = (self.nodes[at as usize].parent, 1);
+            }
+            if found >= enough {
+                break;
             }
         }
-        let may_go = steps[..self.config.layers].iter().scan(0, |sum, step| {
-            *sum += step;
-            Some(*sum)
-        });
-        free + may_go.min().unwrap_or(0).max(0) as usize
+        found
+    }
+
+    /// Whether a chunk that nobody uses frees all that a chunk needs, and only so many others keep it.
+    fn is_freed_whole(&self, node: u32, kept: u32) -> bool {
+        self.nodes.get(node as usize).is_some_and(|at| {
+            let is_whole = at.first == 0 && usize::from(at.top[0]) == self.config.layers && at.form == EXACT;
+            is_whole && at.kind == Kind::Shared && at.pins == 0 && at.busy == 0 && at.below[0] == kept
+        })
+    }
+
+    /// Blocks of each of memory's stripes that are free or would be if all went that nobody uses. At most so many can be
+    /// had: pieces of several owners may share one.
+    fn available_blocks(&self) -> Vec<usize> {
+        let is_used = self.used_nodes();
+        let memory = &self.tiers[0];
+        let mut blocks = memory.free_blocks();
+        // How many more may go from each layer than from the one below.
+        let mut steps = vec![0_isize; blocks.len() + 1];
+        for (node, is_used) in self.nodes.iter().zip(is_used).filter(|(node, _)| node.busy == 0) {
+            if node.kind == Kind::Shared && node.is_in(0) && node.pins == 0 {
+                // Of an anchor those who follow it need the lower layers alone.
+                let kept = if is_used { node.keep.min(node.top[0]) } else { node.first };
+                let stripes = memory.stripes_of(usize::from(kept)..usize::from(node.top[0]));
+                steps[stripes.start] += 1;
+                steps[stripes.end] -= 1;
+            } else if node.kind == Kind::Adapter && node.pins == 0 {
+                let pieces = &self.adapters[usize::from(node.variant)].pieces;
+                pieces.iter().for_each(|(stripe, _)| blocks[usize::from(*stripe)] += 1);
+            }
+        }
+        let mut sum = 0;
+        for (blocks, step) in blocks.iter_mut().zip(steps) {
+            sum += step;
+            *blocks = blocks.saturating_add_signed(sum);
+        }
+        blocks
     }
 
     /// Which nodes' pages open sequences read or write, those of anchors included.
@@ -588,9 +647,13 @@ impl Manager {
         Some(self.tiers[0].offset(piece, layer))
     }
 
-    /// A chunk's pages as kernels find them.
+    /// A chunk's pages as kernels find them: slots are counted in pages of its form.
     fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
-        let slot = self.place(node, layer).map(|place| place / self.tiers[0].block_bytes());
+        let Node { first, form, .. } = self.nodes[node as usize];
+        // An anchor's are exact.
+        let form = if layer < usize::from(first) { EXACT } else { form };
+        let each = self.tiers[0].chunk_bytes(1, self.page_bytes(form));
+        let slot = self.place(node, layer).map(|place| place / each);
         let slot = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NONE);
         ChunkEntry::both(self.config.codec, slot)
     }

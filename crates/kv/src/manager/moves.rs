@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, Pending};
+use crate::children;
 use crate::node::{EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpId, OpKind};
 use crate::sequence::Sequence;
@@ -57,7 +58,8 @@ impl Manager {
             }
             OpKind::Encode { form } => {
                 self.end_encode(pending, form, end == End::Done);
-                if end == End::Done {
+                // In whatever form it is now: it was not written before for the sake of this one.
+                if end != End::Cancelled && self.nodes[node as usize].kind == Kind::Shared {
                     moves.extend(self.write_behind(node, 0));
                 }
             }
@@ -130,9 +132,18 @@ impl Manager {
             if self.nodes[node as usize].busy == 0 {
                 self.drop_pages(node, from);
             }
-            if self.nodes[node as usize].pins > 0 && self.config.can_recompute {
+            let at = &self.nodes[node as usize];
+            // Further down there may be another copy.
+            let lower = at.stored().filter(|&tier| tier != from);
+            let lower = lower.filter(|&tier| usize::from(at.top[tier]) == self.config.layers);
+            let again = match lower {
+                Some(from) => Some(OpKind::Read { from }),
+                // A forward pass computes exact pages.
+                None => (self.config.can_recompute && at.form == EXACT).then_some(OpKind::Recompute),
+            };
+            if let Some(kind) = again.filter(|_| at.pins > 0) {
                 let bytes = self.chunk_bytes(0, node);
-                return Some(self.new_op(Pending { kind: OpKind::Recompute, ..pending }, bytes));
+                return Some(self.new_op(Pending { kind, ..pending }, bytes));
             }
         }
         self.not_arrived(node);
@@ -151,7 +162,7 @@ impl Manager {
         if end == End::Done {
             self.arrived(node);
         }
-        // Else it has its room and not its weights; whoever needs them asks again.
+        // Else it has its room and not its weights: whoever waits is told, and the next one that needs them asks again.
     }
 
     /// What a node was to get is there.
@@ -174,16 +185,16 @@ impl Manager {
 
     /// A chunk and all that cannot do without it.
     fn standing_on(&self, node: u32) -> HashSet<u32> {
-        let (mut found, mut next) = (HashSet::new(), vec![node]);
+        let (mut found, mut next, mut followers) = (HashSet::new(), vec![node], None);
         while let Some(node) = next.pop() {
             if !found.insert(node) {
                 continue;
             }
             let at = &self.nodes[node as usize];
-            next.extend(crate::children::all(&self.nodes, at.children));
+            next.extend(children::all(&self.nodes, at.children));
             if at.followers > 0 {
-                let follows = |&other: &u32| self.nodes[other as usize].anchor == node;
-                next.extend((0..self.nodes.len() as u32).filter(follows));
+                let all = followers.get_or_insert_with(|| self.followers());
+                next.extend(all.get(&node).into_iter().flatten());
             }
         }
         found
@@ -204,19 +215,23 @@ impl Manager {
 
     /// A chunk and all that depends on it go from memory, none of them in use; what is nowhere else goes altogether.
     fn unload(&mut self, node: u32) {
-        if !self.nodes[node as usize].is_held() {
-            return;
-        }
-        for child in crate::children::all(&self.nodes, self.nodes[node as usize].children) {
-            if self.nodes[child as usize].is_in(0) {
-                self.unload(child);
+        // What goes on from a chunk goes before it: it is met twice.
+        let mut next = vec![(node, false)];
+        while let Some((node, is_last)) = next.pop() {
+            let at = &self.nodes[node as usize];
+            if !at.is_held() {
+                continue;
             }
-        }
-        let is_busy = self.nodes[node as usize].busy > 0;
-        if is_busy || self.nodes[node as usize].below[0] > 0 || self.nodes[node as usize].stored().is_none() {
-            self.remove_subtree(node);
-        } else {
-            self.drop_pages(node, 0);
+            if !is_last {
+                next.push((node, true));
+                let resident = |child: &u32| self.nodes[*child as usize].is_in(0);
+                let children = children::all(&self.nodes, at.children);
+                next.extend(children.into_iter().filter(resident).map(|child| (child, false)));
+            } else if at.busy > 0 || at.below[0] > 0 || at.stored().is_none() {
+                self.remove_subtree(node);
+            } else {
+                self.drop_pages(node, 0);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::policy::HALF_LIFE;
 use crate::sequence::{Sequence, variant_of};
-use crate::{AdapterId, AppId, KvError, SequenceId, SwitchCosts, plan_switch};
+use crate::{AdapterId, AppId, KvError, Missing, SequenceId, SwitchCosts, plan_switch};
 
 /// How long the recent past is that a batch's size is taken from, in seconds (ELORA, §4.2).
 const RECENT: f64 = 5.0;
@@ -101,6 +101,8 @@ impl Manager {
             from,
             is_kept: open.is_kept,
             budget: open.budget,
+            found_drift: 0.0,
+            own_drift: 0.0,
             path: Vec::new(),
             shared: 0,
             tokens: 0,
@@ -134,6 +136,8 @@ impl Manager {
             let base = self.translatable(open, variant, from, sequence.path.len());
             moves.extend(self.translate(id, &mut sequence, &base));
         }
+        let drifts = sequence.path.iter().map(|&node| self.nodes[node as usize].drift);
+        sequence.found_drift = drifts.fold(0.0, f32::max);
         let reused = sequence.tokens;
         self.sequences.insert(id, sequence);
         self.settle();
@@ -309,15 +313,21 @@ impl Manager {
         if key.is_lossy || !self.adapters.iter().any(|known| known.is_activated) {
             return own;
         }
-        let until = |variant: u16, from: u8| if variant == BASE { CHUNK_TOKENS } else { usize::from(from) };
-        let most = until(key.variant, key.from);
-        let others = children::all(&self.nodes, children).into_iter().filter_map(|child| {
-            let node = &self.nodes[child as usize];
-            let common = node.text().iter().zip(key.tokens).take_while(|(a, b)| a == b).count();
-            let common = common.min(most).min(until(node.variant, node.from));
-            (common > 0 && node.drift == 0.0 && is_ready(node)).then_some((child, common))
-        });
-        others.chain(own).max_by_key(|(_, common)| *common)
+        let as_base = |key: Key<'_>| if key.variant == BASE { CHUNK_TOKENS } else { usize::from(key.from) };
+        let most = as_base(key).min(key.tokens.len());
+        let mut best = own;
+        let mut group = children::first_group(&self.nodes, children);
+        while let Some(of) = group {
+            let had = best.map_or(0, |(_, common)| common);
+            let most = most.min(as_base(of));
+            if !of.is_lossy && most > had {
+                let wanted = Key { tokens: &key.tokens[..most], ..of };
+                let found = children::longest(&self.nodes, children, wanted, &is_ready);
+                best = found.filter(|(_, common)| *common > had).or(best);
+            }
+            group = children::next_group(&self.nodes, children, of);
+        }
+        best
     }
 
     /// Whether the tokens of a chunk that is stored are sooner read than computed.
@@ -371,15 +381,16 @@ impl Manager {
         }
         let missing = &found.path[first..];
         let stored = |&node: &u32| {
-            let tier = self.nodes[node as usize].stored()?;
-            Some(self.tiers[tier].list_bytes(self.nodes[node as usize].pages[tier]))
+            let at = &self.nodes[node as usize];
+            let Some(tier) = at.stored() else { return Missing::Lost };
+            let bytes = self.tiers[tier].list_bytes(at.pages[tier]);
+            if at.form == EXACT { Missing::Stored(bytes) } else { Missing::Encoded(bytes) }
         };
-        let stored: Vec<Option<u64>> = missing.iter().map(stored).collect();
         let recomputed = match self.config.can_recompute {
             true => {
                 let mut costs: SwitchCosts = self.config.costs;
                 costs.recompute.fixed += weights.map_or(0.0, |op| costs.read.of(op.bytes as f64));
-                plan_switch(&stored, costs).recompute
+                plan_switch(&missing.iter().map(stored).collect::<Vec<_>>(), costs).recompute
             }
             false => Vec::new(),
         };
@@ -400,8 +411,13 @@ impl Manager {
     /// whether that is so.
     fn bring_anchor(&mut self, node: u32, moves: &mut Vec<Op>) -> bool {
         let Node { anchor, needs, .. } = self.nodes[node as usize];
-        if anchor == NONE || self.nodes[anchor as usize].is_in(0) {
-            return self.has_anchor(node);
+        if anchor == NONE {
+            return true;
+        }
+        if self.nodes[anchor as usize].is_in(0) {
+            // Where its contents were lost, and nothing brings them back, who follows would wait for ever.
+            let Node { ready, busy, .. } = self.nodes[anchor as usize];
+            return self.has_anchor(node) && (ready || busy > 0);
         }
         let Some(from) = self.nodes[anchor as usize].stored() else { return false };
         let top = self.nodes[anchor as usize].top[from];

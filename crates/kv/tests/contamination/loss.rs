@@ -85,6 +85,27 @@ fn more_loss_than_a_sequence_may_have_is_refused() {
     }
 }
 
+/// What a sequence loses itself comes on top of what it has found, once.
+#[test]
+fn loss_over_loss_is_the_sum_of_both() {
+    let mut rig = Rig::new(40, None);
+    let app = rig.app(None);
+    let prompt = text(1, 48);
+    let by = |budget| By::base(app).lossy(budget);
+    let first = rig.open(by(0.5), &prompt[..16]).unwrap().sequence;
+    rig.compute_lossy(first, &prompt[..16], 0.5).unwrap();
+    rig.close(first);
+    let over = rig.open(by(0.75), &prompt).unwrap();
+    assert_eq!(over.reused, 16);
+    rig.compute_lossy(over.sequence, &prompt[16..32], 0.25).unwrap();
+    rig.compute_lossy(over.sequence, &prompt[32..48], 0.125).unwrap();
+    rig.manager.append(over.sequence, 1).unwrap();
+    let refused = rig.manager.commit(over.sequence, &[1], 0.375);
+    assert!(matches!(refused, Err(KvError::Drift { drift: 0.875, .. })), "{refused:?}");
+    rig.close(over.sequence);
+    assert_eq!([0.5, 0.625, 0.75].map(|budget| rig.found(by(budget), &prompt)), [16, 16, 48]);
+}
+
 /// What is there with more loss than a sequence may have, or than its own chunk has, takes no chunk's place.
 #[test]
 fn a_chunk_with_more_loss_takes_no_place() {

@@ -9,6 +9,7 @@ mod identity;
 mod invocations;
 mod loss;
 mod owners;
+mod refusals;
 mod residence;
 mod rig;
 mod tails;
