@@ -117,15 +117,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::blocks::{Piece, State};
     use crate::node::{BASE, Kind};
 
     /// Bytes that a chunk takes of the host's memory apart from its pages: its node, and a place in the queue of the one
-    /// tier that it may go from next.
+    /// tier that it may go from next. A page that has a block to itself takes its name and what is known of the block.
     #[test]
     fn a_chunk_takes_two_hundred_bytes_and_a_page_eight() {
         let chunk = size_of::<Node>() + size_of::<Entry>();
         assert!(chunk <= 200, "{} and {}", size_of::<Node>(), size_of::<Entry>());
-        assert_eq!(size_of::<crate::Piece>(), 8);
+        assert_eq!(size_of::<Piece>() + size_of::<State>(), 8);
     }
 
     proptest! {

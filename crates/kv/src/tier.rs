@@ -13,7 +13,7 @@ pub struct TierConfig {
     /// Whether each layer has blocks of its own, of one layer's K and V each, as kernels need that bind one layer's
     /// pages; else a block is of all layers, and a chunk is one piece.
     pub striped: bool,
-    /// Chunks of full precision that fit.
+    /// Chunks of full precision that fit; no more than 2²³ − 1 are used.
     pub chunks: u32,
 }
 
