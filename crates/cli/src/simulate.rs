@@ -7,20 +7,18 @@ use interleaf_simulate::{Calibration, Grid, NamedPolicy, Report, Sizes, Workload
 use crate::args::SimulateArgs;
 use crate::{CliError, output};
 
-/// The machine where none is named.
-const MACHINE: &str = "orin-nx";
-
 /// Runs what is asked for and prints a row for each run.
 pub fn run(args: &SimulateArgs) -> Result<ExitCode, CliError> {
     let cells = Grid {
         workloads: Workload::matching(&args.workload)?,
         policies: NamedPolicy::matching(&args.policy)?,
         sizes: args.bytes.map_or_else(Sizes::default, Sizes::Bytes),
+        flash_bytes: args.flash,
         seeds: (args.seed..args.seed.saturating_add(args.seeds)).collect(),
         requests: args.requests,
-        calibration: match &args.calibration {
-            Some(path) => Calibration::load(path)?,
-            None => Calibration::named(MACHINE)?,
+        calibration: match args.calibration.to_str().filter(|name| is_built_in(name)) {
+            Some(name) => Calibration::named(name)?,
+            None => Calibration::load(&args.calibration)?,
         },
     }
     .run()?;
@@ -31,4 +29,8 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode, CliError> {
         output::line(table::comparison(&cells))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_built_in(name: &str) -> bool {
+    Calibration::names().any(|known| known == name)
 }

@@ -36,6 +36,8 @@ pub struct Grid {
     pub policies: Vec<NamedPolicy>,
     /// How much memory there is.
     pub sizes: Sizes,
+    /// Bytes of flash below memory for K and V, 0 for none.
+    pub flash_bytes: u64,
     /// What workloads are drawn from.
     pub seeds: Vec<u64>,
     /// Requests of each run.
@@ -94,7 +96,7 @@ impl Grid {
                         calibration: self.calibration.clone(),
                         policy: policy.clone(),
                         bytes,
-                        flash_bytes: Simulation::FLASH_BYTES,
+                        flash_bytes: self.flash_bytes,
                         requests: self.requests,
                         seed,
                         slots: Simulation::SLOTS,

@@ -11,8 +11,10 @@ use crate::file::File;
 use crate::values::NonNegative;
 
 /// The machines that are built in: a name and a file.
-const EMBEDDED: [(&str, &str); 1] =
-    [("orin-nx", include_str!("../../../benches/workloads/machines/orin-nx.toml"))];
+const EMBEDDED: [(&str, &str); 2] = [
+    ("epyc-2c", include_str!("../../../benches/workloads/machines/epyc-2c.toml")),
+    ("orin-nx", include_str!("../../../benches/workloads/machines/orin-nx.toml")),
+];
 
 /// A model on a machine.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -210,7 +212,7 @@ mod tests {
     fn every_machine_that_is_built_in_is_lawful() {
         assert!(Calibration::names().all(|name| Calibration::named(name).is_ok()));
         let error = Calibration::named("orin").unwrap_err();
-        assert_eq!(error.to_string(), "no machine is called \"orin\", expected one of orin-nx");
+        assert_eq!(error.to_string(), "no machine is called \"orin\", expected one of epyc-2c, orin-nx");
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl NamedPolicy {
             ("combined-recompute", Policy::Combined(Combined { recompute: false, ..combined })),
             ("combined-per-byte", Policy::Combined(Combined { per_byte: false, ..combined })),
             ("combined-decay", Policy::Combined(Combined { decay: false, ..combined })),
+            ("combined-saturation", Policy::Combined(Combined { saturation: false, ..combined })),
             (
                 "combined-adapters",
                 Policy::Combined(Combined { elora: Elora { adapters: false, ..elora }, ..combined }),

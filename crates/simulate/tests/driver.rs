@@ -299,6 +299,7 @@ fn a_grid_has_every_run_and_stands_policies_beside_each_other() {
         workloads: vec![Workload::named("mobilora").unwrap(), Workload::named("llms").unwrap()],
         policies: NamedPolicy::whole(),
         sizes: Sizes::default(),
+        flash_bytes: Simulation::FLASH_BYTES,
         seeds: vec![1, 2],
         requests: 60,
         calibration: orin(),

@@ -19,6 +19,9 @@ pub struct SimulateArgs {
     /// shared]
     #[arg(long, value_name = "N")]
     pub bytes: Option<u64>,
+    /// Bytes of flash below it that K and V go to, 0 for none.
+    #[arg(long, value_name = "N", default_value_t = interleaf_simulate::Simulation::FLASH_BYTES)]
+    pub flash: u64,
     /// Requests of each run.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub requests: u64,
@@ -28,10 +31,9 @@ pub struct SimulateArgs {
     /// How many seeds, from `--seed` on; of several the worst counts.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seeds: u64,
-    /// What the machine takes for what, as a file like those in benches/workloads/machines [default: the one that is derived
-    /// from LLMS's figures]
-    #[arg(long, value_name = "FILE")]
-    pub calibration: Option<PathBuf>,
+    /// What the machine takes for what: a file like those in benches/workloads/machines, or the name of one of these.
+    #[arg(long, value_name = "FILE", default_value = "orin-nx")]
+    pub calibration: PathBuf,
     /// Print one JSON object instead.
     #[arg(long)]
     pub json: bool,

@@ -194,14 +194,15 @@ impl Manager {
             false => self.chunk_bytes(tier, node),
         };
         let costs = &self.config.costs;
-        let (read_seconds, recompute_seconds) = match (is_adapter, usize::from(at.len)) {
-            (true, _) => (costs.read.each * bytes as f64, f64::INFINITY),
-            (false, CHUNK_TOKENS) => (costs.read.each * bytes as f64, costs.recompute.each),
+        let read = costs.read.each * bytes as f64;
+        let computed = costs.recompute.each * f64::from(at.len) / CHUNK_TOKENS as f64;
+        let (read_seconds, recompute_seconds) = match is_adapter {
+            true => (read, f64::INFINITY),
+            // From the lowest tier it goes for good.
+            false if tier + 1 == self.tiers.len() => (computed, computed),
+            false if usize::from(at.len) == CHUNK_TOKENS => (read, computed),
             // What is no whole chunk is only read where that is faster than to compute its tokens.
-            (false, tokens) => {
-                let computed = costs.recompute.each * tokens as f64 / CHUNK_TOKENS as f64;
-                (computed.min(costs.read.each * bytes as f64), computed)
-            }
+            false => (computed.min(read), computed),
         };
         Candidate {
             is_adapter,

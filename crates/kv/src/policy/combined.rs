@@ -1,6 +1,6 @@
 //! Ours: ELORA's Eval, with what no single paper has. What can be recomputed costs the cheaper of reading and recomputing
-//! it, what an app that is out of sight holds counts for less, uses count the less the longer ago they were, and worth is
-//! measured by the bytes that it takes. Of equals the wider goes first, as in LLMS.
+//! it, what an app that is out of sight holds counts for less, uses count the less the longer ago they were and the more of
+//! them there were, and worth is measured by the bytes that it takes. Of equals the wider goes first, as in LLMS.
 
 use super::mobilora::of_state;
 use super::{Candidate, Elora, Situation, Worth};
@@ -18,11 +18,21 @@ pub struct Combined {
     pub per_byte: bool,
     /// Uses count the less the longer ago they were; else all alike.
     pub decay: bool,
+    /// Uses count by the logarithm of one more than there were; else each as much as the first. What a dialogue that has
+    /// ended was used often does not make it come back, and one that has just begun has few uses.
+    pub saturation: bool,
 }
 
 impl Default for Combined {
     fn default() -> Self {
-        Self { elora: Elora::default(), state: true, recompute: true, per_byte: true, decay: true }
+        Self {
+            elora: Elora::default(),
+            state: true,
+            recompute: true,
+            per_byte: true,
+            decay: true,
+            saturation: true,
+        }
     }
 }
 
@@ -43,6 +53,7 @@ impl Combined {
             factor /= candidate.bytes.max(1) as f64;
         }
         let visits = if self.decay { candidate.lately } else { candidate.visits };
+        let visits = if self.saturation { visits.ln_1p() } else { visits };
         let candidate = &Candidate { visits, ..*candidate };
         let log = self.elora.log_eval(candidate, situation, cost, factor);
         Worth(log, -f64::from(candidate.bits))
@@ -68,6 +79,17 @@ mod tests {
             assert_ne!(of(all, page()), of(all, other));
             assert_eq!(of(without, page()), of(without, other));
         }
+    }
+
+    #[test]
+    fn further_uses_count_less_than_the_first() {
+        let log =
+            |combined: Combined, lately| combined.worth(&Candidate { lately, ..page() }, &situation()).0;
+        let gain = |combined, uses| log(combined, uses + 1.0) - log(combined, uses);
+        let all = Combined::default();
+        let without = Combined { saturation: false, ..all };
+        assert!((gain(all, 20.0) - (22_f64.ln() / 21_f64.ln()).ln()).abs() < 1e-9);
+        assert!((gain(without, 20.0) - (21_f64 / 20.0).ln()).abs() < 1e-9);
     }
 
     #[test]
