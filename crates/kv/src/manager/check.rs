@@ -2,7 +2,7 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::{Manager, OpKind};
+use super::{Manager, OpKind, Pending};
 use crate::children;
 use crate::form::Over;
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
@@ -45,8 +45,9 @@ impl Manager {
                 .collect();
             let all: Vec<u32> = lists.into_iter().chain(written).collect();
             let pieces: usize = all.iter().map(|&list| held.pieces_of(list)).sum();
-            let slabs: usize =
-                self.adapters.iter().filter(|_| tier == 0).map(|known| known.pieces.len()).sum();
+            // Of adapters memory alone has something.
+            let adapters = || self.adapters.iter().filter(|_| tier == 0);
+            let slabs: usize = adapters().map(|known| known.pieces.len()).sum();
             holds!(
                 pieces + slabs == held.pieces(),
                 "tier {tier} has {} pieces, {pieces} and {slabs} are known",
@@ -58,9 +59,14 @@ impl Manager {
                 held.lists(),
                 all.len()
             );
+            let bytes = all.iter().map(|&list| held.list_bytes(list)).sum::<u64>()
+                + adapters().map(|known| held.ranks_bytes(&known.pieces)).sum::<u64>();
+            // A block is held for a piece at least.
+            let most = held.pieces() as u64 * held.block_bytes();
             holds!(
-                held.held_bytes() <= held.budget_bytes() + held.excess_bytes(),
-                "tier {tier} holds more than its budget"
+                (bytes..=most).contains(&held.held_bytes()),
+                "tier {tier} holds {} bytes for pieces of {bytes}",
+                held.held_bytes()
             );
             if held.excess_bytes() > 0 {
                 holds!(self.queues[tier].len() == 0, "tier {tier} is over its budget, and something may go");
@@ -70,8 +76,7 @@ impl Manager {
     }
 
     fn check_node(&self, index: u32, node: &Node) -> Result<(), String> {
-        let busy =
-            self.pending.values().flat_map(super::Pending::holds).filter(|held| *held == index).count();
+        let busy = self.pending.values().flat_map(Pending::holds).filter(|held| *held == index).count();
         holds!(usize::from(node.busy) == busy, "{busy} moves are under way");
         for (tier, queue) in self.queues.iter().enumerate() {
             let is_queued = node.places[tier] != NONE && queue.at(node.places[tier] as usize) == Some(index);

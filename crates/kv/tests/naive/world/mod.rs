@@ -261,7 +261,7 @@ impl World {
             adapter: adapter.map(|a| (a.id, under.from)),
             tokens: &tokens,
             most: tokens.len().saturating_sub(1),
-            budget: if is_lossy { 2.0 } else { 0.0 },
+            budget: if is_lossy { 0.5 } else { 0.0 },
             is_kept,
             now: self.now,
         };
@@ -340,7 +340,7 @@ impl World {
         let place = sequence % self.sequences.len();
         self.regain(place)?;
         let Sequence { id, under, is_lossy: may, .. } = self.sequences[place];
-        if self.manager.is_ready(id) != Ok(true) {
+        if !self.manager.is_ready(id).map_err(|e| e.to_string())? {
             let refused = self.manager.append(id, tokens);
             return (refused == Err(KvError::Waiting(id))).then_some(()).ok_or(format!("{refused:?}"));
         }
@@ -577,7 +577,7 @@ impl World {
                     sequence.tokens.len()
                 ));
             }
-            if sequence.is_lost || self.manager.is_ready(sequence.id) != Ok(true) {
+            if sequence.is_lost || !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
                 continue;
             }
             for position in 0..tokens {
