@@ -22,11 +22,14 @@ fn run(setup: Setup, events: &[Event]) -> Result<(), TestCaseError> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let chunks = prop_oneof![Just(200_u32), 6_u32..40];
-    (chunks, prop::option::of(1_u32..60), 0_usize..5, any::<bool>(), any::<bool>()).prop_map(
-        |(chunks, flash, policy, can_recompute, has_forms)| Setup {
+    let lower = (prop::option::of(1_u32..16), prop::option::of(1_u32..60));
+    (chunks, lower, 0_usize..5, 0_usize..4, any::<bool>(), any::<bool>()).prop_map(
+        |(chunks, (host, flash), policy, costs, can_recompute, has_forms)| Setup {
             chunks,
+            host,
             flash,
             policy,
+            costs,
             can_recompute,
             has_forms,
         },

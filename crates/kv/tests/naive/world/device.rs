@@ -64,11 +64,20 @@ impl Device {
 
     pub fn store(&mut self, at: (usize, u64), places: &[(usize, u64)]) {
         let pages = places.iter().map(|&(layer, place)| (layer, self.page(layer, place))).collect();
+        self.set_stored(at, pages);
+    }
+
+    /// Pages that are stored together, with their layers.
+    pub fn stored(&self, at: (usize, u64)) -> Result<Vec<(usize, Page)>, String> {
+        Ok(self.stored.get(&at).ok_or("nothing is stored there")?.clone())
+    }
+
+    pub fn set_stored(&mut self, at: (usize, u64), pages: Vec<(usize, Page)>) {
         self.stored.insert(at, pages);
     }
 
     pub fn load(&mut self, at: (usize, u64), places: &[(usize, u64)]) -> Result<(), String> {
-        let pages = self.stored.get(&at).ok_or("nothing is stored there")?.clone();
+        let pages = self.stored(at)?;
         for &(layer, place) in places {
             let page = pages.iter().find(|(stored, _)| *stored == layer).ok_or("a layer is not stored")?.1;
             self.set_page(layer, place, page);

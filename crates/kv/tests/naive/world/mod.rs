@@ -2,34 +2,20 @@
 
 mod device;
 mod event;
+mod setup;
 pub mod stream;
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec};
-use interleaf_kv::policy::{AppState, Policy};
+use interleaf_contract::CHUNK_TOKENS;
+use interleaf_kv::policy::AppState;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KvError, LinearCost, Manager,
-    ModelKey, Op, OpKind, Open, Over, RankRows, Salt, SequenceId, SwitchCosts, TierConfig, Translation,
-    TrimLevel,
+    AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, KvError, Manager, ModelKey, Op, OpKind, Open,
+    RankRows, Salt, SequenceId, Translation, TrimLevel,
 };
 
 use self::device::{Device, Under, contents};
 pub use self::event::Event;
-
-const LAYERS: usize = 4;
-const PAGE: u64 = 1024;
-
-/// How a world is set up.
-#[derive(Debug, Clone, Copy)]
-pub struct Setup {
-    /// Chunks that fit into memory.
-    pub chunks: u32,
-    /// And into flash, if there is one.
-    pub flash: Option<u32>,
-    pub policy: usize,
-    pub can_recompute: bool,
-    /// Whether there are lossy forms, and a translation for one of the adapters.
-    pub has_forms: bool,
-}
+pub use self::setup::Setup;
+use self::setup::{LAYERS, PAGE};
 
 struct App {
     id: AppId,
@@ -61,12 +47,6 @@ struct Sequence {
 struct Record {
     under: Under,
     tokens: Vec<u32>,
-}
-
-/// Forms that take half as much; the device knows nothing of sizes.
-fn forms() -> Vec<Form> {
-    let form = |drift, over| Form { page_bytes: PAGE / 2 - 100, bits: 8, drift, over };
-    vec![form(0.1, Over::Base), form(0.2, Over::Any), form(0.4, Over::Nothing)]
 }
 
 pub struct World {
@@ -113,26 +93,7 @@ fn text(text: u8, position: usize) -> u32 {
 
 impl World {
     pub fn new(setup: Setup) -> Self {
-        let tiers = [Some(TierConfig { striped: true, chunks: setup.chunks })]
-            .into_iter()
-            .chain([setup.flash.map(|chunks| TierConfig { striped: false, chunks })])
-            .flatten()
-            .collect();
-        let line = |fixed, each| LinearCost { fixed, each };
-        let config = Config {
-            layers: LAYERS,
-            page_bytes: PAGE,
-            codec: PageCodec::F16,
-            tiers,
-            policy: Policy::all()[setup.policy].1,
-            costs: SwitchCosts { recompute: line(0.001, 0.004), read: line(0.0005, 1e-6) },
-            can_recompute: setup.can_recompute,
-            forms: if setup.has_forms { forms() } else { Vec::new() },
-            idle_below: 0.7,
-            busy_above: 0.95,
-            longest_context: 1024,
-        };
-        let manager = Manager::new(config).expect("a lawful configuration");
+        let manager = Manager::new(setup.config()).expect("a lawful configuration");
         let mut world = Self {
             manager,
             device: Device::default(),
@@ -208,9 +169,11 @@ impl World {
                 self.manager.trim([TrimLevel::UiHidden, TrimLevel::Background, TrimLevel::Warning][level]);
             }
             Event::Budget { tier, share } => {
-                let all = [u64::from(self.setup.chunks), u64::from(self.setup.flash.unwrap_or(0))][tier];
+                let tiers = self.setup.tiers();
+                let tier = tier % tiers.len();
                 self.has_lost = true;
-                self.manager.set_budget(tier, all * LAYERS as u64 * PAGE * u64::from(share) / 16);
+                let all = u64::from(tiers[tier]) * LAYERS as u64 * PAGE;
+                self.manager.set_budget(tier, all * u64::from(share) / 16);
             }
             Event::AddAdapter { digest, rank } => self.add_adapter(digest, rank)?,
             Event::RemoveAdapter { adapter } if !self.adapters.is_empty() => {
@@ -226,6 +189,11 @@ impl World {
             _ => {}
         }
         self.check()
+    }
+
+    /// Bytes held of each tier.
+    fn held(&self) -> Vec<u64> {
+        (0..self.setup.tiers().len()).map(|tier| self.manager.held_bytes(tier)).collect()
     }
 
     /// Whether memory may not have room for all that was computed.
@@ -448,9 +416,14 @@ impl World {
     fn carry_out(&mut self, op: Op) -> Result<(), String> {
         match op.kind {
             OpKind::Copy => self.device.copy(&self.manager.copied_places(op.id)),
-            OpKind::Write { .. } => {
+            OpKind::Write { from, .. } => {
                 let at = self.manager.stored_at(op.id).ok_or("a write to nowhere")?;
-                self.device.store(at, &self.manager.memory_places(op.id));
+                if from == 0 {
+                    self.device.store(at, &self.manager.memory_places(op.id));
+                } else {
+                    let from = self.manager.written_from(op.id).ok_or("a write from nowhere")?;
+                    self.device.set_stored(at, self.device.stored(from)?);
+                }
             }
             OpKind::Read { .. } => {
                 let at = self.manager.stored_at(op.id).ok_or("a read from nowhere")?;
@@ -577,21 +550,26 @@ impl World {
                     sequence.tokens.len()
                 ));
             }
-            if sequence.is_lost || !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
+        }
+        self.check_words()
+    }
+
+    fn check_words(&self) -> Result<(), String> {
+        for sequence in self.sequences.iter().filter(|sequence| !sequence.is_lost) {
+            if !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
                 continue;
             }
-            for position in 0..tokens {
-                for layer in 0..LAYERS {
-                    let found = read(&self.manager, &self.device, sequence.id, layer, position);
-                    let is = |lossy| {
-                        found == Some(contents(&sequence.under, layer, &sequence.tokens[..=position], lossy))
-                    };
-                    if !(is(false) || sequence.is_lossy && is(true)) {
-                        return Err(format!(
-                            "{:?} reads something else at {position} in layer {layer}",
-                            sequence.id
-                        ));
-                    }
+            for position in 0..sequence.tokens.len() {
+                let is = |layer, lossy| {
+                    let word = contents(&sequence.under, layer, &sequence.tokens[..=position], lossy);
+                    read(&self.manager, &self.device, sequence.id, layer, position) == Some(word)
+                };
+                let is_right = |layer: &usize| is(*layer, false) || sequence.is_lossy && is(*layer, true);
+                if let Some(layer) = (0..LAYERS).find(|layer| !is_right(layer)) {
+                    return Err(format!(
+                        "{:?} reads something else at {position} in layer {layer}",
+                        sequence.id
+                    ));
                 }
             }
         }
@@ -611,10 +589,10 @@ impl World {
         for app in self.apps.iter().filter(|app| app.is_open) {
             self.manager.close_app(app.id).map_err(|e| e.to_string())?;
         }
-        (0..2).for_each(|tier| self.manager.set_budget(tier, 0));
+        (0..self.setup.tiers().len()).for_each(|tier| self.manager.set_budget(tier, 0));
         self.manager.check()?;
-        let held: Vec<u64> = (0..2).map(|tier| self.manager.held_bytes(tier)).collect();
-        if held != [0, 0] || self.manager.chunks() > 0 {
+        let held = self.held();
+        if held.iter().any(|bytes| *bytes > 0) || self.manager.chunks() > 0 {
             return Err(format!("{held:?} bytes and {} chunks are left", self.manager.chunks()));
         }
         Ok(())

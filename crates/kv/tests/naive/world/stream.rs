@@ -1,7 +1,7 @@
 //! Bytes as a stream of events: whatever they are, they are one.
 //!
-//! Four bytes say how the world is set up (chunks of memory, chunks of flash, the policy, flags), then come eight for each
-//! event: which, and its numbers. What the last event lacks is zeros.
+//! Four bytes say how the world is set up (chunks of memory, chunks of flash, the policy, flags with the machine's costs and
+//! the chunks of a host's memory), then come eight for each event: which, and its numbers. What the last event lacks is zeros.
 
 use super::{Event, Setup, World};
 
@@ -29,8 +29,11 @@ fn setup(head: &[u8]) -> Setup {
     Setup {
         // So many that nothing ever has to go, or few.
         chunks: if flags & 1 > 0 { 200 } else { 6 + u32::from(byte(0)) % 34 },
+        // Eight at a time.
+        host: (flags >> 5 > 0).then(|| u32::from(flags >> 5) * 8),
         flash: (byte(1) > 0).then(|| u32::from(byte(1)) % 60 + 1),
         policy: usize::from(byte(2)) % 5,
+        costs: usize::from(flags >> 3) % 4,
         can_recompute: flags & 2 > 0,
         has_forms: flags & 4 > 0,
     }
@@ -66,7 +69,7 @@ fn event(record: &[u8]) -> Event {
         8 => Event::Tick { tenths: u32::from(byte(1)) % 40 },
         9 => Event::AppState { app: number(1), state: number(2) % 5 },
         10 => Event::Trim { level: number(1) % 3 },
-        11 => Event::Budget { tier: number(1) % 2, share: u32::from(byte(2)) % 17 },
+        11 => Event::Budget { tier: number(1), share: u32::from(byte(2)) % 17 },
         12 => Event::AddAdapter { digest: byte(1) % 8, rank: u32::from(byte(2)) % 4 },
         13 => Event::RemoveAdapter { adapter: number(1) },
         14 => Event::OpenApp { salt: byte(1) % 3 },

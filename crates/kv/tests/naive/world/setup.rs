@@ -1,0 +1,68 @@
+//! How a world is set up.
+
+use interleaf_contract::PageCodec;
+use interleaf_kv::policy::Policy;
+use interleaf_kv::{Config, Form, LinearCost, Over, SwitchCosts, TierConfig};
+
+pub const LAYERS: usize = 4;
+pub const PAGE: u64 = 1024;
+
+/// What a chunk takes to be computed again, and what it takes to be read: something and a little for each chunk or byte.
+const COSTS: [[(f64, f64); 2]; 4] = [
+    // About the same, and a chunk that is not full is never read.
+    [(0.001, 0.004), (0.0005, 1e-6)],
+    // One that is not full is read from half full on.
+    [(0.001, 0.012), (0.002, 1e-6)],
+    // All are read.
+    [(1.0, 1.0), (0.0, 1e-9)],
+    // All are computed.
+    [(0.0, 1e-9), (1.0, 1e-6)],
+];
+
+/// How a world is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Chunks that fit into memory.
+    pub chunks: u32,
+    /// Into the host's memory beneath a device's own, if it has that.
+    pub host: Option<u32>,
+    /// And into flash, if there is one.
+    pub flash: Option<u32>,
+    pub policy: usize,
+    /// Which of a few machines it is.
+    pub costs: usize,
+    pub can_recompute: bool,
+    /// Whether there are lossy forms, and a translation for one of the adapters.
+    pub has_forms: bool,
+}
+
+impl Setup {
+    /// Chunks that fit into each tier.
+    pub fn tiers(&self) -> Vec<u32> {
+        [Some(self.chunks), self.host, self.flash].into_iter().flatten().collect()
+    }
+
+    pub fn config(&self) -> Config {
+        let tier = |(tier, chunks)| TierConfig { striped: tier == 0, chunks };
+        let [recompute, read] = COSTS[self.costs].map(|(fixed, each)| LinearCost { fixed, each });
+        Config {
+            layers: LAYERS,
+            page_bytes: PAGE,
+            codec: PageCodec::F16,
+            tiers: self.tiers().into_iter().enumerate().map(tier).collect(),
+            policy: Policy::all()[self.policy].1,
+            costs: SwitchCosts { recompute, read },
+            can_recompute: self.can_recompute,
+            forms: if self.has_forms { forms() } else { Vec::new() },
+            idle_below: 0.7,
+            busy_above: 0.95,
+            longest_context: 1024,
+        }
+    }
+}
+
+/// Forms that take half as much; the device knows nothing of sizes.
+fn forms() -> Vec<Form> {
+    let form = |drift, over| Form { page_bytes: PAGE / 2 - 100, bits: 8, drift, over };
+    vec![form(0.1, Over::Base), form(0.2, Over::Any), form(0.4, Over::Nothing)]
+}
