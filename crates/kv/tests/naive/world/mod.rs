@@ -117,6 +117,29 @@ impl World {
     }
 
     pub fn apply(&mut self, event: &Event) -> Result<(), String> {
+        let held = self.held();
+        self.happen(event)?;
+        self.check_held(&held)?;
+        self.check()
+    }
+
+    /// Bytes held of each tier.
+    fn held(&self) -> Vec<u64> {
+        (0..self.setup.tiers().len()).map(|tier| self.manager.held_bytes(tier)).collect()
+    }
+
+    /// Beyond a budget there is only what was there before, which may have been larger.
+    fn check_held(&self, before: &[u64]) -> Result<(), String> {
+        for (tier, (held, before)) in self.held().into_iter().zip(before).enumerate() {
+            let budget = self.manager.budget_bytes(tier);
+            if held > budget.max(*before) {
+                return Err(format!("tier {tier} held {before} bytes and holds {held}, it may {budget}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, event: &Event) -> Result<(), String> {
         match *event {
             Event::Open { app, adapter, text, len, suffix, from, is_kept, is_lossy } => {
                 self.open(app, adapter, (text, len, suffix), from, is_kept, is_lossy)?;
@@ -188,12 +211,7 @@ impl World {
             Event::LoseMemory => self.lose_memory()?,
             _ => {}
         }
-        self.check()
-    }
-
-    /// Bytes held of each tier.
-    fn held(&self) -> Vec<u64> {
-        (0..self.setup.tiers().len()).map(|tier| self.manager.held_bytes(tier)).collect()
+        Ok(())
     }
 
     /// Whether memory may not have room for all that was computed.
