@@ -2,6 +2,7 @@
 
 mod device;
 mod event;
+mod refused;
 mod setup;
 pub mod stream;
 
@@ -16,6 +17,11 @@ use self::device::{Device, Under, contents};
 pub use self::event::Event;
 pub use self::setup::Setup;
 use self::setup::{LAYERS, PAGE};
+
+/// What a sequence may diverge that may at all.
+const LOSSY_BUDGET: f32 = 2.0;
+/// What tokens diverge that are computed with loss.
+const LOSS: f32 = 0.25;
 
 struct App {
     id: AppId,
@@ -33,6 +39,7 @@ struct Adapter {
 struct Sequence {
     id: SequenceId,
     app: usize,
+    adapter: Option<AdapterId>,
     under: Under,
     /// Its prompt, and what it is continued with.
     tokens: Vec<u32>,
@@ -41,6 +48,15 @@ struct Sequence {
     is_kept: bool,
     /// Whether its pages were lost and not computed again.
     is_lost: bool,
+    /// What its tokens diverge at most.
+    drift: f32,
+}
+
+impl Sequence {
+    /// What it may diverge.
+    fn budget(&self) -> f32 {
+        if self.is_lossy { LOSSY_BUDGET } else { 0.0 }
+    }
 }
 
 /// What was computed and could be found: the plain account.
@@ -60,6 +76,8 @@ pub struct World {
     records: Vec<Record>,
     /// Whether something may have gone that was computed: then less can be found than was.
     has_lost: bool,
+    /// Whether the device's memory was lost.
+    has_lost_memory: bool,
     /// Sequences that had tokens when they were opened.
     found: usize,
     now: f64,
@@ -104,6 +122,7 @@ impl World {
             ops: Vec::new(),
             records: Vec::new(),
             has_lost: setup.has_forms,
+            has_lost_memory: false,
             found: 0,
             now: 0.0,
         };
@@ -242,12 +261,13 @@ impl World {
         };
         let tokens: Vec<u32> =
             (0..len).map(|i| text(which, i)).chain((0..usize::from(suffix)).map(|i| 7 + i as u32)).collect();
+        let adapter = adapter.map(|a| a.id);
         let open = Open {
             app: app.id,
-            adapter: adapter.map(|a| (a.id, under.from)),
+            adapter: adapter.map(|id| (id, under.from)),
             tokens: &tokens,
             most: tokens.len().saturating_sub(1),
-            budget: if is_lossy { 0.5 } else { 0.0 },
+            budget: if is_lossy { LOSSY_BUDGET } else { 0.0 },
             is_kept,
             now: self.now,
         };
@@ -271,11 +291,14 @@ impl World {
         self.sequences.push(Sequence {
             id: opened.sequence,
             app: app_index,
+            adapter,
             under,
             tokens: tokens[..opened.reused].to_vec(),
             is_lossy,
             is_kept,
             is_lost: false,
+            // What it has found may diverge by as much as it allows.
+            drift: if opened.reused > 0 { open.budget } else { 0.0 },
         });
         Ok(())
     }
@@ -326,25 +349,22 @@ impl World {
         let place = sequence % self.sequences.len();
         self.regain(place)?;
         let Sequence { id, under, is_lossy: may, .. } = self.sequences[place];
-        if !self.manager.is_ready(id).map_err(|e| e.to_string())? {
-            let refused = self.manager.append(id, tokens);
-            return (refused == Err(KvError::Waiting(id))).then_some(()).ok_or(format!("{refused:?}"));
-        }
-        let had = self.manager.tokens(id).map_err(|e| e.to_string())?;
-        match self.manager.append(id, tokens) {
-            Ok(()) => {}
-            Err(KvError::Full { .. }) => {
+        let is_ready = self.manager.is_ready(id).map_err(|e| e.to_string())?;
+        match self.attempt(place, |manager, id| manager.append(id, tokens))? {
+            Ok(()) if is_ready => {}
+            Err(KvError::Full { .. }) if is_ready => {
                 self.has_lost = true;
                 return Ok(());
             }
-            Err(e) => return Err(e.to_string()),
+            Err(e) if !is_ready && e == KvError::Waiting(id) => return Ok(()),
+            result => return Err(format!("{result:?}, and it is ready: {is_ready}")),
         }
+        self.attempt_wrong_commits(place)?;
+        let had = self.manager.tokens(id).map_err(|e| e.to_string())?;
         let is_lossy = is_lossy && may;
         let sequence = &mut self.sequences[place];
         let new: Vec<u32> = (had..had + tokens).map(|position| text(which, position)).collect();
-        sequence.tokens.truncate(had);
-        sequence.tokens.extend(&new);
-        let tokens_now = sequence.tokens.clone();
+        let tokens_now = [&sequence.tokens[..had], &new].concat();
         // What is computed with loss, or over what was, is something else than the exact.
         let over_loss = (0..had * LAYERS).any(|i| {
             let (layer, position) = (i % LAYERS, i / LAYERS);
@@ -359,8 +379,18 @@ impl World {
                 self.device.write(layer, place, position, word);
             }
         }
-        self.manager.commit(id, &new, if is_lossy { 0.25 } else { 0.0 }).map_err(|e| e.to_string())?;
         self.has_lost |= self.is_tight() || is_lossy || over_loss;
+        let drift = if is_lossy { LOSS } else { 0.0 };
+        match self.attempt(place, |manager, id| manager.commit(id, &new, drift))? {
+            Ok(()) => {
+                let sequence = &mut self.sequences[place];
+                sequence.tokens = tokens_now;
+                sequence.drift += drift;
+            }
+            // What was found diverges, too.
+            Err(KvError::Drift { .. }) if self.sequences[place].drift + drift > LOSSY_BUDGET => {}
+            Err(e) => return Err(e.to_string()),
+        }
         Ok(())
     }
 
@@ -512,7 +542,7 @@ impl World {
 
     /// The device fails: what it held is gone, and what was to be moved will not be. Open sequences are computed again.
     fn lose_memory(&mut self) -> Result<(), String> {
-        self.has_lost = true;
+        (self.has_lost, self.has_lost_memory) = (true, true);
         self.ops.clear();
         self.manager.lose_memory();
         self.device.forget_pages();
