@@ -34,6 +34,8 @@ struct Adapter {
     digest: u8,
     shared: usize,
     is_activated: bool,
+    /// Whether its weights come and go.
+    is_pooled: bool,
 }
 
 struct Sequence {
@@ -73,6 +75,10 @@ pub struct World {
     adapters: Vec<Adapter>,
     sequences: Vec<Sequence>,
     ops: Vec<Op>,
+    /// Adapters whose weights are neither there nor on their way, as far as that can be known from outside.
+    unloaded: Vec<AdapterId>,
+    /// Those whose weights came back with a sequence, whatever becomes of a move that was to bring them.
+    regained: Vec<AdapterId>,
     records: Vec<Record>,
     /// Whether something may have gone that was computed: then less can be found than was.
     has_lost: bool,
@@ -120,6 +126,8 @@ impl World {
             adapters: Vec::new(),
             sequences: Vec::new(),
             ops: Vec::new(),
+            unloaded: Vec::new(),
+            regained: Vec::new(),
             records: Vec::new(),
             has_lost: setup.has_forms,
             has_lost_memory: false,
@@ -178,17 +186,22 @@ impl World {
             Event::Failed { op } | Event::Cancelled { op } if !self.ops.is_empty() => {
                 let op = self.ops.remove(op % self.ops.len());
                 self.has_lost = true;
+                let unloaded = self.manager.adapter_of(op.id).filter(|id| !self.regained.contains(id));
+                self.unloaded.extend(unloaded);
                 let moves = match event {
                     Event::Failed { .. } => self.manager.failed(op.id),
                     _ => self.manager.cancelled(op.id),
                 };
-                self.ops.extend(moves);
+                self.plan(moves);
             }
-            Event::AllDone => self.all_done()?,
+            Event::AllDone => {
+                self.all_done()?;
+                self.check_ready()?;
+            }
             Event::Tick { tenths } => {
                 self.now += f64::from(tenths) / 10.0;
                 let moves = self.manager.tick(self.now);
-                self.ops.extend(moves);
+                self.plan(moves);
                 self.has_lost |= self.is_tight();
             }
             Event::AppState { app, state } => {
@@ -202,7 +215,7 @@ impl World {
                 ];
                 self.has_lost |= states[state] == AppState::Killed;
                 match self.manager.set_app_state(app.id, states[state], self.now) {
-                    Ok(moves) => self.ops.extend(moves),
+                    Ok(moves) => self.plan(moves),
                     Err(e) => same(e, KvError::UnknownApp, !app.is_open)?,
                 }
             }
@@ -231,6 +244,16 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Moves are to be made from now on.
+    fn plan(&mut self, moves: impl IntoIterator<Item = Op>) {
+        for op in moves {
+            let loaded = self.manager.adapter_of(op.id);
+            self.unloaded.retain(|adapter| Some(*adapter) != loaded);
+            self.regained.retain(|adapter| Some(*adapter) != loaded);
+            self.ops.push(op);
+        }
     }
 
     /// Whether memory may not have room for all that was computed.
@@ -287,7 +310,7 @@ impl World {
         }
         self.has_lost |= self.is_tight();
         self.found += usize::from(opened.reused > 0);
-        self.ops.extend(opened.moves);
+        self.plan(opened.moves);
         self.sequences.push(Sequence {
             id: opened.sequence,
             app: app_index,
@@ -300,7 +323,10 @@ impl World {
             // What it has found may diverge by as much as it allows.
             drift: if opened.reused > 0 { open.budget } else { 0.0 },
         });
-        Ok(())
+        match self.is_unloaded(adapter) {
+            true => Err("nobody loads the adapter".into()),
+            false => Ok(()),
+        }
     }
 
     /// What was found was computed before; and as long as nothing has gone, all whole chunks that were are found.
@@ -348,15 +374,15 @@ impl World {
         }
         let place = sequence % self.sequences.len();
         self.regain(place)?;
-        let Sequence { id, under, is_lossy: may, .. } = self.sequences[place];
-        let is_ready = self.manager.is_ready(id).map_err(|e| e.to_string())?;
+        let Sequence { id, adapter, under, is_lossy: may, .. } = self.sequences[place];
+        let is_ready = self.is_ready(&self.sequences[place])?;
         match self.attempt(place, |manager, id| manager.append(id, tokens))? {
             Ok(()) if is_ready => {}
             Err(KvError::Full { .. }) if is_ready => {
                 self.has_lost = true;
                 return Ok(());
             }
-            Err(e) if !is_ready && e == KvError::Waiting(id) => return Ok(()),
+            Err(e) if !is_ready && (e == KvError::Waiting(id) || self.is_unloaded(adapter)) => return Ok(()),
             result => return Err(format!("{result:?}, and it is ready: {is_ready}")),
         }
         self.attempt_wrong_commits(place)?;
@@ -399,12 +425,13 @@ impl World {
             return Ok(());
         }
         let place = sequence % self.sequences.len();
-        let id = self.sequences[place].id;
+        let Sequence { id, adapter, .. } = self.sequences[place];
         // What it had can be found no longer where nobody else has it.
         self.has_lost = true;
         match self.manager.truncate(id, tokens) {
-            Ok(op) => self.ops.extend(op),
+            Ok(op) => self.plan(op),
             Err(KvError::Waiting(_) | KvError::Full { .. }) => {}
+            Err(_) if self.is_unloaded(adapter) => {}
             Err(e) => return Err(e.to_string()),
         }
         Ok(())
@@ -413,7 +440,7 @@ impl World {
     fn close(&mut self, sequence: Sequence) -> Result<(), String> {
         let tokens = self.manager.tokens(sequence.id).map_err(|e| e.to_string())?;
         let moves = self.manager.close(sequence.id, self.now).map_err(|e| e.to_string())?;
-        self.ops.extend(moves);
+        self.plan(moves);
         if sequence.is_kept {
             let tokens = sequence.tokens[..tokens.min(sequence.tokens.len())].to_vec();
             self.records.push(Record { under: sequence.under, tokens });
@@ -436,7 +463,12 @@ impl World {
             rank_rows: if rank == 0 { Vec::new() } else { vec![row; LAYERS] },
         };
         match self.manager.add_adapter(spec) {
-            Ok(id) => self.adapters.push(Adapter { id, digest, shared, is_activated }),
+            Ok(id) => {
+                // One that changes nothing is never needed.
+                let is_pooled = rank > 0 && shared < LAYERS;
+                self.unloaded.extend(is_pooled.then_some(id));
+                self.adapters.push(Adapter { id, digest, shared, is_activated, is_pooled });
+            }
             Err(e) => same(e, KvError::DuplicateAdapter, self.adapters.iter().any(|a| a.digest == digest))?,
         }
         Ok(())
@@ -486,7 +518,7 @@ impl World {
             OpKind::Load => {}
         }
         let moves = self.manager.done(op.id);
-        self.ops.extend(moves);
+        self.plan(moves);
         Ok(())
     }
 
@@ -546,6 +578,8 @@ impl World {
         self.ops.clear();
         self.manager.lose_memory();
         self.device.forget_pages();
+        self.regained.clear();
+        self.unloaded = self.adapters.iter().filter(|a| a.is_pooled).map(|a| a.id).collect();
         // Some come back at once, others when they are used again, or never.
         for place in 0..self.sequences.len() {
             self.sequences[place].is_lost = true;
@@ -558,10 +592,12 @@ impl World {
 
     /// Computes all that a sequence has again, where its pages are.
     fn regain(&mut self, place: usize) -> Result<(), String> {
-        let Sequence { id, under, tokens, is_lost, .. } = &mut self.sequences[place];
+        let Sequence { id, adapter, under, tokens, is_lost, .. } = &mut self.sequences[place];
         if !std::mem::take(is_lost) {
             return Ok(());
         }
+        self.unloaded.retain(|unloaded| Some(*unloaded) != *adapter);
+        self.regained.extend(*adapter);
         let has = self.manager.tokens(*id).map_err(|e| e.to_string())?;
         for position in 0..has {
             for layer in 0..LAYERS {
@@ -577,6 +613,30 @@ impl World {
     fn all_done(&mut self) -> Result<(), String> {
         while let Some(op) = self.ops.pop() {
             self.carry_out(op)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an adapter's weights did not come, and nobody has asked for them since.
+    fn is_unloaded(&self, adapter: Option<AdapterId>) -> bool {
+        adapter.is_some_and(|adapter| self.unloaded.contains(&adapter))
+    }
+
+    /// Whether a sequence can go on. One whose adapter's weights did not come cannot, and may say why.
+    fn is_ready(&self, sequence: &Sequence) -> Result<bool, String> {
+        match (self.manager.is_ready(sequence.id), self.is_unloaded(sequence.adapter)) {
+            (Ok(true), true) => Err(format!("{:?} is ready without its adapter", sequence.id)),
+            (Err(_), true) => Ok(false),
+            (ready, _) => ready.map_err(|e| e.to_string()),
+        }
+    }
+
+    /// When no move is under way nobody waits, but for weights that did not come.
+    fn check_ready(&self) -> Result<(), String> {
+        for sequence in self.sequences.iter().filter(|s| !s.is_lost && !self.is_unloaded(s.adapter)) {
+            if !self.is_ready(sequence)? {
+                return Err(format!("{:?} waits for nothing", sequence.id));
+            }
         }
         Ok(())
     }
@@ -604,7 +664,7 @@ impl World {
 
     fn check_words(&self) -> Result<(), String> {
         for sequence in self.sequences.iter().filter(|sequence| !sequence.is_lost) {
-            if !self.manager.is_ready(sequence.id).map_err(|e| e.to_string())? {
+            if !self.is_ready(sequence)? {
                 continue;
             }
             for position in 0..sequence.tokens.len() {
@@ -627,6 +687,7 @@ impl World {
     /// Everything is closed, and nothing is left.
     pub fn release_everything(&mut self) -> Result<(), String> {
         self.all_done()?;
+        self.check_ready()?;
         while let Some(sequence) = self.sequences.pop() {
             self.close(sequence)?;
         }
