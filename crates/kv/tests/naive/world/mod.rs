@@ -13,7 +13,7 @@ use interleaf_kv::{
     RankRows, Salt, SequenceId, Translation, TrimLevel,
 };
 
-use self::device::{Device, Under, contents};
+use self::device::{Device, Page, Under, contents};
 pub use self::event::Event;
 pub use self::setup::Setup;
 use self::setup::{LAYERS, PAGE};
@@ -252,8 +252,28 @@ impl World {
             let loaded = self.manager.adapter_of(op.id);
             self.unloaded.retain(|adapter| Some(*adapter) != loaded);
             self.regained.retain(|adapter| Some(*adapter) != loaded);
+            self.spoil(op);
             self.ops.push(op);
         }
+    }
+
+    /// What a move writes has no contents from when it is planned until it is done, and none where it fails.
+    fn spoil(&mut self, op: Op) {
+        let places = match op.kind {
+            OpKind::Read { .. } | OpKind::Recompute => self.manager.memory_places(op.id),
+            OpKind::Encode { .. } => self.manager.encoded_places(op.id),
+            OpKind::Copy | OpKind::Translate => {
+                let copied = self.manager.copied_places(op.id);
+                copied.into_iter().map(|(layer, _, place)| (layer, place)).collect()
+            }
+            OpKind::Write { .. } => {
+                let at = self.manager.stored_at(op.id);
+                at.into_iter().for_each(|at| self.device.set_stored(at, Vec::new()));
+                Vec::new()
+            }
+            OpKind::Load => Vec::new(),
+        };
+        places.into_iter().for_each(|(layer, place)| self.device.set_page(layer, place, Page::default()));
     }
 
     /// Whether memory may not have room for all that was computed.
