@@ -2,7 +2,7 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::{Manager, OpId, OpKind, Pending};
+use super::{Manager, OpKind, Pending};
 use crate::children;
 use crate::form::Over;
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
@@ -29,16 +29,6 @@ impl Manager {
         }
         self.check_counts()?;
         self.check_sequences()
-    }
-
-    /// Where a write from one tier below memory to the next reads, as [`Manager::stored_at`] says where it writes.
-    #[must_use]
-    pub fn written_from(&self, op: OpId) -> Option<(usize, u64)> {
-        let Pending { kind: OpKind::Write { from, .. }, node, .. } = *self.pending.get(&op)? else {
-            return None;
-        };
-        let tier = self.tiers.get(from).filter(|_| from > 0)?;
-        Some((from, tier.offset(tier.piece(self.nodes[node as usize].pages[from], 0)?, 0)))
     }
 
     fn check_memory(&self) -> Result<(), String> {

@@ -79,15 +79,14 @@ impl Manager {
     pub(super) fn translate(&mut self, id: SequenceId, sequence: &mut Sequence, base: &[u32]) -> Vec<Op> {
         let drift = self.adapters[usize::from(sequence.variant)].translation.map_or(0.0, |t| t.drift);
         let mut moves = Vec::new();
+        // Room for one is not to be made of another.
+        base.iter().for_each(|&node| self.pin(node));
         for &node in base {
             // Of sequences that were closed translations may still be under way.
             if usize::from(self.nodes[node as usize].busy) >= MOST_SEQUENCES {
                 break;
             }
-            self.pin(node);
-            let list = self.make_room(0, 0..self.config.layers, EXACT);
-            self.unpin(node);
-            let Some(list) = list else { break };
+            let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else { break };
             let tokens = self.nodes[node as usize].tokens;
             let private = self.private(sequence, list);
             let at = &mut self.nodes[private as usize];
@@ -99,6 +98,7 @@ impl Manager {
             let pending = Pending { kind: OpKind::Translate, node, list: NONE, copy, top: 0, anchor: NONE };
             moves.push(self.new_op(pending, self.tiers[0].list_bytes(list)));
         }
+        base.iter().for_each(|&node| self.unpin(node));
         moves
     }
 

@@ -256,8 +256,9 @@ impl Manager {
     pub(super) fn write_behind(&mut self, node: u32, from: usize) -> Option<Op> {
         let to = from + 1;
         let at = &self.nodes[node as usize];
-        if to >= self.tiers.len() || !at.is_in(from) || at.is_in(to) || at.busy > 0 || from == 0 && !at.ready
-        {
+        let is_new = at.is_in(from) && !at.is_in(to) && at.busy == 0;
+        // Where its contents in memory are still to come, being busy means that they do.
+        if to >= self.tiers.len() || !is_new || at.is_in(0) && !at.ready {
             return None;
         }
         let layers = usize::from(at.first)..usize::from(at.top[from]);

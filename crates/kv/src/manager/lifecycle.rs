@@ -310,15 +310,25 @@ impl Manager {
         Some(op)
     }
 
-    /// What a middle tier has and the one below it has not is written on, some thousands of chunks a tick at most.
+    /// What a middle tier has and the one below it has not is written on, some thousands of chunks looked at in a tick: a
+    /// chunk after those before it, without which it would be of no use there.
     fn write_on(&mut self, tier: usize, moves: &mut Vec<Op>) {
-        let all = self.queues[tier].len();
-        let share = all.min(TICK_NODES);
-        let places = (0..share).map(|step| (self.written[tier] + step) % all);
-        let candidates: Vec<u32> = places.filter_map(|place| self.queues[tier].at(place)).collect();
-        self.written[tier] = self.written[tier].wrapping_add(share);
-        for node in candidates {
-            moves.extend(self.write_behind(node, tier));
+        let all = self.nodes.len();
+        for _ in 0..all.min(TICK_NODES) {
+            self.written[tier] = (self.written[tier] + 1) % all;
+            let (mut at, mut path) = (self.written[tier] as u32, Vec::new());
+            while self.nodes[at as usize].kind == Kind::Shared && self.nodes[at as usize].is_in(tier) {
+                let Node { anchor, parent, busy, .. } = self.nodes[at as usize];
+                if busy > 0 || self.nodes[at as usize].is_in(tier + 1) {
+                    break;
+                }
+                path.push(at);
+                path.extend(Some(anchor).filter(|anchor| *anchor != NONE));
+                at = parent;
+            }
+            for node in path.into_iter().rev() {
+                moves.extend(self.write_behind(node, tier));
+            }
         }
     }
 }

@@ -112,6 +112,9 @@ impl Config {
         if !(1..=MOST_TIERS).contains(&self.tiers.len()) {
             return refuse("tiers", "one to three", self.tiers.len().to_string());
         }
+        if self.tiers[1..].iter().any(|tier| tier.striped) {
+            return refuse("striped", "false below memory, which no kernel reads", "true".into());
+        }
         if self.forms.len() > 255 || self.forms.iter().any(|form| form.page_bytes > self.page_bytes) {
             let found = format!("{} forms", self.forms.len());
             return refuse("forms", "at most 255, none larger than the exact one", found);
@@ -402,6 +405,8 @@ impl Manager {
     #[must_use]
     pub fn memory_places(&self, op: OpId) -> Vec<(usize, u64)> {
         let (node, top) = match self.pending.get(&op).copied() {
+            // Between lower tiers memory has no part ([`Manager::written_from`]).
+            Some(Pending { kind: OpKind::Write { from: 1.., .. }, .. }) => return Vec::new(),
             Some(Pending { node, copy: None, top, .. }) => (node, top),
             // A chunk that is not full is read into one that goes on with it.
             Some(Pending { kind: OpKind::Read { .. }, copy: Some((_, to)), .. }) => {
@@ -425,6 +430,16 @@ impl Manager {
             }
         };
         Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?, 0)))
+    }
+
+    /// Where a write from one tier below memory to the next reads, as [`Manager::stored_at`] says where it writes.
+    #[must_use]
+    pub fn written_from(&self, op: OpId) -> Option<(usize, u64)> {
+        let Pending { kind: OpKind::Write { from, .. }, node, .. } = *self.pending.get(&op)? else {
+            return None;
+        };
+        let tier = self.tiers.get(from).filter(|_| from > 0)?;
+        Some((from, tier.offset(tier.piece(self.nodes[node as usize].pages[from], 0)?, 0)))
     }
 
     /// The pages that an encoding writes, as [`Manager::memory_places`], which says what it reads besides the anchor.

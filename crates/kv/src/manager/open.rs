@@ -153,8 +153,10 @@ impl Manager {
         let (variant, from) = self.under(open)?;
         let tokens = &open.tokens[..open.most.min(open.tokens.len())];
         let found = match self.start(open)? {
-            Some((root, variant, from)) => self.find(root, variant, from, tokens, open.budget),
-            None => Found::default(),
+            Some((root, variant, from)) if open.is_kept => {
+                self.find(root, variant, from, tokens, open.budget)
+            }
+            _ => Found::default(),
         };
         let translated = match found.tail {
             None => self.translatable(open, variant, from, found.path.len()).len(),
@@ -347,7 +349,10 @@ impl Manager {
                 && comes(node)
                 && self.nodes.get(node.anchor as usize).is_none_or(comes);
         }
+        // Where an anchor's contents were lost, and nothing brings them back, who follows would wait for ever.
+        let is_no_wait = |anchor: &Node| !anchor.is_in(0) || comes(anchor);
         node.stored().is_some_and(|tier| usize::from(node.top[tier]) == layers)
+            && self.nodes.get(node.anchor as usize).is_none_or(is_no_wait)
     }
 
     /// Whether a chunk in memory has the contents of all its layers, those at its anchor included.
@@ -415,9 +420,7 @@ impl Manager {
             return true;
         }
         if self.nodes[anchor as usize].is_in(0) {
-            // Where its contents were lost, and nothing brings them back, who follows would wait for ever.
-            let Node { ready, busy, .. } = self.nodes[anchor as usize];
-            return self.has_anchor(node) && (ready || busy > 0);
+            return self.has_anchor(node);
         }
         let Some(from) = self.nodes[anchor as usize].stored() else { return false };
         let top = self.nodes[anchor as usize].top[from];
