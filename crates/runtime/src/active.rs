@@ -80,10 +80,12 @@ impl<'a> Active<'a> {
     /// Whether this request, which has not begun, would rather find what another one is about to compute.
     pub fn waits_for(&self, other: &Self) -> bool {
         let (own, others) = (self.prompt_tokens(), other.prompt_tokens());
-        let common =
-            own.iter().zip(others).take_while(|(a, b)| a == b).count().min(own.len().saturating_sub(1));
-        let whole = common / CHUNK_TOKENS * CHUNK_TOKENS;
-        self.sequence.activation == other.sequence.activation && !other.is_over() && other.cached < whole
+        // Up to the end of the chunk that the other is at, whose own last token is computed in any case.
+        let next = (other.cached / CHUNK_TOKENS + 1) * CHUNK_TOKENS;
+        self.sequence.activation == other.sequence.activation
+            && !other.is_over()
+            && own.len() > next
+            && others.get(..next).is_some_and(|others| own[..next] == *others)
     }
 
     fn prompt(&self) -> usize {

@@ -125,9 +125,9 @@ impl Engine {
             if plan.is_empty() {
                 // Whoever is left waits for room that nobody will free.
                 let Some(a) = active.iter_mut().find(|a| !a.is_over()) else { return Ok(()) };
-                let broken = a.finish(FinishReason::ContextFull, on_event)?;
+                let broken = a.finish(FinishReason::ContextFull, on_event);
                 self.ended(a, close)?;
-                if broken.is_break() {
+                if broken?.is_break() {
                     return self.cancel(active, close, on_event);
                 }
                 continue;
@@ -171,9 +171,9 @@ impl Engine {
                 if a.is_over() {
                     continue;
                 }
-                let broken = a.advance(rows, fed.token, self.context, on_event)?;
+                let broken = a.advance(rows, fed.token, self.context, on_event);
                 self.ended(a, close)?;
-                if broken.is_break() {
+                if broken?.is_break() {
                     return self.cancel(active, close, on_event);
                 }
             }
@@ -189,8 +189,9 @@ impl Engine {
     ) -> Result<(), EngineError> {
         for a in active.iter_mut().filter(|a| !a.is_over()) {
             // The caller has broken off; what it answers to the last events is moot.
-            let _ = a.finish(FinishReason::Cancelled, on_event)?;
+            let told = a.finish(FinishReason::Cancelled, on_event);
             self.ended(a, close)?;
+            let _ = told?;
         }
         Ok(())
     }
