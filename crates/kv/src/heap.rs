@@ -4,21 +4,36 @@
 use crate::node::{NONE, Node};
 use crate::policy::Worth;
 
-/// The second part of a worth only decides among equals, and half the digits will do.
+/// A worth as whole numbers of the same order, which are compared without a branch, and its node. The second part of a
+/// worth only decides among equals, and half the digits will do.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    worth: f64,
-    then: f32,
-    node: u32,
+    worth: i64,
+    /// The second part in the upper half, the node in the lower.
+    then: u64,
 }
 
 impl Entry {
     const fn new(Worth(worth, then): Worth, node: u32) -> Self {
-        Self { worth, then: then as f32, node }
+        let (worth, then) = (worth.to_bits() as i64, (then as f32).to_bits() as i32);
+        // All bits of negative numbers but the sign turn round, as in `total_cmp`.
+        let worth = worth ^ ((worth >> 63) as u64 >> 1) as i64;
+        let then = then ^ ((then >> 31) as u32 >> 1) as i32;
+        let then = then as u32 ^ 1 << 31;
+        Self { worth, then: (then as u64) << 32 | node as u64 }
+    }
+
+    const fn node(&self) -> u32 {
+        self.then as u32
+    }
+
+    fn order(&self) -> i128 {
+        let then = self.then & !u64::from(u32::MAX);
+        i128::from(self.worth) << 64 | i128::from(then)
     }
 
     fn is_below(&self, other: &Self) -> bool {
-        self.worth.total_cmp(&other.worth).then(self.then.total_cmp(&other.then)).is_lt()
+        self.order() < other.order()
     }
 }
 
@@ -40,7 +55,7 @@ impl Heap {
 
     /// The node at a place, for walks over all of them.
     pub fn at(&self, place: usize) -> Option<u32> {
-        self.entries.get(place).map(|entry| entry.node)
+        self.entries.get(place).map(Entry::node)
     }
 
     /// The node of the least worth.
@@ -50,18 +65,15 @@ impl Heap {
 
     /// Puts a node in, or to its place by a new worth.
     pub fn put(&mut self, nodes: &mut [Node], node: u32, worth: Worth) {
+        let entry = Entry::new(worth, node);
         let place = match nodes[node as usize].places[self.which] {
             NONE => {
-                self.entries.push(Entry::new(worth, node));
+                self.entries.push(entry);
                 self.entries.len() - 1
             }
-            place => {
-                self.entries[place as usize] = Entry::new(worth, node);
-                place as usize
-            }
+            place => place as usize,
         };
-        let place = self.rise(nodes, place);
-        self.sink(nodes, place);
+        self.settle(nodes, place, entry);
     }
 
     /// Takes a node out, if it is in.
@@ -71,14 +83,22 @@ impl Heap {
             return;
         }
         self.entries.swap_remove(place as usize);
-        if (place as usize) < self.entries.len() {
-            let place = self.rise(nodes, place as usize);
-            self.sink(nodes, place);
+        if let Some(entry) = self.entries.get(place as usize).copied() {
+            self.settle(nodes, place as usize, entry);
         }
     }
 
-    fn rise(&mut self, nodes: &mut [Node], mut place: usize) -> usize {
-        let entry = self.entries[place];
+    /// Puts an entry where it belongs, from a place that is to be filled.
+    fn settle(&mut self, nodes: &mut [Node], from: usize, entry: Entry) {
+        let mut place = self.rise(nodes, from, entry);
+        // What has risen is below all that was below what it took the place of.
+        if place == from {
+            place = self.sink(nodes, from, entry);
+        }
+        self.set(nodes, place, entry);
+    }
+
+    fn rise(&mut self, nodes: &mut [Node], mut place: usize, entry: Entry) -> usize {
         while place > 0 {
             let above = (place - 1) / 4;
             if !entry.is_below(&self.entries[above]) {
@@ -87,28 +107,34 @@ impl Heap {
             self.set(nodes, place, self.entries[above]);
             place = above;
         }
-        self.set(nodes, place, entry);
         place
     }
 
-    fn sink(&mut self, nodes: &mut [Node], mut place: usize) {
-        let entry = self.entries[place];
-        loop {
-            let below = 4 * place + 1..(4 * place + 5).min(self.entries.len());
-            let least = below.reduce(|a, b| if self.entries[b].is_below(&self.entries[a]) { b } else { a });
-            let Some(least) = least else { break };
-            if !self.entries[least].is_below(&entry) {
-                break;
-            }
-            self.set(nodes, place, self.entries[least]);
+    fn sink(&mut self, nodes: &mut [Node], mut place: usize, entry: Entry) -> usize {
+        while let Some((least, below)) = self.least_below(place)
+            && below.is_below(&entry)
+        {
+            self.set(nodes, place, below);
             place = least;
         }
-        self.set(nodes, place, entry);
+        place
+    }
+
+    /// The least of the up to four entries below a place.
+    fn least_below(&self, place: usize) -> Option<(usize, Entry)> {
+        let first = 4 * place + 1;
+        let least = |a: (usize, Entry), b: (usize, Entry)| if b.1.is_below(&a.1) { b } else { a };
+        match *self.entries.get(first..)? {
+            [a, b, c, d, ..] => {
+                Some(least(least((first, a), (first + 1, b)), least((first + 2, c), (first + 3, d))))
+            }
+            ref few => (first..).zip(few.iter().copied()).reduce(least),
+        }
     }
 
     fn set(&mut self, nodes: &mut [Node], place: usize, entry: Entry) {
         self.entries[place] = entry;
-        nodes[entry.node as usize].places[self.which] = place as u32;
+        nodes[entry.node() as usize].places[self.which] = place as u32;
     }
 }
 
