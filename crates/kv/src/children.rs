@@ -146,16 +146,16 @@ pub fn remove(nodes: &mut [Node], root: u32, old: u32) -> u32 {
 
 /// All of them, in order.
 pub fn all(nodes: &[Node], root: u32) -> Vec<u32> {
-    let (mut found, mut path, mut at) = (Vec::new(), Vec::new(), root);
-    loop {
-        while let Some(node) = nodes.get(at as usize) {
-            path.push(at);
-            at = node.left;
-        }
-        let Some(next) = path.pop() else { return found };
-        found.push(next);
-        at = nodes[next as usize].right;
-    }
+    let mut found = Vec::new();
+    collect(nodes, root, &mut found);
+    found
+}
+
+fn collect(nodes: &[Node], at: u32, found: &mut Vec<u32>) {
+    let Some(node) = nodes.get(at as usize) else { return };
+    collect(nodes, node.left, found);
+    found.push(at);
+    collect(nodes, node.right, found);
 }
 
 /// The nodes below and above the key of `by`.
