@@ -158,7 +158,13 @@ impl Tier {
     /// Takes room for an adapter, rank row by rank row, as many whole rows of a layer in a block as fit: all of it, or
     /// `None`.
     pub fn take_ranks(&mut self, layers: &[RankRows]) -> Option<Vec<(u16, Piece)>> {
-        let mut taken = Vec::new();
+        let whole = layers.iter().map(|rows| rows.whole_blocks(self.block_bytes()));
+        let least = whole.fold(0, u64::saturating_add);
+        // Whoever makes room asks again and again, and nothing is taken before there can be enough.
+        if least.saturating_mul(self.block_bytes()) > self.stripes.iter().map(free_bytes).sum() {
+            return None;
+        }
+        let mut taken = Vec::with_capacity(least as usize + 1);
         for (layer, rows) in layers.iter().enumerate() {
             let stripe = if self.striped { layer } else { 0 };
             for bytes in rows.pieces(self.stripes[stripe].block_bytes()) {
@@ -174,13 +180,13 @@ impl Tier {
         Some(taken)
     }
 
-    /// Blocks of each stripe that an adapter needs at least.
-    pub fn least_blocks(&self, layers: &[RankRows]) -> Vec<usize> {
-        let mut bytes = vec![0_u64; self.stripes.len()];
+    /// Blocks of each stripe that an adapter surely has for itself.
+    pub fn whole_blocks(&self, layers: &[RankRows]) -> Vec<usize> {
+        let mut blocks = vec![0; self.stripes.len()];
         for (layer, rows) in layers.iter().enumerate() {
-            bytes[if self.striped { layer } else { 0 }] += u64::from(rows.rank) * rows.row_bytes;
+            blocks[if self.striped { layer } else { 0 }] += rows.whole_blocks(self.block_bytes()) as usize;
         }
-        bytes.into_iter().map(|bytes| bytes.div_ceil(self.block_bytes()) as usize).collect()
+        blocks
     }
 
     /// Gives back what an adapter has.
@@ -239,6 +245,11 @@ fn free_blocks(stripe: &Blocks) -> usize {
     (stripe.budget_bytes().saturating_sub(stripe.held_bytes()) / stripe.block_bytes().max(1)) as usize
 }
 
+/// Bytes of whole blocks that may still be taken.
+fn free_bytes(stripe: &Blocks) -> u64 {
+    stripe.budget_bytes().saturating_sub(stripe.held_bytes())
+}
+
 /// What an adapter has of one layer: rows of its factors' rank, each the k-th column of every B and row of every A.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RankRows {
@@ -249,6 +260,16 @@ pub struct RankRows {
 }
 
 impl RankRows {
+    /// How many of the pieces that hold them surely need a block for themselves, being more than half of one: all but the
+    /// last, or of rows that are larger than a block each row's last.
+    fn whole_blocks(self, block: u64) -> u64 {
+        match self.row_bytes {
+            0 => 0,
+            bytes if bytes > block => u64::from(self.rank).saturating_mul((bytes - 1) / block),
+            bytes => u64::from(self.rank) / (block / bytes),
+        }
+    }
+
     /// The sizes of the pieces that hold them in blocks of so many bytes: a row that is larger than a block takes several,
     /// rows that are smaller share one, the last block's rest goes to others (ELORA splits along the rank, S-LoRA too).
     fn pieces(self, block: u64) -> impl Iterator<Item = u64> {
@@ -275,6 +296,11 @@ mod tests {
         assert_eq!(pieces(5, 400), [800, 800, 400]);
         assert_eq!(pieces(2, 2300), [1000, 1000, 300, 1000, 1000, 300]);
         assert_eq!((pieces(0, 400), pieces(3, 0), pieces(1, 1000)), (vec![], vec![], vec![1000]));
+        for (rank, row_bytes) in [(5, 400), (2, 2300), (0, 400), (3, 0), (1, 1000), (7, 501), (9, 500)] {
+            let least = RankRows { rank, row_bytes }.whole_blocks(1000) as usize;
+            let whole = pieces(rank, row_bytes).into_iter().filter(|bytes| *bytes > 500).count();
+            assert!(least <= whole && whole <= least + 1, "{rank} rows of {row_bytes} bytes");
+        }
     }
 
     #[test]

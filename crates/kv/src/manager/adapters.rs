@@ -204,11 +204,12 @@ impl Manager {
             let rows = known.rank_rows.clone();
             let bytes = |rows: &RankRows| u64::from(rows.rank) * rows.row_bytes;
             let full = KvError::AdapterFull { needed: rows.iter().map(bytes).sum() };
-            let needed = self.tiers[0].least_blocks(&rows);
-            // What cannot be had anyway is not to empty the cache first.
+            let needed = self.tiers[0].whole_blocks(&rows);
+            let most = needed.iter().copied().max().unwrap_or(0);
             let is_short =
                 |there: Vec<usize>| needed.iter().zip(there).any(|(needed, there)| *needed > there);
-            if is_short(self.tiers[0].free_blocks()) && is_short(self.available_blocks()) {
+            // What cannot be had anyway is not to empty the cache first.
+            if self.soon_available(most) < most && is_short(self.available_blocks()) {
                 return Err(full);
             }
             let pieces = loop {

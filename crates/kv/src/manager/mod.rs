@@ -552,16 +552,20 @@ impl Manager {
         if soon >= enough { soon } else { self.available_blocks().into_iter().min().unwrap_or(0) }
     }
 
-    /// The same, but counts only whole chunks that may go now, and what may go as soon as they have: seldom more than some
-    /// steps, and at least so many there are.
+    /// The same, but counts only adapters and whole chunks that may go now, and what may go as soon as they have: seldom
+    /// more than some steps, and at least so many there are.
     fn soon_available(&self, enough: usize) -> usize {
         let mut found = self.tiers[0].free_chunks();
-        for place in 0..self.queues[0].len().min(4 * enough) {
-            let mut at = self.queues[0].at(place).unwrap_or(NONE);
-            let mut kept = 0;
+        let places = 0..self.queues[0].len().min(4 * enough);
+        for first in places.map_while(|place| self.queues[0].at(place)) {
+            let (mut at, mut kept) = (first, 0);
             while found < enough && self.is_freed_whole(at, kept) {
                 found += 1;
                 (at, kept) = (self.nodes[at as usize].parent, 1);
+            }
+            if found < enough && self.nodes[first as usize].kind == Kind::Adapter {
+                let rows = &self.adapters[usize::from(self.nodes[first as usize].variant)].rank_rows;
+                found += self.tiers[0].whole_blocks(rows).into_iter().min().unwrap_or(0);
             }
             if found >= enough {
                 break;
