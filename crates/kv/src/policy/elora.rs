@@ -38,10 +38,10 @@ pub fn expected_adapters(probabilities: &[f64], batch: f64) -> f64 {
     probabilities.iter().map(|p| 1.0 - (1.0 - p.clamp(0.0, 1.0)).powf(batch)).sum()
 }
 
-/// ln(1 − sigmoid(t)) = −ln(1 + eᵗ), without overflow for any t of 0 or more.
-fn log_recency(t: f64) -> f64 {
-    // From here on eᵗ + 1 is eᵗ to the last bit, and e⁻ᵗ would become a number that is slow to compute.
-    if t > 40.0 { -t } else { -(t + (-t).exp().ln_1p()) }
+/// 1 + e⁻ᵗ: 1 − sigmoid(t) = e⁻ᵗ / (1 + e⁻ᵗ).
+fn one_and_decay(t: f64) -> f64 {
+    // From here on that is 1 to the last bit, and e⁻ᵗ would become a number that is slow to compute.
+    if t > 40.0 { 1.0 } else { 1.0 + (-t).exp() }
 }
 
 impl Elora {
@@ -57,8 +57,10 @@ impl Elora {
         // One logarithm of the product, and not one for each.
         let mut product = factor;
         if self.adapters {
-            let now = situation.adapters.saturating_sub(u32::from(candidate.is_adapter));
-            product *= (situation.expected_adapters / f64::from(now.max(1))).max(1.0);
+            let now = situation.adapters.saturating_sub(u32::from(candidate.is_adapter)).max(1);
+            if situation.expected_adapters > f64::from(now) {
+                product *= situation.expected_adapters / f64::from(now);
+            }
         }
         if self.cost {
             product *= cost;
@@ -66,13 +68,12 @@ impl Elora {
         if self.visits {
             product *= candidate.visits;
         }
-        let recency = match self.recency {
-            true => {
-                log_recency(candidate.idle_seconds / self.unit_seconds) + situation.now / self.unit_seconds
-            }
-            false => 0.0,
-        };
-        product.ln() + recency
+        if !self.recency {
+            return product.ln();
+        }
+        // ln e⁻ᵗ and the time that it is now are together the time of the last use.
+        let decay = one_and_decay(candidate.idle_seconds / self.unit_seconds);
+        (product / decay).ln() + candidate.last_use(situation) / self.unit_seconds
     }
 
     pub(super) fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {

@@ -35,8 +35,9 @@ pub(super) const fn of_state(app: AppState) -> f64 {
 impl MobiLora {
     pub(super) fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
         let recency = 1.0 / (1.0 + candidate.idle_requests as f64);
-        let longest = f64::from(situation.longest_context.max(1)).ln_1p();
-        let length = f64::from(candidate.context_tokens).ln_1p() / longest;
+        let [length, longest] =
+            [candidate.context_tokens, situation.longest_context.max(1)].map(|n| (1.0 + f64::from(n)).ln());
+        let length = length / longest;
         let utility =
             self.state * of_state(candidate.app) + self.recency * recency + self.length * length.min(1.0);
         Worth(utility, candidate.last_use(situation))
