@@ -197,19 +197,28 @@ impl Manager {
             return;
         }
         self.expected_at = Some(self.requests);
-        let visits = |known: &super::Known| {
-            self.nodes.get(known.node as usize).map_or(0.0, |node| f64::from(node.visits))
-        };
-        let visits: Vec<f64> = self.adapters.iter().filter(|known| known.is_pooled()).map(visits).collect();
-        let all: f64 = visits.iter().sum();
-        let probabilities: Vec<f64> = visits.iter().map(|visits| visits / all.max(1.0)).collect();
-        self.situation.expected_adapters = expected_adapters(&probabilities, self.recent.len() as f64);
+        if self.config.policy.expects_adapters() {
+            self.situation.expected_adapters = self.expected_adapters();
+        }
+        if self.config.policy.is_lasting() {
+            return;
+        }
         for place in 0..self.adapters.len() {
             let node = self.adapters[place].node;
             if node != NONE {
                 self.consider(node, 0);
             }
         }
+    }
+
+    fn expected_adapters(&self) -> f64 {
+        let visits = |known: &super::Known| {
+            self.nodes.get(known.node as usize).map_or(0.0, |node| f64::from(node.visits))
+        };
+        let visits: Vec<f64> = self.adapters.iter().filter(|known| known.is_pooled()).map(visits).collect();
+        let all: f64 = visits.iter().sum();
+        let probabilities = visits.iter().map(|visits| visits / all.max(1.0));
+        expected_adapters(probabilities, self.recent.len() as u32)
     }
 
     fn rank_anew(&mut self) {

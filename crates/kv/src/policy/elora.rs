@@ -34,8 +34,9 @@ impl Default for Elora {
 
 /// `Low`: distinct adapters in a batch of `batch` requests that each ask for adapter i with probability `p[i]`.
 #[must_use]
-pub fn expected_adapters(probabilities: &[f64], batch: f64) -> f64 {
-    probabilities.iter().map(|p| 1.0 - (1.0 - p.clamp(0.0, 1.0)).powf(batch)).sum()
+pub fn expected_adapters(probabilities: impl IntoIterator<Item = f64>, batch: u32) -> f64 {
+    let batch = i32::try_from(batch).unwrap_or(i32::MAX);
+    probabilities.into_iter().map(|p| 1.0 - (1.0 - p.clamp(0.0, 1.0)).powi(batch)).sum()
 }
 
 /// 1 + e⁻ᵗ: 1 − sigmoid(t) = e⁻ᵗ / (1 + e⁻ᵗ).
@@ -126,9 +127,9 @@ mod tests {
 
     #[test]
     fn a_batch_needs_no_more_adapters_than_there_are_or_than_it_has_requests() {
-        assert_eq!(expected_adapters(&[1.0, 1.0, 0.0], 5.0), 2.0);
-        let even = expected_adapters(&[0.25; 4], 1.0);
+        assert_eq!(expected_adapters([1.0, 1.0, 0.0], 5), 2.0);
+        let even = expected_adapters([0.25; 4], 1);
         assert!((even - 1.0).abs() < 1e-12);
-        assert!(expected_adapters(&[0.25; 4], 8.0) > 3.5);
+        assert!(expected_adapters([0.25; 4], 8) > 3.5);
     }
 }

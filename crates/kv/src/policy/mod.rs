@@ -137,6 +137,15 @@ impl Policy {
         matches!(self, Self::Lru | Self::Lctru)
     }
 
+    /// Whether it goes by how many adapters a batch is expected to need.
+    #[must_use]
+    pub const fn expects_adapters(&self) -> bool {
+        match self {
+            Self::Lru | Self::Lctru | Self::MobiLora(_) => false,
+            Self::Elora(elora) | Self::Combined(Combined { elora, .. }) => elora.adapters,
+        }
+    }
+
     /// How much a candidate is worth keeping.
     #[must_use]
     pub fn worth(&self, candidate: &Candidate, situation: &Situation) -> Worth {
