@@ -88,8 +88,8 @@ impl Manager {
 
     /// Takes what leaves memory from it, if it may go now, and then what this kept there and leaves as well.
     pub(super) fn evict_leaving(&mut self, node: u32) {
-        let mut going = vec![node];
-        while let Some(node) = going.pop() {
+        let (mut next, mut going) = (Some(node), Vec::new());
+        while let Some(node) = next {
             if self.nodes.get(node as usize).is_some_and(|node| node.leaving && node.is_in(0))
                 && self.may_go(node, 0)
             {
@@ -98,6 +98,7 @@ impl Manager {
                 going.extend([at.parent, at.anchor]);
                 self.evict(node, 0);
             }
+            next = going.pop();
         }
     }
 
