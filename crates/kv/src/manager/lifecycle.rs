@@ -230,9 +230,10 @@ impl Manager {
             let all = self.queues[tier].len();
             let ticks = if tier == 0 { RANKING_TICKS } else { STORED_RANKING_TICKS };
             let share = all.div_ceil(ticks).min(TICK_NODES);
-            for step in 0..share {
+            let first = self.ticked[tier] % all.max(1);
+            for place in (first..all).chain(0..first).take(share) {
                 // Places move while worths change; whoever is passed over is met the next time round.
-                if let Some(node) = self.queues[tier].at((self.ticked[tier] + step) % all) {
+                if let Some(node) = self.queues[tier].at(place) {
                     let worth = self.worth(node, tier);
                     self.queues[tier].put(&mut self.nodes, node, worth);
                 }
