@@ -81,14 +81,17 @@ impl Manager {
     fn write(&mut self, sequence: &mut Sequence, tokens: &[u32], drift: f32) {
         sequence.own_drift = sequence.own_drift.max(drift);
         let drift = sequence.drift_with(drift);
-        for &token in tokens {
-            let chunk = sequence.tokens / CHUNK_TOKENS;
+        let mut left = tokens;
+        while !left.is_empty() {
+            let (chunk, had) = (sequence.tokens / CHUNK_TOKENS, sequence.tokens % CHUNK_TOKENS);
+            let (here, after) = left.split_at(left.len().min(CHUNK_TOKENS - had));
             let node = sequence.path[chunk];
             let at = &mut self.nodes[node as usize];
-            at.tokens[sequence.tokens % CHUNK_TOKENS] = token;
-            at.len = (sequence.tokens % CHUNK_TOKENS) as u8 + 1;
+            at.tokens[had..had + here.len()].copy_from_slice(here);
+            at.len = (had + here.len()) as u8;
             at.drift = at.drift.max(drift);
-            sequence.tokens += 1;
+            sequence.tokens += here.len();
+            left = after;
             if usize::from(at.len) == CHUNK_TOKENS
                 && sequence.is_kept
                 && !sequence.is_lost
