@@ -612,10 +612,12 @@ impl Manager {
 
     /// Which nodes' pages open sequences read or write, those of anchors included.
     fn used_nodes(&self) -> Vec<bool> {
-        let mut is_used: Vec<bool> =
-            self.nodes.iter().map(|node| node.kind == Kind::Private || node.pins > 0).collect();
-        for node in self.nodes.iter().filter(|node| node.pins > 0 && node.anchor != NONE) {
-            is_used[node.anchor as usize] = true;
+        let mut is_used = vec![false; self.nodes.len()];
+        for &node in self.sequences.values().flat_map(|sequence| &sequence.path) {
+            is_used[node as usize] = true;
+            if let Some(is_used) = is_used.get_mut(self.nodes[node as usize].anchor as usize) {
+                *is_used = true;
+            }
         }
         is_used
     }
