@@ -34,6 +34,8 @@ pub(super) struct Known {
     pub rank_rows: Vec<RankRows>,
     /// What they have of memory, by stripe.
     pub pieces: Vec<(u16, crate::Piece)>,
+    /// Bytes of these.
+    pub bytes: u64,
     /// Its weights in the tree.
     pub node: u32,
     /// Whether nobody may open sequences under it any more.
@@ -50,6 +52,7 @@ impl Known {
             translation: None,
             rank_rows: Vec::new(),
             pieces: Vec::new(),
+            bytes: 0,
             node: NONE,
             is_leaving: false,
         }
@@ -105,6 +108,7 @@ impl Manager {
             translation: spec.translation,
             rank_rows: spec.rank_rows,
             pieces: Vec::new(),
+            bytes: 0,
             node,
             is_leaving: false,
         };
@@ -220,12 +224,14 @@ impl Manager {
                 }
             };
             self.frontier.take(&mut self.nodes, node);
-            self.adapters[usize::from(variant)].pieces = pieces;
+            let bytes = self.tiers[0].ranks_bytes(&pieces);
+            let known = &mut self.adapters[usize::from(variant)];
+            (known.pieces, known.bytes) = (pieces, bytes);
             // It has pieces in a list of its own; the node only says that it is there.
             self.nodes[node as usize].pages[0] = 0;
             self.situation.adapters += 1;
         }
-        let bytes = self.tiers[0].ranks_bytes(&self.adapters[usize::from(variant)].pieces);
+        let bytes = self.adapters[usize::from(variant)].bytes;
         let pending = Pending { kind: OpKind::Load, node, list: NONE, copy: None, top: 0, anchor: NONE };
         Ok(Some(self.new_op(pending, bytes)))
     }
@@ -236,6 +242,7 @@ impl Manager {
         let node = known.node;
         if self.nodes[node as usize].is_in(0) {
             let pieces = std::mem::take(&mut known.pieces);
+            known.bytes = 0;
             self.tiers[0].give_back_ranks(pieces);
             self.queues[0].take(&mut self.nodes, node);
             let weights = &mut self.nodes[node as usize];

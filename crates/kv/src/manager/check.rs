@@ -87,8 +87,10 @@ impl Manager {
             Kind::Free => holds!(!node.is_held() && node.pins == 0, "free, and holds something"),
             Kind::Root => holds!(!node.is_held(), "a root holds nothing"),
             Kind::Adapter => {
-                let has = !self.adapters[usize::from(node.variant)].pieces.is_empty();
-                holds!(node.is_in(0) == has, "its weights are elsewhere");
+                let known = &self.adapters[usize::from(node.variant)];
+                holds!(node.is_in(0) != known.pieces.is_empty(), "its weights are elsewhere");
+                let bytes = self.tiers[0].ranks_bytes(&known.pieces);
+                holds!(known.bytes == bytes, "{} bytes of weights, counted {bytes}", known.bytes);
             }
             Kind::Private => {
                 let owners = self.sequences.values().filter(|s| s.path.contains(&index)).count();

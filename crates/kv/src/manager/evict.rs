@@ -190,7 +190,7 @@ impl Manager {
         let at = &self.nodes[node as usize];
         let is_adapter = at.kind == Kind::Adapter;
         let bytes = match is_adapter {
-            true => self.tiers[0].ranks_bytes(&self.adapters[usize::from(at.variant)].pieces),
+            true => self.adapters[usize::from(at.variant)].bytes,
             false => self.chunk_bytes(tier, node),
         };
         let costs = &self.config.costs;

@@ -508,7 +508,7 @@ impl Manager {
                 usage.invalid += bytes;
             }
         }
-        usage.adapters = self.adapters.iter().map(|known| self.tiers[0].ranks_bytes(&known.pieces)).sum();
+        usage.adapters = self.adapters.iter().map(|known| known.bytes).sum();
         usage
     }
 
