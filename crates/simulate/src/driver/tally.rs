@@ -10,8 +10,8 @@ use super::costs::Work;
 use crate::row::{Row, Run};
 use crate::summary::Summary;
 
-/// Moments of a run at which memory is looked through.
-const SAMPLES: u64 = 256;
+/// Moments of a run at which memory is looked through; each takes as long as serving some requests.
+const SAMPLES: u64 = 64;
 
 /// Counts.
 #[derive(Debug)]
