@@ -56,9 +56,11 @@ pub struct Run {
     pub memory_hit_rate: f64,
     /// Chunks and adapters that were taken from memory.
     pub evicted: u64,
-    /// Chunks that were looked up and found, inserted, evicted, moved or released.
+    /// Chunks that were looked up and found, inserted, moved or released, or evicted from memory, and adapters that were
+    /// moved or evicted. What goes from flash is not counted, nor what is not found.
     pub operations: u64,
-    /// Of these, how many in a second of this machine's time: the one figure that differs from run to run.
+    /// Of these, how many in a second of this machine's time, the drawing and serving of requests included and the test of
+    /// the cache at the end left out: the one figure that differs from run to run.
     pub operations_per_second: f64,
 }
 
