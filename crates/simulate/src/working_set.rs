@@ -43,3 +43,23 @@ pub fn working_set(workload: &Workload, calibration: &Calibration, requests: u64
     let adapters: u64 = workload.adapters(&calibration.model).iter().map(|adapter| adapter.bytes).sum();
     adapters + most * chunk_bytes(&calibration.model)
 }
+
+/// Bytes of memory beyond which more makes no difference: no share of it that the cache goes by is ever held. Twice all that
+/// may come to be there if nothing is shared and nothing goes: every context as long as it gets, the end of every request,
+/// which is no whole chunk and stays beside what goes on from it, and adapters, whose blocks are at least half full but for
+/// the last.
+pub(crate) fn most_used(workload: &Workload, calibration: &Calibration, requests: u64, seed: u64) -> u64 {
+    let mut contexts: HashMap<u32, u64> = HashMap::new();
+    for event in workload.events(seed).requests(requests) {
+        if let What::Request(request) = event.what {
+            let tokens = request.prompt_tokens() + u64::from(request.answer.tokens);
+            let longest = contexts.entry(request.context).or_default();
+            *longest = tokens.max(*longest);
+        }
+    }
+    let adapters = workload.adapters(&calibration.model);
+    let whole: u64 = contexts.values().map(|tokens| tokens.div_ceil(CHUNK_TOKENS as u64)).sum();
+    let chunks = whole + requests + adapters.len() as u64;
+    let weights: u64 = adapters.iter().map(|adapter| 2 * adapter.bytes).sum();
+    chunks.saturating_mul(chunk_bytes(&calibration.model)).saturating_add(weights).saturating_mul(2)
+}

@@ -77,6 +77,20 @@ fn what_does_not_fit_is_refused_and_the_rest_is_served() {
     assert_eq!((nothing.refused, nothing.row.hit_rate, nothing.row.ttft_mean_ms), (300, 0.0, None));
 }
 
+#[test]
+fn more_memory_than_can_be_used_is_as_good_as_enough() {
+    // Contexts that were forgotten may stay, too.
+    for (workload, sets) in [("edgelora/prefixed", 4), ("llms", 12)] {
+        let enough = sets * working_set(&Workload::named(workload).unwrap(), &orin(), 150, 1);
+        for policy in NamedPolicy::whole() {
+            let run = |bytes| timeless(simulation(workload, policy.name, bytes, 150).run().unwrap());
+            let (mut all, enough) = (run(u64::MAX), run(enough));
+            assert_eq!(std::mem::replace(&mut all.row.bytes, enough.row.bytes), u64::MAX);
+            assert_eq!(all, enough);
+        }
+    }
+}
+
 /// What a workload's prompts have in common with what its context, or else its adapter's first, had before.
 fn shared_share(workload: &Workload, requests: u64) -> f64 {
     let mut contexts: HashMap<u32, Vec<Segment>> = HashMap::new();

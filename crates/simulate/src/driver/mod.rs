@@ -28,6 +28,7 @@ use crate::machine::Calibration;
 use crate::policies::NamedPolicy;
 use crate::row::Run;
 use crate::server::{Moment, Phase, Server, ServerError};
+use crate::working_set::most_used;
 use crate::workload::Workload;
 
 /// A run that is to be made.
@@ -102,6 +103,17 @@ impl Simulation {
         driver.end()?;
         Ok(driver.tally.run(self, took))
     }
+
+    /// Bytes of memory, without those that no run of so many requests could use: a cache has what it knows of each block
+    /// from the beginning.
+    fn used_bytes(&self) -> u64 {
+        // Every request counts for two chunks at least, and where that is enough the workload need not be drawn.
+        let fewest = self.requests.saturating_mul(2).saturating_mul(chunk_bytes(&self.calibration.model));
+        match self.bytes > fewest {
+            true => self.bytes.min(most_used(&self.workload, &self.calibration, self.requests, self.seed)),
+            false => self.bytes,
+        }
+    }
 }
 
 /// A run under way.
@@ -136,10 +148,9 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(simulation: &'a Simulation) -> Result<Self, SimulationError> {
-        let Simulation { workload, calibration, policy, bytes, flash_bytes, requests, slots, .. } =
-            simulation;
-        let limit = workload.context_limit();
-        let mut manager = Manager::new(costs::config(calibration, policy, *bytes, *flash_bytes, limit))?;
+        let Simulation { workload, calibration, policy, flash_bytes, requests, slots, .. } = simulation;
+        let (bytes, limit) = (simulation.used_bytes(), workload.context_limit());
+        let mut manager = Manager::new(costs::config(calibration, policy, bytes, *flash_bytes, limit))?;
         let shapes = workload.adapters(&calibration.model);
         let add = |(number, shape)| {
             let mut digest = [0; 32];
