@@ -67,9 +67,9 @@ impl Tier {
         self.stripes.iter().map(free_blocks).min().unwrap_or(0)
     }
 
-    /// Blocks of each stripe that may still be held.
-    pub fn free_blocks(&self) -> Vec<usize> {
-        self.stripes.iter().map(free_blocks).collect()
+    /// Nothing of any stripe is in use, to begin with.
+    pub fn nothing_used(&self) -> Used {
+        Used(vec![0; self.stripes.len()])
     }
 
     /// Bytes of the pieces that so many layers of a chunk take.
@@ -196,8 +196,17 @@ impl Tier {
         }
     }
 
-    /// Bytes of what an adapter has.
-    pub fn ranks_bytes(&self, pieces: &[(u16, Piece)]) -> u64 {
+    /// Bytes of the pieces that an adapter takes.
+    pub fn ranks_bytes(&self, layers: &[RankRows]) -> u64 {
+        let Some(stripe) = self.stripes.first() else { return 0 };
+        let block = stripe.block_bytes();
+        let piece = |bytes| if bytes == 0 { 0 } else { stripe.piece_bytes(bytes).unwrap_or(block) };
+        // What does not fit may be of any size, and is not listed.
+        layers.iter().fold(0, |sum, rows| sum.saturating_add(rows.bytes(block, piece)))
+    }
+
+    /// Bytes of some pieces, for checks.
+    pub fn pieces_bytes(&self, pieces: &[(u16, Piece)]) -> u64 {
         pieces.iter().map(|(stripe, piece)| self.stripes[usize::from(*stripe)].size(*piece)).sum()
     }
 
@@ -240,6 +249,40 @@ impl Tier {
     }
 }
 
+/// Bytes of each stripe that are in use, as those say who use them: where there are several, each counts a part.
+#[derive(Debug)]
+pub struct Used(Vec<u64>);
+
+impl Used {
+    /// Parts are counted in so small fractions of a byte that all of them together are whole again.
+    const FRACTIONS: u32 = 20;
+
+    /// What some layers of a chunk take is in use by so many, one of whom counts it.
+    pub fn add_layers(&mut self, tier: &Tier, layers: Range<usize>, page_bytes: u64, among: u16) {
+        let each = tier.chunk_bytes(if tier.striped { 1 } else { layers.len() }, page_bytes);
+        let part = (each << Self::FRACTIONS) / u64::from(among.max(1));
+        self.0[tier.stripes_of(layers)].iter_mut().for_each(|used| *used += part);
+    }
+
+    /// Some pieces are in use.
+    pub fn add_pieces(&mut self, tier: &Tier, pieces: &[(u16, Piece)]) {
+        for (stripe, piece) in pieces {
+            self.0[usize::from(*stripe)] +=
+                tier.stripes[usize::from(*stripe)].size(*piece) << Self::FRACTIONS;
+        }
+    }
+
+    /// Blocks of each stripe's budget, at most, beside what is in use.
+    pub fn blocks_beside(&self, tier: &Tier) -> Vec<usize> {
+        let whole = |used: u64| (used + (1 << (Self::FRACTIONS - 1))) >> Self::FRACTIONS;
+        let blocks = |(stripe, used): (&Blocks, &u64)| {
+            let each = stripe.block_bytes();
+            (stripe.budget_bytes() / each).saturating_sub(whole(*used) / each) as usize
+        };
+        tier.stripes.iter().zip(&self.0).map(blocks).collect()
+    }
+}
+
 /// Blocks that a stripe may still hold.
 fn free_blocks(stripe: &Blocks) -> usize {
     (stripe.budget_bytes().saturating_sub(stripe.held_bytes()) / stripe.block_bytes().max(1)) as usize
@@ -270,6 +313,22 @@ impl RankRows {
         }
     }
 
+    /// Bytes of the pieces that hold them in blocks of so many bytes, a piece of some bytes taking so many.
+    fn bytes(self, block: u64, piece: impl Fn(u64) -> u64) -> u64 {
+        let rows = u64::from(self.rank);
+        match self.row_bytes {
+            0 => 0,
+            bytes if bytes > block => {
+                let whole = (bytes - 1) / block * block;
+                rows.saturating_mul(whole.saturating_add(piece(bytes - whole)))
+            }
+            bytes => {
+                let each = block / bytes;
+                rows / each * piece(each * bytes) + piece(rows % each * bytes)
+            }
+        }
+    }
+
     /// The sizes of the pieces that hold them in blocks of so many bytes: a row that is larger than a block takes several,
     /// rows that are smaller share one, the last block's rest goes to others (ELORA splits along the rank, S-LoRA too).
     fn pieces(self, block: u64) -> impl Iterator<Item = u64> {
@@ -296,11 +355,16 @@ mod tests {
         assert_eq!(pieces(5, 400), [800, 800, 400]);
         assert_eq!(pieces(2, 2300), [1000, 1000, 300, 1000, 1000, 300]);
         assert_eq!((pieces(0, 400), pieces(3, 0), pieces(1, 1000)), (vec![], vec![], vec![1000]));
+        let piece = |bytes: u64| bytes.next_multiple_of(100);
         for (rank, row_bytes) in [(5, 400), (2, 2300), (0, 400), (3, 0), (1, 1000), (7, 501), (9, 500)] {
             let least = RankRows { rank, row_bytes }.whole_blocks(1000) as usize;
             let whole = pieces(rank, row_bytes).into_iter().filter(|bytes| *bytes > 500).count();
             assert!(least <= whole && whole <= least + 1, "{rank} rows of {row_bytes} bytes");
+            let bytes = RankRows { rank, row_bytes }.bytes(1000, piece);
+            assert_eq!(bytes, pieces(rank, row_bytes).into_iter().map(piece).sum::<u64>());
         }
+        let endless = RankRows { rank: u32::MAX, row_bytes: u64::MAX };
+        assert_eq!(endless.bytes(1000, piece), u64::MAX);
     }
 
     #[test]
@@ -324,7 +388,8 @@ mod tests {
         let mut tier = Tier::new(TierConfig { striped: true, chunks: 4 }, 2, 1024);
         let rows = |rank| RankRows { rank, row_bytes: 512 };
         let adapter = tier.take_ranks(&[rows(4), rows(3)]).unwrap();
-        assert_eq!((tier.ranks_bytes(&adapter), tier.free_chunks()), (3 * 1024 + 512, 2));
+        assert_eq!(tier.pieces_bytes(&adapter), tier.ranks_bytes(&[rows(4), rows(3)]));
+        assert_eq!((tier.pieces_bytes(&adapter), tier.free_chunks()), (3 * 1024 + 512, 2));
         assert!(tier.take_ranks(&[rows(4), rows(6)]).is_none());
         assert_eq!(tier.held_bytes(), 4 * 1024, "what did not fit has left nothing behind");
         tier.give_back_ranks(adapter);

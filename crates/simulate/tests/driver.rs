@@ -258,7 +258,7 @@ fn reading_ahead_takes_nothing_out() {
     serve(&mut manager, 0, 6, 0.0);
     manager.trim(TrimLevel::Warning);
     serve(&mut manager, 1000, 4, 1.0);
-    let (evicted, held) = (manager.evicted(), manager.held_bytes(0));
+    let (evicted, held) = (manager.evicted(0), manager.held_bytes(0));
     let mut now = 1.0;
     for _ in 0..20 {
         now += 0.1;
@@ -267,7 +267,7 @@ fn reading_ahead_takes_nothing_out() {
         }
     }
     assert_eq!((held, manager.held_bytes(0)), (4 * 1024, 7 * 1024), "filled to 70 % and no further");
-    assert_eq!(manager.evicted(), evicted);
+    assert_eq!(manager.evicted(0), evicted);
     manager.check().unwrap();
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Known {
     pub rank_rows: Vec<RankRows>,
     /// What they have of memory, by stripe.
     pub pieces: Vec<(u16, crate::Piece)>,
-    /// Bytes of these.
+    /// Bytes that they take of it when they are there, rounding included.
     pub bytes: u64,
     /// Its weights in the tree.
     pub node: u32,
@@ -99,6 +99,7 @@ impl Manager {
         };
         let generation = self.generations;
         let is_pooled = !spec.rank_rows.is_empty();
+        let bytes = self.tiers[0].ranks_bytes(&spec.rank_rows);
         let node = if is_pooled { self.new_node(Node::new(Kind::Adapter, variant)) } else { NONE };
         let known = Known {
             key: Some(spec.key),
@@ -108,7 +109,7 @@ impl Manager {
             translation: spec.translation,
             rank_rows: spec.rank_rows,
             pieces: Vec::new(),
-            bytes: 0,
+            bytes,
             node,
             is_leaving: false,
         };
@@ -197,8 +198,9 @@ impl Manager {
         self.nodes.iter().any(|node| node.pins > 0 && of(node) == Some(variant))
     }
 
-    /// Brings an adapter's weights into memory for a sequence. Returns the move, if there is one to make.
-    pub(super) fn bring_adapter(&mut self, variant: u16) -> Result<Option<Op>, KvError> {
+    /// Brings an adapter's weights into memory for a sequence that is about to use some nodes. Returns the move, if there is
+    /// one to make.
+    pub(super) fn bring_adapter(&mut self, variant: u16, beside: &[u32]) -> Result<Option<Op>, KvError> {
         let known = &self.adapters[usize::from(variant)];
         let node = known.node;
         if node == NONE || self.nodes[node as usize].ready || self.nodes[node as usize].busy > 0 {
@@ -206,14 +208,13 @@ impl Manager {
         }
         if !self.nodes[node as usize].is_in(0) {
             let rows = known.rank_rows.clone();
-            let bytes = |rows: &RankRows| u64::from(rows.rank) * rows.row_bytes;
-            let full = KvError::AdapterFull { needed: rows.iter().map(bytes).sum() };
+            let full = KvError::AdapterFull { needed: known.bytes };
             let needed = self.tiers[0].whole_blocks(&rows);
             let most = needed.iter().copied().max().unwrap_or(0);
             let is_short =
                 |there: Vec<usize>| needed.iter().zip(there).any(|(needed, there)| *needed > there);
             // What cannot be had anyway is not to empty the cache first.
-            if self.soon_available(most) < most && is_short(self.available_blocks()) {
+            if self.soon_available(most) < most && is_short(self.available_blocks(beside)) {
                 return Err(full);
             }
             let pieces = loop {
@@ -224,9 +225,7 @@ impl Manager {
                 }
             };
             self.frontier.take(&mut self.nodes, node);
-            let bytes = self.tiers[0].ranks_bytes(&pieces);
-            let known = &mut self.adapters[usize::from(variant)];
-            (known.pieces, known.bytes) = (pieces, bytes);
+            self.adapters[usize::from(variant)].pieces = pieces;
             // It has pieces in a list of its own; the node only says that it is there.
             self.nodes[node as usize].pages[0] = 0;
             self.situation.adapters += 1;
@@ -242,13 +241,12 @@ impl Manager {
         let node = known.node;
         if self.nodes[node as usize].is_in(0) {
             let pieces = std::mem::take(&mut known.pieces);
-            known.bytes = 0;
             self.tiers[0].give_back_ranks(pieces);
             self.queues[0].take(&mut self.nodes, node);
             let weights = &mut self.nodes[node as usize];
             (weights.pages[0], weights.ready) = (NONE, false);
             self.situation.adapters -= 1;
-            self.evicted += 1;
+            self.evicted[0] += 1;
         }
     }
 }

@@ -72,8 +72,8 @@ impl Manager {
         at.top[tier] = 0;
         if tier == 0 {
             (at.ready, at.leaving) = (false, false);
-            self.evicted += 1;
         }
+        self.evicted[tier] += 1;
         self.leave(node, tier);
     }
 

@@ -32,7 +32,7 @@ impl Manager {
         let had = sequence.path.len();
         let needed = (sequence.room + tokens).div_ceil(CHUNK_TOKENS).saturating_sub(had);
         // What cannot be had anyway is not to empty the cache first.
-        let available = if needed == 0 { 0 } else { self.available_chunks(needed) };
+        let available = if needed == 0 { 0 } else { self.available_beside(&sequence.path, needed) };
         if needed > available {
             return Err(KvError::Full { needed, free: available, capacity: self.capacity() });
         }

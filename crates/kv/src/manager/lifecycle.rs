@@ -291,12 +291,10 @@ impl Manager {
     }
 
     fn load_idle(&mut self, variant: u16, left: f64) -> Option<Op> {
-        let rows = &self.adapters[usize::from(variant)].rank_rows;
-        let bytes: u64 = rows.iter().map(|rows| u64::from(rows.rank) * rows.row_bytes).sum();
-        if bytes as f64 > left {
+        if self.adapters[usize::from(variant)].bytes as f64 > left {
             return None;
         }
-        self.bring_adapter(variant).ok().flatten()
+        self.bring_adapter(variant, &[]).ok().flatten()
     }
 
     fn read_idle(&mut self, node: u32) -> Option<Op> {

@@ -225,8 +225,8 @@ pub struct Manager {
     /// What the caller's clock showed first: times are counted from there, so that they keep their digits.
     beginning: Option<f64>,
     last_tick: f64,
-    /// Nodes taken from memory so far.
-    evicted: u64,
+    /// Nodes taken from each tier so far.
+    evicted: [u64; MOST_TIERS],
 }
 
 impl Manager {
@@ -267,7 +267,7 @@ impl Manager {
             rearranged: 0,
             beginning: None,
             last_tick: 0.0,
-            evicted: 0,
+            evicted: [0; MOST_TIERS],
             config,
         };
         manager.adapters.push(Known::base(manager.config.layers));
@@ -508,15 +508,16 @@ impl Manager {
                 usage.invalid += bytes;
             }
         }
-        usage.adapters = self.adapters.iter().map(|known| known.bytes).sum();
+        let resident = self.adapters.iter().filter(|known| !known.pieces.is_empty());
+        usage.adapters = resident.map(|known| known.bytes).sum();
         usage
     }
 
-    /// How many chunks and adapters were taken from memory so far, for whatever reason; what an adapter or an app took with
+    /// How many chunks and adapters were taken from a tier so far, for whatever reason; what an adapter or an app took with
     /// it counts too.
     #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    pub fn evicted(&self, tier: usize) -> u64 {
+        self.evicted.get(tier).copied().unwrap_or(0)
     }
 
     /// Bytes of a block of memory: of what places in a layer's stripe are multiples for pages of full precision.
@@ -548,8 +549,12 @@ impl Manager {
     /// to `enough` where there are as many.
     #[must_use]
     pub fn available_chunks(&self, enough: usize) -> usize {
+        self.available_beside(&[], enough)
+    }
+
+    fn available_beside(&self, beside: &[u32], enough: usize) -> usize {
         let soon = self.soon_available(enough);
-        if soon >= enough { soon } else { self.available_blocks().into_iter().min().unwrap_or(0) }
+        if soon >= enough { soon } else { self.available_blocks(beside).into_iter().min().unwrap_or(0) }
     }
 
     /// The same, but counts only adapters and whole chunks that may go now, and what may go as soon as they have: seldom
@@ -582,32 +587,52 @@ impl Manager {
         })
     }
 
-    /// Blocks of each of memory's stripes that are free or would be if all went that nobody uses. At most so many can be
-    /// had: pieces of several owners may share one.
-    fn available_blocks(&self) -> Vec<usize> {
-        let is_used = self.used_nodes();
-        let memory = &self.tiers[0];
-        let mut blocks = memory.free_blocks();
-        // How many more may go from each layer than from the one below.
-        let mut steps = vec![0_isize; blocks.len() + 1];
-        for (node, is_used) in self.nodes.iter().zip(is_used).filter(|(node, _)| node.busy == 0) {
-            if node.kind == Kind::Shared && node.is_in(0) && node.pins == 0 {
-                // Of an anchor those who follow it need the lower layers alone.
-                let kept = if is_used { node.keep.min(node.top[0]) } else { node.first };
-                let stripes = memory.stripes_of(usize::from(kept)..usize::from(node.top[0]));
-                steps[stripes.start] += 1;
-                steps[stripes.end] -= 1;
-            } else if node.kind == Kind::Adapter && node.pins == 0 {
-                let pieces = &self.adapters[usize::from(node.variant)].pieces;
-                pieces.iter().for_each(|(stripe, _)| blocks[usize::from(*stripe)] += 1);
+    /// Blocks of each of memory's stripes that are free or would be if all went that nobody uses: neither an open sequence,
+    /// nor a move, nor whoever uses `beside`. At most so many can be had: pieces of several owners may share one.
+    fn available_blocks(&self, beside: &[u32]) -> Vec<usize> {
+        let mut used = self.tiers[0].nothing_used();
+        let mut anchors = Vec::new();
+        let mut count = |node: u32, among: u16| {
+            let Node { kind, first, top, form, anchor, pages, .. } = self.nodes[node as usize];
+            if pages[0] == NONE || kind == Kind::Adapter {
+                return;
+            }
+            used.add_layers(
+                &self.tiers[0],
+                usize::from(first)..usize::from(top[0]),
+                self.page_bytes(form),
+                among,
+            );
+            // One that is in use itself is counted where it is.
+            if self.nodes.get(anchor as usize).is_some_and(|at| at.pins == 0 && at.busy == 0) {
+                anchors.push(anchor);
+            }
+        };
+        for &node in self.sequences.values().flat_map(|sequence| &sequence.path).chain(beside) {
+            let Node { kind, pins, .. } = self.nodes[node as usize];
+            // Whoever uses it counts his part of it.
+            count(node, if kind == Kind::Private { 1 } else { pins });
+        }
+        for node in self.pending.values().flat_map(Pending::holds) {
+            let Node { kind, pins, busy, .. } = self.nodes[node as usize];
+            if pins == 0 && kind != Kind::Private {
+                count(node, busy);
             }
         }
-        let mut sum = 0;
-        for (blocks, step) in blocks.iter_mut().zip(steps) {
-            sum += step;
-            *blocks = blocks.saturating_add_signed(sum);
+        anchors.sort_unstable();
+        anchors.dedup();
+        for anchor in anchors {
+            // Those who follow it need the lower layers alone.
+            let Node { keep, top, form, .. } = self.nodes[anchor as usize];
+            used.add_layers(&self.tiers[0], 0..usize::from(keep.min(top[0])), self.page_bytes(form), 1);
         }
-        blocks
+        for known in self.adapters.iter().filter(|known| !known.pieces.is_empty()) {
+            let Node { pins, busy, .. } = self.nodes[known.node as usize];
+            if pins > 0 || busy > 0 {
+                used.add_pieces(&self.tiers[0], &known.pieces);
+            }
+        }
+        used.blocks_beside(&self.tiers[0])
     }
 
     /// Which nodes' pages open sequences read or write, those of anchors included.

@@ -84,11 +84,12 @@ impl Manager {
         let anchors: Vec<u32> = anchors.filter(|anchor| *anchor != NONE).collect();
         let tail = found.tail.map(|(node, _)| node);
         let pinned: Vec<u32> = found.path.iter().copied().chain(tail).collect();
-        pinned.iter().chain(&anchors).for_each(|&node| self.pin(node));
-        let weights = match self.bring_adapter(variant) {
+        let pinned: Vec<u32> = pinned.into_iter().chain(anchors.iter().copied()).collect();
+        pinned.iter().for_each(|&node| self.pin(node));
+        let weights = match self.bring_adapter(variant, &pinned) {
             Ok(weights) => weights,
             Err(error) => {
-                pinned.iter().chain(&anchors).for_each(|&node| self.unpin(node));
+                pinned.iter().for_each(|&node| self.unpin(node));
                 return Err(error);
             }
         };

@@ -279,7 +279,7 @@ impl<'a> Driver<'a> {
             return Err(SimulationError::Broken(format!("{open} requests and moves have not ended")));
         }
         self.tally.sample(&self.manager, self.server.now());
-        self.tally.evicted(self.manager.evicted());
+        self.tally.evicted(self.manager.evicted(0), self.manager.evicted(1));
         self.manager.check().map_err(SimulationError::Broken)?;
         (0..self.manager.config().tiers.len()).for_each(|tier| self.manager.set_budget(tier, 0));
         self.manager.check().map_err(SimulationError::Broken)?;

@@ -82,10 +82,10 @@ impl Tally {
         self.operations += tokens.div_ceil(CHUNK_TOKENS) as u64;
     }
 
-    /// So many nodes have been evicted in all.
-    pub fn evicted(&mut self, evicted: u64) {
-        self.operations += evicted;
-        self.evicted = evicted;
+    /// So many nodes have been evicted in all from memory, and so many from flash.
+    pub fn evicted(&mut self, memory: u64, flash: u64) {
+        self.operations += memory + flash;
+        self.evicted = memory;
     }
 
     /// A request has been served.
