@@ -83,6 +83,9 @@ pub enum KvError {
     /// An adapter that is there already.
     #[error("this adapter is there already")]
     DuplicateAdapter,
+    /// No widths for the chunks of a context.
+    #[error(transparent)]
+    Widths(#[from] crate::ToleranceError),
     /// A configuration that cannot be.
     #[error("{field} must be {expected}, found {found}")]
     Config {

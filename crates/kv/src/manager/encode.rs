@@ -137,7 +137,7 @@ impl Manager {
     }
 
     /// Whether a chunk's pages may be put into another form: they are there, and nobody uses or depends on them.
-    fn may_change(&self, node: u32) -> bool {
+    pub(super) fn may_change(&self, node: u32) -> bool {
         let at = &self.nodes[node as usize];
         at.kind == Kind::Shared
             && at.is_in(0)
@@ -192,7 +192,7 @@ impl Manager {
     }
 
     /// Plans the encoding of a chunk, over an anchor or alone, where there is room for it beside what it has.
-    fn encode(&mut self, node: u32, form: u8, anchor: u32) -> Option<Op> {
+    pub(super) fn encode(&mut self, node: u32, form: u8, anchor: u32) -> Option<Op> {
         let first = usize::from(self.nodes[node as usize].first);
         let page_bytes = self.page_bytes(form);
         let list = self.tiers[0].take(first..self.config.layers, page_bytes)?;
@@ -206,7 +206,7 @@ impl Manager {
     }
 
     /// The divergence of a chunk once it is in a form: what it lost before it has lost for good, and a form adds its own.
-    fn drift_in(&self, node: u32, form: u8) -> f32 {
+    pub(super) fn drift_in(&self, node: u32, form: u8) -> f32 {
         self.nodes[node as usize].drift + self.form(form).map_or(0.0, |form| form.drift)
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Submodules have one kind of event each: `open` finds what can be used again, `grow` adds and takes tokens, `share` puts
 //! chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who may answer;
-//! `encode` changes the forms of chunks, `evict` makes room for all of them, and `check` says whether everything still fits together.
+//! `encode` changes the forms of chunks, `narrow` those of a context by its chunks' densities, `evict` makes room for all of them, and `check` says whether everything still fits together.
 
 mod adapters;
 mod check;
@@ -19,6 +19,7 @@ mod evict;
 mod grow;
 mod lifecycle;
 mod moves;
+mod narrow;
 mod open;
 mod share;
 
