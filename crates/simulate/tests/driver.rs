@@ -83,7 +83,11 @@ fn more_memory_than_can_be_used_is_as_good_as_enough() {
     for (workload, sets) in [("edgelora/prefixed", 4), ("llms", 12)] {
         let enough = sets * working_set(&Workload::named(workload).unwrap(), &orin(), 150, 1);
         for policy in NamedPolicy::whole() {
-            let run = |bytes| timeless(simulation(workload, policy.name, bytes, 150).run().unwrap());
+            let run = |bytes| {
+                let flash_bytes = bytes;
+                let simulation = Simulation { flash_bytes, ..simulation(workload, policy.name, bytes, 150) };
+                timeless(simulation.run().unwrap())
+            };
             let (mut all, enough) = (run(u64::MAX), run(enough));
             assert_eq!(std::mem::replace(&mut all.row.bytes, enough.row.bytes), u64::MAX);
             assert_eq!(all, enough);

@@ -104,15 +104,17 @@ impl Simulation {
         Ok(driver.tally.run(self, took))
     }
 
-    /// Bytes of memory, without those that no run of so many requests could use: a cache has what it knows of each block
-    /// from the beginning.
-    fn used_bytes(&self) -> u64 {
+    /// Bytes of memory and of flash, without those that no run of so many requests could use: a cache has what it knows of
+    /// each block from the beginning.
+    fn used_bytes(&self) -> [u64; 2] {
         // Every request counts for two chunks at least, and where that is enough the workload need not be drawn.
         let fewest = self.requests.saturating_mul(2).saturating_mul(chunk_bytes(&self.calibration.model));
-        match self.bytes > fewest {
-            true => self.bytes.min(most_used(&self.workload, &self.calibration, self.requests, self.seed)),
-            false => self.bytes,
+        let sizes = [self.bytes, self.flash_bytes];
+        if sizes.iter().all(|bytes| *bytes <= fewest) {
+            return sizes;
         }
+        let most = most_used(&self.workload, &self.calibration, self.requests, self.seed);
+        sizes.map(|bytes| bytes.min(most))
     }
 }
 
@@ -148,9 +150,9 @@ struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     fn new(simulation: &'a Simulation) -> Result<Self, SimulationError> {
-        let Simulation { workload, calibration, policy, flash_bytes, requests, slots, .. } = simulation;
-        let (bytes, limit) = (simulation.used_bytes(), workload.context_limit());
-        let mut manager = Manager::new(costs::config(calibration, policy, bytes, *flash_bytes, limit))?;
+        let Simulation { workload, calibration, policy, requests, slots, .. } = simulation;
+        let ([bytes, flash_bytes], limit) = (simulation.used_bytes(), workload.context_limit());
+        let mut manager = Manager::new(costs::config(calibration, policy, bytes, flash_bytes, limit))?;
         let shapes = workload.adapters(&calibration.model);
         let add = |(number, shape)| {
             let mut digest = [0; 32];
