@@ -144,6 +144,13 @@ pub fn remove(nodes: &mut [Node], root: u32, old: u32) -> u32 {
     root
 }
 
+/// Whether one of them is so.
+pub fn has(nodes: &[Node], root: u32, is_so: &impl Fn(&Node) -> bool) -> bool {
+    nodes
+        .get(root as usize)
+        .is_some_and(|node| is_so(node) || has(nodes, node.left, is_so) || has(nodes, node.right, is_so))
+}
+
 /// All of them, in order.
 pub fn all(nodes: &[Node], root: u32) -> Vec<u32> {
     let mut found = Vec::new();

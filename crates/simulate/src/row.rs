@@ -56,8 +56,8 @@ pub struct Run {
     pub memory_hit_rate: f64,
     /// Chunks and adapters that were taken from memory.
     pub evicted: u64,
-    /// Chunks that were looked up and found, inserted, moved, released, or evicted from memory or flash, and adapters that
-    /// were moved or evicted. What is not found is not counted.
+    /// Chunks that were looked up and found, inserted, moved, released, or let go by memory or flash, and adapters that were
+    /// moved or evicted. What is not found is not counted.
     pub operations: u64,
     /// Of these, how many in a second of this machine's time, the drawing and serving of requests included and the test of
     /// the cache at the end left out: the one figure that differs from run to run.

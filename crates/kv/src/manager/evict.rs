@@ -167,11 +167,11 @@ impl Manager {
 
     /// Whether a chunk has layers that only its own variant reads, and nothing goes on from it there.
     fn has_more_than_followers_need(&self, at: &Node) -> bool {
-        let is_whole = |child: &u32| usize::from(self.nodes[*child as usize].top[0]) == self.config.layers;
+        let is_whole = |child: &Node| usize::from(child.top[0]) == self.config.layers;
         at.kind == Kind::Shared
             && at.resident_followers > 0
             && at.top[0] > at.keep
-            && !children::all(&self.nodes, at.children).iter().any(is_whole)
+            && !children::has(&self.nodes, at.children, &is_whole)
     }
 
     /// Bytes of the pieces that a chunk has in a tier.
@@ -183,15 +183,16 @@ impl Manager {
 
     /// How much a node is worth keeping in a tier.
     pub(super) fn worth(&self, node: u32, tier: usize) -> Worth {
-        self.config.policy.worth(&self.candidate(node, tier), &self.situation)
+        self.config.policy.worth(&self.candidate(node, tier, tier), &self.situation)
     }
 
-    fn candidate(&self, node: u32, tier: usize) -> Candidate {
+    /// What is decided of a node in a tier, its bytes being those that it has in another.
+    fn candidate(&self, node: u32, tier: usize, held_in: usize) -> Candidate {
         let at = &self.nodes[node as usize];
         let is_adapter = at.kind == Kind::Adapter;
         let bytes = match is_adapter {
             true => self.adapters[usize::from(at.variant)].bytes,
-            false => self.chunk_bytes(tier, node),
+            false => self.chunk_bytes(held_in, node),
         };
         let costs = &self.config.costs;
         let read = costs.read.each * bytes as f64;
@@ -242,7 +243,10 @@ impl Manager {
             return;
         }
         if self.is_supported(node) {
-            let Worth(first, second) = self.worth(node, self.nodes[node as usize].stored().unwrap_or(0));
+            // What it would be worth in memory, by what it is where it is.
+            let stored = self.nodes[node as usize].stored().unwrap_or(0);
+            let candidate = self.candidate(node, 0, stored);
+            let Worth(first, second) = self.config.policy.worth(&candidate, &self.situation);
             self.frontier.put(&mut self.nodes, node, Worth(-first, -second));
         }
     }

@@ -3,7 +3,7 @@
 use super::{App, Manager};
 use crate::children;
 use crate::node::{Kind, NONE, Node};
-use crate::op::Op;
+use crate::op::{Op, OpKind};
 use crate::policy::{AppState, expected_adapters};
 use crate::{AppId, KvError};
 
@@ -244,11 +244,14 @@ impl Manager {
 
     /// Takes from memory down to a number of bytes; what is nowhere else is written first, and goes when that is done.
     fn empty(&mut self, bytes: f64, moves: &mut Vec<Op>) {
-        let mut going = self.tiers[0].held_bytes() as f64 - bytes;
+        let mut going = self.tiers[0].held_bytes() as f64 - bytes - self.leaving_bytes() as f64;
         while going > 0.0 {
             let Some(node) = self.queues[0].first() else { return };
             let at = &self.nodes[node as usize];
-            let own = self.chunk_bytes(0, node) as f64;
+            let own = match at.kind {
+                Kind::Adapter => self.adapters[usize::from(at.variant)].bytes as f64,
+                _ => self.chunk_bytes(0, node) as f64,
+            };
             let is_stored = at.kind == Kind::Adapter || at.stored().is_some() || self.tiers.len() == 1;
             if !is_stored && let Some(op) = self.write_behind(node, 0) {
                 self.nodes[node as usize].leaving = true;
@@ -258,6 +261,13 @@ impl Manager {
             }
             going -= own;
         }
+    }
+
+    /// Bytes of what goes from memory once it is written.
+    fn leaving_bytes(&self) -> u64 {
+        let written = self.pending.values().filter(|op| matches!(op.kind, OpKind::Write { from: 0, .. }));
+        let leaving = written.filter(|op| self.nodes[op.node as usize].leaving);
+        leaving.map(|op| self.chunk_bytes(0, op.node)).sum()
     }
 
     /// Brings what is worth most into memory, up to a number of bytes held, and no more than can be read in the time
@@ -306,7 +316,7 @@ impl Manager {
         let at = &mut self.nodes[node as usize];
         (at.pages[0], at.top[0], at.ready) = (list, layers as u8, false);
         let pending = super::Pending {
-            kind: crate::OpKind::Read { from },
+            kind: OpKind::Read { from },
             node,
             list: NONE,
             copy: None,

@@ -161,6 +161,15 @@ impl Manager {
     fn end_load(&mut self, node: u32, end: End) {
         if end == End::Done {
             self.arrived(node);
+            // What was computed under it may come to memory again.
+            let variant = self.nodes[node as usize].variant;
+            let roots: Vec<u32> =
+                self.roots.iter().filter(|((_, of), _)| *of == variant).map(|(_, root)| *root).collect();
+            for root in roots {
+                for child in children::all(&self.nodes, self.nodes[root as usize].children) {
+                    self.offer(child);
+                }
+            }
         }
         // Else it has its room and not its weights: whoever waits is told, and the next one that needs them asks again.
     }

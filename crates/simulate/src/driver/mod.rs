@@ -79,8 +79,8 @@ impl Simulation {
     /// # Errors
     /// If the machine's model is none that the cache can hold, or the cache or the server is at fault.
     pub fn run(&self) -> Result<Run, SimulationError> {
-        let since = Instant::now();
         let mut driver = Driver::new(self)?;
+        let since = Instant::now();
         for (number, event) in
             self.workload.events(self.seed).requests(self.requests).scan(0, |number, event| {
                 let this = *number;

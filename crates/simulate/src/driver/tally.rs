@@ -66,8 +66,9 @@ impl Tally {
     /// was brought for it.
     pub fn found(&mut self, prompt: u64, reused: usize, work: &Work) {
         self.prompt_tokens += prompt;
-        self.reused_tokens += reused as u64;
-        let brought = u64::from(work.missing()) * CHUNK_TOKENS as u64;
+        let chunks = CHUNK_TOKENS as u64;
+        self.reused_tokens += (reused as u64).saturating_sub(u64::from(work.recomputed) * chunks);
+        let brought = u64::from(work.missing()) * chunks;
         self.resident_tokens += (reused as u64).saturating_sub(brought);
     }
 
