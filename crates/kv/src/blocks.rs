@@ -257,9 +257,9 @@ impl Blocks {
         self.blocks.iter().map(|state| self.pieces_of(*state) as usize).sum()
     }
 
-    /// Pieces that are taken of the block that a piece is in: what must go for the block to be free.
-    #[must_use]
-    pub fn neighbours(&self, piece: Piece) -> u32 {
+    /// Pieces that are taken of the block that a piece is in.
+    #[cfg(test)]
+    fn neighbours(&self, piece: Piece) -> u32 {
         self.blocks.get(piece.block() as usize).map_or(0, |state| self.pieces_of(*state))
     }
 

@@ -36,7 +36,7 @@ pub fn find(nodes: &[Node], root: u32, wanted: Key<'_>) -> Option<u32> {
 }
 
 /// The child that agrees with the longest beginning of the tokens, and in how many, of those that are usable; `None` if
-/// none agrees in any.
+/// none agrees in any. Unusable ones that agree in as many are all passed on the way.
 pub fn longest(
     nodes: &[Node],
     root: u32,

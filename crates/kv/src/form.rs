@@ -23,6 +23,9 @@ pub struct Form {
     pub drift: f32,
     /// What it is decoded over.
     pub over: Over,
+    /// Whether only chunks get it whose density says so ([`Manager::narrow`](crate::Manager::narrow)); else each gets the
+    /// smallest that its users allow when its call returns.
+    pub by_density: bool,
 }
 
 /// How good an adapter's translation of the base's pages is, as it was measured.

@@ -22,7 +22,6 @@ mod switch;
 mod tier;
 mod tolerance;
 
-pub use blocks::{Blocks, Piece};
 pub use error::KvError;
 pub use form::{Form, Over, Source, Translation};
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};

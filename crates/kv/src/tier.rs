@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-use crate::Piece;
-use crate::blocks::Blocks;
+use crate::blocks::{Blocks, Piece};
 use crate::node::NONE;
 
 /// How a tier is divided.
@@ -182,9 +181,11 @@ impl Tier {
 
     /// Blocks of each stripe that an adapter surely has for itself.
     pub fn whole_blocks(&self, layers: &[RankRows]) -> Vec<usize> {
-        let mut blocks = vec![0; self.stripes.len()];
+        let mut blocks = vec![0_usize; self.stripes.len()];
         for (layer, rows) in layers.iter().enumerate() {
-            blocks[if self.striped { layer } else { 0 }] += rows.whole_blocks(self.block_bytes()) as usize;
+            let whole = usize::try_from(rows.whole_blocks(self.block_bytes())).unwrap_or(usize::MAX);
+            let blocks = &mut blocks[if self.striped { layer } else { 0 }];
+            *blocks = blocks.saturating_add(whole);
         }
         blocks
     }
@@ -251,7 +252,7 @@ impl Tier {
 
 /// Bytes of each stripe that are in use, as those say who use them: where there are several, each counts a part.
 #[derive(Debug)]
-pub struct Used(Vec<u64>);
+pub struct Used(Vec<u128>);
 
 impl Used {
     /// Parts are counted in so small fractions of a byte that all of them together are whole again.
@@ -260,24 +261,24 @@ impl Used {
     /// What some layers of a chunk take is in use by so many, one of whom counts it.
     pub fn add_layers(&mut self, tier: &Tier, layers: Range<usize>, page_bytes: u64, among: u16) {
         let each = tier.chunk_bytes(if tier.striped { 1 } else { layers.len() }, page_bytes);
-        let part = (each << Self::FRACTIONS) / u64::from(among.max(1));
+        let part = (u128::from(each) << Self::FRACTIONS) / u128::from(among.max(1));
         self.0[tier.stripes_of(layers)].iter_mut().for_each(|used| *used += part);
     }
 
     /// Some pieces are in use.
     pub fn add_pieces(&mut self, tier: &Tier, pieces: &[(u16, Piece)]) {
         for (stripe, piece) in pieces {
-            self.0[usize::from(*stripe)] +=
-                tier.stripes[usize::from(*stripe)].size(*piece) << Self::FRACTIONS;
+            let bytes = tier.stripes[usize::from(*stripe)].size(*piece);
+            self.0[usize::from(*stripe)] += u128::from(bytes) << Self::FRACTIONS;
         }
     }
 
     /// Blocks of each stripe's budget, at most, beside what is in use.
     pub fn blocks_beside(&self, tier: &Tier) -> Vec<usize> {
-        let whole = |used: u64| (used + (1 << (Self::FRACTIONS - 1))) >> Self::FRACTIONS;
-        let blocks = |(stripe, used): (&Blocks, &u64)| {
-            let each = stripe.block_bytes();
-            (stripe.budget_bytes() / each).saturating_sub(whole(*used) / each) as usize
+        let whole = |used: u128| (used + (1 << (Self::FRACTIONS - 1))) >> Self::FRACTIONS;
+        let blocks = |(stripe, used): (&Blocks, &u128)| {
+            let each = u128::from(stripe.block_bytes());
+            (u128::from(stripe.budget_bytes()) / each).saturating_sub(whole(*used) / each) as usize
         };
         tier.stripes.iter().zip(&self.0).map(blocks).collect()
     }

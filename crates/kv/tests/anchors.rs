@@ -39,7 +39,7 @@ fn world(forms: Vec<Form>, chunks: u32) -> World {
 }
 
 fn delta(over: Over) -> Form {
-    Form { page_bytes: PAGE / 4, bits: 4, drift: 0.01, over }
+    Form { page_bytes: PAGE / 4, bits: 4, drift: 0.01, over, by_density: false }
 }
 
 fn text() -> Vec<u32> {

@@ -89,17 +89,18 @@ impl Engine {
         if !self.gate.as_ref().is_some_and(GpuGate::leaves_steps_under_way) {
             return None;
         }
-        let mut chunks = self.cache.manager().available_chunks(plan.len());
+        let mut needed = 0;
         let mut going = Vec::with_capacity(plan.len());
         // Everyone in such a plan has a token chosen, so that outputs are numbered as it is.
         for (&(index, rows), output) in plan.iter().zip(0..).filter(|((i, _), _)| !active[*i].is_over()) {
             if !active[index].goes_on(rows, self.context) {
                 return None;
             }
-            chunks = chunks.checked_sub(active[index].chunks(rows, 1))?;
+            needed += active[index].chunks(rows, 1);
             going.push((output, index));
         }
         let everyone = active.iter().filter(|a| !a.is_over()).count();
-        (going.len() == everyone).then_some(going)
+        let has_room = || self.cache.manager().available_chunks(needed) >= needed;
+        (going.len() == everyone && has_room()).then_some(going)
     }
 }

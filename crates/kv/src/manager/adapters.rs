@@ -33,7 +33,7 @@ pub(super) struct Known {
     /// What its weights take; empty for one that is always there.
     pub rank_rows: Vec<RankRows>,
     /// What they have of memory, by stripe.
-    pub pieces: Vec<(u16, crate::Piece)>,
+    pub pieces: Vec<(u16, crate::blocks::Piece)>,
     /// Bytes that they take of it when they are there, rounding included.
     pub bytes: u64,
     /// Its weights in the tree.
@@ -113,6 +113,7 @@ impl Manager {
             node,
             is_leaving: false,
         };
+        self.activated += usize::from(spec.is_activated);
         match self.adapters.get_mut(place) {
             Some(old) => *old = known,
             None => self.adapters.push(known),
@@ -153,9 +154,9 @@ impl Manager {
             let variant = place as u16;
             let known = &self.adapters[place];
             if !known.is_leaving
-                || self.is_read(variant)
                 || self.sequences.values().any(|sequence| sequence.variant == variant)
                 || self.nodes.get(known.node as usize).is_some_and(|node| node.busy > 0)
+                || self.is_read(variant)
             {
                 continue;
             }
@@ -186,6 +187,7 @@ impl Manager {
                 self.free_node(node);
             }
             self.leaving -= 1;
+            self.activated -= usize::from(self.adapters[place].is_activated);
             self.expected_at = None;
             let Self { adapters, .. } = self;
             adapters[place] = Known { generation: adapters[place].generation, ..Known::base(0) };
@@ -231,8 +233,7 @@ impl Manager {
             self.situation.adapters += 1;
         }
         let bytes = self.adapters[usize::from(variant)].bytes;
-        let pending = Pending { kind: OpKind::Load, node, list: NONE, copy: None, top: 0, anchor: NONE };
-        Ok(Some(self.new_op(pending, bytes)))
+        Ok(Some(self.new_op(Pending::of(OpKind::Load, node), bytes)))
     }
 
     /// Frees the memory of an adapter's weights, if they are there.

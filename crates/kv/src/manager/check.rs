@@ -27,6 +27,8 @@ impl Manager {
         for (index, node) in self.nodes.iter().enumerate() {
             self.check_node(index as u32, node).map_err(|e| format!("node {index}: {e}; {node:?}"))?;
         }
+        let activated = self.adapters.iter().filter(|known| known.is_activated).count();
+        holds!(self.activated == activated, "{activated} adapters are activated, counted {}", self.activated);
         self.check_counts()?;
         self.check_sequences()
     }
@@ -39,6 +41,7 @@ impl Manager {
                 .filter(|pending| match pending.kind {
                     OpKind::Write { to, .. } => to == tier,
                     OpKind::Encode { .. } => tier == 0,
+                    OpKind::Read { .. } | OpKind::Recompute => tier == 0 && pending.list != NONE,
                     _ => false,
                 })
                 .map(|pending| pending.list)

@@ -25,9 +25,12 @@ impl Manager {
     pub fn sources(&self, open: &Open<'_>) -> Result<Vec<Vec<Source>>, KvError> {
         let layers = self.config.layers;
         let (variant, from) = self.under(open)?;
+        let tokens = &open.tokens[..open.most.min(open.tokens.len())];
         let found = match self.start(open)? {
-            Some((root, variant, from)) => self.find(root, variant, from, open.tokens, open.budget).path,
-            None => Vec::new(),
+            Some((root, variant, from)) if open.is_kept => {
+                self.find(root, variant, from, tokens, open.budget).path
+            }
+            _ => Vec::new(),
         };
         let of = |&node: &u32| -> Vec<Source> {
             let Node { first, form, .. } = self.nodes[node as usize];
@@ -95,7 +98,7 @@ impl Manager {
             sequence.tokens += CHUNK_TOKENS;
             sequence.room += CHUNK_TOKENS;
             let copy = Some((id, private));
-            let pending = Pending { kind: OpKind::Translate, node, list: NONE, copy, top: 0, anchor: NONE };
+            let pending = Pending { copy, ..Pending::of(OpKind::Translate, node) };
             moves.push(self.new_op(pending, self.tiers[0].list_bytes(list)));
         }
         base.iter().for_each(|&node| self.unpin(node));
@@ -113,9 +116,9 @@ impl Manager {
             (at.least_budget, self.tiers[0].chunk_bytes(layers, self.config.page_bytes));
         let mut best: Option<(u64, u8, u32)> = None;
         for form in 1..=self.config.forms.len() as u8 {
-            let Some(Form { drift, over, page_bytes, .. }) = self.form(form) else { continue };
+            let Some(Form { drift, over, page_bytes, by_density, .. }) = self.form(form) else { continue };
             let bytes = self.tiers[0].chunk_bytes(layers, page_bytes);
-            if drift > least_budget || bytes >= best.map_or(now, |(bytes, ..)| bytes) {
+            if by_density || drift > least_budget || bytes >= best.map_or(now, |(bytes, ..)| bytes) {
                 continue;
             }
             let variants = match over {
@@ -201,7 +204,7 @@ impl Manager {
         // What it is decoded over now is read, too.
         let old = self.nodes[node as usize].anchor;
         let anchor = if anchor == NONE { old } else { anchor };
-        let pending = Pending { kind: OpKind::Encode { form }, node, list, copy: None, top, anchor };
+        let pending = Pending { list, top, anchor, old, ..Pending::of(OpKind::Encode { form }, node) };
         Some(self.new_op(pending, bytes))
     }
 

@@ -30,7 +30,7 @@ impl Manager {
             return Err(KvError::Waiting(id));
         }
         let had = sequence.path.len();
-        let needed = (sequence.room + tokens).div_ceil(CHUNK_TOKENS).saturating_sub(had);
+        let needed = sequence.room.saturating_add(tokens).div_ceil(CHUNK_TOKENS).saturating_sub(had);
         // What cannot be had anyway is not to empty the cache first.
         let available = if needed == 0 { 0 } else { self.available_beside(&sequence.path, needed) };
         if needed > available {
@@ -268,10 +268,7 @@ impl Manager {
         let (top, count, form) = (at.top[from], layers.len(), at.form);
         let list = self.make_room(to, layers, form)?;
         let bytes = self.tiers[to].chunk_bytes(count, self.page_bytes(form));
-        Some(self.new_op(
-            Pending { kind: OpKind::Write { from, to }, node, list, copy: None, top, anchor: NONE },
-            bytes,
-        ))
+        Some(self.new_op(Pending { list, top, ..Pending::of(OpKind::Write { from, to }, node) }, bytes))
     }
 
     fn take_sequence(&mut self, id: SequenceId) -> Result<Sequence, KvError> {

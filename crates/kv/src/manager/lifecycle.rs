@@ -1,6 +1,6 @@
 //! What apps and the system do: apps come to the front and are killed, memory is wanted back, time passes.
 
-use super::{App, Manager};
+use super::{App, Manager, Pending};
 use crate::children;
 use crate::node::{Kind, NONE, Node};
 use crate::op::{Op, OpKind};
@@ -315,25 +315,20 @@ impl Manager {
         let list = self.tiers[0].take(first..layers, page_bytes)?;
         let at = &mut self.nodes[node as usize];
         (at.pages[0], at.top[0], at.ready) = (list, layers as u8, false);
-        let pending = super::Pending {
-            kind: OpKind::Read { from },
-            node,
-            list: NONE,
-            copy: None,
-            top: layers as u8,
-            anchor: NONE,
-        };
+        let pending = Pending { top: layers as u8, ..Pending::of(OpKind::Read { from }, node) };
         let bytes = self.chunk_bytes(0, node);
         let op = self.new_op(pending, bytes);
         self.enter(node, 0);
         Some(op)
     }
 
-    /// What a middle tier has and the one below it has not is written on, some thousands of chunks looked at in a tick: a
-    /// chunk after those before it, without which it would be of no use there.
+    /// What a middle tier has and the one below it has not is written on, into room that is free there: a chunk after those
+    /// before it, without which it would be of no use. So many chunks are looked at in a tick, those before them included.
     fn write_on(&mut self, tier: usize, moves: &mut Vec<Op>) {
         let all = self.nodes.len();
-        for _ in 0..all.min(TICK_NODES) {
+        let mut left = all.min(TICK_NODES);
+        while left > 0 {
+            left -= 1;
             self.written[tier] = (self.written[tier] + 1) % all;
             let (mut at, mut path) = (self.written[tier] as u32, Vec::new());
             while self.nodes[at as usize].kind == Kind::Shared && self.nodes[at as usize].is_in(tier) {
@@ -345,7 +340,12 @@ impl Manager {
                 path.extend(Some(anchor).filter(|anchor| *anchor != NONE));
                 at = parent;
             }
+            left = left.saturating_sub(path.len());
             for node in path.into_iter().rev() {
+                // What makes room would be written again, and make room itself, for ever.
+                if self.tiers[tier + 1].free_chunks() == 0 {
+                    return;
+                }
                 moves.extend(self.write_behind(node, tier));
             }
         }

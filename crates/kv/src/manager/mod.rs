@@ -107,8 +107,8 @@ impl Config {
         if !(1..=255).contains(&self.layers) {
             return refuse("layers", "1 to 255", self.layers.to_string());
         }
-        if self.page_bytes == 0 {
-            return refuse("page_bytes", "at least 1", "0".into());
+        if !(1..=u64::from(u32::MAX)).contains(&self.page_bytes) {
+            return refuse("page_bytes", "at least 1 and less than 4 GiB", self.page_bytes.to_string());
         }
         if !(1..=MOST_TIERS).contains(&self.tiers.len()) {
             return refuse("tiers", "one to three", self.tiers.len().to_string());
@@ -159,15 +159,24 @@ struct Pending {
     copy: Option<(SequenceId, u32)>,
     /// Of a write, one past the last layer it has.
     top: u8,
-    /// Of a copy, the anchor that it reads lower layers of.
+    /// Of a copy, the anchor that it reads lower layers of; of an encoding, the one that it encodes over.
     anchor: u32,
+    /// Of an encoding, the anchor that it decodes over.
+    old: u32,
 }
 
 impl Pending {
+    /// A move of a node that writes where that has its pages.
+    const fn of(kind: OpKind, node: u32) -> Self {
+        Self { kind, node, list: NONE, copy: None, top: 0, anchor: NONE, old: NONE }
+    }
+
     /// The nodes whose pages are reserved for it.
     fn holds(&self) -> impl Iterator<Item = u32> + use<> {
         let copy = self.copy.map_or(NONE, |(_, to)| to);
-        [self.node, self.anchor, copy].into_iter().filter(|node| *node != NONE)
+        // One that is encoded over what it is decoded over holds that once.
+        let old = if self.old == self.anchor { NONE } else { self.old };
+        [self.node, self.anchor, old, copy].into_iter().filter(|node| *node != NONE)
     }
 }
 
@@ -202,6 +211,8 @@ pub struct Manager {
     adapters: Vec<Known>,
     /// How many of them are leaving.
     leaving: usize,
+    /// How many act only from their invocation on.
+    activated: usize,
     generations: u32,
     /// Of a salt's place and a variant.
     roots: Numbered<(u32, u16), u32>,
@@ -246,6 +257,7 @@ impl Manager {
             frontier: Heap::new(0),
             adapters: Vec::new(),
             leaving: 0,
+            activated: 0,
             generations: 0,
             roots: Numbered::default(),
             salts: vec![None],
@@ -408,6 +420,12 @@ impl Manager {
         let (node, top) = match self.pending.get(&op).copied() {
             // Between lower tiers memory has no part ([`Manager::written_from`]).
             Some(Pending { kind: OpKind::Write { from: 1.., .. }, .. }) => return Vec::new(),
+            // Nobody waits for it any more.
+            Some(Pending { kind: OpKind::Read { .. } | OpKind::Recompute, list, copy: None, .. })
+                if list != NONE =>
+            {
+                return self.places_in(list);
+            }
             Some(Pending { node, copy: None, top, .. }) => (node, top),
             // A chunk that is not full is read into one that goes on with it.
             Some(Pending { kind: OpKind::Read { .. }, copy: Some((_, to)), .. }) => {
@@ -449,6 +467,11 @@ impl Manager {
         let Some(Pending { kind: OpKind::Encode { .. }, list, .. }) = self.pending.get(&op).copied() else {
             return Vec::new();
         };
+        self.places_in(list)
+    }
+
+    /// Layers of a list in memory, and where in a layer's stripe each begins.
+    fn places_in(&self, list: u32) -> Vec<(usize, u64)> {
         let place = |layer| Some(self.tiers[0].offset(self.tiers[0].piece(list, layer)?, layer));
         (0..self.config.layers).filter_map(|layer| Some((layer, place(layer)?))).collect()
     }
@@ -562,7 +585,7 @@ impl Manager {
     /// more than some steps, and at least so many there are.
     fn soon_available(&self, enough: usize) -> usize {
         let mut found = self.tiers[0].free_chunks();
-        let places = 0..self.queues[0].len().min(4 * enough);
+        let places = 0..self.queues[0].len().min(enough.saturating_mul(4));
         for first in places.map_while(|place| self.queues[0].at(place)) {
             let (mut at, mut kept) = (first, 0);
             while found < enough && self.is_freed_whole(at, kept) {
@@ -605,7 +628,8 @@ impl Manager {
                 among,
             );
             // One that is in use itself is counted where it is.
-            if self.nodes.get(anchor as usize).is_some_and(|at| at.pins == 0 && at.busy == 0) {
+            let is_idle = |at: &Node| at.pins == 0 && at.busy == 0;
+            if kind != Kind::Gone && self.nodes.get(anchor as usize).is_some_and(is_idle) {
                 anchors.push(anchor);
             }
         };

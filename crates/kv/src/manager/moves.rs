@@ -63,6 +63,10 @@ impl Manager {
                     moves.extend(self.write_behind(node, 0));
                 }
             }
+            OpKind::Read { .. } | OpKind::Recompute if pending.list != NONE => {
+                // Nobody waited for it any more.
+                self.tiers[0].give_back(pending.list);
+            }
             OpKind::Write { from, to } => self.end_write(pending, from, to, end),
             OpKind::Read { from } => moves.extend(self.end_read(pending, from, end)),
             OpKind::Recompute => self.end_recompute(node, end),
@@ -75,6 +79,13 @@ impl Manager {
             } else if matches!(kind, Kind::Shared | Kind::Adapter) {
                 (0..self.tiers.len()).for_each(|tier| self.consider(held, tier));
                 self.offer(held);
+                if self.nodes[held as usize].leaving {
+                    // What else kept it has ended; it is written before it goes, if that was not possible then.
+                    match self.nodes[held as usize].stored() {
+                        Some(_) => self.evict_leaving(held),
+                        None => moves.extend(self.write_behind(held, 0)),
+                    }
+                }
             }
         }
         self.forget_leaving();
@@ -134,20 +145,34 @@ impl Manager {
             }
             let at = &self.nodes[node as usize];
             // Further down there may be another copy.
-            let lower = at.stored().filter(|&tier| tier != from);
-            let lower = lower.filter(|&tier| usize::from(at.top[tier]) == self.config.layers);
+            let lower =
+                (from + 1..self.tiers.len()).find(|&tier| at.is_in(tier) && at.top[tier] >= pending.top);
+            let can_recompute = self.config.can_recompute
+                && at.pins > 0
+                && at.form == EXACT
+                && self.drift_before(node) <= at.drift;
             let again = match lower {
                 Some(from) => Some(OpKind::Read { from }),
-                // A forward pass computes exact pages.
-                None => (self.config.can_recompute && at.form == EXACT).then_some(OpKind::Recompute),
+                None => can_recompute.then_some(OpKind::Recompute),
             };
-            if let Some(kind) = again.filter(|_| at.pins > 0) {
+            let is_awaited = |sequence: &Sequence| sequence.unready.contains(&node);
+            if let Some(kind) = again.filter(|_| self.sequences.values().any(is_awaited)) {
                 let bytes = self.chunk_bytes(0, node);
                 return Some(self.new_op(Pending { kind, ..pending }, bytes));
             }
         }
         self.not_arrived(node);
         None
+    }
+
+    /// The largest drift of the chunks before one: what is computed over them has lost as much.
+    fn drift_before(&self, node: u32) -> f32 {
+        let (mut at, mut drift) = (self.nodes[node as usize].parent, 0.0_f32);
+        while let Some(before) = self.nodes.get(at as usize).filter(|before| before.kind == Kind::Shared) {
+            drift = drift.max(before.drift);
+            at = before.parent;
+        }
+        drift
     }
 
     fn end_recompute(&mut self, node: u32, end: End) {
@@ -236,12 +261,36 @@ impl Manager {
                 let resident = |child: &u32| self.nodes[*child as usize].is_in(0);
                 let children = children::all(&self.nodes, at.children);
                 next.extend(children.into_iter().filter(resident).map(|child| (child, false)));
-            } else if at.busy > 0 || at.below[0] > 0 || at.stored().is_none() {
+            } else if at.below[0] > 0 || at.stored().is_none() {
                 self.remove_subtree(node);
+            } else if at.busy > 0 {
+                if !self.abandon(node) {
+                    self.remove_subtree(node);
+                }
             } else {
                 self.drop_pages(node, 0);
             }
         }
+    }
+
+    /// A chunk that is on its way to memory stays where it is stored: what the move writes is nobody's from now on, and goes
+    /// when it has ended. Returns whether that is all that keeps it busy.
+    fn abandon(&mut self, node: u32) -> bool {
+        let is_coming = |op: &&mut Pending| {
+            op.node == node
+                && op.list == NONE
+                && op.copy.is_none()
+                && matches!(op.kind, OpKind::Read { .. } | OpKind::Recompute)
+        };
+        let Node { busy: 1, ready: false, pages: [list, ..], .. } = self.nodes[node as usize] else {
+            return false;
+        };
+        let Some(op) = self.pending.values_mut().find(is_coming) else { return false };
+        op.list = list;
+        let at = &mut self.nodes[node as usize];
+        (at.pages[0], at.top[0], at.leaving) = (NONE, 0, false);
+        self.leave(node, 0);
+        true
     }
 
     /// A sequence has only the chunks before one.

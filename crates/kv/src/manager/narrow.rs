@@ -50,9 +50,10 @@ impl Manager {
     fn forms_by_width(&self) -> Result<[u8; 3], KvError> {
         let mut found = [0; 3];
         for width in Width::ALL {
-            let is_it = |form: &Form| form.over == Over::Nothing && form.bits == width.bits();
+            let is_it =
+                |form: &Form| form.by_density && form.over == Over::Nothing && form.bits == width.bits();
             let Some(place) = self.config.forms.iter().position(is_it) else {
-                let (field, expected) = ("forms", "one each of 8, 4 and 2 bits that stands alone");
+                let (field, expected) = ("forms", "one each of 8, 4 and 2 bits by density that stands alone");
                 return Err(KvError::Config {
                     field,
                     expected,

@@ -166,7 +166,8 @@ impl Manager {
         Ok(found.tokens() + translated * CHUNK_TOKENS)
     }
 
-    /// Forgets what is there of a prompt, from its end as far as nobody else uses it and nothing else goes on from it.
+    /// Forgets what is there of a prompt for an app, from its end as far as nobody else has used it and nothing else goes on
+    /// from it; what a move still reads goes when that has ended.
     ///
     /// # Errors
     /// If the app or the adapter is unknown.
@@ -175,13 +176,18 @@ impl Manager {
         let found = self.find(root, variant, from, open.tokens, open.budget);
         let whole = |&(node, tokens): &(u32, usize)| usize::from(self.nodes[node as usize].len) == tokens;
         let tail = found.tail.filter(whole).map(|(node, _)| node);
+        let bit = 1 << open.app.place;
         for node in found.path.into_iter().chain(tail).rev() {
-            let at = &self.nodes[node as usize];
-            if at.pins > 0 || at.busy > 0 || at.children != NONE || at.followers > 0 {
-                break;
+            let anchor = self.nodes[node as usize].anchor;
+            for own in [node, anchor].into_iter().filter(|own| *own != NONE) {
+                let at = &mut self.nodes[own as usize];
+                at.apps &= !bit;
+                if at.apps == 0 && at.pins == 0 && at.children == NONE && at.followers == 0 {
+                    self.remove_subtree(own);
+                }
             }
-            self.remove_subtree(node);
         }
+        self.settle();
         Ok(())
     }
 
@@ -313,7 +319,7 @@ impl Manager {
             is_whole && is_usable(node) && !node.is_in(0) && node.form == EXACT && self.reads_sooner(node)
         };
         let own = children::longest(&self.nodes, children, key, &|node| is_ready(node) || is_read(node));
-        if key.is_lossy || !self.adapters.iter().any(|known| known.is_activated) {
+        if key.is_lossy || self.activated == 0 {
             return own;
         }
         let as_base = |key: Key<'_>| if key.variant == BASE { CHUNK_TOKENS } else { usize::from(key.from) };
@@ -386,17 +392,22 @@ impl Manager {
             self.enter(node, 0);
         }
         let missing = &found.path[first..];
-        let stored = |&node: &u32| {
+        let drifts = found.path[..first].iter().map(|&node| self.nodes[node as usize].drift);
+        let mut drift = drifts.fold(0.0, f32::max);
+        let mut stored = |&node: &u32| {
             let at = &self.nodes[node as usize];
+            // Computed over what has lost more, it would be another.
+            let is_computed = at.form == EXACT && drift <= at.drift;
+            drift = drift.max(at.drift);
             let Some(tier) = at.stored() else { return Missing::Lost };
             let bytes = self.tiers[tier].list_bytes(at.pages[tier]);
-            if at.form == EXACT { Missing::Stored(bytes) } else { Missing::Encoded(bytes) }
+            if is_computed { Missing::Stored(bytes) } else { Missing::Encoded(bytes) }
         };
         let recomputed = match self.config.can_recompute {
             true => {
                 let mut costs: SwitchCosts = self.config.costs;
                 costs.recompute.fixed += weights.map_or(0.0, |op| costs.read.of(op.bytes as f64));
-                plan_switch(&missing.iter().map(stored).collect::<Vec<_>>(), costs).recompute
+                plan_switch(&missing.iter().map(&mut stored).collect::<Vec<_>>(), costs).recompute
             }
             false => Vec::new(),
         };
@@ -407,8 +418,7 @@ impl Manager {
                 Some(from) if recomputed.binary_search(&index).is_err() => OpKind::Read { from },
                 _ => OpKind::Recompute,
             };
-            let pending =
-                Pending { kind, node, list: NONE, copy: None, top: self.config.layers as u8, anchor: NONE };
+            let pending = Pending { top: self.config.layers as u8, ..Pending::of(kind, node) };
             moves.push(self.new_op(pending, bytes));
         }
     }
@@ -436,9 +446,7 @@ impl Manager {
         self.enter(anchor, 0);
         let bytes = self.chunk_bytes(0, anchor);
         let kind = OpKind::Read { from };
-        moves.push(
-            self.new_op(Pending { kind, node: anchor, list: NONE, copy: None, top, anchor: NONE }, bytes),
-        );
+        moves.push(self.new_op(Pending { top, ..Pending::of(kind, anchor) }, bytes));
         true
     }
 
@@ -519,7 +527,7 @@ impl Manager {
         self.nodes[node as usize].apps |= 1 << sequence.app;
         let kind = stored.map_or(OpKind::Copy, |from| OpKind::Read { from });
         let bytes = self.chunk_bytes(0, private);
-        let pending = Pending { kind, node, list: NONE, copy: Some((id, private)), top: 0, anchor };
+        let pending = Pending { copy: Some((id, private)), anchor, ..Pending::of(kind, node) };
         Some(self.new_op(pending, bytes))
     }
 

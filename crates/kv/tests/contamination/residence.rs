@@ -195,3 +195,20 @@ fn a_follower_does_not_outlive_its_anchors_failure() {
     rig.close(base.sequence);
     rig.close(follower.sequence);
 }
+
+/// A tick takes what brings memory below its threshold, and no more.
+#[test]
+fn adapters_count_by_what_they_take_when_memory_is_emptied() {
+    let mut rig = Rig::new(6, None);
+    let app = rig.app(None);
+    for name in 0..6 {
+        let adapter = rig.pooled(key(name));
+        let opened = rig.open(By::adapter(app, adapter), &text(1, 1)).unwrap();
+        rig.carry_out();
+        rig.close(opened.sequence);
+    }
+    assert_eq!(rig.held()[0], 6 * CHUNK);
+    rig.manager.tick(1.0);
+    rig.check();
+    assert_eq!(rig.held()[0], 5 * CHUNK);
+}

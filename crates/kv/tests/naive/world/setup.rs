@@ -63,6 +63,6 @@ impl Setup {
 
 /// Forms that take half as much; the device knows nothing of sizes.
 fn forms() -> Vec<Form> {
-    let form = |drift, over| Form { page_bytes: PAGE / 2 - 100, bits: 8, drift, over };
+    let form = |drift, over| Form { page_bytes: PAGE / 2 - 100, bits: 8, drift, over, by_density: false };
     vec![form(0.1, Over::Base), form(0.2, Over::Any), form(0.4, Over::Nothing)]
 }
