@@ -319,6 +319,8 @@ impl Manager {
     /// The pages of memory are lost with the device that had them, and those of the sequences that are open will be
     /// computed again where they were ([`Manager::regained`]). Nothing else can be found any more.
     pub fn lose_memory(&mut self) {
+        // Nothing is written any more for the sake of going.
+        self.nodes.iter_mut().for_each(|node| node.leaving = false);
         let mut moves: Vec<OpId> = self.pending.keys().copied().collect();
         moves.sort_unstable();
         moves.into_iter().for_each(|op| drop(self.cancelled(op)));
