@@ -261,7 +261,9 @@ impl Used {
     /// What some layers of a chunk take is in use by so many, one of whom counts it.
     pub fn add_layers(&mut self, tier: &Tier, layers: Range<usize>, page_bytes: u64, among: u16) {
         let each = tier.chunk_bytes(if tier.striped { 1 } else { layers.len() }, page_bytes);
-        let part = (u128::from(each) << Self::FRACTIONS) / u128::from(among.max(1));
+        // Of the largest page, 4 GiB, and the most layers, 255, that is less than 2⁶⁰.
+        let all = each << Self::FRACTIONS;
+        let part = u128::from(if among <= 1 { all } else { all / u64::from(among) });
         self.0[tier.stripes_of(layers)].iter_mut().for_each(|used| *used += part);
     }
 
