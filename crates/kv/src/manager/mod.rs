@@ -171,6 +171,12 @@ impl Pending {
         Self { kind, node, list: NONE, copy: None, top: 0, anchor: NONE, old: NONE }
     }
 
+    /// Whether it brings its node's contents to memory, and somebody waits for that.
+    const fn brings(&self) -> bool {
+        let is_read = matches!(self.kind, OpKind::Read { .. } | OpKind::Recompute | OpKind::Load);
+        is_read && self.copy.is_none() && self.list == NONE
+    }
+
     /// The nodes whose pages are reserved for it.
     fn holds(&self) -> impl Iterator<Item = u32> + use<> {
         let copy = self.copy.map_or(NONE, |(_, to)| to);

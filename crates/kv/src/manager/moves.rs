@@ -276,12 +276,7 @@ impl Manager {
     /// A chunk that is on its way to memory stays where it is stored: what the move writes is nobody's from now on, and goes
     /// when it has ended. Returns whether that is all that keeps it busy.
     fn abandon(&mut self, node: u32) -> bool {
-        let is_coming = |op: &&mut Pending| {
-            op.node == node
-                && op.list == NONE
-                && op.copy.is_none()
-                && matches!(op.kind, OpKind::Read { .. } | OpKind::Recompute)
-        };
+        let is_coming = |op: &&mut Pending| op.node == node && op.brings();
         let Node { busy: 1, ready: false, pages: [list, ..], .. } = self.nodes[node as usize] else {
             return false;
         };

@@ -350,7 +350,7 @@ impl Manager {
     /// Whether a chunk has all its layers somewhere, with their contents there or on their way.
     fn is_usable(&self, node: &Node) -> bool {
         let layers = self.config.layers;
-        let comes = |node: &Node| node.ready || node.busy > 0;
+        let comes = |node: &Node| node.ready || self.is_coming(node);
         if node.is_in(0) {
             return usize::from(node.top[0]) == layers
                 && comes(node)
@@ -360,6 +360,12 @@ impl Manager {
         let is_no_wait = |anchor: &Node| !anchor.is_in(0) || comes(anchor);
         node.stored().is_some_and(|tier| usize::from(node.top[tier]) == layers)
             && self.nodes.get(node.anchor as usize).is_none_or(is_no_wait)
+    }
+
+    /// Whether a move brings a node's contents. Others may read it, or what it is an anchor of, while these are lost.
+    fn is_coming(&self, node: &Node) -> bool {
+        let is_it = |op: &Pending| op.brings() && std::ptr::eq(&raw const self.nodes[op.node as usize], node);
+        node.busy > 0 && self.pending.values().any(is_it)
     }
 
     /// Whether a chunk in memory has the contents of all its layers, those at its anchor included.

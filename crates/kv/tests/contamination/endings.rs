@@ -179,3 +179,25 @@ fn nothing_of_a_lost_memory_is_believed_or_kept() {
     rig.manager.trim(TrimLevel::Warning);
     assert_eq!(rig.held()[0], 0);
 }
+
+/// A copy reads, by a follower that came back, a chunk whose own contents are lost: that brings nothing to anybody.
+#[test]
+fn what_is_read_of_a_lost_chunk_is_no_contents_on_their_way() {
+    let mut rig = Rig::new(12, None);
+    let app = rig.app(None);
+    let adapter = rig.adapter(key(1), 2);
+    let longer = text(1, 17);
+    rig.turn(By::base(app), &longer[..16]);
+    let (follower, _) = rig.begin(By::adapter(app, adapter), &longer[..16]);
+    let lost = rig.open(By::base(app), &longer).unwrap();
+    assert_eq!(lost.reused, 16);
+    rig.manager.lose_memory();
+    rig.device.forget_pages();
+    rig.recompute(follower);
+    rig.manager.regained(follower).unwrap();
+    let copy = rig.manager.truncate(follower, 1).unwrap();
+    assert!(copy.is_some_and(|op| op.kind == OpKind::Copy));
+    let next = rig.open(By::base(app), &longer).unwrap();
+    assert_eq!((next.reused, rig.manager.is_ready(next.sequence)), (0, Ok(true)));
+    rig.check();
+}
