@@ -90,6 +90,8 @@ impl Manager {
                 break;
             }
             let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else { break };
+            // It has supplied these tokens itself.
+            self.nodes[node as usize].apps |= 1 << sequence.app;
             let tokens = self.nodes[node as usize].tokens;
             let private = self.private(sequence, list);
             let at = &mut self.nodes[private as usize];

@@ -236,7 +236,7 @@ impl Manager {
         let at = &self.nodes[node as usize];
         let is_stored = match at.kind {
             Kind::Adapter => true,
-            Kind::Shared => at.stored().is_some_and(|tier| usize::from(at.top[tier]) == self.config.layers),
+            Kind::Shared => self.is_stored_whole(at),
             _ => false,
         };
         if at.is_in(0) || at.busy > 0 || !is_stored || self.config.tiers.len() == 1 {
@@ -249,6 +249,11 @@ impl Manager {
             let Worth(first, second) = self.config.policy.worth(&candidate, &self.situation);
             self.frontier.put(&mut self.nodes, node, Worth(-first, -second));
         }
+    }
+
+    /// Whether the copy that a chunk is read from has all its layers.
+    pub(super) fn is_stored_whole(&self, at: &Node) -> bool {
+        at.stored().is_some_and(|tier| usize::from(at.top[tier]) == self.config.layers)
     }
 
     pub(super) fn frontier_take(&mut self, node: u32) {

@@ -283,7 +283,8 @@ impl Manager {
                 // Nothing is taken out to bring something in.
                 self.load_idle(variant, left)
             } else {
-                if !self.is_supported(node) {
+                // What it stood on, or its whole copy, may have gone since.
+                if !self.is_supported(node) || !self.is_stored_whole(&self.nodes[node as usize]) {
                     continue;
                 }
                 let layers = self.config.layers - usize::from(first);

@@ -358,8 +358,7 @@ impl Manager {
         }
         // Where an anchor's contents were lost, and nothing brings them back, who follows would wait for ever.
         let is_no_wait = |anchor: &Node| !anchor.is_in(0) || comes(anchor);
-        node.stored().is_some_and(|tier| usize::from(node.top[tier]) == layers)
-            && self.nodes.get(node.anchor as usize).is_none_or(is_no_wait)
+        self.is_stored_whole(node) && self.nodes.get(node.anchor as usize).is_none_or(is_no_wait)
     }
 
     /// Whether a move brings a node's contents. Others may read it, or what it is an anchor of, while these are lost.

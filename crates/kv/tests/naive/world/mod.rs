@@ -546,14 +546,19 @@ impl World {
     fn translate(&mut self, op: Op) -> Result<(), String> {
         let Some(id) = self.manager.sequence_of(op.id) else { return Ok(()) };
         let Some(sequence) = self.sequences.iter().find(|sequence| sequence.id == id) else { return Ok(()) };
-        let digest = ContentDigest([1; 32]);
-        let key = self.manager.chunk_key(op.id, ModelKey { weights: digest, config: digest });
-        let tokens = key.ok_or("a translation of nothing")?.tokens;
-        for (layer, _, place) in self.manager.copied_places(op.id) {
+        let base = Under { adapter: None, from: 0, shared_layers: LAYERS, ..sequence.under };
+        for (layer, source, place) in self.manager.copied_places(op.id) {
+            let is_it = |chunk: &usize| self.manager.page_place(id, layer, *chunk) == Ok(Some(place));
+            // It may have been cut from the sequence since.
+            let Some(chunk) = (0..sequence.tokens.len() / CHUNK_TOKENS).find(is_it) else { continue };
+            let read = self.device.page(layer, source);
             let mut page = self.device.page(layer, place);
-            for (token, word) in page.iter_mut().enumerate() {
-                let end = tokens.len() - CHUNK_TOKENS + token;
-                *word = contents(&sequence.under, layer, &tokens[..=end], true);
+            for token in 0..CHUNK_TOKENS {
+                let tokens = &sequence.tokens[..=chunk * CHUNK_TOKENS + token];
+                if read[token] != contents(&base, layer, tokens, false) {
+                    return Err(format!("a translation of something else in layer {layer}"));
+                }
+                page[token] = contents(&sequence.under, layer, tokens, true);
             }
             self.device.set_page(layer, place, page);
         }
