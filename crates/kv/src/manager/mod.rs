@@ -10,7 +10,8 @@
 //!
 //! Submodules have one kind of event each: `open` finds what can be used again, `grow` adds and takes tokens, `share` puts
 //! chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who may answer;
-//! `encode` changes the forms of chunks, `narrow` those of a context by its chunks' densities, `evict` makes room for all of them, and `check` says whether everything still fits together.
+//! `encode` changes the forms of chunks, `narrow` those of a context by its chunks' densities, `evict` makes room for all of
+//! them, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is held.
 
 mod adapters;
 mod check;
@@ -21,11 +22,13 @@ mod lifecycle;
 mod moves;
 mod narrow;
 mod open;
+mod places;
+mod room;
 mod share;
 
 use std::collections::VecDeque;
 
-use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PageCodec, PageTable, PoolGeometry};
+use interleaf_contract::{PageCodec, PageTable, PoolGeometry};
 
 pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
@@ -33,15 +36,13 @@ pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
 use crate::form::Form;
 use crate::heap::Heap;
-use crate::node::{BASE, EXACT, Kind, MOST_TIERS, NONE, Node};
+use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
 use crate::numbers::Numbered;
 use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
 use crate::sequence::Sequence;
 use crate::tier::Tier;
-use crate::{
-    AdapterId, AppId, ChunkKey, KvError, LinearCost, ModelKey, Salt, SequenceId, SwitchCosts, TierConfig,
-};
+use crate::{AppId, KvError, LinearCost, Salt, SequenceId, SwitchCosts, TierConfig};
 
 /// Apps that there may be at one time: a chunk has a bit for each.
 pub const MOST_APPS: usize = 64;
@@ -395,289 +396,6 @@ impl Manager {
         if self.sequence(id)?.app == app.place { Ok(()) } else { Err(KvError::NotYours(id)) }
     }
 
-    /// What the pages of a chunk that is moved depend on, for whoever computes it again or stores it beyond this manager's
-    /// life; `None` for a move of something else, or one that is not under way. A manager has pages of one model, which
-    /// its owner knows.
-    #[must_use]
-    pub fn chunk_key(&self, op: OpId, model: ModelKey) -> Option<ChunkKey> {
-        let node = self.pending.get(&op)?.node;
-        let (mut path, mut at) = (Vec::new(), node);
-        while let Some(chunk) = self.nodes.get(at as usize).filter(|node| node.kind == Kind::Shared) {
-            path.push(chunk);
-            at = chunk.parent;
-        }
-        path.reverse();
-        let root = self.roots.iter().find(|(_, root)| **root == at);
-        let variant = self.nodes[node as usize].variant;
-        let first = path.iter().position(|chunk| chunk.variant == variant)?;
-        Some(ChunkKey {
-            model,
-            salt: root.and_then(|((salt, _), _)| self.salts[*salt as usize]),
-            adapter: self.adapters[usize::from(variant)].key,
-            from: if variant == BASE { 0 } else { first * CHUNK_TOKENS + usize::from(path[first].from) },
-            tokens: path.iter().flat_map(|chunk| chunk.text()).copied().collect(),
-        })
-    }
-
-    /// The pages of memory that a move reads or, where it brings something, writes: layers, and where in a layer's stripe
-    /// each begins, in bytes. Layers that a chunk shares with others are not moved with it.
-    #[must_use]
-    pub fn memory_places(&self, op: OpId) -> Vec<(usize, u64)> {
-        let (node, top) = match self.pending.get(&op).copied() {
-            // Between lower tiers memory has no part ([`Manager::written_from`]).
-            Some(Pending { kind: OpKind::Write { from: 1.., .. }, .. }) => return Vec::new(),
-            // Nobody waits for it any more.
-            Some(Pending { kind: OpKind::Read { .. } | OpKind::Recompute, list, copy: None, .. })
-                if list != NONE =>
-            {
-                return self.places_in(list);
-            }
-            Some(Pending { node, copy: None, top, .. }) => (node, top),
-            // A chunk that is not full is read into one that goes on with it.
-            Some(Pending { kind: OpKind::Read { .. }, copy: Some((_, to)), .. }) => {
-                (to, self.config.layers as u8)
-            }
-            _ => return Vec::new(),
-        };
-        let layers = usize::from(self.nodes[node as usize].first)..usize::from(top);
-        layers.filter_map(|layer| Some((layer, self.place(node, layer)?))).collect()
-    }
-
-    /// Where in a tier below memory a move reads or writes, as bytes from the tier's beginning.
-    #[must_use]
-    pub fn stored_at(&self, op: OpId) -> Option<(usize, u64)> {
-        let Pending { kind, node, list, .. } = *self.pending.get(&op)?;
-        let (tier, list) = match kind {
-            OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
-            OpKind::Write { to, .. } => (to, list),
-            OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } | OpKind::Recompute | OpKind::Load => {
-                return None;
-            }
-        };
-        Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?, 0)))
-    }
-
-    /// Where a write from one tier below memory to the next reads, as [`Manager::stored_at`] says where it writes.
-    #[must_use]
-    pub fn written_from(&self, op: OpId) -> Option<(usize, u64)> {
-        let Pending { kind: OpKind::Write { from, .. }, node, .. } = *self.pending.get(&op)? else {
-            return None;
-        };
-        let tier = self.tiers.get(from).filter(|_| from > 0)?;
-        Some((from, tier.offset(tier.piece(self.nodes[node as usize].pages[from], 0)?, 0)))
-    }
-
-    /// The pages that an encoding writes, as [`Manager::memory_places`], which says what it reads besides the anchor.
-    #[must_use]
-    pub fn encoded_places(&self, op: OpId) -> Vec<(usize, u64)> {
-        let Some(Pending { kind: OpKind::Encode { .. }, list, .. }) = self.pending.get(&op).copied() else {
-            return Vec::new();
-        };
-        self.places_in(list)
-    }
-
-    /// Layers of a list in memory, and where in a layer's stripe each begins.
-    fn places_in(&self, list: u32) -> Vec<(usize, u64)> {
-        let place = |layer| Some(self.tiers[0].offset(self.tiers[0].piece(list, layer)?, layer));
-        (0..self.config.layers).filter_map(|layer| Some((layer, place(layer)?))).collect()
-    }
-
-    /// What a copy or a translation reads and writes: layers, and where in a layer's stripe the page that is read and the
-    /// one that is written begin, in bytes.
-    #[must_use]
-    pub fn copied_places(&self, op: OpId) -> Vec<(usize, u64, u64)> {
-        let Some(Pending { node, copy: Some((_, to)), .. }) = self.pending.get(&op).copied() else {
-            return Vec::new();
-        };
-        let places = |layer| Some((layer, self.place(node, layer)?, self.place(to, layer)?));
-        (0..self.config.layers).filter_map(places).collect()
-    }
-
-    /// Where in a layer's stripe a chunk of a sequence has its page, in bytes.
-    ///
-    /// # Errors
-    /// If the sequence is unknown.
-    pub fn page_place(&self, id: SequenceId, layer: usize, chunk: usize) -> Result<Option<u64>, KvError> {
-        Ok(self.sequence(id)?.path.get(chunk).and_then(|&node| self.place(node, layer)))
-    }
-
-    /// The adapter that is loaded.
-    #[must_use]
-    pub fn adapter_of(&self, op: OpId) -> Option<AdapterId> {
-        let node = self.pending.get(&op).filter(|pending| pending.kind == OpKind::Load)?.node;
-        let variant = self.nodes[node as usize].variant;
-        Some(AdapterId { index: variant, generation: self.adapters[usize::from(variant)].generation })
-    }
-
-    /// The sequence that a copy or a translation is for.
-    #[must_use]
-    pub fn sequence_of(&self, op: OpId) -> Option<SequenceId> {
-        self.pending.get(&op)?.copy.map(|(id, _)| id)
-    }
-
-    /// Bytes held in memory, by kind.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        let mut usage = Usage::default();
-        for (node, is_used) in self.nodes.iter().zip(self.used_nodes()) {
-            if !node.is_in(0) || node.kind == Kind::Adapter {
-                continue;
-            }
-            let bytes = self.tiers[0].list_bytes(node.pages[0]);
-            *(if is_used { &mut usage.in_use } else { &mut usage.cached }) += bytes;
-            if node.resident_followers > 0 {
-                usage.shared_layers += bytes;
-            }
-            let weights = self.adapters[usize::from(node.variant)].node;
-            let is_missing = |&above: &u32| {
-                self.nodes
-                    .get(above as usize)
-                    .is_some_and(|above| above.kind != Kind::Root && !above.is_in(0))
-            };
-            if [node.parent, node.anchor, weights].iter().any(is_missing) {
-                usage.invalid += bytes;
-            }
-        }
-        let resident = self.adapters.iter().filter(|known| !known.pieces.is_empty());
-        usage.adapters = resident.map(|known| known.bytes).sum();
-        usage
-    }
-
-    /// How many chunks and adapters were taken from a tier so far, for whatever reason; what an adapter or an app took with
-    /// it counts too.
-    #[must_use]
-    pub fn evicted(&self, tier: usize) -> u64 {
-        self.evicted.get(tier).copied().unwrap_or(0)
-    }
-
-    /// Bytes of a block of memory: of what places in a layer's stripe are multiples for pages of full precision.
-    #[must_use]
-    pub fn block_bytes(&self) -> u64 {
-        self.tiers[0].block_bytes()
-    }
-
-    /// Bytes held of a tier's blocks, rounding included.
-    #[must_use]
-    pub fn held_bytes(&self, tier: usize) -> u64 {
-        self.tiers.get(tier).map_or(0, Tier::held_bytes)
-    }
-
-    /// Bytes that may be held of a tier.
-    #[must_use]
-    pub fn budget_bytes(&self, tier: usize) -> u64 {
-        self.tiers.get(tier).map_or(0, Tier::budget_bytes)
-    }
-
-    /// Chunks in the tree and those being written.
-    #[must_use]
-    pub fn chunks(&self) -> usize {
-        let is_chunk = |node: &&Node| matches!(node.kind, Kind::Shared | Kind::Private);
-        self.nodes.iter().filter(is_chunk).count()
-    }
-
-    /// Chunks of full precision that memory has room for, or would have if what nobody uses went; counts no further than
-    /// to `enough` where there are as many.
-    #[must_use]
-    pub fn available_chunks(&self, enough: usize) -> usize {
-        self.available_beside(&[], enough)
-    }
-
-    fn available_beside(&self, beside: &[u32], enough: usize) -> usize {
-        let soon = self.soon_available(enough);
-        if soon >= enough { soon } else { self.available_blocks(beside).into_iter().min().unwrap_or(0) }
-    }
-
-    /// The same, but counts only adapters and whole chunks that may go now, and what may go as soon as they have: seldom
-    /// more than some steps, and at least so many there are.
-    fn soon_available(&self, enough: usize) -> usize {
-        let mut found = self.tiers[0].free_chunks();
-        let places = 0..self.queues[0].len().min(enough.saturating_mul(4));
-        for first in places.map_while(|place| self.queues[0].at(place)) {
-            let (mut at, mut kept) = (first, 0);
-            while found < enough && self.is_freed_whole(at, kept) {
-                found += 1;
-                (at, kept) = (self.nodes[at as usize].parent, 1);
-            }
-            if found < enough && self.nodes[first as usize].kind == Kind::Adapter {
-                let rows = &self.adapters[usize::from(self.nodes[first as usize].variant)].rank_rows;
-                found += self.tiers[0].whole_blocks(rows).into_iter().min().unwrap_or(0);
-            }
-            if found >= enough {
-                break;
-            }
-        }
-        found
-    }
-
-    /// Whether a chunk that nobody uses frees all that a chunk needs, and only so many others keep it.
-    fn is_freed_whole(&self, node: u32, kept: u32) -> bool {
-        self.nodes.get(node as usize).is_some_and(|at| {
-            let is_whole = at.first == 0 && usize::from(at.top[0]) == self.config.layers && at.form == EXACT;
-            is_whole && at.kind == Kind::Shared && at.pins == 0 && at.busy == 0 && at.below[0] == kept
-        })
-    }
-
-    /// Blocks of each of memory's stripes that are free or would be if all went that nobody uses: neither an open sequence,
-    /// nor a move, nor whoever uses `beside`. At most so many can be had: pieces of several owners may share one.
-    fn available_blocks(&self, beside: &[u32]) -> Vec<usize> {
-        let mut used = self.tiers[0].nothing_used();
-        let mut anchors = Vec::new();
-        let mut count = |node: u32, among: u16| {
-            let Node { kind, first, top, form, anchor, pages, .. } = self.nodes[node as usize];
-            if pages[0] == NONE || kind == Kind::Adapter {
-                return;
-            }
-            used.add_layers(
-                &self.tiers[0],
-                usize::from(first)..usize::from(top[0]),
-                self.page_bytes(form),
-                among,
-            );
-            // One that is in use itself is counted where it is.
-            let is_idle = |at: &Node| at.pins == 0 && at.busy == 0;
-            if kind != Kind::Gone && self.nodes.get(anchor as usize).is_some_and(is_idle) {
-                anchors.push(anchor);
-            }
-        };
-        for &node in self.sequences.values().flat_map(|sequence| &sequence.path).chain(beside) {
-            let Node { kind, pins, .. } = self.nodes[node as usize];
-            // Whoever uses it counts his part of it.
-            count(node, if kind == Kind::Private { 1 } else { pins });
-        }
-        for node in self.pending.values().flat_map(Pending::holds) {
-            let Node { kind, pins, busy, .. } = self.nodes[node as usize];
-            if pins == 0 && kind != Kind::Private {
-                count(node, busy);
-            }
-        }
-        anchors.sort_unstable();
-        anchors.dedup();
-        for anchor in anchors {
-            // Those who follow it need the lower layers alone.
-            let Node { keep, top, form, .. } = self.nodes[anchor as usize];
-            used.add_layers(&self.tiers[0], 0..usize::from(keep.min(top[0])), self.page_bytes(form), 1);
-        }
-        for known in self.adapters.iter().filter(|known| !known.pieces.is_empty()) {
-            let Node { pins, busy, .. } = self.nodes[known.node as usize];
-            if pins > 0 || busy > 0 {
-                used.add_pieces(&self.tiers[0], &known.pieces);
-            }
-        }
-        used.blocks_beside(&self.tiers[0])
-    }
-
-    /// Which nodes' pages open sequences read or write, those of anchors included.
-    fn used_nodes(&self) -> Vec<bool> {
-        let mut is_used = vec![false; self.nodes.len()];
-        for &node in self.sequences.values().flat_map(|sequence| &sequence.path) {
-            is_used[node as usize] = true;
-            if let Some(is_used) = is_used.get_mut(self.nodes[node as usize].anchor as usize) {
-                *is_used = true;
-            }
-        }
-        is_used
-    }
-
     fn app(&self, id: AppId) -> Result<App, KvError> {
         let app = self.apps.get(id.place as usize).copied();
         app.filter(|app| app.is_open && app.generation == id.generation).ok_or(KvError::UnknownApp)
@@ -714,25 +432,6 @@ impl Manager {
         let root = self.new_node(Node::new(Kind::Root, variant));
         self.roots.insert((salt, variant), root);
         root
-    }
-
-    /// Where in a layer's stripe a chunk has its page in memory, at the chunk itself or at its anchor.
-    fn place(&self, node: u32, layer: usize) -> Option<u64> {
-        let at = &self.nodes[node as usize];
-        let at = if layer < usize::from(at.first) { self.nodes.get(at.anchor as usize)? } else { at };
-        let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0))?;
-        Some(self.tiers[0].offset(piece, layer))
-    }
-
-    /// A chunk's pages as kernels find them: slots are counted in pages of its form.
-    fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
-        let Node { first, form, .. } = self.nodes[node as usize];
-        // An anchor's are exact.
-        let form = if layer < usize::from(first) { EXACT } else { form };
-        let each = self.tiers[0].chunk_bytes(1, self.page_bytes(form));
-        let slot = self.place(node, layer).map(|place| place / each);
-        let slot = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NONE);
-        ChunkEntry::both(self.config.codec, slot)
     }
 
     fn new_op(&mut self, pending: Pending, bytes: u64) -> Op {

@@ -1,0 +1,149 @@
+//! What moves are of, and where the pages are that they and kernels read and write.
+
+use interleaf_contract::{CHUNK_TOKENS, ChunkEntry};
+
+use super::{Manager, Pending};
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
+use crate::op::{OpId, OpKind};
+use crate::{AdapterId, ChunkKey, KvError, ModelKey, SequenceId};
+
+impl Manager {
+    /// What the pages of a chunk that is moved depend on, for whoever computes it again or stores it beyond this manager's
+    /// life; `None` for a move of something else, or one that is not under way. A manager has pages of one model, which
+    /// its owner knows.
+    #[must_use]
+    pub fn chunk_key(&self, op: OpId, model: ModelKey) -> Option<ChunkKey> {
+        let node = self.pending.get(&op)?.node;
+        let (mut path, mut at) = (Vec::new(), node);
+        while let Some(chunk) = self.nodes.get(at as usize).filter(|node| node.kind == Kind::Shared) {
+            path.push(chunk);
+            at = chunk.parent;
+        }
+        path.reverse();
+        let root = self.roots.iter().find(|(_, root)| **root == at);
+        let variant = self.nodes[node as usize].variant;
+        let first = path.iter().position(|chunk| chunk.variant == variant)?;
+        Some(ChunkKey {
+            model,
+            salt: root.and_then(|((salt, _), _)| self.salts[*salt as usize]),
+            adapter: self.adapters[usize::from(variant)].key,
+            from: if variant == BASE { 0 } else { first * CHUNK_TOKENS + usize::from(path[first].from) },
+            tokens: path.iter().flat_map(|chunk| chunk.text()).copied().collect(),
+        })
+    }
+
+    /// The pages of memory that a move reads or, where it brings something, writes: layers, and where in a layer's stripe
+    /// each begins, in bytes. Layers that a chunk shares with others are not moved with it.
+    #[must_use]
+    pub fn memory_places(&self, op: OpId) -> Vec<(usize, u64)> {
+        let (node, top) = match self.pending.get(&op).copied() {
+            // Between lower tiers memory has no part ([`Manager::written_from`]).
+            Some(Pending { kind: OpKind::Write { from: 1.., .. }, .. }) => return Vec::new(),
+            // Nobody waits for it any more.
+            Some(Pending { kind: OpKind::Read { .. } | OpKind::Recompute, list, copy: None, .. })
+                if list != NONE =>
+            {
+                return self.places_in(list);
+            }
+            Some(Pending { node, copy: None, top, .. }) => (node, top),
+            // A chunk that is not full is read into one that goes on with it.
+            Some(Pending { kind: OpKind::Read { .. }, copy: Some((_, to)), .. }) => {
+                (to, self.config.layers as u8)
+            }
+            _ => return Vec::new(),
+        };
+        let layers = usize::from(self.nodes[node as usize].first)..usize::from(top);
+        layers.filter_map(|layer| Some((layer, self.place(node, layer)?))).collect()
+    }
+
+    /// Where in a tier below memory a move reads or writes, as bytes from the tier's beginning.
+    #[must_use]
+    pub fn stored_at(&self, op: OpId) -> Option<(usize, u64)> {
+        let Pending { kind, node, list, .. } = *self.pending.get(&op)?;
+        let (tier, list) = match kind {
+            OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
+            OpKind::Write { to, .. } => (to, list),
+            OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } | OpKind::Recompute | OpKind::Load => {
+                return None;
+            }
+        };
+        Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?, 0)))
+    }
+
+    /// Where a write from one tier below memory to the next reads, as [`Manager::stored_at`] says where it writes.
+    #[must_use]
+    pub fn written_from(&self, op: OpId) -> Option<(usize, u64)> {
+        let Pending { kind: OpKind::Write { from, .. }, node, .. } = *self.pending.get(&op)? else {
+            return None;
+        };
+        let tier = self.tiers.get(from).filter(|_| from > 0)?;
+        Some((from, tier.offset(tier.piece(self.nodes[node as usize].pages[from], 0)?, 0)))
+    }
+
+    /// The pages that an encoding writes, as [`Manager::memory_places`], which says what it reads besides the anchor.
+    #[must_use]
+    pub fn encoded_places(&self, op: OpId) -> Vec<(usize, u64)> {
+        let Some(Pending { kind: OpKind::Encode { .. }, list, .. }) = self.pending.get(&op).copied() else {
+            return Vec::new();
+        };
+        self.places_in(list)
+    }
+
+    /// Layers of a list in memory, and where in a layer's stripe each begins.
+    fn places_in(&self, list: u32) -> Vec<(usize, u64)> {
+        let place = |layer| Some(self.tiers[0].offset(self.tiers[0].piece(list, layer)?, layer));
+        (0..self.config.layers).filter_map(|layer| Some((layer, place(layer)?))).collect()
+    }
+
+    /// What a copy or a translation reads and writes: layers, and where in a layer's stripe the page that is read and the
+    /// one that is written begin, in bytes.
+    #[must_use]
+    pub fn copied_places(&self, op: OpId) -> Vec<(usize, u64, u64)> {
+        let Some(Pending { node, copy: Some((_, to)), .. }) = self.pending.get(&op).copied() else {
+            return Vec::new();
+        };
+        let places = |layer| Some((layer, self.place(node, layer)?, self.place(to, layer)?));
+        (0..self.config.layers).filter_map(places).collect()
+    }
+
+    /// Where in a layer's stripe a chunk of a sequence has its page, in bytes.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn page_place(&self, id: SequenceId, layer: usize, chunk: usize) -> Result<Option<u64>, KvError> {
+        Ok(self.sequence(id)?.path.get(chunk).and_then(|&node| self.place(node, layer)))
+    }
+
+    /// The adapter that is loaded.
+    #[must_use]
+    pub fn adapter_of(&self, op: OpId) -> Option<AdapterId> {
+        let node = self.pending.get(&op).filter(|pending| pending.kind == OpKind::Load)?.node;
+        let variant = self.nodes[node as usize].variant;
+        Some(AdapterId { index: variant, generation: self.adapters[usize::from(variant)].generation })
+    }
+
+    /// The sequence that a copy or a translation is for.
+    #[must_use]
+    pub fn sequence_of(&self, op: OpId) -> Option<SequenceId> {
+        self.pending.get(&op)?.copy.map(|(id, _)| id)
+    }
+
+    /// Where in a layer's stripe a chunk has its page in memory, at the chunk itself or at its anchor.
+    pub(super) fn place(&self, node: u32, layer: usize) -> Option<u64> {
+        let at = &self.nodes[node as usize];
+        let at = if layer < usize::from(at.first) { self.nodes.get(at.anchor as usize)? } else { at };
+        let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0))?;
+        Some(self.tiers[0].offset(piece, layer))
+    }
+
+    /// A chunk's pages as kernels find them: slots are counted in pages of its form.
+    pub(super) fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
+        let Node { first, form, .. } = self.nodes[node as usize];
+        // An anchor's are exact.
+        let form = if layer < usize::from(first) { EXACT } else { form };
+        let each = self.tiers[0].chunk_bytes(1, self.page_bytes(form));
+        let slot = self.place(node, layer).map(|place| place / each);
+        let slot = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NONE);
+        ChunkEntry::both(self.config.codec, slot)
+    }
+}
