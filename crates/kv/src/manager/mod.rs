@@ -8,15 +8,17 @@
 //! | what a call has changed is written when it returns, so that taking it from memory is free | LLMS, §3.4 |
 //! | what layers of two variants have in common is stored once, at the base's chunk | ours; see [`shared_layers`](crate::shared_layers) |
 //!
-//! Submodules have one kind of event each: `open` finds what can be used again, `grow` adds and takes tokens, `share` puts
-//! chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who may answer;
-//! `encode` changes the forms of chunks, `narrow` those of a context by its chunks' densities, `evict` makes room for all of
-//! them, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is held.
+//! Submodules have one kind of event each: `open` begins a call with what `find` can use again, `grow` adds and takes tokens,
+//! `share` puts chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who
+//! may answer; `encode` changes the forms of chunks, `narrow` those of a context by its chunks' densities, `evict` makes room
+//! for all of them, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
+//! held.
 
 mod adapters;
 mod check;
 mod encode;
 mod evict;
+mod find;
 mod grow;
 mod lifecycle;
 mod moves;
