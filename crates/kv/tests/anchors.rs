@@ -1,15 +1,18 @@
 //! Chunks in lossy forms, over anchors: which are chosen, what becomes of anchors, and who may read them.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+mod small;
+
+use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, LinearCost, Manager, Op, OpKind,
-    Open, Opened, Over, SequenceId, Source, SwitchCosts, TierConfig, Translation,
+    AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, Form, Manager, Op, OpKind, Open, Opened, Over,
+    SequenceId, Source, Translation,
 };
 
+use self::small::PAGE;
+
 const LAYERS: usize = 4;
-const PAGE: u64 = 1024;
 
 /// What a test needs of a manager.
 struct World {
@@ -19,21 +22,7 @@ struct World {
 }
 
 fn world(forms: Vec<Form>, chunks: u32) -> World {
-    let line = LinearCost { fixed: 0.0, each: 1e-6 };
-    let config = Config {
-        layers: LAYERS,
-        page_bytes: PAGE,
-        codec: PageCodec::F16,
-        tiers: vec![TierConfig { striped: true, chunks }],
-        policy: Policy::Lru,
-        costs: SwitchCosts { recompute: line, read: line },
-        can_recompute: false,
-        forms,
-        idle_below: 0.7,
-        busy_above: 0.9,
-        longest_context: 1024,
-    };
-    let mut manager = Manager::new(config).expect("lawful");
+    let mut manager = Manager::new(small::config(LAYERS, chunks, Policy::Lru, forms)).expect("lawful");
     let app = manager.open_app(None).expect("the first");
     World { manager, app, now: 0.0 }
 }

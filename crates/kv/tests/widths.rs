@@ -1,15 +1,17 @@
 //! Contexts at rest in the widths that their chunks' densities are worth.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+mod small;
+
+use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AppId, Config, Form, KvError, LinearCost, Manager, Op, Open, Over, SequenceId, Source, SwitchCosts,
-    TierConfig, Tolerance, ToleranceError,
+    AppId, Form, KvError, Manager, Op, Open, Over, SequenceId, Source, Tolerance, ToleranceError,
 };
 
+use self::small::PAGE;
+
 const LAYERS: usize = 2;
-const PAGE: u64 = 1024;
 const CHUNKS: usize = 6;
 
 fn forms() -> Vec<Form> {
@@ -29,21 +31,7 @@ const EIGHT: Source = Source::Form(2);
 const TWO: Source = Source::Form(3);
 
 fn manager(forms: Vec<Form>, policy: Policy) -> (Manager, AppId) {
-    let line = LinearCost { fixed: 0.0, each: 1e-6 };
-    let config = Config {
-        layers: LAYERS,
-        page_bytes: PAGE,
-        codec: PageCodec::F16,
-        tiers: vec![TierConfig { striped: true, chunks: 32 }],
-        policy,
-        costs: SwitchCosts { recompute: line, read: line },
-        can_recompute: false,
-        forms,
-        idle_below: 0.7,
-        busy_above: 0.9,
-        longest_context: 1024,
-    };
-    let mut manager = Manager::new(config).expect("lawful");
+    let mut manager = Manager::new(small::config(LAYERS, 32, policy, forms)).expect("lawful");
     let app = manager.open_app(None).expect("the first");
     (manager, app)
 }

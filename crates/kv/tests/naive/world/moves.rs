@@ -1,0 +1,169 @@
+//! Moves: planned, carried out on the device, and lost with its memory.
+
+use interleaf_contract::CHUNK_TOKENS;
+use interleaf_kv::{ContentDigest, ModelKey, Op, OpKind};
+
+use super::device::{Page, Under, contents};
+use super::setup::LAYERS;
+use super::{Sequence, World};
+
+impl World {
+    /// Moves are to be made from now on.
+    pub(super) fn plan(&mut self, moves: impl IntoIterator<Item = Op>) {
+        for op in moves {
+            let loaded = self.manager.adapter_of(op.id);
+            self.unloaded.retain(|adapter| Some(*adapter) != loaded);
+            self.regained.retain(|adapter| Some(*adapter) != loaded);
+            self.spoil(op);
+            self.ops.push(op);
+        }
+    }
+
+    /// What a move writes has no contents from when it is planned until it is done, and none where it fails.
+    pub(super) fn spoil(&mut self, op: Op) {
+        let places = match op.kind {
+            OpKind::Read { .. } | OpKind::Recompute => self.manager.memory_places(op.id),
+            OpKind::Encode { .. } => self.manager.encoded_places(op.id),
+            OpKind::Copy | OpKind::Translate => {
+                let copied = self.manager.copied_places(op.id);
+                copied.into_iter().map(|(layer, _, place)| (layer, place)).collect()
+            }
+            OpKind::Write { .. } => {
+                let at = self.manager.stored_at(op.id);
+                at.into_iter().for_each(|at| self.device.set_stored(at, Vec::new()));
+                Vec::new()
+            }
+            OpKind::Load => Vec::new(),
+        };
+        places.into_iter().for_each(|(layer, place)| self.device.set_page(layer, place, Page::default()));
+    }
+
+    pub(super) fn carry_out(&mut self, op: Op) -> Result<(), String> {
+        match op.kind {
+            OpKind::Copy => self.device.copy(&self.manager.copied_places(op.id)),
+            OpKind::Write { from, .. } => {
+                let at = self.manager.stored_at(op.id).ok_or("a write to nowhere")?;
+                if from == 0 {
+                    self.device.store(at, &self.manager.memory_places(op.id));
+                } else {
+                    let from = self.manager.written_from(op.id).ok_or("a write from nowhere")?;
+                    self.device.set_stored(at, self.device.stored(from)?);
+                }
+            }
+            OpKind::Read { .. } => {
+                let at = self.manager.stored_at(op.id).ok_or("a read from nowhere")?;
+                self.device.load(at, &self.manager.memory_places(op.id))?;
+            }
+            OpKind::Recompute => self.recompute(op)?,
+            OpKind::Encode { .. } => {
+                let places = self.manager.encoded_places(op.id);
+                self.write_chunk(op, &places, true);
+            }
+            OpKind::Translate => self.translate(op)?,
+            OpKind::Load => {}
+        }
+        let moves = self.manager.done(op.id);
+        self.plan(moves);
+        Ok(())
+    }
+
+    /// A chunk of the base under the adapter of a sequence, which has the same tokens.
+    pub(super) fn translate(&mut self, op: Op) -> Result<(), String> {
+        let Some(id) = self.manager.sequence_of(op.id) else { return Ok(()) };
+        let Some(sequence) = self.sequences.iter().find(|sequence| sequence.id == id) else { return Ok(()) };
+        let base = Under { adapter: None, from: 0, shared_layers: LAYERS, ..sequence.under };
+        for (layer, source, place) in self.manager.copied_places(op.id) {
+            let is_it = |chunk: &usize| self.manager.page_place(id, layer, *chunk) == Ok(Some(place));
+            // It may have been cut from the sequence since.
+            let Some(chunk) = (0..sequence.tokens.len() / CHUNK_TOKENS).find(is_it) else { continue };
+            let read = self.device.page(layer, source);
+            let mut page = self.device.page(layer, place);
+            for token in 0..CHUNK_TOKENS {
+                let tokens = &sequence.tokens[..=chunk * CHUNK_TOKENS + token];
+                if read[token] != contents(&base, layer, tokens, false) {
+                    return Err(format!("a translation of something else in layer {layer}"));
+                }
+                page[token] = contents(&sequence.under, layer, tokens, true);
+            }
+            self.device.set_page(layer, place, page);
+        }
+        Ok(())
+    }
+
+    pub(super) fn recompute(&mut self, op: Op) -> Result<(), String> {
+        let places = self.manager.memory_places(op.id);
+        self.write_chunk(op, &places, false);
+        Ok(())
+    }
+
+    /// Writes what a moved chunk is to some slots, as it is computed or as it is when that loses something.
+    pub(super) fn write_chunk(&mut self, op: Op, places: &[(usize, u64)], is_lossy: bool) {
+        let digest = ContentDigest([1; 32]);
+        let Some(key) = self.manager.chunk_key(op.id, ModelKey { weights: digest, config: digest }) else {
+            return;
+        };
+        let digest = key.adapter.map(|adapter| adapter.digest.0[0]);
+        let known = self.adapters.iter().find(|a| Some(a.digest) == digest).map(|a| a.shared);
+        let running =
+            self.sequences.iter().find(|s| s.under.adapter == digest).map(|s| s.under.shared_layers);
+        let under = Under {
+            salt: key.salt.map(|salt| salt.0[0]),
+            adapter: digest,
+            from: key.from,
+            shared_layers: known.or(running).unwrap_or(LAYERS),
+        };
+        let start = (key.tokens.len() - 1) / CHUNK_TOKENS * CHUNK_TOKENS;
+        for &(layer, place) in places {
+            let mut page = self.device.page(layer, place);
+            for position in start..key.tokens.len() {
+                page[position - start] = contents(&under, layer, &key.tokens[..=position], is_lossy);
+            }
+            self.device.set_page(layer, place, page);
+        }
+    }
+
+    /// The device fails: what it held is gone, and what was to be moved will not be. Open sequences are computed again.
+    pub(super) fn lose_memory(&mut self) -> Result<(), String> {
+        (self.has_lost, self.has_lost_memory) = (true, true);
+        self.ops.clear();
+        self.manager.lose_memory();
+        self.device.forget_pages();
+        self.regained.clear();
+        self.unloaded = self.adapters.iter().filter(|a| a.is_pooled).map(|a| a.id).collect();
+        // Some come back at once, others when they are used again, or never.
+        for place in 0..self.sequences.len() {
+            self.sequences[place].is_lost = true;
+            if place % 2 == 0 {
+                self.regain(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes all that a sequence has again, where its pages are.
+    pub(super) fn regain(&mut self, place: usize) -> Result<(), String> {
+        let Sequence { id, adapter, under, tokens, is_lost, .. } = &mut self.sequences[place];
+        if !std::mem::take(is_lost) {
+            return Ok(());
+        }
+        self.unloaded.retain(|unloaded| Some(*unloaded) != *adapter);
+        self.regained.extend(*adapter);
+        let has = self.manager.tokens(*id).map_err(|e| e.to_string())?;
+        for position in 0..has {
+            for layer in 0..LAYERS {
+                let word = contents(under, layer, &tokens[..=position], false);
+                let at = self.manager.page_place(*id, layer, position / CHUNK_TOKENS).ok().flatten();
+                let at = at.ok_or(format!("position {position} has no page in layer {layer}"))?;
+                self.device.write(layer, at, position, word);
+            }
+        }
+        self.manager.regained(*id).map_err(|e| e.to_string())
+    }
+
+    pub(super) fn all_done(&mut self) -> Result<(), String> {
+        while let Some(op) = self.ops.pop() {
+            self.carry_out(op)?;
+        }
+        Ok(())
+    }
+}
