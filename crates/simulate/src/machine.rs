@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_by_file_and_field() {
-        let good = EMBEDDED[1].1;
+        let good = include_str!("../../../benches/workloads/machines/orin-nx.toml");
         let broken = |from: &str, to: &str| {
             let text = good.replacen(from, to, 1);
             assert_ne!(text, good, "{from}");

@@ -186,9 +186,13 @@ impl Manager {
     fn is_anchor_of(&self, anchor: u32, node: u32) -> bool {
         let own = &self.nodes[node as usize];
         let found = &self.nodes[anchor as usize];
-        let is_whole = usize::from(found.top[0]) == self.config.layers && found.is_in(0) && found.ready;
         let is_other = found.variant != own.variant && (own.first == 0 || own.anchor == anchor);
-        is_whole && found.form == EXACT && is_other
+        self.is_exact(found) && is_other
+    }
+
+    /// Whether all of a chunk's layers are in memory as they were computed.
+    fn is_exact(&self, at: &Node) -> bool {
+        usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready && at.form == EXACT
     }
 
     fn salt_of(&self, first: u32) -> Option<u32> {
@@ -229,10 +233,7 @@ impl Manager {
         let needs_anchor = self.form(form).is_some_and(|form| form.over != Over::Nothing);
         // What it is decoded over may have gone from the tree with its adapter.
         let is_anchored = !needs_anchor
-            || self.nodes.get(anchor as usize).is_some_and(|at| {
-                let is_whole = usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready;
-                at.kind == Kind::Shared && is_whole && at.form == EXACT
-            });
+            || self.nodes.get(anchor as usize).is_some_and(|at| at.kind == Kind::Shared && self.is_exact(at));
         if !is_done || !is_lawful || !is_anchored || !self.may_change(node) {
             self.tiers[0].give_back(list);
             return;
