@@ -10,14 +10,13 @@ struct Params {
     v_stride: u32,
     token_words: u32,    // u32 of a token in a page: kv_heads · row words
     token_groups: u32,   // workgroups to a row
-    page_words: u32,     // u32 in a page
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> k: array<f32>;             // (rows, k_stride)
 @group(0) @binding(2) var<storage, read> v: array<f32>;             // (rows, v_stride)
 @group(0) @binding(3) var<storage, read> tables: array<u32>;        // records, pages
-@group(0) @binding(4) var<storage, read_write> stripe: array<u32>;  // (slot, K or V, kv_head, token, head_dim)
+@group(0) @binding(4) var<storage, read_write> stripe: array<u32>;  // pages, each (kv_head, token, head_dim)
 
 #include "lib/grid.wgsl"
 #include "lib/page.wgsl"
@@ -41,9 +40,9 @@ fn kv_append(
     let token = position % ${CHUNK}u;
 
     let k_entry = chunk_entry(pages_at, position / ${CHUNK}u, K_PAGE);
-    let k_to = page_row(k_entry, K_PAGE, kv_head, token) + word % ${ROW_WORDS}u;
+    let k_to = page_row(k_entry, kv_head, token) + word % ${ROW_WORDS}u;
     let v_entry = chunk_entry(pages_at, position / ${CHUNK}u, V_PAGE);
-    let v_to = page_row(v_entry, V_PAGE, kv_head, token) + word % ${ROW_WORDS}u;
+    let v_to = page_row(v_entry, kv_head, token) + word % ${ROW_WORDS}u;
     let k_from = params.k_at + row * params.k_stride + word * WORD_ELEMENTS;
     let v_from = params.v_at + row * params.v_stride + word * WORD_ELEMENTS;
     stripe[k_to] = encode(k[k_from], k[k_from + WORD_ELEMENTS - 1u]);

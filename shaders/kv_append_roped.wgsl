@@ -16,7 +16,6 @@ struct Params {
     normed: u32,        // 1: heads have norms
     q_weight_at: u32,   // in vectors
     k_weight_at: u32,
-    page_words: u32,    // u32 in a page
     q_epsilon: f32,
     k_epsilon: f32,
     head_dim: f32,      // as rms_norm_heads divides by it: by a constant, some devices multiply
@@ -27,7 +26,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> tables: array<u32>;        // records, pages
 @group(0) @binding(3) var<storage, read> table: array<f32>;         // cosines, then sines: (position, half)
 @group(0) @binding(4) var<storage, read> vectors: array<f32>;       // the norms' weights
-@group(0) @binding(5) var<storage, read_write> stripe: array<u32>;  // (slot, K or V, kv_head, token, head_dim)
+@group(0) @binding(5) var<storage, read_write> stripe: array<u32>;  // pages, each (kv_head, token, head_dim)
 
 #include "lib/grid.wgsl"
 #include "lib/page.wgsl"
@@ -102,7 +101,7 @@ fn kv_append_roped(
     let page = select(K_PAGE, V_PAGE, is_v);
     let pages_at = pages_of(tables[params.records_at + 2u * row + 1u]);
     let entry = chunk_entry(pages_at, position / ${CHUNK}u, page);
-    let to = page_row(entry, page, number, position % ${CHUNK}u);
+    let to = page_row(entry, number, position % ${CHUNK}u);
     for (var word = thread; word < ${ROW_WORDS}u; word += ${WORKGROUP}u) {
         stripe[to + word] = encode(head[word * WORD_ELEMENTS], head[word * WORD_ELEMENTS + WORD_ELEMENTS - 1u]);
     }

@@ -12,7 +12,6 @@ struct Params {
     vectors: u32,       // vectors of heads to a KV head
     q_at: u32,          // of row 0 of q
     q_stride: u32,      // f32 from a row of q to the next
-    page_words: u32,    // u32 in a page
     window: u32,        // positions that a row sees
     scale: f32,
     softcap: f32,       // 0: none

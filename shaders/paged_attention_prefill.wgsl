@@ -14,7 +14,6 @@ struct Params {
     out_at: u32,
     out_stride: u32,
     out_columns: u32,   // f32 of a row of out, the zeros that pad it included
-    page_words: u32,    // u32 in a page
     window: u32,        // positions that a row sees
     scale: f32,
     softcap: f32,       // 0: none

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use interleaf_contract::{Batch, CHUNK_TOKENS, Numerics, Op, PageCodec, RowKind, RowSet, Step};
+use interleaf_contract::{Batch, CHUNK_TOKENS, Numerics, Op, PageElement, RowKind, RowSet, Step};
 use interleaf_tests::attention::{AttentionCase, SequenceData, SequenceSpec, naive};
 use interleaf_tests::backends::{self, Boxed};
 
@@ -72,8 +72,14 @@ struct Rig {
 impl Rig {
     fn new(mut backend: Boxed, rows: usize, shared: bool, spec: SequenceSpec) -> Self {
         let sequences = vec![spec; if shared { 1 } else { rows }];
-        let case =
-            AttentionCase { heads: 32, kv_heads: 8, head_dim: 64, codec: PageCodec::F16, sequences, seed: 4 };
+        let case = AttentionCase {
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 64,
+            element: PageElement::F16,
+            sequences,
+            seed: 4,
+        };
         let data = case.data();
         let (mut batch, pages, geometry) = case.batch(&data);
         backend.create_pool(geometry).expect("room for the pages");

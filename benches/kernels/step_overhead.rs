@@ -6,9 +6,9 @@
 
 use criterion::{BenchmarkId, Criterion};
 use interleaf_contract::{
-    Activation, AttentionShape, Backend, Batch, Dtype, MatrixId, Numerics, Op, Output, PageCodec, PageTable,
-    PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Row, RowKind, RowSet, Sampler, Sequence, Step,
-    VectorId,
+    Activation, AttentionShape, Backend, Batch, Dtype, MatrixId, Numerics, Op, Output, PageElement,
+    PageTable, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Row, RowKind, RowSet, Sampler,
+    Sequence, Step, VectorId,
 };
 use interleaf_tests::backends::{self, Boxed};
 use interleaf_tests::data::{Random, matrix};
@@ -52,6 +52,12 @@ struct Widths {
     kv: usize,
     inner: usize,
     vocabulary: usize,
+}
+
+/// Room for one chunk.
+fn pool(widths: Widths) -> PoolGeometry {
+    let kv_heads = widths.kv / HEAD_DIM;
+    PoolGeometry { layers: LAYERS, kv_heads, head_dim: HEAD_DIM, slots: 1, element: PageElement::F16 }
 }
 
 impl Widths {
@@ -110,14 +116,7 @@ impl Rig {
         let (cos, sin) = (angles.clone().map(f32::cos).collect(), angles.map(f32::sin).collect());
         let rope = RopeTable { rotary_dim: HEAD_DIM, positions: 16, cos, sin };
         let rope = backend.create_rope(rope).expect("room for a table");
-        let pool = PoolGeometry {
-            layers: LAYERS,
-            kv_heads: kv / HEAD_DIM,
-            head_dim: HEAD_DIM,
-            slots: 1,
-            codec: PageCodec::F16,
-        };
-        backend.create_pool(pool).expect("room for a pool");
+        backend.create_pool(pool(widths)).expect("room for a pool");
         Self { backend, widths, layers, embedding, head, rope }
     }
 
@@ -126,7 +125,7 @@ impl Rig {
         let Widths { hidden, kv, inner, vocabulary } = self.widths;
         let batch = Batch {
             rows: vec![Row { token: 5, position: 0, sequence: 0, adapter: -1, kind: RowKind::Generated }],
-            sequences: vec![Sequence { pages: PageTable::uniform(PageCodec::F16, 0..1) }],
+            sequences: vec![Sequence { pages: PageTable::uniform(&pool(self.widths), 0..1) }],
             outputs: vec![Output { row: 0, sampler: Some(Sampler::greedy()) }],
             ..Batch::default()
         };

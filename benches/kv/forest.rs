@@ -1,7 +1,7 @@
 //! A manager with as many chunks as a phone's flash has of a small model, and no pages: what is timed is what deciding
 //! takes.
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+use interleaf_contract::{CHUNK_TOKENS, PageElement};
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{AppId, Config, LinearCost, Manager, Open, SequenceId, SwitchCosts, TierConfig};
 
@@ -46,7 +46,7 @@ impl Forest {
             forms: Vec::new(),
             layers: LAYERS,
             page_bytes: PAGE_BYTES,
-            codec: PageCodec::F16,
+            element: PageElement::F16,
             tiers: vec![TierConfig { striped: true, chunks: room as u32 }],
             policy,
             costs: SwitchCosts { recompute: line(0.001, 0.004), read: line(0.0005, 1e-9) },

@@ -1,6 +1,6 @@
 //! How much later tokens look at each chunk: LLMS's information density (§3.2).
 
-use interleaf_contract::host::Pool;
+use interleaf_contract::host::{HostMatrix, Pool, Resident};
 use interleaf_contract::{AttentionShape, BackendError, Batch, CHUNK_TOKENS, PageHalf};
 
 use crate::paged_attention::{gather, scores};
@@ -20,14 +20,14 @@ pub struct ColumnMass {
 ///
 /// # Errors
 /// If a page is outside the pool.
-pub fn attention_mass(
+pub fn attention_mass<M: HostMatrix>(
     batch: &Batch,
     sequence: usize,
     layer: u32,
     shape: AttentionShape,
     q: &[f32],
     log_sums: &[f64],
-    pool: &Pool,
+    held: (&Pool, &Resident<M>),
 ) -> Result<ColumnMass, BackendError> {
     let (heads, kv_heads, dim) = (shape.heads as usize, shape.kv_heads as usize, shape.head_dim as usize);
     let seen: Vec<(usize, std::ops::Range<usize>)> = (batch.rows.iter().enumerate())
@@ -40,7 +40,7 @@ pub fn attention_mass(
         mass.rows[visible.clone()].iter_mut().for_each(|n| *n += 1);
     }
     for kv_head in 0..kv_heads {
-        let keys = gather(&batch.sequences[sequence].pages, layer, PageHalf::K, kv_head, tokens, pool)?;
+        let keys = gather(&batch.sequences[sequence].pages, layer, PageHalf::K, kv_head, tokens, held)?;
         for (i, visible) in &seen {
             for head in kv_head * (heads / kv_heads)..(kv_head + 1) * (heads / kv_heads) {
                 let q = &q[(i * heads + head) * dim..(i * heads + head + 1) * dim];

@@ -3,13 +3,16 @@
 
 use interleaf_contract::host::{HostBackend, HostKernels, HostSite, Pool, Resident};
 use interleaf_contract::{
-    BackendError, BackendInfo, Matrix, Numerics, Op, ProjectionId, RowSet, Sampled, Step, StepOutput, Tensor,
+    BackendError, BackendInfo, Matrix, Numerics, Op, PageCodec, PageRecode, ProjectionId, RowSet, Sampled,
+    Step, StepOutput, Tensor,
 };
 
 use crate::kv_append::kv_append;
 use crate::lora_matmul::lora_matmul;
 use crate::paged_attention::paged_attention;
-use crate::{embed::embed, rms_norm, rope::rope, sample::sample, softcap::softcap, swiglu::swiglu};
+use crate::{
+    embed::embed, page_codec, rms_norm, rope::rope, sample::sample, softcap::softcap, swiglu::swiglu,
+};
 
 /// The reference backend.
 pub type RefBackend = HostBackend<RefKernels>;
@@ -94,6 +97,19 @@ impl HostKernels for RefKernels {
         Ok(output)
     }
 
+    fn reads(&self, codec: PageCodec) -> bool {
+        !matches!(codec, PageCodec::Exact(_))
+    }
+
+    fn recode(
+        &mut self,
+        pages: &[PageRecode],
+        resident: &Resident<Matrix>,
+        pool: &mut Pool,
+    ) -> Result<(), BackendError> {
+        pages.iter().try_for_each(|page| page_codec::recode(page, pool, resident))
+    }
+
     fn scratch_bytes(&self) -> u64 {
         self.scratch_bytes
     }
@@ -160,7 +176,7 @@ impl RefKernels {
                     *layer,
                     *shape,
                     &queries,
-                    pool,
+                    (pool, resident),
                     &mut activations.0[out.index as usize],
                 )?;
             }

@@ -1,12 +1,12 @@
 //! New K and V rows into the pages of their sequences.
 
 use interleaf_contract::host::Pool;
-use interleaf_contract::{BackendError, Batch, CHUNK_TOKENS, PageAddress, PageHalf};
+use interleaf_contract::{BackendError, Batch, CHUNK_TOKENS, PageHalf};
 
 use crate::page_codec::encode;
 
 /// `k` and `v` are rows × (kv_heads · head_dim). Row i goes to token `position % 16` of chunk
-/// `position / 16` of its sequence.
+/// `position / 16` of its sequence, whose pages there are exact.
 ///
 /// # Errors
 /// If a page is outside the pool.
@@ -24,10 +24,10 @@ pub fn kv_append(
         let table = &batch.sequences[row.sequence as usize].pages;
         let Some(entry) = table.entry(layer as usize, position / CHUNK_TOKENS) else { continue };
         for (half, entry, rows) in [(PageHalf::K, entry.k, k), (PageHalf::V, entry.v, v)] {
-            let page = pool.page_mut(PageAddress { layer, slot: entry.slot, half })?;
+            let page = pool.page_mut(geometry.address(layer, half, entry))?;
             for (head, values) in rows[i * cols..(i + 1) * cols].chunks_exact(geometry.head_dim).enumerate() {
                 let first = geometry.element_offset(head, position % CHUNK_TOKENS);
-                encode(entry.codec, page, first, values);
+                encode(geometry.element, page, first, values);
             }
         }
     }

@@ -1,27 +1,26 @@
 //! Causal grouped-query attention over pages.
 
-use interleaf_contract::host::Pool;
-use interleaf_contract::{
-    AttentionShape, BackendError, Batch, CHUNK_TOKENS, PageAddress, PageHalf, PageTable,
-};
+use interleaf_contract::host::{HostMatrix, Pool, Resident};
+use interleaf_contract::{AttentionShape, BackendError, Batch, CHUNK_TOKENS, PageHalf, PageTable};
 
-use crate::page_codec::decode;
+use crate::page_codec::{PageOf, read_page};
 use crate::softcap::capped;
 
 /// `q` and `out` are rows × (heads · head_dim). Row i, at position p, attends to positions `0 ..= p` of
 /// its sequence, or to the last of them that its window holds: `out = Σ softmax(scale · q·Kᵀ)·V`, scores
 /// capped where the shape says so, the softmax over all of them at once, in f64.
+/// Pages may be in any codecs; what is resident has their constants.
 /// Returns each row's and head's log-sum-exp of the scaled scores, rows × heads, from which
 /// [`attention_mass`](crate::attention_mass) recovers the weights.
 ///
 /// # Errors
 /// If a page is outside the pool.
-pub fn paged_attention(
+pub fn paged_attention<M: HostMatrix>(
     batch: &Batch,
     layer: u32,
     shape: AttentionShape,
     q: &[f32],
-    pool: &Pool,
+    held: (&Pool, &Resident<M>),
     out: &mut [f32],
 ) -> Result<Vec<f64>, BackendError> {
     let (heads, kv_heads, dim) = (shape.heads as usize, shape.kv_heads as usize, shape.head_dim as usize);
@@ -31,8 +30,8 @@ pub fn paged_attention(
         let tokens = batch.rows[first + rows - 1].position as usize + 1;
         let pages = &batch.sequences[sequence].pages;
         for kv_head in 0..kv_heads {
-            let keys = gather(pages, layer, PageHalf::K, kv_head, tokens, pool)?;
-            let values = gather(pages, layer, PageHalf::V, kv_head, tokens, pool)?;
+            let keys = gather(pages, layer, PageHalf::K, kv_head, tokens, held)?;
+            let values = gather(pages, layer, PageHalf::V, kv_head, tokens, held)?;
             for i in first..first + rows {
                 let position = batch.rows[i].position;
                 let seen = shape.first_visible(position) as usize * dim..(position as usize + 1) * dim;
@@ -48,22 +47,22 @@ pub fn paged_attention(
 }
 
 /// One head's K or V of the first `tokens` positions, tokens × head_dim.
-pub(crate) fn gather(
+pub(crate) fn gather<M: HostMatrix>(
     pages: &PageTable,
     layer: u32,
     half: PageHalf,
     kv_head: usize,
     tokens: usize,
-    pool: &Pool,
+    held: (&Pool, &Resident<M>),
 ) -> Result<Vec<f32>, BackendError> {
+    let (pool, resident) = held;
     let geometry = pool.geometry();
     let dim = geometry.head_dim;
     let mut all = vec![0.0; tokens * dim];
     for (chunk, out) in all.chunks_mut(CHUNK_TOKENS * dim).enumerate() {
         let Some(entry) = pages.entry(layer as usize, chunk) else { continue };
-        let entry = if half == PageHalf::K { entry.k } else { entry.v };
-        let page = pool.page(PageAddress { layer, slot: entry.slot, half })?;
-        decode(entry.codec, page, geometry.element_offset(kv_head, 0), out);
+        let page = read_page(PageOf { layer, half, chunk }, entry.half(half), pool, resident)?;
+        out.copy_from_slice(&page[geometry.element_offset(kv_head, 0)..][..out.len()]);
     }
     Ok(all)
 }

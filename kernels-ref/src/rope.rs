@@ -7,6 +7,15 @@ use interleaf_contract::RopeTable;
 /// The pair `(x[i], x[i + rotary_dim/2])` turns by the angle of `(position, i)`; dimensions from
 /// `rotary_dim` on stay.
 pub fn rope(x: &mut [f32], head_dim: usize, positions: &[u32], table: &RopeTable) {
+    turn(x, head_dim, positions, table, 1.0);
+}
+
+/// Turns back what [`rope`] turned, up to rounding.
+pub fn unrope(x: &mut [f32], head_dim: usize, positions: &[u32], table: &RopeTable) {
+    turn(x, head_dim, positions, table, -1.0);
+}
+
+fn turn(x: &mut [f32], head_dim: usize, positions: &[u32], table: &RopeTable, direction: f64) {
     if positions.is_empty() || x.is_empty() {
         return;
     }
@@ -18,7 +27,7 @@ pub fn rope(x: &mut [f32], head_dim: usize, positions: &[u32], table: &RopeTable
         for head in row.chunks_exact_mut(head_dim) {
             for i in 0..half {
                 let (a, b) = (f64::from(head[i]), f64::from(head[i + half]));
-                let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+                let (c, s) = (f64::from(cos[i]), direction * f64::from(sin[i]));
                 head[i] = (a * c - b * s) as f32;
                 head[i + half] = (b * c + a * s) as f32;
             }
@@ -36,5 +45,7 @@ mod tests {
         let mut x = [1.0, 2.0, 9.0, 1.0, 2.0, 9.0];
         rope(&mut x, 3, &[0, 1], &table);
         assert_eq!(x, [1.0, 2.0, 9.0, -2.0, 1.0, 9.0]);
+        unrope(&mut x, 3, &[0, 1], &table);
+        assert_eq!(x, [1.0, 2.0, 9.0, 1.0, 2.0, 9.0]);
     }
 }

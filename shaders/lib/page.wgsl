@@ -1,10 +1,10 @@
-// Where a page's elements are. A layer's stripe holds, slot by slot, a page of K and a page of V, each
-// (kv_head, token, head_dim). How an element is decoded is in lib/page_<codec>.wgsl and nowhere else.
+// Where a page's elements are. A page of K or V, (kv_head, token, head_dim), lies in its layer's stripe where its entry
+// says. How an element is decoded is in lib/page_<codec>.wgsl and nowhere else.
 const K_PAGE: u32 = 0u;
 const V_PAGE: u32 = 1u;
 
-// An entry of a page table: the codec's tag in the upper 4 bits, the slot below.
-const SLOT_MASK: u32 = 0x0fffffffu;
+// An entry of a page table counts in units of 16 bytes.
+const UNIT_WORDS: u32 = 4u;
 
 // The page table of a sequence. A layer's directory starts with where, from itself, each one is.
 fn pages_of(sequence: u32) -> u32 {
@@ -17,7 +17,6 @@ fn chunk_entry(pages_at: u32, chunk: u32, page: u32) -> u32 {
 }
 
 // The word of the stripe where head `kv_head` of `token` starts.
-fn page_row(entry: u32, page: u32, kv_head: u32, token: u32) -> u32 {
-    let page_at = (2u * (entry & SLOT_MASK) + page) * params.page_words;
-    return page_at + (kv_head * ${CHUNK}u + token) * ${ROW_WORDS}u;
+fn page_row(entry: u32, kv_head: u32, token: u32) -> u32 {
+    return entry * UNIT_WORDS + (kv_head * ${CHUNK}u + token) * ${ROW_WORDS}u;
 }

@@ -26,7 +26,6 @@ fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> R
 #repeat v ${VECTORS}
         page_row(
             chunk_entry(select(pages.at_0, pages.at_${v}, chunk < pages.chunks_${v}), chunk, page),
-            page,
             kv_head,
             token,
         ),

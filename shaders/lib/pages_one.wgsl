@@ -11,7 +11,7 @@ struct Quads {
 
 // The word of the stripe where head `kv_head` of `token` of a chunk starts.
 fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> u32 {
-    return page_row(chunk_entry(pages.at, chunk, page), page, kv_head, token);
+    return page_row(chunk_entry(pages.at, chunk, page), kv_head, token);
 }
 
 fn page_quads(row: u32, quad: u32) -> Quads {

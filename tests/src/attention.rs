@@ -1,8 +1,8 @@
 //! Cases of `paged_attention`, run on any backend over pages written through the trait.
 
 use interleaf_contract::{
-    AttentionShape, Backend, BackendError, Batch, CHUNK_TOKENS, Op, PageAddress, PageCodec, PageData,
-    PageHalf, PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence, Step,
+    AttentionShape, Backend, BackendError, Batch, CHUNK_TOKENS, Op, PageData, PageElement, PageHalf,
+    PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence, Step,
 };
 use interleaf_kernels_ref::page_codec;
 
@@ -22,7 +22,7 @@ pub struct AttentionCase {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    pub codec: PageCodec,
+    pub element: PageElement,
     pub sequences: Vec<SequenceSpec>,
     pub seed: u64,
 }
@@ -43,9 +43,9 @@ impl AttentionCase {
 
     pub fn data(&self) -> Vec<SequenceData> {
         let mut random = Random::new(self.seed);
-        let round = |v: Vec<f32>| match self.codec {
-            PageCodec::F16 => v.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
-            PageCodec::F32 => v,
+        let round = |v: Vec<f32>| match self.element {
+            PageElement::F16 => v.into_iter().map(|v| half::f16::from_f32(v).to_f32()).collect(),
+            PageElement::F32 => v,
         };
         let mut sequence = |&spec: &SequenceSpec| {
             let elements = self.kv_heads * spec.tokens * self.head_dim;
@@ -69,9 +69,9 @@ impl AttentionCase {
     }
 
     fn geometry(&self, slots: usize) -> PoolGeometry {
-        let (kv_heads, head_dim, codec) = (self.kv_heads, self.head_dim, self.codec);
+        let (kv_heads, head_dim, element) = (self.kv_heads, self.head_dim, self.element);
         // A second layer, so that a kernel that forgets the stripe reads something else.
-        PoolGeometry { layers: 2, kv_heads, head_dim, slots, codec }
+        PoolGeometry { layers: 2, kv_heads, head_dim, slots, element }
     }
 
     /// The batch of some sequences and their pages, in slots that are out of order.
@@ -91,7 +91,7 @@ impl AttentionCase {
                 .collect();
             for (chunk, &slot) in slots.iter().enumerate() {
                 for (half, values) in [(PageHalf::K, &sequence.k), (PageHalf::V, &sequence.v)] {
-                    let address = PageAddress { layer: 1, slot, half };
+                    let address = geometry.page(1, slot, half);
                     pages.push(PageData { address, bytes: self.page(&geometry, spec, chunk, values) });
                 }
             }
@@ -100,7 +100,7 @@ impl AttentionCase {
                 let sequence = u32::try_from(index).expect("a small batch");
                 batch.rows.push(Row { token: 0, position, sequence, adapter: -1, kind: spec.kind });
             }
-            batch.sequences.push(Sequence { pages: PageTable::uniform(self.codec, slots) });
+            batch.sequences.push(Sequence { pages: PageTable::uniform(&geometry, slots) });
         }
         (batch, pages, geometry)
     }
@@ -119,7 +119,7 @@ impl AttentionCase {
         for head in 0..self.kv_heads {
             let start = (head * spec.tokens + first) * self.head_dim;
             let rows = &values[start..start + tokens * self.head_dim];
-            page_codec::encode(self.codec, bytes, g.element_offset(head, 0), rows);
+            page_codec::encode(self.element, bytes, g.element_offset(head, 0), rows);
         }
         aligned(bytes)
     }

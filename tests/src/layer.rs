@@ -3,8 +3,8 @@
 
 use interleaf_contract::{
     Activation, Adapter, AttentionShape, Backend, BackendError, Batch, Dtype, LoraSite, Matrix, Op,
-    PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, RopeTable, Row, RowKind, RowSet, Sequence,
-    Step, Tensor,
+    PageElement, PageTable, PoolGeometry, Projection, ProjectionId, RopeTable, Row, RowKind, RowSet,
+    Sequence, Step, Tensor,
 };
 
 use crate::data::{Random, matrix};
@@ -85,6 +85,12 @@ impl LayerData {
         Self { rows: vec![self.rows[sequence]], x, delta, ..self }
     }
 
+    fn pool(&self) -> PoolGeometry {
+        let LayerShape { kv_heads, head_dim, .. } = self.shape;
+        let slots = self.rows.iter().map(|rows| rows.count.div_ceil(16)).sum();
+        PoolGeometry { layers: 1, kv_heads, head_dim, slots, element: PageElement::F32 }
+    }
+
     fn batch(&self) -> Batch {
         let mut batch = Batch::default();
         let mut slots = 0;
@@ -93,9 +99,7 @@ impl LayerData {
             let row = |position| Row { token: 0, position, sequence, adapter, kind };
             batch.rows.extend((0..count as u32).map(row));
             let chunks = (count as u32).div_ceil(16);
-            batch
-                .sequences
-                .push(Sequence { pages: PageTable::uniform(PageCodec::F32, slots..slots + chunks) });
+            batch.sequences.push(Sequence { pages: PageTable::uniform(&self.pool(), slots..slots + chunks) });
             slots += chunks;
         }
         batch
@@ -128,9 +132,7 @@ impl LayerData {
             batch.adapters.push(backend.create_adapter(Adapter { name: "a".into(), sites })?);
         }
         let adapters = batch.adapters.clone();
-        let slots = batch.sequences.iter().map(|s| s.pages.chunks()).sum();
-        let codec = PageCodec::F32;
-        backend.create_pool(PoolGeometry { layers: 1, kv_heads, head_dim, slots, codec })?;
+        backend.create_pool(self.pool())?;
         let mut vector = |values: &Vec<f32>| backend.create_vector("norm", values);
         let norms = self.norms.iter().map(&mut vector).collect::<Result<Vec<_>, _>>()?;
         let head_norms = self.head_norms.iter().map(&mut vector).collect::<Result<Vec<_>, _>>()?;

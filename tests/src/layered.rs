@@ -2,8 +2,8 @@
 //! sequences share in some layers and not in others, or over the same contents with nothing shared.
 
 use interleaf_contract::{
-    AttentionShape, Backend, BackendError, Batch, Bytes, CHUNK_TOKENS, ChunkEntry, Op, PageAddress,
-    PageCodec, PageData, PageHalf, PageTable, PoolGeometry, Row, RowSet, Sequence, Step, Tensor,
+    AttentionShape, Backend, BackendError, Batch, Bytes, CHUNK_TOKENS, Op, PageAddress, PageData,
+    PageElement, PageHalf, PageTable, PoolGeometry, Row, RowSet, Sequence, Step, Tensor,
 };
 use interleaf_kernels_ref::page_codec;
 
@@ -14,7 +14,7 @@ use crate::data::{Random, aligned};
 #[derive(Debug, Clone)]
 pub struct LayeredCase {
     pub shape: AttentionShape,
-    pub codec: PageCodec,
+    pub element: PageElement,
     /// Their rows are the last positions, behind what is shared.
     pub sequences: Vec<SequenceSpec>,
     /// Chunks of each sequence that may be another's.
@@ -52,7 +52,7 @@ impl LayeredCase {
     fn geometry(&self) -> PoolGeometry {
         let (kv_heads, head_dim) = (self.shape.kv_heads as usize, self.shape.head_dim as usize);
         let (layers, slots) = (self.owners.len(), self.all_chunks().count());
-        PoolGeometry { layers, kv_heads, head_dim, slots, codec: self.codec }
+        PoolGeometry { layers, kv_heads, head_dim, slots, element: self.element }
     }
 
     /// Whose page a chunk of a sequence is in a layer.
@@ -91,6 +91,7 @@ impl LayeredCase {
     }
 
     fn batch(&self, slots: &[Vec<u32>]) -> Batch {
+        let geometry = self.geometry();
         let mut batch = Batch::default();
         let mut next = 0;
         for (index, spec) in self.sequences.iter().enumerate() {
@@ -101,7 +102,7 @@ impl LayeredCase {
             batch.rows.extend((first..spec.tokens).map(row));
             let mut pages = PageTable::default();
             for _ in 0..self.chunks(index) {
-                pages.push(slots.len(), |layer| ChunkEntry::both(self.codec, slots[layer][next]));
+                pages.push(slots.len(), |layer| geometry.slot(slots[layer][next]));
                 next += 1;
             }
             batch.sequences.push(Sequence { pages });
@@ -115,7 +116,7 @@ impl LayeredCase {
         let seed = ((layer * 100 + owner) * 1000 + chunk) * 2 + usize::from(half == PageHalf::V);
         let values = Random::new(seed as u64).values(geometry.page_elements());
         let mut words = vec![0u32; geometry.page_bytes() / 4];
-        page_codec::encode(self.codec, bytemuck::cast_slice_mut(&mut words), 0, &values);
+        page_codec::encode(self.element, bytemuck::cast_slice_mut(&mut words), 0, &values);
         aligned(bytemuck::cast_slice(&words))
     }
 
@@ -129,7 +130,7 @@ impl LayeredCase {
         for (layer, slots) in slots.iter().enumerate() {
             for ((sequence, chunk), &slot) in self.all_chunks().zip(slots) {
                 for half in [PageHalf::K, PageHalf::V] {
-                    let address = PageAddress { layer: layer as u32, slot, half };
+                    let address = self.geometry().page(layer as u32, slot, half);
                     let bytes = self.page(layer, self.owner(layer, sequence, chunk), chunk, half);
                     pages.push(PageData { address, bytes });
                 }

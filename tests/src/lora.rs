@@ -1,8 +1,8 @@
 //! Cases of `lora_matmul`, run on any backend.
 
 use interleaf_contract::{
-    Adapter, Backend, BackendError, Batch, Dtype, LoraSite, Matrix, Op, Output, PageCodec, PageTable,
-    Projection, Row, RowKind, RowSet, Sequence, Step, VectorId,
+    Adapter, Backend, BackendError, Batch, Dtype, LoraSite, Matrix, Op, Output, PageElement, PageTable,
+    PoolGeometry, Projection, Row, RowKind, RowSet, Sequence, Step, VectorId,
 };
 
 use crate::data::{Random, magnitudes, matrix};
@@ -160,7 +160,14 @@ pub fn rows(kinds: &[(RowKind, i32)]) -> Vec<Row> {
 
 /// A sequence with one page.
 pub fn one_page() -> Sequence {
-    Sequence { pages: PageTable::uniform(PageCodec::F32, [0]) }
+    unread_pages(1)
+}
+
+/// A sequence whose pages no operation reads, so that there needs to be no pool.
+pub fn unread_pages(chunks: u32) -> Sequence {
+    let (slots, element) = (chunks as usize, PageElement::F32);
+    let pool = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 1, slots, element };
+    Sequence { pages: PageTable::uniform(&pool, 0..chunks) }
 }
 
 /// Outputs for every row.

@@ -6,7 +6,7 @@ mod simulate;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageCodec, WeightFormat};
+use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageElement, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
 pub use simulate::SimulateArgs;
@@ -231,7 +231,7 @@ pub enum PagesArg {
     F32,
 }
 
-impl From<PagesArg> for PageCodec {
+impl From<PagesArg> for PageElement {
     fn from(arg: PagesArg) -> Self {
         match arg {
             PagesArg::F16 => Self::F16,

@@ -1,8 +1,9 @@
 //! The trait that every device implements, at the size of the transformer's own steps.
 
 use crate::{
-    Adapter, AdapterId, BackendError, Bytes, DevicePeaks, DeviceWork, Matrix, MatrixId, PoolGeometry,
-    Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, VectorId, Waiter,
+    Adapter, AdapterId, BackendError, ConstantsId, DevicePeaks, DeviceWork, Matrix, MatrixId, PageAddress,
+    PageConstants, PageCopy, PageData, PageRecode, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
+    Step, StepOutput, VectorId, Waiter,
 };
 
 /// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
@@ -64,54 +65,6 @@ pub struct Ticket(pub u64);
 /// Names a submitted read of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageTicket(pub u64);
-
-/// K or V.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PageHalf {
-    /// Keys.
-    K,
-    /// Values.
-    V,
-}
-
-/// One page of the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PageAddress {
-    /// The layer's stripe.
-    pub layer: u32,
-    /// The slot in it.
-    pub slot: u32,
-    /// K or V.
-    pub half: PageHalf,
-}
-
-impl std::fmt::Display for PageAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let half = match self.half {
-            PageHalf::K => "K",
-            PageHalf::V => "V",
-        };
-        write!(f, "{half} in slot {} of layer {}", self.slot, self.layer)
-    }
-}
-
-/// A page that is to hold what another one does. Both are of one layer and half, so that their codecs agree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PageCopy {
-    /// What is copied.
-    pub from: PageAddress,
-    /// Where to.
-    pub to: PageAddress,
-}
-
-/// A page's stored bits, in its codec's layout (see [`PoolGeometry`]).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PageData {
-    /// Which page.
-    pub address: PageAddress,
-    /// Its bytes.
-    pub bytes: Bytes,
-}
 
 /// A device that holds weights, adapters and pages, and carries out steps.
 ///
@@ -206,13 +159,44 @@ pub trait Backend: Send {
     /// If there is no pool, an address is outside it, or the bytes are not one page.
     fn write_pages(&mut self, pages: &[PageData]) -> Result<(), BackendError>;
 
-    /// Copies pages from slot to slot, as they are after every step submitted so far and before any submitted later.
+    /// Copies pages within their layers, as they are after every step submitted so far and before any submitted later.
     /// No copy of a call sees what another one writes.
     ///
     /// # Errors
-    /// If there is no pool, an address is outside it, a copy leaves its layer or half, or a page that is written is also
-    /// read, or written once more, by the same call. Nothing is copied then.
+    /// If there is no pool, an address is outside it, a copy leaves its layer or is of two lengths, or what is written is
+    /// also read, or written once more, by the same call. Nothing is copied then.
     fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError>;
+
+    /// Makes constants of pages resident.
+    ///
+    /// # Errors
+    /// If the values are not whole rows, one is not a number, the rope is unknown, there is no room, or this backend reads
+    /// exact pages only.
+    fn create_constants(&mut self, constants: PageConstants) -> Result<ConstantsId, BackendError> {
+        Err(unsupported(self, constants.name))
+    }
+
+    /// Forgets constants and frees their memory. Pages that need them can no longer be read.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn drop_constants(&mut self, constants: ConstantsId) -> Result<(), BackendError> {
+        Err(unsupported(self, format!("constants {}", constants.0)))
+    }
+
+    /// Stores pages in other codecs, in the order of copies: as they are after every step submitted so far, before any
+    /// submitted later, and none sees what another one of the call writes.
+    ///
+    /// # Errors
+    /// If there is no pool, a page or an anchor is outside it, constants are unknown or do not fit, or what is written is
+    /// also read, or written once more, by the same call. Nothing is changed then. Or if this backend reads exact pages
+    /// only.
+    fn recode_pages(&mut self, pages: &[PageRecode]) -> Result<(), BackendError> {
+        match pages.first() {
+            Some(page) => Err(unsupported(self, format!("pages in {}", page.to.codec))),
+            None => Ok(()),
+        }
+    }
 
     /// Bytes held now.
     fn memory(&self) -> MemoryReport;
@@ -237,8 +221,7 @@ pub trait Backend: Send {
     /// If this backend cannot.
     fn set_profiling(&mut self, on: bool) -> Result<(), BackendError> {
         if on {
-            let (backend, what) = (self.info().name, "a profile by kernel".into());
-            return Err(BackendError::Unsupported { backend, what });
+            return Err(unsupported(self, "a profile by kernel".into()));
         }
         Ok(())
     }
@@ -258,4 +241,8 @@ pub trait Backend: Send {
     fn measure_peaks(&mut self) -> Result<Option<DevicePeaks>, BackendError> {
         Ok(None)
     }
+}
+
+fn unsupported<B: Backend + ?Sized>(backend: &B, what: String) -> BackendError {
+    BackendError::Unsupported { backend: backend.info().name, what }
 }

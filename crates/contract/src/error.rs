@@ -1,6 +1,6 @@
 //! The typed errors of descriptions and of backends.
 
-use crate::{Dtype, PageAddress, PageCodec};
+use crate::{Dtype, PageAddress, PageCodec, PageHalf};
 
 /// A description that contradicts itself.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -76,8 +76,8 @@ pub enum ContractError {
         /// The output.
         output: u32,
     },
-    /// A page is to be copied to another layer, or K to V.
-    #[error("{from} cannot be copied to {to}: a copy stays in its layer, and K stays K")]
+    /// A page is to be copied to another layer, or to one of another length.
+    #[error("{from} cannot be copied to {to}: a copy stays in its layer and is as long")]
     CopyAcross {
         /// What is copied.
         from: PageAddress,
@@ -89,6 +89,32 @@ pub enum ContractError {
     CopyOverlap {
         /// What is written.
         page: PageAddress,
+    },
+    /// A page in a codec that there is none of, of its half or with its rank.
+    #[error("there are no pages of {half:?} in {codec}")]
+    NoSuchCodec {
+        /// The codec.
+        codec: PageCodec,
+        /// K or V.
+        half: PageHalf,
+    },
+    /// A page without the anchor it is decoded over, with one that does not stand alone, or with one that it does not need.
+    #[error("a page in {codec} must have {expected}, found {found}")]
+    Anchor {
+        /// The page's codec.
+        codec: PageCodec,
+        /// What it needs.
+        expected: &'static str,
+        /// What it has.
+        found: String,
+    },
+    /// A page without the constants it is decoded with, or with some that it does not need.
+    #[error("a page in {codec} must have {expected}")]
+    Constants {
+        /// The page's codec.
+        codec: PageCodec,
+        /// What it needs.
+        expected: &'static str,
     },
     /// An operation was given tensors that do not fit.
     #[error("{op}: {what} is {found}, expected {expected}")]
@@ -141,12 +167,16 @@ pub enum BackendError {
         /// What was asked.
         what: String,
     },
-    /// Pages in a codec that the pool does not hold.
-    #[error("the page pool holds {pool} pages, not {found}")]
+    /// Pages in a codec that is not for what they are used as.
+    #[error("{backend}: pages that are {used} are in {expected}, not in {found}")]
     PageCodec {
-        /// The pool's codec.
-        pool: PageCodec,
-        /// The page's codec.
+        /// The backend.
+        backend: &'static str,
+        /// What is done with them.
+        used: &'static str,
+        /// What they may be stored in.
+        expected: String,
+        /// What the page is stored in.
         found: PageCodec,
     },
     /// The device or the host has no room.

@@ -12,11 +12,13 @@ mod backend;
 mod batch;
 mod chain;
 pub mod check;
+mod codec;
 mod dtype;
 mod error;
 pub mod host;
 mod lora;
 mod page;
+mod page_move;
 mod page_table;
 mod peaks;
 mod sampling;
@@ -25,18 +27,20 @@ mod waiter;
 mod weights;
 mod work;
 
-pub use backend::{
-    Backend, BackendInfo, MemoryReport, Numerics, PageAddress, PageCopy, PageData, PageHalf, PageTicket,
-    Ticket,
-};
+pub use backend::{Backend, BackendInfo, MemoryReport, Numerics, PageTicket, Ticket};
 pub use batch::{Batch, Output, Row, RowKind, Sequence};
 pub use bytes::Bytes;
 pub use chain::{Chained, Choices};
+pub use codec::{
+    Bits, CodeLayout, CoefficientLayout, Coefficients, ConstantsId, GROUP_CHANNELS, PAGE_UNIT, PageCodec,
+    PageConstants, Width,
+};
 pub use dtype::{BlockQ4_0, BlockQ8_0, Dtype, QUANT_BLOCK};
 pub use error::{BackendError, ContractError};
 pub use lora::{Adapter, AdapterId, LoraSite};
-pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, PageCodec, PoolGeometry};
-pub use page_table::{Bands, ChunkEntry, PageEntry, PageTable};
+pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, PoolGeometry};
+pub use page_move::{PageAddress, PageCopy, PageData, PageHalf, PageRecode};
+pub use page_table::{Bands, ChunkEntry, PageEntry, PagePlace, PageTable};
 pub use peaks::DevicePeaks;
 pub use sampling::Sampler;
 pub use step::{Activation, AttentionShape, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor};

@@ -1,19 +1,61 @@
 //! Page tables: where the pages of a sequence are, by layer and chunk, and which layers of a batch have all of them in
 //! the same places. Who decides where a page goes is elsewhere.
 
-use crate::{PageCodec, Sequence};
+use crate::{ConstantsId, PageCodec, PageElement, PageHalf, PoolGeometry, Sequence};
+
+/// A page that stands alone: where it is in the layer's stripe, and how it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PagePlace {
+    /// How it is stored.
+    pub codec: PageCodec,
+    /// Where it begins, in units of [`PAGE_UNIT`](crate::PAGE_UNIT) bytes.
+    pub at: u32,
+    /// What it is decoded with, if the codec has constants.
+    pub constants: Option<ConstantsId>,
+}
 
 /// Where one page is and how to read it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PageEntry {
     /// How it is stored.
     pub codec: PageCodec,
-    /// The slot of the layer's stripe.
-    pub slot: u32,
+    /// Where in the layer's stripe it begins, in units of [`PAGE_UNIT`](crate::PAGE_UNIT) bytes.
+    pub at: u32,
+    /// What it is decoded with, if the codec has constants.
+    pub constants: Option<ConstantsId>,
+    /// What it is decoded over, unless the codec stands alone.
+    pub anchor: Option<PagePlace>,
+}
+
+impl PageEntry {
+    /// A page that stands alone and needs no constants, such as an exact one.
+    #[must_use]
+    pub const fn alone(codec: PageCodec, at: u32) -> Self {
+        Self { codec, at, constants: None, anchor: None }
+    }
+
+    /// An exact page.
+    #[must_use]
+    pub const fn exact(element: PageElement, at: u32) -> Self {
+        Self::alone(PageCodec::Exact(element), at)
+    }
+
+    /// This page as another one's anchor.
+    #[must_use]
+    pub const fn place(self) -> PagePlace {
+        let Self { codec, at, constants, .. } = self;
+        PagePlace { codec, at, constants }
+    }
+}
+
+impl From<PagePlace> for PageEntry {
+    fn from(PagePlace { codec, at, constants }: PagePlace) -> Self {
+        Self { codec, at, constants, anchor: None }
+    }
 }
 
 /// A chunk's pages in one layer; K and V are addressed apart, since a codec is chosen for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChunkEntry {
     /// Keys.
     pub k: PageEntry,
@@ -22,11 +64,13 @@ pub struct ChunkEntry {
 }
 
 impl ChunkEntry {
-    /// K and V in the same slot and codec.
+    /// K or V.
     #[must_use]
-    pub const fn both(codec: PageCodec, slot: u32) -> Self {
-        let entry = PageEntry { codec, slot };
-        Self { k: entry, v: entry }
+    pub const fn half(self, half: PageHalf) -> PageEntry {
+        match half {
+            PageHalf::K => self.k,
+            PageHalf::V => self.v,
+        }
     }
 }
 
@@ -55,10 +99,10 @@ impl Default for PageTable {
 }
 
 impl PageTable {
-    /// A table whose chunks each live in one slot, in the same codec, in every layer.
+    /// A table whose chunks each are the exact pages of one slot, the same in every layer.
     #[must_use]
-    pub fn uniform(codec: PageCodec, slots: impl IntoIterator<Item = u32>) -> Self {
-        let entries = slots.into_iter().map(|slot| ChunkEntry::both(codec, slot)).collect();
+    pub fn uniform(pool: &PoolGeometry, slots: impl IntoIterator<Item = u32>) -> Self {
+        let entries = slots.into_iter().map(|slot| pool.slot(slot)).collect();
         Self { bands: vec![Band { first: 0, entries }] }
     }
 
@@ -183,8 +227,11 @@ mod tests {
 
     use super::*;
 
+    const POOL: PoolGeometry =
+        PoolGeometry { layers: 9, kv_heads: 1, head_dim: 2, slots: 16, element: PageElement::F16 };
+
     fn at(slot: u32) -> ChunkEntry {
-        ChunkEntry::both(PageCodec::F16, slot)
+        POOL.slot(slot)
     }
 
     fn bands(table: &PageTable) -> Vec<usize> {
@@ -193,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_uniform_table_has_one_band() {
-        let table = PageTable::uniform(PageCodec::F16, [4, 2]);
+        let table = PageTable::uniform(&POOL, [4, 2]);
         assert_eq!(bands(&table), [0]);
         assert_eq!((table.chunks(), table.band(0), table.band(99)), (2, 0, 0));
         assert_eq!([0, 99].map(|layer| table.entry(layer, 1)), [Some(at(2)); 2]);
@@ -208,25 +255,26 @@ mod tests {
 
     #[test]
     fn bands_are_split_where_chunks_differ_and_joined_again() {
-        let mut table = PageTable::uniform(PageCodec::F16, [0]);
+        let mut table = PageTable::uniform(&POOL, [0]);
         table.push(4, |layer| at(if layer < 2 { 1 } else { 5 }));
         table.push(4, |layer| at(if layer < 3 { 2 } else { 6 }));
         assert_eq!(bands(&table), [0, 2, 3]);
         assert_eq!([0, 1, 2, 3, 4].map(|layer| table.band(layer)), [0, 0, 1, 2, 2]);
-        let slots = |layer| table.entries(layer).iter().map(|entry| entry.k.slot).collect::<Vec<_>>();
-        assert_eq!([slots(1), slots(2), slots(3)], [[0, 1, 2], [0, 5, 2], [0, 5, 6]]);
+        let slots = |layer| table.entries(layer).iter().copied().collect::<Vec<_>>();
+        let expected = [[0, 1, 2], [0, 5, 2], [0, 5, 6]].map(|slots| slots.map(at));
+        assert_eq!([slots(1), slots(2), slots(3)], expected);
         let mut same = table.clone();
         same.set(4, 2, |_| at(2));
         assert_eq!(bands(&same), [0, 2]);
         same.truncate(1);
-        assert_eq!(same, PageTable::uniform(PageCodec::F16, [0]));
+        assert_eq!(same, PageTable::uniform(&POOL, [0]));
         table.truncate(0);
         assert_eq!(table, PageTable::default());
     }
 
     #[test]
     fn what_is_not_there_is_not_changed() {
-        let mut table = PageTable::uniform(PageCodec::F16, [0]);
+        let mut table = PageTable::uniform(&POOL, [0]);
         let before = table.clone();
         table.set(4, 1, |_| at(9));
         table.set(0, 0, |_| at(9));

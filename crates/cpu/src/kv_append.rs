@@ -1,7 +1,7 @@
 //! New K and V rows into the pages of their sequences.
 
 use interleaf_contract::host::Pool;
-use interleaf_contract::{BackendError, Batch, CHUNK_TOKENS, PageAddress, PageHalf};
+use interleaf_contract::{BackendError, Batch, CHUNK_TOKENS, PageHalf};
 
 use crate::page_codec::encode;
 
@@ -23,9 +23,14 @@ pub fn kv_append(
             unreachable!("position {position} is in no page of its sequence")
         };
         for (half, entry, rows) in [(PageHalf::K, entry.k, k), (PageHalf::V, entry.v, v)] {
-            let page = pool.page_mut(PageAddress { layer, slot: entry.slot, half })?;
+            let page = pool.page_mut(geometry.address(layer, half, entry))?;
             for (head, values) in rows[i * cols..(i + 1) * cols].chunks_exact(geometry.head_dim).enumerate() {
-                encode(entry.codec, page, geometry.element_offset(head, position % CHUNK_TOKENS), values);
+                encode(
+                    geometry.element,
+                    page,
+                    geometry.element_offset(head, position % CHUNK_TOKENS),
+                    values,
+                );
             }
         }
     }

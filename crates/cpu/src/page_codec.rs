@@ -4,16 +4,16 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use interleaf_contract::PageCodec;
+use interleaf_contract::PageElement;
 
 use crate::isa::Isa;
 
 /// Stores `values` from element `first` of a page on.
-pub fn encode(codec: PageCodec, page: &mut [u8], first: usize, values: &[f32]) {
+pub fn encode(element: PageElement, page: &mut [u8], first: usize, values: &[f32]) {
     let place = first..first + values.len();
-    match codec {
-        PageCodec::F16 => cast_slice_mut::<u8, f16>(page)[place].convert_from_f32_slice(values),
-        PageCodec::F32 => cast_slice_mut::<u8, f32>(page)[place].copy_from_slice(values),
+    match element {
+        PageElement::F16 => cast_slice_mut::<u8, f16>(page)[place].convert_from_f32_slice(values),
+        PageElement::F32 => cast_slice_mut::<u8, f32>(page)[place].copy_from_slice(values),
     }
 }
 
@@ -22,10 +22,10 @@ pub fn encode(codec: PageCodec, page: &mut [u8], first: usize, values: &[f32]) {
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn decode<I: Isa>(codec: PageCodec, page: &[u8], out: &mut [f32]) {
+pub unsafe fn decode<I: Isa>(element: PageElement, page: &[u8], out: &mut [f32]) {
     let place = ..out.len();
-    match codec {
-        PageCodec::F16 => {
+    match element {
+        PageElement::F16 => {
             let values = &cast_slice::<u8, u16>(page)[place];
             let whole = out.len() / I::LANES * I::LANES;
             for i in (0..whole).step_by(I::LANES) {
@@ -35,6 +35,6 @@ pub unsafe fn decode<I: Isa>(codec: PageCodec, page: &[u8], out: &mut [f32]) {
                 *o = f16::from_bits(*v).to_f32();
             }
         }
-        PageCodec::F32 => out.copy_from_slice(&cast_slice::<u8, f32>(page)[place]),
+        PageElement::F32 => out.copy_from_slice(&cast_slice::<u8, f32>(page)[place]),
     }
 }

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use interleaf_contract::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, DevicePeaks, DeviceWork, Matrix,
-    MatrixId, MemoryReport, PageAddress, PageCodec, PageCopy, PageData, PageTicket, PoolGeometry, Projection,
-    ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, Waiter, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, ConstantsId, DevicePeaks, DeviceWork,
+    Matrix, MatrixId, MemoryReport, PageAddress, PageCodec, PageCopy, PageData, PageElement, PageTicket,
+    PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, Waiter,
+    check,
 };
 
 use crate::adapters::GpuAdapter;
@@ -171,8 +172,21 @@ impl check::Inventory for GpuBackend {
     }
 
     fn pool(&self) -> PoolGeometry {
-        let none = PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, codec: PageCodec::F16 };
+        let none = PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, element: PageElement::F16 };
         self.pool.as_ref().map_or(none, |pool| pool.geometry)
+    }
+
+    fn reads(&self, codec: PageCodec) -> bool {
+        codec == PageCodec::Exact(self.pool().element)
+    }
+
+    fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError> {
+        let (backend, kind, handle) = (BACKEND, "constants of pages", id.0.into());
+        Err(BackendError::UnknownHandle { backend, kind, handle })
+    }
+
+    fn name(&self) -> &'static str {
+        BACKEND
     }
 
     fn choices(&self) -> &Choices {

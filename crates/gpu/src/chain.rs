@@ -59,10 +59,14 @@ fn stretches(choices: &Choices, chained: &[Chained]) -> Result<Vec<(u64, u64, u6
 #[cfg(test)]
 mod tests {
     use interleaf_contract::{
-        Batch, Op, Output, PageCodec, PageTable, Row, RowKind, RowSet, Sampler, Sequence, Step,
+        Batch, Op, Output, PageElement, PageTable, PoolGeometry, Row, RowKind, RowSet, Sampler, Sequence,
+        Step,
     };
 
     use super::*;
+
+    const POOL: PoolGeometry =
+        PoolGeometry { layers: 1, kv_heads: 1, head_dim: 2, slots: 1, element: PageElement::F16 };
 
     /// What a step of four rows chooses, the second of which has no sampler.
     fn choices() -> Choices {
@@ -70,7 +74,7 @@ mod tests {
         let output = |row| Output { row, sampler: (row != 1).then(Sampler::greedy) };
         let batch = Batch {
             rows: (0..4).map(row).collect(),
-            sequences: vec![Sequence { pages: PageTable::uniform(PageCodec::F16, [0]) }; 4],
+            sequences: vec![Sequence { pages: PageTable::uniform(&POOL, [0]) }; 4],
             outputs: (0..4).map(output).collect(),
             ..Batch::default()
         };

@@ -228,9 +228,8 @@ mod tests {
     use std::sync::Arc;
 
     use interleaf_contract::{
-        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, ChunkEntry, LoraSite, Matrix, Numerics,
-        Op, Output, PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet,
-        Sequence, Step,
+        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, LoraSite, Matrix, Numerics, Op, Output,
+        PageElement, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet, Sequence, Step,
     };
 
     use super::*;
@@ -245,7 +244,7 @@ mod tests {
         head_dim: u32,
         mlp: usize,
         rank: usize,
-        codec: PageCodec,
+        element: PageElement,
         head_norms: bool,
         four_norms: bool,
         window: Option<u32>,
@@ -274,7 +273,7 @@ mod tests {
 
     /// Rows of a kind from a position on, under an adapter or none, over their own pages or, in layer 0, those of the
     /// first sequence.
-    fn batch(rows: &[(RowKind, u32, u32, i32)], codec: PageCodec, shared: bool) -> Batch {
+    fn batch(rows: &[(RowKind, u32, u32, i32)], pool: &PoolGeometry, shared: bool) -> Batch {
         let mut batch = Batch::default();
         let mut slots = 0;
         for (sequence, &(kind, first, count, adapter)) in (0_u32..).zip(rows) {
@@ -285,7 +284,7 @@ mod tests {
             let mut pages = PageTable::default();
             for chunk in 0..chunks {
                 let start = |layer| if shared && layer == 0 { 0 } else { slots };
-                pages.push(2, |layer| ChunkEntry::both(codec, start(layer) + chunk));
+                pages.push(2, |layer| pool.slot(start(layer) + chunk));
             }
             batch.sequences.push(Sequence { pages });
             slots += chunks;
@@ -320,7 +319,7 @@ mod tests {
         }
         let slots = batch.sequences.iter().map(|s| s.pages.chunks()).sum();
         let (kv, dim) = (kv_heads as usize, head_dim as usize);
-        let geometry = PoolGeometry { layers: 2, kv_heads: kv, head_dim: dim, slots, codec: layer.codec };
+        let geometry = PoolGeometry { layers: 2, kv_heads: kv, head_dim: dim, slots, element: layer.element };
         gpu.create_pool(geometry).unwrap();
         let positions = batch.rows.iter().map(|row| row.position as usize + 1).max().unwrap();
         let angles = vec![0.0; positions * dim / 2];
@@ -391,10 +390,10 @@ mod tests {
     fn check_costs(gpu: &mut GpuBackend) {
         use RowKind::{Generated, Prompt};
         let layers = [
-            (Dtype::F16, 72, PageCodec::F16, false, None),
-            (Dtype::Q8_0, 96, PageCodec::F32, true, Some(40)),
-            (Dtype::Q4_0, 64, PageCodec::F16, true, None),
-            (Dtype::F32, 33, PageCodec::F16, false, Some(300)),
+            (Dtype::F16, 72, PageElement::F16, false, None),
+            (Dtype::Q8_0, 96, PageElement::F32, true, Some(40)),
+            (Dtype::Q4_0, 64, PageElement::F16, true, None),
+            (Dtype::F32, 33, PageElement::F16, false, Some(300)),
         ];
         let batches = [
             (vec![(Generated, 3, 1, 0)], false),
@@ -418,7 +417,7 @@ mod tests {
             ),
             (vec![(Prompt, 0, 37, 1), (Prompt, 250, 9, -1), (Generated, 16, 1, 0)], false),
         ];
-        for (i, (dtype, hidden, codec, norms, window)) in layers.into_iter().enumerate() {
+        for (i, (dtype, hidden, element, norms, window)) in layers.into_iter().enumerate() {
             for (rows, shared) in &batches {
                 let layer = Layer {
                     dtype,
@@ -428,12 +427,15 @@ mod tests {
                     head_dim: [16, 64, 32, 32][i],
                     mlp: [80, 64, 192, 100][i],
                     rank: [3, 16, 33, 1][i],
-                    codec,
+                    element,
                     head_norms: norms,
                     four_norms: norms,
                     window,
                 };
-                let step = step(gpu, &layer, batch(rows, codec, *shared));
+                let (kv_heads, head_dim) = (layer.kv_heads as usize, layer.head_dim as usize);
+                // As large as any: only places are asked of it.
+                let pool = PoolGeometry { layers: 2, kv_heads, head_dim, slots: 0, element };
+                let step = step(gpu, &layer, batch(rows, &pool, *shared));
                 let (expected, counted) = count(gpu, step);
                 for (kernel, expected) in expected {
                     let found = crate::instrument::loads(kernel, &counted);

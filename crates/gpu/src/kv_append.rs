@@ -2,7 +2,7 @@
 //! do is in `shaders/kv_append*.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
-use interleaf_contract::{BackendError, CHUNK_TOKENS, PageCodec, RowSet, Tensor};
+use interleaf_contract::{BackendError, CHUNK_TOKENS, PageElement, RowSet, Tensor};
 
 use crate::command::{Place, Recorder, word};
 use crate::cost::Loads;
@@ -15,7 +15,7 @@ use crate::step::Plan;
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Variant {
-    codec: PageCodec,
+    element: PageElement,
     head_dim: u32,
     /// With the norms and the rotation of the heads.
     roped: bool,
@@ -33,7 +33,6 @@ struct Params {
     v_stride: u32,
     token_words: u32,
     token_groups: u32,
-    page_words: u32,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -53,7 +52,6 @@ struct RopedParams {
     normed: u32,
     q_weight_at: u32,
     k_weight_at: u32,
-    page_words: u32,
     q_epsilon: f32,
     k_epsilon: f32,
     head_dim: f32,
@@ -64,9 +62,9 @@ impl Variant {
         use Access::{Read, Write};
         let constants = vec![
             ("WORKGROUP", WORKGROUP.to_string()),
-            ("CODEC", self.codec.name().to_owned()),
+            ("CODEC", self.element.name().to_owned()),
             ("HEAD_DIM", self.head_dim.to_string()),
-            ("ROW_WORDS", row_words(self.codec, self.head_dim).to_string()),
+            ("ROW_WORDS", row_words(self.element, self.head_dim).to_string()),
             ("CHUNK", CHUNK_TOKENS.to_string()),
         ];
         let (name, bindings, params): (_, &[Access], _) = match self.roped {
@@ -76,11 +74,11 @@ impl Variant {
         Template { name, constants, bindings, params, needs: Needs::Nothing }
     }
 
-    /// Variants of every codec, for tests.
+    /// Variants of every element, for tests.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
-        let of = |codec| [false, true].map(|roped| Self { codec, head_dim: 64, roped });
-        [PageCodec::F16, PageCodec::F32].into_iter().flat_map(of).collect()
+        let of = |element| [false, true].map(|roped| Self { element, head_dim: 64, roped });
+        [PageElement::F16, PageElement::F32].into_iter().flat_map(of).collect()
     }
 }
 
@@ -102,7 +100,7 @@ pub(crate) fn record(
     let directory_at = plan.directory(recorder, pool, layer);
     let records_at = plan.rows.records(plan.step, RowSet::All, &mut recorder.recording.tables);
     let head_dim = word(geometry.head_dim);
-    let token_words = word(geometry.kv_heads) * row_words(geometry.codec, head_dim);
+    let token_words = word(geometry.kv_heads) * row_words(geometry.element, head_dim);
     let params = Params {
         rows: word(k.rows),
         records_at,
@@ -113,7 +111,6 @@ pub(crate) fn record(
         v_stride: word(v.stride),
         token_words,
         token_groups: token_words.div_ceil(WORKGROUP),
-        page_words: pool.page_words(),
     };
     let places = vec![
         Place::Buffer(k.buffer),
@@ -121,7 +118,7 @@ pub(crate) fn record(
         Place::Tables,
         Place::Buffer(pool.stripe(layer)?.clone()),
     ];
-    let kernel = Kernel::KvAppend(Variant { codec: geometry.codec, head_dim, roped: false });
+    let kernel = Kernel::KvAppend(Variant { element: geometry.element, head_dim, roped: false });
     let workgroups = u64::from(params.rows) * u64::from(params.token_groups);
     let activations = u64::from(params.rows) * u64::from(token_words) * 16;
     let loads = Loads { activations, ..Loads::default() };
@@ -174,7 +171,6 @@ pub(crate) fn record_roped(
         normed: u32::from(roped.norms.is_some()),
         q_weight_at: q_norm.0,
         k_weight_at: k_norm.0,
-        page_words: pool.page_words(),
         q_epsilon: q_norm.1,
         k_epsilon: k_norm.1,
         head_dim: head_dim as f32,
@@ -186,7 +182,7 @@ pub(crate) fn record_roped(
         plan.vectors(),
         Place::Buffer(pool.stripe(layer)?.clone()),
     ];
-    let kernel = Kernel::KvAppend(Variant { codec: geometry.codec, head_dim, roped: true });
+    let kernel = Kernel::KvAppend(Variant { element: geometry.element, head_dim, roped: true });
     let heads = u64::from(params.heads) + 2 * u64::from(params.kv_heads);
     let head_bytes = 4 * u64::from(head_dim);
     let normed = if roped.norms.is_some() { heads - u64::from(params.kv_heads) } else { 0 };
@@ -207,7 +203,7 @@ mod tests {
 
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
-        assert_eq!((size_of::<Params>(), offset_of!(Params, page_words)), (40, 36));
+        assert_eq!((size_of::<Params>(), offset_of!(Params, token_groups)), (36, 32));
         assert_eq!((size_of::<RopedParams>(), offset_of!(RopedParams, head_dim)), (72, 68));
     }
 }

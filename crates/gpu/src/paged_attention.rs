@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, PageCodec, RowSet, Tensor,
+    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, PageElement, RowSet, Tensor,
 };
 
 use crate::command::{Place, Recorder, word};
@@ -18,11 +18,11 @@ use crate::step::Plan;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Variant {
     /// One block of a generated row, or of a few.
-    Decode(PageCodec, AttentionTile, Half),
+    Decode(PageElement, AttentionTile, Half),
     /// The blocks of a generated row, joined.
     Merge(AttentionTile),
     /// All blocks of a tile of prompt rows.
-    Prefill(PageCodec, AttentionTile, Half),
+    Prefill(PageElement, AttentionTile, Half),
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -37,7 +37,6 @@ struct DecodeParams {
     vectors: u32,
     q_at: u32,
     q_stride: u32,
-    page_words: u32,
     window: u32,
     scale: f32,
     softcap: f32,
@@ -68,7 +67,6 @@ struct PrefillParams {
     out_at: u32,
     out_stride: u32,
     out_columns: u32,
-    page_words: u32,
     window: u32,
     scale: f32,
     softcap: f32,
@@ -78,21 +76,21 @@ impl Variant {
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
         let half = match self {
-            Self::Decode(PageCodec::F16, _, half) | Self::Prefill(PageCodec::F16, _, half) => half,
+            Self::Decode(PageElement::F16, _, half) | Self::Prefill(PageElement::F16, _, half) => half,
             Self::Decode(..) | Self::Merge(_) | Self::Prefill(..) => Half::Integer,
         };
-        let (name, tile, codec, bindings, params): (_, _, _, &[Access], _) = match self {
-            Self::Decode(codec, tile, _) => {
+        let (name, tile, element, bindings, params): (_, _, _, &[Access], _) = match self {
+            Self::Decode(element, tile, _) => {
                 let bindings = &[Read, Read, Read, Write];
-                ("paged_attention_decode", tile, Some(codec), bindings, size_of::<DecodeParams>())
+                ("paged_attention_decode", tile, Some(element), bindings, size_of::<DecodeParams>())
             }
             Self::Merge(tile) => {
                 let bindings = &[Read, Read, Write];
                 ("paged_attention_merge", tile, None, bindings, size_of::<MergeParams>())
             }
-            Self::Prefill(codec, tile, _) => {
+            Self::Prefill(element, tile, _) => {
                 let bindings = &[Read, Read, Read, Write];
-                ("paged_attention_prefill", tile, Some(codec), bindings, size_of::<PrefillParams>())
+                ("paged_attention_prefill", tile, Some(element), bindings, size_of::<PrefillParams>())
             }
         };
         let numbers = [
@@ -108,32 +106,32 @@ impl Variant {
             ("CHUNK", CHUNK_TOKENS as u32),
         ];
         let mut constants: Vec<(&str, String)> = numbers.map(|(n, v)| (n, v.to_string())).into();
-        if let Some(codec) = codec {
+        if let Some(element) = element {
             let narrow = if tile.head_dim.is_multiple_of(4) { "" } else { "_narrow" };
-            constants.push(("CODEC", format!("{codec}{narrow}")));
+            constants.push(("CODEC", format!("{element}{narrow}")));
             constants.push(("HALF", half.name().to_owned()));
-            constants.push(("ROW_WORDS", row_words(codec, tile.head_dim).to_string()));
+            constants.push(("ROW_WORDS", row_words(element, tile.head_dim).to_string()));
         }
         Template { name, constants, bindings, params, needs: Needs::Nothing }
     }
 
-    /// Variants of every codec, number of heads and shape of head, for tests.
+    /// Variants of every element, number of heads and shape of head, for tests.
     #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
         let caps = crate::limits::Caps::lowest();
         let mut all = Vec::new();
         for head_dim in [2, 6, 16, 64, 66, 80, 96, 128, 192, 256] {
             all.push(Self::Merge(decide::attention_decode(head_dim, 1)));
-            for (codec, half) in [
-                (PageCodec::F16, Half::Integer),
-                (PageCodec::F16, Half::Native),
-                (PageCodec::F32, Half::Integer),
+            for (element, half) in [
+                (PageElement::F16, Half::Integer),
+                (PageElement::F16, Half::Native),
+                (PageElement::F32, Half::Integer),
             ] {
                 for heads in [1, 2, 4] {
-                    all.push(Self::Decode(codec, decide::attention_decode(head_dim, heads), half));
-                    all.push(Self::Decode(codec, decide::attention_shared(caps, head_dim, heads), half));
+                    all.push(Self::Decode(element, decide::attention_decode(head_dim, heads), half));
+                    all.push(Self::Decode(element, decide::attention_shared(caps, head_dim, heads), half));
                 }
-                all.push(Self::Prefill(codec, decide::attention_prefill(caps, head_dim), half));
+                all.push(Self::Prefill(element, decide::attention_prefill(caps, head_dim), half));
             }
         }
         all
@@ -156,8 +154,7 @@ pub(crate) fn record(
     }
     let pool = plan.pool()?;
     let stripe = pool.stripe(layer)?;
-    let page_words = pool.page_words();
-    let codec = pool.geometry.codec;
+    let element = pool.geometry.element;
     let (caps, half) = (recorder.gpu.caps, recorder.gpu.decisions.half);
     let heads_per_kv = shape.heads / shape.kv_heads;
     let alone = decide::attention_decode(shape.head_dim, heads_per_kv);
@@ -196,16 +193,15 @@ pub(crate) fn record(
                 vectors: heads_per_kv.div_ceil(tile.abreast),
                 q_at: word(q.at),
                 q_stride: word(q.stride),
-                page_words,
                 window,
                 scale: shape.scale,
                 softcap,
             };
             let vectors = u64::from(params.kv_heads) * u64::from(params.vectors);
-            let kernel = Kernel::PagedAttention(Variant::Decode(codec, tile, half));
+            let kernel = Kernel::PagedAttention(Variant::Decode(element, tile, half));
             let mut loads = Loads::default();
             for block in blocks {
-                loads.pages += vectors * block.pages(tile, codec);
+                loads.pages += vectors * block.pages(tile, element);
                 loads.activations += vectors * cost::queries(tile);
             }
             recorder.dispatch(kernel, &params, places(&partials), u64::from(items.count) * vectors, loads)?;
@@ -242,18 +238,17 @@ pub(crate) fn record(
         out_at: word(out.at),
         out_stride: word(out.stride),
         out_columns: word(out.columns()),
-        page_words,
         window,
         scale: shape.scale,
         softcap,
     };
-    let kernel = Kernel::PagedAttention(Variant::Prefill(codec, prefill, half));
+    let kernel = Kernel::PagedAttention(Variant::Prefill(element, prefill, half));
     let workgroups = u64::from(rows.tiles.count) * u64::from(shape.heads);
     let mut loads = Loads::default();
     for tile in &rows.tile_blocks {
         loads.activations += u64::from(shape.heads) * cost::queries(prefill);
         for block in tile {
-            loads.pages += u64::from(shape.heads) * block.pages(prefill, codec);
+            loads.pages += u64::from(shape.heads) * block.pages(prefill, element);
         }
     }
     recorder.dispatch(kernel, &params, places(&out.buffer), workgroups, loads)

@@ -1,9 +1,7 @@
-//! The page pool: one buffer per layer, which holds slot by slot a page of K and a page of V. Where pages
-//! are; attention itself is in `paged_attention`, moving pages in `page_transfer`.
+//! The page pool: one buffer per layer, in which pages lie where their entries say. Where that is; attention itself is in `paged_attention`, moving pages in `page_transfer`.
 
 use interleaf_contract::{
-    BackendError, CHUNK_TOKENS, ContractError, PageAddress, PageCodec, PageEntry, PageHalf, PoolGeometry,
-    Step, check,
+    BackendError, CHUNK_TOKENS, ContractError, PageAddress, PageElement, PoolGeometry, Step, check,
 };
 
 use crate::buffers::{STORAGE, create};
@@ -12,9 +10,6 @@ use crate::decide::LARGEST_HEAD;
 use crate::device::Gpu;
 use crate::error::{self, BACKEND};
 use crate::limits::Caps;
-
-/// Where the codec's tag is in an entry of a page table: above the slot, as `shaders/lib/page.wgsl` reads.
-const CODEC_SHIFT: u32 = 28;
 
 /// The pages of every layer.
 #[derive(Debug)]
@@ -39,9 +34,6 @@ impl PoolPlan {
         if !head_dim.is_multiple_of(2) || head_dim > LARGEST_HEAD {
             let what = format!("head_dim {head_dim} (even and up to {LARGEST_HEAD} is)");
             return Err(error::unsupported(what));
-        }
-        if geometry.slots >= 1 << CODEC_SHIFT {
-            return Err(error::unsupported(format!("a page pool of {} chunks", geometry.slots)));
         }
         if stripe > caps.binding_bytes {
             let reason = format!("the pages of a layer may take {} bytes here", caps.binding_bytes);
@@ -70,19 +62,9 @@ impl PagePool {
         self.stripes.get(index).ok_or_else(|| ContractError::OutOfRange { what, index, len }.into())
     }
 
-    /// u32 in a page.
-    pub(crate) fn page_words(&self) -> u32 {
-        word(self.geometry.page_bytes() / size_of::<u32>())
-    }
-
     /// The stripe and the byte where a page starts. The address has been checked.
     pub(crate) fn locate(&self, page: PageAddress) -> Result<(&wgpu::Buffer, u64), BackendError> {
-        let half = match page.half {
-            PageHalf::K => 0,
-            PageHalf::V => 1,
-        };
-        let at = (2 * u64::from(page.slot) + half) * self.geometry.page_bytes() as u64;
-        Ok((self.stripe(page.layer)?, at))
+        Ok((self.stripe(page.layer)?, page.bytes().start as u64))
     }
 
     /// A layer's directory, for a step whose entries have been checked: for each sequence where, from the
@@ -101,22 +83,17 @@ impl PagePool {
         for (i, (sequence, chunks)) in batch.sequences.iter().zip(chunks).enumerate() {
             words[i] = word(words.len());
             let entries = sequence.pages.entries(layer).iter().take(chunks);
-            words.extend(entries.flat_map(|entry| [entry_word(entry.k), entry_word(entry.v)]));
+            words.extend(entries.flat_map(|entry| [entry.k.at, entry.v.at]));
         }
         words
     }
 }
 
-/// An entry as kernels read it.
-const fn entry_word(entry: PageEntry) -> u32 {
-    (entry.codec as u32) << CODEC_SHIFT | entry.slot
-}
-
 /// u32 of one head of one token.
-pub(crate) const fn row_words(codec: PageCodec, head_dim: u32) -> u32 {
-    match codec {
-        PageCodec::F16 => head_dim / 2,
-        PageCodec::F32 => head_dim,
+pub(crate) const fn row_words(element: PageElement, head_dim: u32) -> u32 {
+    match element {
+        PageElement::F16 => head_dim / 2,
+        PageElement::F32 => head_dim,
     }
 }
 
@@ -127,14 +104,15 @@ mod tests {
     #[test]
     fn what_a_device_cannot_have_is_refused_before_anything_is_allocated() {
         let plan = |head_dim, slots| {
-            let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim, slots, codec: PageCodec::F16 };
+            let geometry =
+                PoolGeometry { layers: 1, kv_heads: 1, head_dim, slots, element: PageElement::F16 };
             PoolPlan::new(Caps::lowest(), geometry)
         };
         assert_eq!(plan(64, 10).unwrap().stripe, 10 * 2 * 16 * 64 * 2);
         assert!(matches!(plan(0, 1), Err(BackendError::Contract(_))));
         assert!(matches!(plan(63, 1), Err(BackendError::Unsupported { .. })));
         assert!(matches!(plan(258, 1), Err(BackendError::Unsupported { .. })));
-        assert!(matches!(plan(2, 1 << 28), Err(BackendError::Unsupported { .. })));
+        assert!(matches!(plan(2, 1 << 28), Err(BackendError::OutOfMemory { .. })));
         assert!(plan(64, (128 << 20) / (2 * 16 * 64 * 2)).is_ok());
         assert!(matches!(plan(64, (128 << 20) / 4096 + 1), Err(BackendError::OutOfMemory { .. })));
     }

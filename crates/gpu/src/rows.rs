@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageCodec, Row, RowSet, Step};
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, Row, RowSet, Step};
 
 use crate::command::word;
 use crate::cost;
@@ -71,10 +71,10 @@ pub(crate) struct BlockRead {
 
 impl BlockRead {
     /// Bytes of one KV head's pages.
-    pub(crate) fn pages(self, tile: AttentionTile, codec: PageCodec) -> u64 {
-        let element = codec.bytes(1) as u64;
-        let again = u64::from(self.again) * u64::from(tile.quads()) * 4 * element;
-        cost::block(tile, element, CHUNK_TOKENS as u32, self.skipped, self.count) + again
+    pub(crate) fn pages(self, tile: AttentionTile, element: PageElement) -> u64 {
+        let bytes = element.bytes(1) as u64;
+        let again = u64::from(self.again) * u64::from(tile.quads()) * 4 * bytes;
+        cost::block(tile, bytes, CHUNK_TOKENS as u32, self.skipped, self.count) + again
     }
 }
 
@@ -135,7 +135,7 @@ impl RowTables {
         once(&mut self.attention, (tiles, band), || {
             let page = |row: &Row, chunk: usize| {
                 let sequence = &step.batch().sequences[row.sequence as usize];
-                sequence.pages.entry(band, chunk).map(|entry| [entry.k.slot, entry.v.slot])
+                sequence.pages.entry(band, chunk).map(|entry| [entry.k.at, entry.v.at])
             };
             attention_rows(&step.batch().rows, tiles, page, tables)
         })

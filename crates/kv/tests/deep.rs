@@ -1,14 +1,15 @@
 //! Contexts of a length that no stack of calls would hold: they go like any other.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec, PoolGeometry};
+use interleaf_contract::{CHUNK_TOKENS, PageElement, PoolGeometry};
 use interleaf_kv::{AdapterKey, AdapterSpec, Config, ContentDigest, Manager, Open, TierConfig};
 
 const CHUNKS: usize = 100_000;
 
 #[test]
 fn a_very_long_context_goes_with_its_adapter_and_from_memory() {
-    let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 1, codec: PageCodec::F16, slots: CHUNKS };
+    let geometry =
+        PoolGeometry { layers: 1, kv_heads: 1, head_dim: 1, element: PageElement::F16, slots: CHUNKS };
     let mut config = Config::in_memory(&geometry, 1 << 20);
     config.tiers.push(TierConfig { striped: false, chunks: 4 });
     let mut manager = Manager::new(config).expect("lawful");

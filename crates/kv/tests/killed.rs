@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use interleaf_contract::PageCodec;
+use interleaf_contract::PageElement;
 use interleaf_kv::policy::{AppState, Policy};
 use interleaf_kv::{Config, LinearCost, Manager, Open, SwitchCosts, TierConfig};
 
@@ -15,7 +15,7 @@ fn chunks_go_that_are_written_before_those_after_them() {
             forms: Vec::new(),
             layers: 1,
             page_bytes: 1024,
-            codec: PageCodec::F16,
+            element: PageElement::F16,
             tiers: vec![tier(8), tier(8)],
             policy: Policy::Lru,
             costs: SwitchCosts { recompute: free, read: free },

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use interleaf_contract::PageCodec;
+use interleaf_contract::PageElement;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{AppId, Config, LinearCost, Manager, OpKind, Open, SwitchCosts, TierConfig, TrimLevel};
 
@@ -26,7 +26,7 @@ fn manager(read: f64) -> Manager {
         forms: Vec::new(),
         layers: 1,
         page_bytes: 1024,
-        codec: PageCodec::F16,
+        element: PageElement::F16,
         tiers: vec![tier(2), tier(8)],
         policy: Policy::Lru,
         costs: SwitchCosts {

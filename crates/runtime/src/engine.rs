@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use interleaf_contract::{
-    Backend, BackendInfo, DevicePeaks, DeviceWork, MemoryReport, Numerics, PageCodec, RopeId,
+    Backend, BackendInfo, DevicePeaks, DeviceWork, MemoryReport, Numerics, PageElement, RopeId,
 };
 use interleaf_model::{
     ChatTemplate, Digest, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat,
@@ -33,7 +33,7 @@ pub struct EngineOptions {
     /// How base weights are kept.
     pub weights: WeightFormat,
     /// How KV pages are stored.
-    pub pages: PageCodec,
+    pub pages: PageElement,
     /// How quantised weights are multiplied; a GPU takes [`Numerics::ActQ8_0`] only where it multiplies bytes fast.
     pub numerics: Numerics,
     /// How the GPU is used, where it is.
@@ -60,7 +60,7 @@ impl Default for EngineOptions {
         Self {
             backend: BackendChoice::Auto,
             weights: WeightFormat::Stored,
-            pages: PageCodec::F16,
+            pages: PageElement::F16,
             numerics: Numerics::ActQ8_0,
             gpu: GpuSettings::default(),
             threads: 0,

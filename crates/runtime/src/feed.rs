@@ -1,6 +1,6 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
-use interleaf_contract::{PageAddress, PageCopy, PageHalf, RowKind, Sampler};
+use interleaf_contract::{PageCopy, PageHalf, RowKind, Sampler};
 use interleaf_kv::{Op, SequenceId};
 
 use crate::EngineError;
@@ -109,11 +109,12 @@ impl Engine {
         let mut result = Ok(());
         for &op in copies {
             let places = self.cache.manager().copied_places(op.id);
+            let geometry = self.reserved.geometry;
             let slot_bytes = self.cache.manager().block_bytes();
             let pages = places.into_iter().flat_map(|(layer, from, to)| {
                 let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
                 let layer = number(layer as u64);
-                let address = |place, half| PageAddress { layer, slot: number(place / slot_bytes), half };
+                let address = |place, half| geometry.page(layer, number(place / slot_bytes), half);
                 [PageHalf::K, PageHalf::V]
                     .map(|half| PageCopy { from: address(from, half), to: address(to, half) })
             });

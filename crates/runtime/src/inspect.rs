@@ -31,19 +31,18 @@ impl Engine {
         let tokens = self.cache.manager().tokens(sequence.id)?;
         let table = self.cache.manager().page_table(sequence.id)?;
         let layer_index = u32::try_from(layer).unwrap_or(u32::MAX);
-        let entries: Vec<_> = (0..table.chunks())
+        let geometry = self.reserved.geometry;
+        let addresses: Vec<PageAddress> = (0..table.chunks())
             .filter_map(|chunk| table.entry(layer, chunk))
-            .map(|entry| if half == PageHalf::K { entry.k } else { entry.v })
+            .map(|entry| geometry.address(layer_index, half, entry.half(half)))
             .collect();
-        let addresses: Vec<PageAddress> =
-            entries.iter().map(|entry| PageAddress { layer: layer_index, slot: entry.slot, half }).collect();
         let ticket = self.backend.read_pages(&addresses)?;
         let pages = self.backend.wait_pages(ticket)?;
 
         let config = self.model.config();
         let dim = config.head_dim;
         let mut values = vec![0.0; config.kv_heads * tokens * dim];
-        for (chunk, (page, entry)) in pages.iter().zip(entries).enumerate() {
+        for (chunk, page) in pages.iter().enumerate() {
             let first = chunk * CHUNK_TOKENS;
             let count = CHUNK_TOKENS.min(tokens - first);
             // A page's bytes come as they are stored; only a copy is aligned for its elements.
@@ -53,7 +52,7 @@ impl Engine {
             for head in 0..config.kv_heads {
                 let out = (head * tokens + first) * dim;
                 let offset = head * CHUNK_TOKENS * dim;
-                page_codec::decode(entry.codec, bytes, offset, &mut values[out..out + count * dim]);
+                page_codec::decode(geometry.element, bytes, offset, &mut values[out..out + count * dim]);
             }
         }
         Ok(values)

@@ -55,7 +55,7 @@ pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
 pub use gate::GpuGate;
 pub use interleaf_contract::{
-    Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageCodec, RowKind, Sampler,
+    Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
 pub use interleaf_model::{
     ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter, PeftSite,

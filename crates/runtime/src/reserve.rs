@@ -1,6 +1,6 @@
 //! The KV pool, and the rotary tables that reach as far as the longest sequence in it.
 
-use interleaf_contract::{Backend, CHUNK_TOKENS, PageCodec, PoolGeometry, RopeId};
+use interleaf_contract::{Backend, CHUNK_TOKENS, PageElement, PoolGeometry, RopeId};
 use interleaf_model::ModelConfig;
 
 use crate::{Engine, EngineError};
@@ -16,9 +16,9 @@ pub struct Reservation {
 
 impl Reservation {
     /// No room yet.
-    pub fn none(config: &ModelConfig, codec: PageCodec) -> Self {
+    pub fn none(config: &ModelConfig, element: PageElement) -> Self {
         let (layers, kv_heads, head_dim) = (config.layers, config.kv_heads, config.head_dim);
-        Self { geometry: PoolGeometry { layers, kv_heads, head_dim, slots: 0, codec }, positions: 0 }
+        Self { geometry: PoolGeometry { layers, kv_heads, head_dim, slots: 0, element }, positions: 0 }
     }
 
     /// Room for so many chunks, in sequences of at most `context` tokens.

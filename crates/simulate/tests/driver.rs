@@ -230,7 +230,7 @@ fn reading_ahead_takes_nothing_out() {
         forms: Vec::new(),
         layers: 1,
         page_bytes: 1024,
-        codec: interleaf_contract::PageCodec::F16,
+        element: interleaf_contract::PageElement::F16,
         tiers: vec![TierConfig { striped: false, chunks: 10 }, TierConfig { striped: false, chunks: 100 }],
         policy: Policy::Lru,
         costs: SwitchCosts { recompute: free, read: free },

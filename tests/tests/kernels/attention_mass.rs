@@ -3,7 +3,7 @@
 use approx::assert_relative_eq;
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{
-    Backend, BackendError, BackendInfo, Matrix, Numerics, Op, PageCodec, RowKind, RowSet, Step, StepOutput,
+    Backend, BackendError, BackendInfo, Matrix, Numerics, Op, PageElement, RowKind, RowSet, Step, StepOutput,
 };
 use interleaf_kernels_ref::attention_mass::{ColumnMass, attention_mass, chunk_density};
 use interleaf_kernels_ref::paged_attention::paged_attention;
@@ -31,15 +31,15 @@ impl HostKernels for Measure<'_> {
     fn run(
         &mut self,
         step: &Step,
-        _: &Resident<Matrix>,
+        resident: &Resident<Matrix>,
         pool: &mut Pool,
     ) -> Result<StepOutput, BackendError> {
         let Some(Op::Load { data: q, .. }) = step.ops().first() else { return Ok(StepOutput::default()) };
         let (batch, shape) = (step.batch(), self.0.shape());
         let mut out = vec![0.0; q.len()];
-        let log_sums = paged_attention(batch, 1, shape, q, pool, &mut out)?;
+        let log_sums = paged_attention(batch, 1, shape, q, (pool, resident), &mut out)?;
         for sequence in 0..batch.sequences.len() {
-            let mass = attention_mass(batch, sequence, 1, shape, q, &log_sums, pool)?;
+            let mass = attention_mass(batch, sequence, 1, shape, q, &log_sums, (pool, resident))?;
             self.1.lock().expect("no other thread").push(mass);
         }
         Ok(StepOutput::default())
@@ -57,7 +57,7 @@ fn column_means_equal_the_explicit_matrix() {
         heads: 4,
         kv_heads: 2,
         head_dim: 16,
-        codec: PageCodec::F32,
+        element: PageElement::F32,
         sequences: vec![spec(40, 40), spec(37, 5)],
         seed: 1,
     };

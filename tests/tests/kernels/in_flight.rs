@@ -2,7 +2,7 @@
 //! the order it waits in.
 
 use interleaf_contract::{
-    AttentionShape, Backend, Batch, Op, PageCodec, PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence,
+    AttentionShape, Backend, Batch, Op, PageElement, PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence,
     Step, Ticket,
 };
 use interleaf_tests::backends::{self, label};
@@ -12,11 +12,14 @@ use interleaf_tests::tolerance::assert_bits;
 const STEPS: u32 = 9;
 const HEAD_DIM: usize = 8;
 
+const POOL: PoolGeometry =
+    PoolGeometry { layers: 1, kv_heads: 1, head_dim: HEAD_DIM, slots: 1, element: PageElement::F32 };
+
 /// The row at a position: its K and V go to the pages, and its query reads those of all steps before.
 fn step(position: u32, values: &[f32]) -> Step {
     let batch = Batch {
         rows: vec![Row { token: 0, position, sequence: 0, adapter: -1, kind: RowKind::Generated }],
-        sequences: vec![Sequence { pages: PageTable::uniform(PageCodec::F32, [0]) }],
+        sequences: vec![Sequence { pages: PageTable::uniform(&POOL, [0]) }],
         ..Batch::default()
     };
     let mut step = Step::new(batch).expect("a sound batch");
@@ -33,9 +36,7 @@ fn step(position: u32, values: &[f32]) -> Step {
 }
 
 fn pool(backend: &mut dyn Backend) {
-    let geometry =
-        PoolGeometry { layers: 1, kv_heads: 1, head_dim: HEAD_DIM, slots: 1, codec: PageCodec::F32 };
-    backend.create_pool(geometry).expect("a small pool");
+    backend.create_pool(POOL).expect("a small pool");
 }
 
 #[test]

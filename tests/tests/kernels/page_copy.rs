@@ -1,31 +1,27 @@
 //! Pages copied from slot to slot: the bits of their sources, in the order of steps and uploads, and what is refused.
 
 use interleaf_contract::{
-    BackendError, Batch, Bytes, ContractError, Op, PageAddress, PageCodec, PageCopy, PageData, PageHalf,
-    PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence, Step, Ticket,
+    BackendError, Batch, Bytes, ContractError, Op, PAGE_UNIT, PageAddress, PageCopy, PageData, PageElement,
+    PageHalf, PageTable, PoolGeometry, Row, RowKind, RowSet, Sequence, Step, Ticket,
 };
 use interleaf_tests::backends::{self, Boxed, label};
 use interleaf_tests::data::Random;
 
 const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
-fn geometry(codec: PageCodec) -> PoolGeometry {
-    PoolGeometry { layers: 2, kv_heads: 2, head_dim: 24, slots: 6, codec }
-}
-
-fn page(layer: u32, slot: u32, half: PageHalf) -> PageAddress {
-    PageAddress { layer, slot, half }
+fn geometry(element: PageElement) -> PoolGeometry {
+    PoolGeometry { layers: 2, kv_heads: 2, head_dim: 24, slots: 6, element }
 }
 
 /// K and V of a slot to another one, in a layer.
-fn both(layer: u32, from: u32, to: u32) -> [PageCopy; 2] {
-    HALVES.map(|half| PageCopy { from: page(layer, from, half), to: page(layer, to, half) })
+fn both(pool: &PoolGeometry, layer: u32, from: u32, to: u32) -> [PageCopy; 2] {
+    HALVES.map(|half| PageCopy { from: pool.page(layer, from, half), to: pool.page(layer, to, half) })
 }
 
 fn every_page(pool: &PoolGeometry) -> Vec<PageAddress> {
     let slots = pool.slots as u32;
     let places = (0..pool.layers as u32).flat_map(|layer| (0..slots).map(move |slot| (layer, slot)));
-    places.flat_map(|(layer, slot)| HALVES.map(|half| page(layer, slot, half))).collect()
+    places.flat_map(|(layer, slot)| HALVES.map(|half| pool.page(layer, slot, half))).collect()
 }
 
 /// A pool whose pages all differ.
@@ -65,15 +61,19 @@ fn every_backend() -> Vec<Boxed> {
 #[test]
 fn copies_are_their_sources_to_the_bit_and_nothing_else_is_touched() {
     // Of one page to two places, into a neighbour, within a layer each, and of one half alone.
-    let alone = PageCopy { from: page(0, 5, PageHalf::V), to: page(0, 0, PageHalf::V) };
-    let copies = [both(0, 1, 2), both(0, 1, 4), both(1, 0, 5), both(1, 3, 4), [alone; 2]].concat();
-    let copies = &copies[..copies.len() - 1];
+    let copies = |pool: &PoolGeometry| {
+        let [from, to] = [5, 0].map(|slot| pool.page(0, slot, PageHalf::V));
+        let slots = [(0, 1, 2), (0, 1, 4), (1, 0, 5), (1, 3, 4)];
+        let whole = slots.into_iter().flat_map(|(layer, from, to)| both(pool, layer, from, to));
+        whole.chain([PageCopy { from, to }]).collect::<Vec<_>>()
+    };
     for backend in &mut every_backend() {
-        for codec in [PageCodec::F16, PageCodec::F32] {
+        for codec in [PageElement::F16, PageElement::F32] {
             let before = filled(backend, geometry(codec));
-            backend.copy_pages(copies).expect("pages of the pool");
+            let copies = copies(&geometry(codec));
+            backend.copy_pages(&copies).expect("pages of the pool");
             let found = read(backend, &every_page(&geometry(codec)));
-            assert!(found == copied(&before, copies), "{} {codec}", label(&**backend));
+            assert!(found == copied(&before, &copies), "{} {codec}", label(&**backend));
         }
     }
 }
@@ -81,8 +81,8 @@ fn copies_are_their_sources_to_the_bit_and_nothing_else_is_touched() {
 /// More bytes than a device may want to hold twice.
 #[test]
 fn many_copies_are_made_in_one_call() {
-    let pool = PoolGeometry { layers: 1, kv_heads: 8, head_dim: 256, slots: 170, codec: PageCodec::F16 };
-    let copies: Vec<_> = (0..85).flat_map(|slot| both(0, slot, 169 - slot)).collect();
+    let pool = PoolGeometry { layers: 1, kv_heads: 8, head_dim: 256, slots: 170, element: PageElement::F16 };
+    let copies: Vec<_> = (0..85).flat_map(|slot| both(&pool, 0, slot, 169 - slot)).collect();
     for backend in &mut backends::reference_and_others() {
         let before = filled(backend, pool);
         backend.copy_pages(&copies).expect("pages of the pool");
@@ -97,7 +97,7 @@ fn many_copies_are_made_in_one_call() {
 fn append(backend: &mut Boxed, pool: &PoolGeometry, slot: u32, position: u32, seed: u64) -> Ticket {
     let batch = Batch {
         rows: vec![Row { token: 0, position, sequence: 0, adapter: -1, kind: RowKind::Prompt }],
-        sequences: vec![Sequence { pages: PageTable::uniform(pool.codec, [slot]) }],
+        sequences: vec![Sequence { pages: PageTable::uniform(pool, [slot]) }],
         ..Batch::default()
     };
     let mut step = Step::new(batch).expect("a batch");
@@ -116,10 +116,10 @@ fn append(backend: &mut Boxed, pool: &PoolGeometry, slot: u32, position: u32, se
 #[test]
 fn copies_take_their_turn_among_steps_and_uploads() {
     for backend in &mut every_backend() {
-        for codec in [PageCodec::F16, PageCodec::F32] {
+        for codec in [PageElement::F16, PageElement::F32] {
             let label = format!("{} {codec}", label(&**backend));
             let pool = geometry(codec);
-            let pages = |slot| [0, 1].map(|layer| HALVES.map(|half| page(layer, slot, half))).concat();
+            let pages = |slot| [0, 1].map(|layer| HALVES.map(|half| pool.page(layer, slot, half))).concat();
             let bytes = |pages: Vec<PageData>| pages.into_iter().map(|p| p.bytes).collect::<Vec<Bytes>>();
 
             // The same without a copy: one page after each append.
@@ -135,7 +135,7 @@ fn copies_take_their_turn_among_steps_and_uploads() {
 
             let before = filled(backend, pool);
             let first = append(backend, &pool, 2, 3, 1);
-            let copies = [both(0, 2, 5), both(1, 2, 5)].concat();
+            let copies = [both(&pool, 0, 2, 5), both(&pool, 1, 2, 5)].concat();
             backend.copy_pages(&copies).expect("pages of the pool");
             let copy = backend.read_pages(&pages(5)).expect("pages of the pool");
             let onto_copy = append(backend, &pool, 5, 4, 2);
@@ -152,11 +152,11 @@ fn copies_take_their_turn_among_steps_and_uploads() {
             assert!(source == expected[2], "{label}: the source goes on without the copy");
 
             // Uploads before and after.
-            let of = |slot| before.iter().filter(move |p| p.address.slot == slot);
-            let onto = |slot, to| {
-                of(slot)
-                    .map(move |p| PageData { address: PageAddress { slot: to, ..p.address }, ..p.clone() })
-            };
+            let at = |slot| pages(slot).into_iter();
+            let of =
+                |slot| at(slot).map(|address| before.iter().find(|p| p.address == address).expect("there"));
+            let onto =
+                |slot, to| of(slot).zip(at(to)).map(|(page, address)| PageData { address, ..page.clone() });
             backend.write_pages(&onto(0, 2).collect::<Vec<_>>()).expect("pages of the pool");
             backend.copy_pages(&copies).expect("pages of the pool");
             backend.write_pages(&onto(1, 2).collect::<Vec<_>>()).expect("pages of the pool");
@@ -171,33 +171,42 @@ fn what_cannot_be_copied_is_refused_and_nothing_is_done() {
     for backend in &mut every_backend() {
         let label = label(&**backend);
         backend.copy_pages(&[]).expect("nothing to copy, and nowhere");
-        let refused = backend.copy_pages(&both(0, 0, 1));
+        let refused = backend.copy_pages(&both(&geometry(PageElement::F16), 0, 0, 1));
         assert!(
             matches!(refused, Err(BackendError::Contract(ContractError::OutOfRange { len: 0, .. }))),
             "{label}: {refused:?}"
         );
-        let pool = geometry(PageCodec::F16);
+        let pool = geometry(PageElement::F16);
         let before = filled(backend, pool);
         backend.copy_pages(&[]).expect("nothing to copy");
+        let both = |layer, from, to| both(&pool, layer, from, to);
+        let page = |layer, slot, half| pool.page(layer, slot, half);
         let [k, v] = both(0, 0, 1);
         let out = |what, index, len| ContractError::OutOfRange { what, index, len };
         let across = |from, to| (PageCopy { from, to }, ContractError::CopyAcross { from, to });
         let overlap = |page| ContractError::CopyOverlap { page };
         let to_layer = across(page(0, 0, PageHalf::K), page(1, 1, PageHalf::K));
-        let to_half = across(page(0, 0, PageHalf::K), page(0, 1, PageHalf::V));
+        let longer = PageAddress { units: 2 * k.to.units, ..k.to };
+        let to_length = across(k.from, longer);
         let again = PageCopy { from: page(0, 2, PageHalf::K), to: k.to };
         let onward = PageCopy { from: k.to, to: page(0, 2, PageHalf::K) };
         let itself = PageCopy { from: page(0, 3, PageHalf::K), to: page(0, 3, PageHalf::K) };
         let beyond = PageCopy { from: page(0, 0, PageHalf::V), to: page(0, 6, PageHalf::V) };
+        // Half a page on: what is written is read, though neither page is the other.
+        let within = PageAddress { at: k.to.at + k.to.units / 2, ..k.to };
+        let shifted = PageCopy { from: within, to: page(0, 4, PageHalf::K) };
+        let behind = pool.stripe_units();
+        let last = behind + 2 * pool.page_bytes() / PAGE_UNIT - 1;
         for (copies, expected) in [
-            (vec![k, beyond], out("slot of a page", 6, 6)),
-            (vec![k, PageCopy { from: beyond.to, to: v.to }], out("slot of a page", 6, 6)),
+            (vec![k, beyond], out("last unit of a page", last, behind)),
+            (vec![k, PageCopy { from: beyond.to, to: v.to }], out("last unit of a page", last, behind)),
             ([vec![k], both(2, 0, 1).into()].concat(), out("layer of a page", 2, 2)),
             (vec![v, to_layer.0], to_layer.1),
-            (vec![v, to_half.0], to_half.1),
+            (vec![v, to_length.0], to_length.1),
             (vec![v, k, again], overlap(k.to)),
             (vec![v, k, onward], overlap(k.to)),
             (vec![v, onward, k], overlap(k.to)),
+            (vec![v, k, shifted], overlap(k.to)),
             (vec![v, itself], overlap(itself.to)),
         ] {
             assert_eq!(backend.copy_pages(&copies), Err(expected.into()), "{label}");
@@ -206,7 +215,10 @@ fn what_cannot_be_copied_is_refused_and_nothing_is_done() {
         backend.copy_pages(&[k, v]).expect("the backend goes on");
         assert!(read(backend, &every_page(&pool)) == copied(&before, &[k, v]), "{label}");
     }
-    let (from, to) = (page(0, 3, PageHalf::K), page(1, 4, PageHalf::V));
-    let said = ContractError::CopyAcross { from, to }.to_string();
-    assert!(said.contains("K in slot 3 of layer 0 cannot be copied to V in slot 4 of layer 1"), "{said}");
+    let page = |layer, units| PageAddress { layer, at: 3, units };
+    let said = ContractError::CopyAcross { from: page(0, 2), to: page(1, 4) }.to_string();
+    assert!(
+        said.contains("32 bytes at 48 of layer 0 cannot be copied to 64 bytes at 48 of layer 1"),
+        "{said}"
+    );
 }

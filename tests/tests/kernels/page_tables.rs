@@ -1,7 +1,7 @@
 //! Page tables that differ by layer: appends and attention of several layers in one step, against the reference and, to
 //! the bit, against the same contents where nothing is shared and every layer has the same slots.
 
-use interleaf_contract::{AttentionShape, PageCodec, RowKind};
+use interleaf_contract::{AttentionShape, PageElement, RowKind};
 use interleaf_tests::attention::SequenceSpec;
 use interleaf_tests::backends::{self, Boxed, label};
 use interleaf_tests::layered::{LayeredCase, Tables};
@@ -19,14 +19,14 @@ fn sharings() -> [Vec<Vec<usize>>; 3] {
 }
 
 /// Rows that share the whole of their first block of 256 positions and a part of their second.
-fn case(owners: Vec<Vec<usize>>, codec: PageCodec, window: Option<u32>) -> LayeredCase {
+fn case(owners: Vec<Vec<usize>>, element: PageElement, window: Option<u32>) -> LayeredCase {
     let generated = |tokens| SequenceSpec { tokens, queries: 1, kind: RowKind::Generated };
     let prompt = SequenceSpec { tokens: 310, queries: 20, kind: RowKind::Prompt };
     let (heads, kv_heads, head_dim) = (4, 2, 32);
     let scale = (head_dim as f32).sqrt().recip();
     LayeredCase {
         shape: AttentionShape { heads, kv_heads, head_dim, scale, softcap: None, window },
-        codec,
+        element,
         sequences: vec![generated(300), generated(290), prompt, generated(277), generated(300)],
         shared_chunks: 17,
         owners,
@@ -55,10 +55,10 @@ fn check(case: &LayeredCase, backend: &mut Boxed) {
 fn layers_that_share_pages_below_and_above_others() {
     for backend in &mut backends::reference_and_others() {
         for owners in sharings() {
-            for codec in [PageCodec::F16, PageCodec::F32] {
+            for codec in [PageElement::F16, PageElement::F32] {
                 check(&case(owners.clone(), codec, None), backend);
             }
-            check(&case(owners, PageCodec::F16, Some(40)), backend);
+            check(&case(owners, PageElement::F16, Some(40)), backend);
         }
     }
 }
@@ -67,7 +67,7 @@ fn layers_that_share_pages_below_and_above_others() {
 fn every_variant_of_the_gpu() {
     for backend in &mut backends::gpu_variants() {
         for owners in sharings() {
-            check(&case(owners, PageCodec::F16, None), backend);
+            check(&case(owners, PageElement::F16, None), backend);
         }
     }
 }

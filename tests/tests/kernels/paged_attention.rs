@@ -1,7 +1,7 @@
 //! `paged_attention` against the reference: page borders, split borders, grouped heads, mixed batches.
 
 use interleaf_contract::{
-    AttentionShape, Batch, Op, PageCodec, PageData, PoolGeometry, Row, RowKind, RowSet,
+    AttentionShape, Batch, Op, PageData, PageElement, PoolGeometry, Row, RowKind, RowSet,
 };
 use interleaf_tests::attention::{AttentionCase, SequenceSpec, naive, naive_shaped};
 use interleaf_tests::backends::{self, Boxed, label};
@@ -24,11 +24,11 @@ fn check(case: &AttentionCase, backend: &mut Boxed) {
 fn case(
     heads: (usize, usize),
     head_dim: usize,
-    codec: PageCodec,
+    element: PageElement,
     sequences: Vec<SequenceSpec>,
 ) -> AttentionCase {
     let seed = (head_dim * 7 + sequences.len()) as u64;
-    AttentionCase { heads: heads.0, kv_heads: heads.1, head_dim, codec, sequences, seed }
+    AttentionCase { heads: heads.0, kv_heads: heads.1, head_dim, element, sequences, seed }
 }
 
 fn decode(tokens: usize) -> SequenceSpec {
@@ -42,7 +42,7 @@ fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
 #[test]
 fn lengths_around_pages_and_splits() {
     for backend in &mut backends::all() {
-        for codec in [PageCodec::F16, PageCodec::F32] {
+        for codec in [PageElement::F16, PageElement::F32] {
             let lengths = [1, 2, 15, 16, 17, 31, 255, 256, 257, 300, 513];
             let generated = lengths.map(decode).to_vec();
             check(&case((4, 2), 64, codec, generated), backend);
@@ -61,8 +61,8 @@ fn head_shapes() {
             [((1, 1), 16), ((4, 1), 64), ((6, 3), 80), ((5, 1), 64), ((8, 8), 32), ((3, 1), 128)]
         {
             let sequences = vec![decode(70), prompt(33, 20), decode(1)];
-            check(&case(heads, dim, PageCodec::F16, sequences.clone()), backend);
-            check(&case(heads, dim, PageCodec::F32, sequences), backend);
+            check(&case(heads, dim, PageElement::F16, sequences.clone()), backend);
+            check(&case(heads, dim, PageElement::F32, sequences), backend);
         }
     }
 }
@@ -70,7 +70,7 @@ fn head_shapes() {
 #[test]
 fn every_variant_of_the_gpu() {
     for backend in &mut backends::gpu_variants() {
-        for codec in [PageCodec::F16, PageCodec::F32] {
+        for codec in [PageElement::F16, PageElement::F32] {
             let sequences = vec![decode(1), decode(300), prompt(290, 40), prompt(17, 17)];
             check(&case((4, 2), 64, codec, sequences.clone()), backend);
             check(&case((3, 1), 66, codec, sequences), backend);
@@ -93,8 +93,8 @@ fn any_case() -> impl Strategy<Value = AttentionCase> {
                 },
             )
             .collect();
-        let codec = if half { PageCodec::F16 } else { PageCodec::F32 };
-        AttentionCase { heads: group * kv_heads, kv_heads, head_dim, codec, sequences, seed }
+        let element = if half { PageElement::F16 } else { PageElement::F32 };
+        AttentionCase { heads: group * kv_heads, kv_heads, head_dim, element, sequences, seed }
     })
 }
 
@@ -115,7 +115,7 @@ fn any_batch() {
 fn a_row_alone_has_the_bits_it_has_in_a_batch() {
     for backend in &mut backends::all() {
         let specs = vec![prompt(300, 40), decode(270), prompt(18, 18), decode(17)];
-        let case = case((4, 2), 64, PageCodec::F16, specs);
+        let case = case((4, 2), 64, PageElement::F16, specs);
         let data = case.data();
         let cols = case.heads * case.head_dim;
         let batch = case.run(&data, &mut **backend).expect("the batch runs");
@@ -145,7 +145,7 @@ fn rows_that_share_pages_have_the_bits_they_have_alone() {
     for backend in &mut backends::all() {
         for window in [None, Some(512)] {
             let longest = 1100;
-            let mut case = case((4, 2), 32, PageCodec::F16, vec![decode(longest)]);
+            let mut case = case((4, 2), 32, PageElement::F16, vec![decode(longest)]);
             case.seed = 5;
             let whole = case.data().remove(0);
             let shape = AttentionShape { window, ..case.shape() };
@@ -205,7 +205,7 @@ fn run_batch(
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    let case = case((6, 2), 64, PageCodec::F16, vec![prompt(290, 70), decode(600), decode(5)]);
+    let case = case((6, 2), 64, PageElement::F16, vec![prompt(290, 70), decode(600), decode(5)]);
     let data = case.data();
     let numerics = interleaf_contract::Numerics::ActF32;
     let run = |threads| {
@@ -223,7 +223,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn repeated_gpu_runs_give_the_same_bits() {
     let Some(mut gpu) = backends::gpu() else { return };
-    let case = case((4, 2), 64, PageCodec::F16, vec![prompt(290, 30), decode(600), decode(5)]);
+    let case = case((4, 2), 64, PageElement::F16, vec![prompt(290, 30), decode(600), decode(5)]);
     let data = case.data();
     let first = case.run(&data, &mut *gpu).expect("the GPU runs");
     for _ in 0..2 {
@@ -235,7 +235,7 @@ fn repeated_gpu_runs_give_the_same_bits() {
 #[test]
 fn windows_and_softcaps() {
     let sequences = vec![decode(300), decode(16), prompt(290, 40), prompt(20, 20), decode(513)];
-    let case = case((4, 2), 32, PageCodec::F16, sequences);
+    let case = case((4, 2), 32, PageElement::F16, sequences);
     let data = case.data();
     for mut backend in backends::all() {
         for window in [None, Some(1), Some(16), Some(17), Some(250), Some(257), Some(1000)] {

@@ -2,9 +2,9 @@
 //! refused step does nothing and the backend goes on.
 
 use interleaf_contract::{
-    Adapter, AdapterId, BackendError, Batch, Bytes, ContractError, Dtype, LoraSite, MatrixId, Op,
-    PageAddress, PageCodec, PageData, PageHalf, PageTable, PageTicket, PoolGeometry, Projection, RopeTable,
-    Row, RowKind, RowSet, Sequence, Step, Ticket,
+    Adapter, AdapterId, BackendError, Batch, Bytes, ContractError, Dtype, LoraSite, MatrixId, Op, PageData,
+    PageElement, PageHalf, PageTable, PageTicket, PoolGeometry, Projection, RopeTable, Row, RowKind, RowSet,
+    Sequence, Step, Ticket,
 };
 use interleaf_tests::backends::{self, label};
 use interleaf_tests::data::{Random, matrix};
@@ -117,21 +117,23 @@ fn shapes_that_do_not_fit_are_refused_before_anything_runs() {
 #[test]
 fn pages_outside_the_pool_are_refused() {
     for mut backend in all() {
-        let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, codec: PageCodec::F16 };
+        let geometry =
+            PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, element: PageElement::F16 };
         backend.create_pool(geometry).expect("a small pool");
         for (layer, slot) in [(1, 0), (0, 2)] {
-            let address = PageAddress { layer, slot, half: PageHalf::K };
+            let address = geometry.page(layer, slot, PageHalf::K);
             assert!(backend.read_pages(&[address]).is_err(), "{}", label(&*backend));
             let bytes = Bytes::from(vec![0; geometry.page_bytes()]);
             assert!(backend.write_pages(&[PageData { address, bytes }]).is_err());
         }
-        let address = PageAddress { layer: 0, slot: 0, half: PageHalf::K };
+        let address = geometry.page(0, 0, PageHalf::K);
         assert!(backend.write_pages(&[PageData { address, bytes: Bytes::from(vec![0; 3]) }]).is_err());
 
-        let mut append = |codec, slot| {
+        let mut append = |element, slot| {
+            let pool = PoolGeometry { element, ..geometry };
             let batch = Batch {
                 rows: vec![Row { token: 0, position: 0, sequence: 0, adapter: -1, kind: RowKind::Prompt }],
-                sequences: vec![Sequence { pages: PageTable::uniform(codec, [slot]) }],
+                sequences: vec![Sequence { pages: PageTable::uniform(&pool, [slot]) }],
                 ..Batch::default()
             };
             let mut step = Step::new(batch).expect("a batch");
@@ -142,10 +144,10 @@ fn pages_outside_the_pool_are_refused() {
             step.push(Op::KvAppend { layer: 0, k, v });
             backend.submit(step)
         };
-        assert!(append(PageCodec::F16, 2).is_err(), "a slot outside the pool");
-        let refused = append(PageCodec::F32, 0);
+        assert!(append(PageElement::F16, 2).is_err(), "a slot outside the pool");
+        let refused = append(PageElement::F32, 0);
         assert!(matches!(refused, Err(BackendError::PageCodec { .. })), "{refused:?}");
-        append(PageCodec::F16, 1).expect("the backend goes on");
+        append(PageElement::F16, 1).expect("the backend goes on");
     }
 }
 
@@ -212,7 +214,8 @@ fn empty_and_absurd_sizes_are_refused() {
             let x = step.tensor(RowSet::All, 0);
             Op::RmsNorm { x, add: None, weight, epsilon: 0.0, heads: 3, out: x }
         });
-        let geometry = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, codec: PageCodec::F16 };
+        let geometry =
+            PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, element: PageElement::F16 };
         backend.create_pool(geometry).expect("a small pool");
         for wrong in [
             PoolGeometry { head_dim: 0, ..geometry },
@@ -223,7 +226,7 @@ fn empty_and_absurd_sizes_are_refused() {
         ] {
             assert!(backend.create_pool(wrong).is_err(), "{}: {wrong:?}", label(&*backend));
         }
-        let address = PageAddress { layer: 0, slot: 1, half: PageHalf::V };
+        let address = geometry.page(0, 1, PageHalf::V);
         backend.read_pages(&[address]).expect("the pool is still there");
         let shape = interleaf_contract::AttentionShape {
             heads: 1 << 31,

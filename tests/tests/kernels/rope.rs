@@ -1,8 +1,9 @@
 //! `rope` against the reference, positions out of order and with dimensions that do not turn.
 
-use interleaf_contract::{Batch, Op, PageCodec, PageTable, RopeTable, Row, RowKind, Sequence};
+use interleaf_contract::{Batch, Op, RopeTable, Row, RowKind};
 use interleaf_tests::backends;
 use interleaf_tests::data::Random;
+use interleaf_tests::lora::unread_pages;
 use interleaf_tests::single;
 use interleaf_tests::tolerance::error;
 
@@ -25,7 +26,7 @@ fn heads_turn_by_their_rows_position() {
             adapter: -1,
             kind: RowKind::Prompt,
         };
-        let sequence = || Sequence { pages: PageTable::uniform(PageCodec::F32, 0..16) };
+        let sequence = || unread_pages(16);
         let batch = Batch {
             rows: positions.iter().enumerate().map(row).collect(),
             sequences: positions.iter().map(|_| sequence()).collect(),

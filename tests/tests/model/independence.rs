@@ -2,7 +2,7 @@
 //! number of threads, how a prompt was cut, or which slots its pages got.
 
 use interleaf_runtime::{
-    BackendChoice, Engine, EngineOptions, Feed, PageCodec, RowKind, SequenceHandle, Want, WeightFormat,
+    BackendChoice, Engine, EngineOptions, Feed, PageElement, RowKind, SequenceHandle, Want, WeightFormat,
 };
 use interleaf_tests::tolerance::assert_bits;
 
@@ -37,7 +37,7 @@ fn a_mixed_batch_equals_single_sequences_to_the_bit() {
         (BackendChoice::Cpu, WeightFormat::Q4_0),
         (BackendChoice::Ref, WeightFormat::Stored),
     ] {
-        let options = EngineOptions { weights, pages: PageCodec::F16, ..options(backend) };
+        let options = EngineOptions { weights, pages: PageElement::F16, ..options(backend) };
         let mut engine = demo(&options);
         engine.reserve_kv(8, 160).expect("a small pool");
         // Prompts of different lengths, so that rows of prompts and of answers meet in one step.

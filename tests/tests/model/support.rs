@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use interleaf_demo_model as demo;
-use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageCodec, Source};
+use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageElement, Source};
 
 pub fn data(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data").join(path)
 }
 
 pub fn options(backend: BackendChoice) -> EngineOptions {
-    EngineOptions { backend, pages: PageCodec::F32, ..EngineOptions::default() }
+    EngineOptions { backend, pages: PageElement::F32, ..EngineOptions::default() }
 }
 
 pub fn embedded(name: &'static str, files: &'static [demo::File]) -> Source {

@@ -1,6 +1,6 @@
 //! What was measured, and how it is printed.
 
-use interleaf_runtime::{DevicePeaks, Engine, Numerics, PageCodec};
+use interleaf_runtime::{DevicePeaks, Engine, Numerics, PageElement};
 use serde::Serialize;
 
 use super::case::{Case, Test};
@@ -98,7 +98,7 @@ impl Row {
             weights: weights_name(weights),
             weight_bytes: bytes.layers + bytes.head,
             numerics: if weights.is_quantised() { info.numerics.name() } else { "act=f32" },
-            pages: PageCodec::from(args.pages).name(),
+            pages: PageElement::from(args.pages).name(),
             threads: info.threads,
             batch: case.batch,
             adapters: case.adapters,

@@ -1,6 +1,6 @@
 //! What a row must read and multiply, whatever the kernels: counted, not measured.
 
-use interleaf_runtime::{Engine, ModelConfig, PageCodec, Proj};
+use interleaf_runtime::{Engine, ModelConfig, PageElement, Proj};
 
 use super::case::{Case, Test};
 
@@ -27,7 +27,7 @@ struct Step {
 
 impl Work {
     /// The work of a case. Prompts are read in pieces of `prefill_rows`.
-    pub fn of(engine: &Engine, case: &Case, prefill_rows: usize, pages: PageCodec) -> Self {
+    pub fn of(engine: &Engine, case: &Case, prefill_rows: usize, pages: PageElement) -> Self {
         let in_use: Vec<String> = (0..case.adapters_in_use()).filter_map(|i| case.adapter(i)).collect();
         let adapters = engine.adapters().filter(|adapter| in_use.contains(&adapter.name));
         let (adapter_bytes, rank) = adapters
@@ -67,7 +67,7 @@ fn steps(case: &Case, prefill_rows: usize) -> Vec<Step> {
 /// A model, as far as it is counted.
 struct Shape<'a> {
     config: &'a ModelConfig,
-    pages: PageCodec,
+    pages: PageElement,
     /// Of the adapters in use; 0 where there are none.
     rank: u64,
 }
@@ -126,7 +126,7 @@ mod tests {
     fn a_step_reads_every_weight_and_multiplies_by_it() {
         let engine = engine();
         let config = engine.config();
-        let work = Work::of(&engine, &case(Test::Generate(1), 1, 0), 128, PageCodec::F16);
+        let work = Work::of(&engine, &case(Test::Generate(1), 1, 0), 128, PageElement::F16);
         let matrices: usize = Proj::ALL.map(|p| config.projection_shape(p).iter().product()).iter().sum();
         let matrices = config.layers * matrices + config.vocab_size * config.hidden_size;
         let kv = config.layers * config.kv_heads * config.head_dim * 2;
@@ -140,7 +140,7 @@ mod tests {
     fn a_batch_shares_the_weights_and_a_prompt_its_pieces() {
         let engine = engine();
         let of =
-            |test, batch, depth, rows| Work::of(&engine, &case(test, batch, depth), rows, PageCodec::F16);
+            |test, batch, depth, rows| Work::of(&engine, &case(test, batch, depth), rows, PageElement::F16);
         let (one, four) = (of(Test::Generate(8), 1, 16, 128), of(Test::Generate(8), 4, 16, 128));
         assert_eq!((one.steps, four.multiply_adds), (8, 4 * one.multiply_adds));
         assert!(four.bytes < one.bytes * 5 / 4);

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use interleaf_runtime::{Activation, DigestOrigin, Model, ModelConfig, PageCodec, Source, Store, TensorInfo};
+use interleaf_runtime::{
+    Activation, DigestOrigin, Model, ModelConfig, PageElement, Source, Store, TensorInfo,
+};
 use serde::Serialize;
 
 use super::groups::{group, ranges, split_layer};
@@ -126,7 +128,7 @@ impl Report {
             eos: model.generation_defaults().eos.clone(),
             tokenizer: tokenizer.map(|tokenizer| tokenizer.vocab_size()),
             chat_template: template.is_some(),
-            kv_bytes_per_token_f16: PageCodec::F16
+            kv_bytes_per_token_f16: PageElement::F16
                 .bytes(2 * config.layers * config.kv_heads * config.head_dim),
             tensors: tensors.into_iter().map(Tensor::from).collect(),
             config,

@@ -7,10 +7,11 @@ mod pages;
 use std::collections::HashSet;
 
 use self::pages::StepPages;
-pub use self::pages::{copies, page, page_data, pool};
+pub use self::pages::{constants, copies, page, page_data, pool, recodes};
 use crate::{
-    Adapter, AdapterId, AttentionShape, BackendError, Choices, ContractError, MatrixId, Op, PoolGeometry,
-    Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step, Tensor, VectorId,
+    Adapter, AdapterId, AttentionShape, BackendError, Choices, ConstantsId, ContractError, MatrixId, Op,
+    PageCodec, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step, Tensor,
+    VectorId,
 };
 
 /// What a backend holds, as far as checks need to know it.
@@ -47,6 +48,18 @@ pub trait Inventory {
 
     /// The page pool; without one, a pool of no layers.
     fn pool(&self) -> PoolGeometry;
+
+    /// Whether its kernels read pages in a codec; numbers are of the pool's element.
+    fn reads(&self, codec: PageCodec) -> bool;
+
+    /// Rows and channels of constants of pages, and the embedding that expanded keys are turned by.
+    ///
+    /// # Errors
+    /// If the handle is unknown.
+    fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError>;
+
+    /// The backend's name, for messages.
+    fn name(&self) -> &'static str;
 
     /// What the step submitted last chooses; nothing before the first.
     fn choices(&self) -> &Choices;
@@ -97,7 +110,7 @@ pub fn adapter(adapter: &Adapter, held: &impl Inventory) -> Result<(), BackendEr
 
 /// Checks a step: every handle names something, every shape fits, no result is also an input where the
 /// operation does not say that it may be, tokens and positions are in range, and every page that is read or
-/// written is in the pool, in its codec.
+/// written is in the pool, in a codec for that.
 ///
 /// # Errors
 /// Names the first operation, what of it is wrong, and what was expected.
@@ -112,7 +125,7 @@ pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
             return Err(value("step", "values of a tensor", "addressable", f64::from(t.cols)));
         }
     }
-    let mut pages = StepPages::new(step, held.pool());
+    let mut pages = StepPages::new(step, held);
     step.ops().iter().try_for_each(|op| {
         Check { step, held, pool: held.pool(), stem: op.stem() }.op(op)?;
         match op {

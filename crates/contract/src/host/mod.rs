@@ -7,9 +7,9 @@ mod resident;
 use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, LoraSite, Matrix, MatrixId,
-    MemoryReport, PageAddress, PageCopy, PageData, PageTicket, PoolGeometry, Projection, ProjectionId,
-    RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, ConstantsId, LoraSite, Matrix, MatrixId,
+    MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageRecode, PageTicket,
+    PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, check,
 };
 
 pub use pool::Pool;
@@ -46,6 +46,25 @@ pub trait HostKernels: Send {
         resident: &Resident<Self::Matrix>,
         pool: &mut Pool,
     ) -> Result<StepOutput, BackendError>;
+
+    /// Whether pages are read in a codec that is not exact.
+    fn reads(&self, _codec: PageCodec) -> bool {
+        false
+    }
+
+    /// Stores pages in other codecs. They have been checked: none reads what another one writes.
+    ///
+    /// # Errors
+    /// If a page or constants are not there.
+    fn recode(
+        &mut self,
+        _pages: &[PageRecode],
+        _resident: &Resident<Self::Matrix>,
+        _pool: &mut Pool,
+    ) -> Result<(), BackendError> {
+        let (backend, what) = (self.info().name, "storing pages in another codec".into());
+        Err(BackendError::Unsupported { backend, what })
+    }
 
     /// Bytes of activations and scratch that the kernels hold.
     fn scratch_bytes(&self) -> u64;
@@ -114,6 +133,19 @@ impl<K: HostKernels> check::Inventory for HostBackend<K> {
 
     fn pool(&self) -> PoolGeometry {
         *self.pool.geometry()
+    }
+
+    fn reads(&self, codec: PageCodec) -> bool {
+        codec == PageCodec::Exact(self.pool.geometry().element) || self.kernels.reads(codec)
+    }
+
+    fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError> {
+        let PageConstants { values, channels, rope, .. } = self.resident.constants(id)?;
+        Ok((values.len() / channels, *channels, *rope))
+    }
+
+    fn name(&self) -> &'static str {
+        self.kernels.info().name
     }
 
     fn choices(&self) -> &Choices {
@@ -196,6 +228,20 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError> {
         check::copies(copies, self.pool.geometry())?;
         copies.iter().try_for_each(|copy| self.pool.copy(*copy))
+    }
+
+    fn create_constants(&mut self, constants: PageConstants) -> Result<ConstantsId, BackendError> {
+        check::constants(&constants, self)?;
+        Ok(self.resident.add_constants(constants))
+    }
+
+    fn drop_constants(&mut self, constants: ConstantsId) -> Result<(), BackendError> {
+        self.resident.drop_constants(constants)
+    }
+
+    fn recode_pages(&mut self, pages: &[PageRecode]) -> Result<(), BackendError> {
+        check::recodes(pages, self)?;
+        self.kernels.recode(pages, &self.resident, &mut self.pool)
     }
 
     fn memory(&self) -> MemoryReport {

@@ -1,8 +1,8 @@
 //! The page pool in host memory, striped by layer, and the placing of bytes in it.
 
-use crate::{BackendError, Bytes, PageAddress, PageCodec, PageCopy, PageData, PageHalf, PoolGeometry, check};
+use crate::{BackendError, Bytes, PageAddress, PageCopy, PageData, PageElement, PoolGeometry, check};
 
-/// Pages of every layer. Each stripe holds its K pages by slot, then its V pages by slot.
+/// Pages of every layer.
 ///
 /// Stripes are kept in words of 32 bits, so that a page can be viewed as f32 or f16 in place.
 #[derive(Debug)]
@@ -14,7 +14,8 @@ pub struct Pool {
 
 impl Pool {
     pub(super) fn empty(backend: &'static str) -> Self {
-        let geometry = PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, codec: PageCodec::F16 };
+        let geometry =
+            PoolGeometry { layers: 0, kv_heads: 0, head_dim: 0, slots: 0, element: PageElement::F16 };
         Self { backend, geometry, stripes: Vec::new() }
     }
 
@@ -46,16 +47,10 @@ impl Pool {
 
     fn place(&self, address: PageAddress) -> Result<std::ops::Range<usize>, BackendError> {
         check::page(address, &self.geometry)?;
-        let bytes = self.geometry.page_bytes();
-        let half = match address.half {
-            PageHalf::K => 0,
-            PageHalf::V => self.geometry.slots,
-        };
-        let first = (half + address.slot as usize) * bytes;
-        Ok(first..first + bytes)
+        Ok(address.bytes())
     }
 
-    /// The stored bytes of a page, aligned to the codec's elements.
+    /// The stored bytes of a page, aligned to 4 bytes.
     ///
     /// # Errors
     /// If the address is outside the pool.

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    AdapterId, BackendError, Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId,
+    AdapterId, BackendError, ConstantsId, Matrix, MatrixId, PageConstants, Projection, ProjectionId, RopeId,
+    RopeTable, VectorId,
 };
 
 /// A matrix as a host backend keeps it.
@@ -62,6 +63,8 @@ pub struct Resident<M> {
     ropes: Vec<RopeTable>,
     adapters: HashMap<AdapterId, HashMap<ProjectionId, HostSite<M>>>,
     next_adapter: u32,
+    constants: HashMap<ConstantsId, PageConstants>,
+    next_constants: u32,
 }
 
 fn lookup<'a, T>(
@@ -87,6 +90,8 @@ impl<M: HostMatrix> Resident<M> {
             ropes: Vec::new(),
             adapters: HashMap::new(),
             next_adapter: 0,
+            constants: HashMap::new(),
+            next_constants: 0,
         }
     }
 
@@ -125,6 +130,28 @@ impl<M: HostMatrix> Resident<M> {
         self.adapter(id)?;
         self.adapters.remove(&id);
         Ok(())
+    }
+
+    pub(super) fn add_constants(&mut self, constants: PageConstants) -> ConstantsId {
+        let id = ConstantsId(self.next_constants);
+        self.next_constants += 1;
+        self.constants.insert(id, constants);
+        id
+    }
+
+    pub(super) fn drop_constants(&mut self, id: ConstantsId) -> Result<(), BackendError> {
+        self.constants(id)?;
+        self.constants.remove(&id);
+        Ok(())
+    }
+
+    /// The constants of pages behind a handle.
+    ///
+    /// # Errors
+    /// If the handle is unknown, or was dropped.
+    pub fn constants(&self, id: ConstantsId) -> Result<&PageConstants, BackendError> {
+        let (backend, kind, handle) = (self.backend, "constants of pages", id.0.into());
+        self.constants.get(&id).ok_or(BackendError::UnknownHandle { backend, kind, handle })
     }
 
     /// The matrix behind a handle.

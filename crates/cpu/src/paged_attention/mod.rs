@@ -12,9 +12,7 @@ mod plan;
 use std::sync::Arc;
 
 use interleaf_contract::host::Pool;
-use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageAddress, PageCodec, PageHalf, Row,
-};
+use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, PageHalf, Row};
 
 use self::plan::Group;
 pub use self::plan::Plan;
@@ -228,29 +226,26 @@ impl Pages<'_, '_> {
             PageHalf::V => None,
         };
         if let Some((half, chunk)) = next.filter(|(_, chunk)| self.chunks.contains(chunk)) {
-            let (_, page) = self.find(half, chunk);
+            let page = self.find(half, chunk);
             for line in (0..page.len()).step_by(LINE) {
                 I::prefetch(page[line..].as_ptr());
             }
         }
-        let (codec, page) = self.find(half, chunk);
-        decode::<I>(codec, page, out);
+        decode::<I>(self.pool.geometry().element, self.find(half, chunk), out);
     }
 
     /// The head's part of a page.
     #[inline(always)]
-    fn find(&self, half: PageHalf, chunk: usize) -> (PageCodec, &[u8]) {
+    fn find(&self, half: PageHalf, chunk: usize) -> &[u8] {
         let Self { layer, pool, task, .. } = self;
         // The step was checked: tables reach as far as their rows' positions, and every entry is in the pool.
-        let Some(&ChunkEntry { k, v }) = task.group.pages.get(chunk) else {
-            unreachable!("no page of chunk {chunk}")
-        };
-        let entry = if half == PageHalf::K { k } else { v };
-        let address = PageAddress { layer: layer.layer, slot: entry.slot, half };
-        let Ok(page) = pool.page(address) else { unreachable!("{address:?} is not in the pool") };
+        let Some(entry) = task.group.pages.get(chunk) else { unreachable!("no page of chunk {chunk}") };
         let geometry = pool.geometry();
-        let first = entry.codec.bytes(geometry.element_offset(task.kv_head, 0));
-        (entry.codec, &page[first..first + entry.codec.bytes(CHUNK_TOKENS * geometry.head_dim)])
+        let address = geometry.address(layer.layer, half, entry.half(half));
+        let Ok(page) = pool.page(address) else { unreachable!("{address:?} is not in the pool") };
+        let bytes = |elements| geometry.element.bytes(elements);
+        let first = bytes(geometry.element_offset(task.kv_head, 0));
+        &page[first..first + bytes(CHUNK_TOKENS * geometry.head_dim)]
     }
 }
 

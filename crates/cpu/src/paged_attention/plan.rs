@@ -65,7 +65,7 @@ impl<'a> Plan<'a> {
                         let own = whole(pages, block);
                         let candidates = own
                             .and_then(|own| own.first())
-                            .map(|entry| shared.entry((block, entry.k.slot, entry.v.slot)).or_default());
+                            .map(|entry| shared.entry((block, entry.k.at, entry.v.at)).or_default());
                         let same = candidates.as_ref().and_then(|candidates| {
                             candidates.iter().find(|&&other| whole(groups[other].pages, block) == own)
                         });

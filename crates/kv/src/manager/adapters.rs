@@ -254,7 +254,7 @@ impl Manager {
 
 #[cfg(test)]
 mod tests {
-    use interleaf_contract::{PageCodec, PoolGeometry};
+    use interleaf_contract::{PageElement, PoolGeometry};
 
     use super::*;
     use crate::{Config, ContentDigest};
@@ -264,7 +264,8 @@ mod tests {
     fn no_adapter_gets_the_number_of_another() {
         let digest = ContentDigest([0; 32]);
         let key = AdapterKey { digest, scale_bits: 0 };
-        let geometry = PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, codec: PageCodec::F16, slots: 1 };
+        let geometry =
+            PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, element: PageElement::F16, slots: 1 };
         let mut manager = Manager::new(Config::in_memory(&geometry, 16)).unwrap();
         let other = AdapterKey { scale_bits: 1, ..key };
         let known = || Known { key: Some(other), ..Known::base(2) };

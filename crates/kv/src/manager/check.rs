@@ -230,7 +230,7 @@ impl Manager {
                         "{id:?}: chunk {place} is elsewhere in layer {layer}"
                     );
                     holds!(
-                        entry.is_some_and(|entry| entry.k.slot != NONE),
+                        entry.is_some_and(|entry| entry.k.at != NONE),
                         "{id:?}: chunk {place} is nowhere in layer {layer}"
                     );
                 }

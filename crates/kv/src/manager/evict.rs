@@ -208,7 +208,7 @@ impl Manager {
         Candidate {
             is_adapter,
             bytes,
-            bits: self.form(at.form).map_or(8 * self.config.codec.bytes(1) as u32, |form| form.bits),
+            bits: self.form(at.form).map_or(8 * self.config.element.bytes(1) as u32, |form| form.bits),
             context_tokens: u32::from(at.context_chunks) * CHUNK_TOKENS as u32,
             visits: f64::from(at.visits),
             lately: f64::from(at.lately),

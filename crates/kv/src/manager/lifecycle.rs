@@ -355,14 +355,15 @@ impl Manager {
 
 #[cfg(test)]
 mod tests {
-    use interleaf_contract::{PageCodec, PoolGeometry};
+    use interleaf_contract::{PageElement, PoolGeometry};
 
     use super::*;
     use crate::{Config, Open, Salt};
 
     #[test]
     fn a_salt_is_forgotten_with_the_last_app_that_had_it() {
-        let geometry = PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, codec: PageCodec::F16, slots: 8 };
+        let geometry =
+            PoolGeometry { layers: 2, kv_heads: 1, head_dim: 32, element: PageElement::F16, slots: 8 };
         let mut manager = Manager::new(Config::in_memory(&geometry, 64)).unwrap();
         let tokens: Vec<u32> = (0..32).collect();
         for byte in 0..100 {

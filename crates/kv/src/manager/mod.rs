@@ -30,7 +30,7 @@ mod share;
 
 use std::collections::VecDeque;
 
-use interleaf_contract::{PageCodec, PageTable, PoolGeometry};
+use interleaf_contract::{PageElement, PageTable, PoolGeometry};
 
 pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
@@ -60,7 +60,7 @@ pub struct Config {
     /// Bytes of one layer's K and V of a chunk.
     pub page_bytes: u64,
     /// How pages are stored.
-    pub codec: PageCodec,
+    pub element: PageElement,
     /// From memory, where kernels read, down: one to three.
     pub tiers: Vec<TierConfig>,
     /// What goes first.
@@ -89,7 +89,7 @@ impl Config {
         Self {
             layers: geometry.layers,
             page_bytes: 2 * geometry.page_bytes() as u64,
-            codec: geometry.codec,
+            element: geometry.element,
             tiers: vec![TierConfig { striped: true, chunks }],
             policy: Policy::Combined(crate::policy::Combined::default()),
             // Nothing is read here, and what recomputing takes is the same for all chunks: only the ratios count.

@@ -1,6 +1,6 @@
 //! What moves are of, and where the pages are that they and kernels read and write.
 
-use interleaf_contract::{CHUNK_TOKENS, ChunkEntry};
+use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PAGE_UNIT, PageEntry};
 
 use super::{Manager, Pending};
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
@@ -136,14 +136,22 @@ impl Manager {
         Some(self.tiers[0].offset(piece, layer))
     }
 
-    /// A chunk's pages as kernels find them: slots are counted in pages of its form.
+    /// A chunk's pages as kernels find them: those of K begin with its piece, those of V behind them.
     pub(super) fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
         let Node { first, form, .. } = self.nodes[node as usize];
         // An anchor's are exact.
         let form = if layer < usize::from(first) { EXACT } else { form };
-        let each = self.tiers[0].chunk_bytes(1, self.page_bytes(form));
-        let slot = self.place(node, layer).map(|place| place / each);
-        let slot = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NONE);
-        ChunkEntry::both(self.config.codec, slot)
+        let half = self.page_bytes(form) / 2;
+        let page = |from: u64| {
+            let at = self.place(node, layer).map(|place| (self.stripe_byte(place) + from) / PAGE_UNIT as u64);
+            PageEntry::exact(self.config.element, at.and_then(|at| u32::try_from(at).ok()).unwrap_or(NONE))
+        };
+        ChunkEntry { k: page(0), v: page(half) }
+    }
+
+    /// Where a place is in a backend's stripe, whose pages of a chunk are not rounded up to a block.
+    fn stripe_byte(&self, place: u64) -> u64 {
+        let block = self.tiers[0].block_bytes();
+        place / block * self.config.page_bytes + place % block
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+use interleaf_contract::{CHUNK_TOKENS, PageElement};
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, KvError, LinearCost, Manager, Op,
@@ -84,7 +84,7 @@ impl Rig {
             forms: Vec::new(),
             layers: LAYERS,
             page_bytes: PAGE,
-            codec: PageCodec::F16,
+            element: PageElement::F16,
             tiers: [memory].into_iter().chain(flash).collect(),
             policy: Policy::Lru,
             // Reading always pays.

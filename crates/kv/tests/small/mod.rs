@@ -1,6 +1,6 @@
 //! Memory alone, of so few chunks that a test can count them, where everything takes as long as everything else.
 
-use interleaf_contract::PageCodec;
+use interleaf_contract::PageElement;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{Config, Form, LinearCost, SwitchCosts, TierConfig};
 
@@ -13,7 +13,7 @@ pub fn config(layers: usize, chunks: u32, policy: Policy, forms: Vec<Form>) -> C
     Config {
         layers,
         page_bytes: PAGE,
-        codec: PageCodec::F16,
+        element: PageElement::F16,
         tiers: vec![TierConfig { striped: true, chunks }],
         policy,
         costs: SwitchCosts { recompute: line, read: line },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use interleaf_contract::{
     Activation, Adapter, AttentionShape, Backend, BackendError, Batch, Bytes, CHUNK_TOKENS, Dtype, LoraSite,
-    Matrix, Op, Output, PageCodec, PageTable, PoolGeometry, Projection, ProjectionId, RopeTable, Row,
+    Matrix, Op, Output, PageElement, PageTable, PoolGeometry, Projection, ProjectionId, RopeTable, Row,
     RowKind, RowSet, Sampler, Sequence, Step,
 };
 
@@ -84,7 +84,7 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Check {
     dtype: Dtype,
-    codec: PageCodec,
+    element: PageElement,
     /// Whether heads and residuals have norms of their own.
     norms: bool,
     shape: Shape,
@@ -111,12 +111,12 @@ const WIDE: Shape = Shape { hidden: 1088, heads: 2, kv_heads: 1, head_dim: 128, 
 impl Check {
     /// Every check: all dtypes and codecs, each with kernels that another one lacks.
     pub const ALL: [Self; 6] = [
-        Self { dtype: Dtype::F16, codec: PageCodec::F16, norms: false, shape: NARROW },
-        Self { dtype: Dtype::Q8_0, codec: PageCodec::F16, norms: true, shape: NARROW },
-        Self { dtype: Dtype::Q4_0, codec: PageCodec::F32, norms: false, shape: NARROW },
-        Self { dtype: Dtype::Bf16, codec: PageCodec::F32, norms: true, shape: NARROW },
-        Self { dtype: Dtype::F32, codec: PageCodec::F16, norms: false, shape: WIDE },
-        Self { dtype: Dtype::Q4_0, codec: PageCodec::F16, norms: true, shape: WIDE },
+        Self { dtype: Dtype::F16, element: PageElement::F16, norms: false, shape: NARROW },
+        Self { dtype: Dtype::Q8_0, element: PageElement::F16, norms: true, shape: NARROW },
+        Self { dtype: Dtype::Q4_0, element: PageElement::F32, norms: false, shape: NARROW },
+        Self { dtype: Dtype::Bf16, element: PageElement::F32, norms: true, shape: NARROW },
+        Self { dtype: Dtype::F32, element: PageElement::F16, norms: false, shape: WIDE },
+        Self { dtype: Dtype::Q4_0, element: PageElement::F16, norms: true, shape: WIDE },
     ];
 
     /// What it is of.
@@ -124,7 +124,7 @@ impl Check {
     pub fn name(self) -> String {
         let norms = if self.norms { " with norms on heads and residuals" } else { "" };
         let hidden = self.shape.hidden;
-        format!("a layer of {} weights, {hidden} wide, over {} pages{norms}", self.dtype, self.codec)
+        format!("a layer of {} weights, {hidden} wide, over {} pages{norms}", self.dtype, self.element)
     }
 
     /// The last rows of a layer, prompt and generated rows of several adapters in one batch, then the tokens chosen.
@@ -177,9 +177,15 @@ impl Check {
             cos: angles.iter().map(|a| a.cos()).collect(),
             sin: angles.iter().map(|a| a.sin()).collect(),
         })?;
-        let geometry =
-            |kv_heads, head_dim| PoolGeometry { layers: 1, kv_heads, head_dim, slots: 25, codec: self.codec };
-        backend.create_pool(geometry(kv_heads as usize, head_dim as usize))?;
+        let element = self.element;
+        let pool = PoolGeometry {
+            layers: 1,
+            kv_heads: kv_heads as usize,
+            head_dim: head_dim as usize,
+            slots: 25,
+            element,
+        };
+        backend.create_pool(pool)?;
 
         // Two prompts, and rows that follow them in a second step; the last one goes on from the whole chunks of the
         // first prompt, which are read for both.
@@ -204,7 +210,7 @@ impl Check {
                 let sampler = Some(if sequence == 1 { drawn } else { Sampler::greedy() });
                 batch.outputs.push(Output { row: batch.rows.len() as u32 - 1, sampler });
             }
-            let pages = |slots: Vec<u32>| Sequence { pages: PageTable::uniform(self.codec, slots) };
+            let pages = |slots: Vec<u32>| Sequence { pages: PageTable::uniform(&pool, slots) };
             let own = (0..20).collect();
             batch.sequences = vec![pages(own), pages(vec![20, 21]), pages((0..chunks).chain([24]).collect())];
             let step = layer.step([hidden, mlp], [heads, kv_heads, head_dim], batch)?;

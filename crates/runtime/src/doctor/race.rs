@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use interleaf_contract::{
-    Backend, BackendError, Batch, Bytes, Dtype, Matrix, Op, PageCodec, PageTable, Projection, ProjectionId,
-    Row, RowKind, RowSet, Sequence, Step,
+    Backend, BackendError, Batch, Bytes, Dtype, Matrix, Op, PageElement, PageTable, PoolGeometry, Projection,
+    ProjectionId, Row, RowKind, RowSet, Sequence, Step,
 };
 
 /// Seconds.
@@ -64,7 +64,10 @@ fn shortest(
             adapter: -1,
             kind,
         }));
-        batch.sequences.push(Sequence { pages: PageTable::uniform(PageCodec::F16, 0..rows.div_ceil(16)) });
+        // Of pages that nothing reads.
+        let (element, slots) = (PageElement::F16, rows.div_ceil(16));
+        let pool = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 1, slots: slots as usize, element };
+        batch.sequences.push(Sequence { pages: PageTable::uniform(&pool, 0..slots) });
         let mut step = Step::new(batch)?;
         let [mut from, mut to] =
             [step.tensor(RowSet::All, SIDE as u32), step.tensor(RowSet::All, SIDE as u32)];

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec};
+use interleaf_contract::{CHUNK_TOKENS, PageElement};
 use interleaf_kv::{Config, LinearCost, Op, OpKind, RankRows, SwitchCosts, TierConfig};
 
 use crate::adapters::AdapterShape;
@@ -34,7 +34,7 @@ pub(super) fn config(
         layers: model.layers.get() as usize,
         page_bytes: page_bytes(model),
         // Nothing is stored: it only says that all chunks are of one width.
-        codec: PageCodec::F16,
+        element: PageElement::F16,
         tiers: [Some(tier(bytes)), flash].into_iter().flatten().collect(),
         policy: policy.policy,
         costs: SwitchCosts {

@@ -8,7 +8,7 @@ mod tensors;
 mod tokenizers;
 
 use interleaf_runtime::{
-    BackendChoice, Engine, EngineError, EngineOptions, Feed, PageCodec, RowKind, Source, Want, WeightFormat,
+    BackendChoice, Engine, EngineError, EngineOptions, Feed, PageElement, RowKind, Source, Want, WeightFormat,
 };
 use interleaf_tests::tolerance::assert_bits;
 use serde_json::Value;
@@ -27,7 +27,7 @@ const MEMORY_LIMIT: usize = 16 << 20;
 type Case = (&'static str, Folder, Vec<&'static str>);
 
 fn options(weights: WeightFormat) -> EngineOptions {
-    let (backend, pages) = (BackendChoice::Cpu, PageCodec::F32);
+    let (backend, pages) = (BackendChoice::Cpu, PageElement::F32);
     EngineOptions { backend, pages, weights, threads: 1, ..EngineOptions::default() }
 }
 

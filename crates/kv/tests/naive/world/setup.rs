@@ -1,6 +1,6 @@
 //! How a world is set up.
 
-use interleaf_contract::PageCodec;
+use interleaf_contract::PageElement;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{Config, Form, LinearCost, Over, SwitchCosts, TierConfig};
 
@@ -48,7 +48,7 @@ impl Setup {
         Config {
             layers: LAYERS,
             page_bytes: PAGE,
-            codec: PageCodec::F16,
+            element: PageElement::F16,
             tiers: self.tiers().into_iter().enumerate().map(tier).collect(),
             policy: Policy::all()[self.policy].1,
             costs: SwitchCosts { recompute, read },
