@@ -260,7 +260,7 @@ mod tests {
         table.push(4, |layer| at(if layer < 3 { 2 } else { 6 }));
         assert_eq!(bands(&table), [0, 2, 3]);
         assert_eq!([0, 1, 2, 3, 4].map(|layer| table.band(layer)), [0, 0, 1, 2, 2]);
-        let slots = |layer| table.entries(layer).iter().copied().collect::<Vec<_>>();
+        let slots = |layer| table.entries(layer).to_vec();
         let expected = [[0, 1, 2], [0, 5, 2], [0, 5, 6]].map(|slots| slots.map(at));
         assert_eq!([slots(1), slots(2), slots(3)], expected);
         let mut same = table.clone();

@@ -1,6 +1,119 @@
 //! The forms that a chunk's pages may be kept in besides the exact one: what each takes, what it costs in fidelity, and
 //! what it is decoded over. Codecs themselves are kernels'.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use interleaf_contract::{ConstantsId, PageCodec, PageHalf, PoolGeometry};
+
+/// How K or V of a chunk is stored in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PageForm {
+    /// Not at all: it is read as its anchor's.
+    Same,
+    /// As a page of its own.
+    Stored {
+        /// In which codec.
+        codec: PageCodec,
+        /// With which constants, if the codec has any.
+        constants: Option<ConstantsId>,
+        /// Bytes of the page.
+        bytes: u32,
+    },
+}
+
+impl PageForm {
+    /// A page of K or V in a codec, as a pool has them.
+    #[must_use]
+    pub fn stored(
+        pool: &PoolGeometry,
+        half: PageHalf,
+        codec: PageCodec,
+        constants: Option<ConstantsId>,
+    ) -> Self {
+        let bytes = u32::try_from(pool.coded_bytes(codec, half)).unwrap_or(u32::MAX);
+        Self::Stored { codec, constants, bytes }
+    }
+
+    /// Bytes of the page.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Same => 0,
+            Self::Stored { bytes, .. } => bytes,
+        }
+    }
+
+    /// Whether it is read without an anchor's.
+    #[must_use]
+    pub const fn stands_alone(self) -> bool {
+        matches!(self, Self::Stored { codec, .. } if codec.stands_alone())
+    }
+}
+
+/// How one layer's K and V of a chunk are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LayerForm {
+    /// Keys.
+    pub k: PageForm,
+    /// Values.
+    pub v: PageForm,
+}
+
+impl LayerForm {
+    /// Bytes of K and V.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.k.bytes() as u64 + self.v.bytes() as u64
+    }
+}
+
+/// What the layers of a chunk are stored as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layers {
+    /// Each in so many bytes, K and V together, that no kernel reads: for whoever decides and moves nothing.
+    Alike(u64),
+    /// Each in codecs of its own.
+    Coded(Arc<[LayerForm]>),
+}
+
+impl Layers {
+    /// Bytes of one layer.
+    #[must_use]
+    pub fn bytes(&self, layer: usize) -> u64 {
+        match self {
+            Self::Alike(bytes) => *bytes,
+            Self::Coded(layers) => layers.get(layer).map_or(0, LayerForm::bytes),
+        }
+    }
+
+    /// Whether its codecs are ones that there are, and are decoded over an anchor only where there is one.
+    pub(crate) fn are_sound(&self, over: Over) -> bool {
+        let is_sound = |half, page: PageForm| match page {
+            PageForm::Stored { codec, constants, .. } => {
+                codec.is_sound(half) && constants.is_some() == (codec.constant_rows() > 0)
+            }
+            PageForm::Same => true,
+        };
+        let is_lawful = |layer: &LayerForm| {
+            let pages = [(PageHalf::K, layer.k), (PageHalf::V, layer.v)];
+            pages
+                .into_iter()
+                .all(|(half, page)| is_sound(half, page) && (over != Over::Nothing || page.stands_alone()))
+        };
+        match self {
+            Self::Alike(_) => true,
+            Self::Coded(layers) => layers.iter().all(is_lawful),
+        }
+    }
+
+    /// Bytes of some layers.
+    #[must_use]
+    pub fn sum(&self, layers: Range<usize>) -> u64 {
+        layers.map(|layer| self.bytes(layer)).sum()
+    }
+}
+
 /// What a form is decoded over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Over {
@@ -13,13 +126,14 @@ pub enum Over {
 }
 
 /// A form.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Form {
-    /// Bytes of one layer's K and V of a chunk, scales included.
-    pub page_bytes: u64,
+    /// What each layer is stored as, scales included.
+    pub layers: Layers,
     /// Bits of an element.
     pub bits: u32,
-    /// Bound on the mean divergence of outputs that reading it costs, in nats.
+    /// Bound on the mean divergence of outputs that reading it costs, in nats: what is expected before a chunk is encoded,
+    /// and what counts where whoever encodes it measures nothing ([`Manager::encoded`](crate::Manager::encoded)).
     pub drift: f32,
     /// What it is decoded over.
     pub over: Over,

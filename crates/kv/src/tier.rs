@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::blocks::{Blocks, Piece};
+use crate::form::Layers;
 use crate::node::NONE;
 
 /// How a tier is divided.
@@ -71,22 +72,30 @@ impl Tier {
         Used(vec![0; self.stripes.len()])
     }
 
-    /// Bytes of the pieces that so many layers of a chunk take.
-    pub fn chunk_bytes(&self, layers: usize, page_bytes: u64) -> u64 {
-        let (pieces, bytes) = match self.striped {
-            true => (layers as u64, page_bytes),
-            false => (1, page_bytes * layers as u64),
+    /// Bytes of the pieces that some layers of a chunk take.
+    pub fn chunk_bytes(&self, layers: Range<usize>, stored: &Layers) -> u64 {
+        let piece = |bytes| match self.stripes.first() {
+            Some(stripe) if bytes > 0 => stripe.piece_bytes(bytes).unwrap_or(bytes),
+            _ => 0,
         };
-        pieces * self.stripes.first().and_then(|stripe| stripe.piece_bytes(bytes)).unwrap_or(bytes)
+        match (self.striped, stored) {
+            (true, Layers::Alike(bytes)) => layers.len() as u64 * piece(*bytes),
+            (true, Layers::Coded(_)) => layers.map(|layer| piece(stored.bytes(layer))).sum(),
+            (false, _) => piece(stored.sum(layers)),
+        }
     }
 
-    /// Takes room for some layers of a chunk, of so many bytes each: all of it, or `None`.
-    pub fn take(&mut self, layers: Range<usize>, page_bytes: u64) -> Option<u32> {
-        let bytes = if self.striped { page_bytes } else { page_bytes * layers.len() as u64 };
+    /// Takes room for some layers of a chunk: all of it, or `None`.
+    pub fn take(&mut self, layers: Range<usize>, stored: &Layers) -> Option<u32> {
+        let all = stored.sum(layers.clone());
         let stripes = self.stripes_of(layers);
         let list = self.new_list();
         let start = self.start(list);
         for stripe in stripes {
+            let bytes = if self.striped { stored.bytes(stripe) } else { all };
+            if bytes == 0 {
+                continue;
+            }
             match self.stripes[stripe].take(bytes) {
                 Some(piece) => self.lists[start + stripe] = piece,
                 None => {
@@ -147,6 +156,11 @@ impl Tier {
     /// Where a piece begins, in bytes from the beginning of its layer's stripe.
     pub fn offset(&self, piece: Piece, layer: usize) -> u64 {
         self.stripes[if self.striped { layer } else { 0 }].offset(piece)
+    }
+
+    /// Bytes that may be held for one piece.
+    pub fn slab_bytes(&self) -> u64 {
+        self.stripes.first().map_or(1, Blocks::slab_bytes)
     }
 
     /// Bytes of a block.
@@ -259,12 +273,22 @@ impl Used {
     const FRACTIONS: u32 = 20;
 
     /// What some layers of a chunk take is in use by so many, one of whom counts it.
-    pub fn add_layers(&mut self, tier: &Tier, layers: Range<usize>, page_bytes: u64, among: u16) {
-        let each = tier.chunk_bytes(if tier.striped { 1 } else { layers.len() }, page_bytes);
-        // Of the largest page, 4 GiB, and the most layers, 255, that is less than 2⁶⁰.
-        let all = each << Self::FRACTIONS;
-        let part = u128::from(if among <= 1 { all } else { all / u64::from(among) });
-        self.0[tier.stripes_of(layers)].iter_mut().for_each(|used| *used += part);
+    pub fn add_layers(&mut self, tier: &Tier, layers: Range<usize>, stored: &Layers, among: u16) {
+        let part = |layers: Range<usize>| {
+            // Of the largest page, 4 GiB, and the most layers, 255, that is less than 2⁶⁰.
+            let all = tier.chunk_bytes(layers, stored) << Self::FRACTIONS;
+            u128::from(if among <= 1 { all } else { all / u64::from(among) })
+        };
+        match (tier.striped, stored) {
+            (true, Layers::Coded(_)) => layers.for_each(|layer| self.0[layer] += part(layer..layer + 1)),
+            (true, Layers::Alike(_)) => {
+                let part = part(0..1);
+                self.0[layers].iter_mut().for_each(|used| *used += part);
+            }
+            (false, _) => self.0[tier.stripes_of(layers.clone())]
+                .iter_mut()
+                .for_each(|used| *used += part(layers.clone())),
+        }
     }
 
     /// Some pieces are in use.
@@ -373,11 +397,15 @@ mod tests {
     #[test]
     fn a_chunk_has_all_its_layers_or_none() {
         let mut tier = Tier::new(TierConfig { striped: true, chunks: 2 }, 3, 512);
-        let low = tier.take(0..1, 512).unwrap();
-        let all = tier.take(0..3, 512).unwrap();
-        assert!(tier.take(0..3, 512).is_none());
-        assert_eq!((tier.free_chunks(), tier.held_bytes(), tier.chunk_bytes(3, 512)), (0, 4 * 512, 3 * 512));
-        let high = tier.take(1..3, 512).unwrap();
+        let pages = Layers::Alike(512);
+        let low = tier.take(0..1, &pages).unwrap();
+        let all = tier.take(0..3, &pages).unwrap();
+        assert!(tier.take(0..3, &pages).is_none());
+        assert_eq!(
+            (tier.free_chunks(), tier.held_bytes(), tier.chunk_bytes(0..3, &pages)),
+            (0, 4 * 512, 3 * 512)
+        );
+        let high = tier.take(1..3, &pages).unwrap();
         tier.give_back_layers(all, 1..3);
         assert_eq!((tier.piece(all, 1), tier.pieces_of(all), tier.list_bytes(high)), (None, 1, 1024));
         tier.hand_over(high, all, 1..3);

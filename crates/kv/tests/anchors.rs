@@ -6,8 +6,8 @@ mod small;
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, Form, Manager, Op, OpKind, Open, Opened, Over,
-    SequenceId, Source, Translation,
+    AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, Form, Layers, Manager, Op, OpKind, Open,
+    Opened, Over, SequenceId, Source, Translation,
 };
 
 use self::small::PAGE;
@@ -28,7 +28,7 @@ fn world(forms: Vec<Form>, chunks: u32) -> World {
 }
 
 fn delta(over: Over) -> Form {
-    Form { page_bytes: PAGE / 4, bits: 4, drift: 0.01, over, by_density: false }
+    Form { layers: Layers::Alike(PAGE / 4), bits: 4, drift: 0.01, over, by_density: false }
 }
 
 fn text() -> Vec<u32> {

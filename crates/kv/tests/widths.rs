@@ -6,7 +6,7 @@ mod small;
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AppId, Form, KvError, Manager, Op, Open, Over, SequenceId, Source, Tolerance, ToleranceError,
+    AppId, Form, KvError, Layers, Manager, Op, Open, Over, SequenceId, Source, Tolerance, ToleranceError,
 };
 
 use self::small::PAGE;
@@ -16,7 +16,7 @@ const CHUNKS: usize = 6;
 
 fn forms() -> Vec<Form> {
     let form = |bits, drift| Form {
-        page_bytes: PAGE * u64::from(bits) / 16,
+        layers: Layers::Alike(PAGE * u64::from(bits) / 16),
         bits,
         drift,
         over: Over::Nothing,

@@ -4,7 +4,7 @@ use super::{Manager, Pending};
 use crate::node::{BASE, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::tier::RankRows;
-use crate::{AdapterId, AdapterKey, KvError, Translation};
+use crate::{AdapterId, AdapterKey, Form, KvError, Translation};
 
 /// What the manager is told of an adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,8 @@ pub(super) struct Known {
     pub shared: u8,
     pub is_activated: bool,
     pub translation: Option<Translation>,
+    /// Forms that its chunks may be kept in besides those of all.
+    pub forms: Vec<Form>,
     /// What its weights take; empty for one that is always there.
     pub rank_rows: Vec<RankRows>,
     /// What they have of memory, by stripe.
@@ -50,6 +52,7 @@ impl Known {
             shared: layers as u8,
             is_activated: false,
             translation: None,
+            forms: Vec::new(),
             rank_rows: Vec::new(),
             pieces: Vec::new(),
             bytes: 0,
@@ -65,6 +68,19 @@ impl Known {
 }
 
 impl Manager {
+    /// Tells of forms that an adapter's chunks, or the base's for `None`, may be kept in besides those of all: as they were
+    /// measured of it. They stay, since chunks are in them; those told of before are counted first.
+    ///
+    /// # Errors
+    /// If the adapter is unknown, there would be more than 255 with those of all, or one cannot be.
+    pub fn add_forms(&mut self, adapter: Option<AdapterId>, forms: Vec<Form>) -> Result<(), KvError> {
+        let variant = adapter.map_or(Ok(BASE), |id| self.variant(id))?;
+        let known = &self.adapters[usize::from(variant)].forms;
+        self.config.check_forms(&forms, self.config.forms.len() + known.len())?;
+        self.adapters[usize::from(variant)].forms.extend(forms);
+        Ok(())
+    }
+
     /// Tells of an adapter. Its weights, if they are in the pool, are loaded once a sequence is opened under it.
     ///
     /// # Errors
@@ -107,6 +123,7 @@ impl Manager {
             shared: shared as u8,
             is_activated: spec.is_activated,
             translation: spec.translation,
+            forms: Vec::new(),
             rank_rows: spec.rank_rows,
             pieces: Vec::new(),
             bytes,

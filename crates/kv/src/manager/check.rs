@@ -64,8 +64,8 @@ impl Manager {
             );
             let bytes = all.iter().map(|&list| held.list_bytes(list)).sum::<u64>()
                 + adapters().map(|known| held.pieces_bytes(&known.pieces)).sum::<u64>();
-            // A block is held for a piece at least.
-            let most = held.pieces() as u64 * held.block_bytes();
+            // Blocks are held for a piece at least.
+            let most = held.pieces() as u64 * held.slab_bytes();
             holds!(
                 (bytes..=most).contains(&held.held_bytes()),
                 "tier {tier} holds {} bytes for pieces of {bytes}",
@@ -131,27 +131,31 @@ impl Manager {
             holds!(is_resident(node.anchor), "in memory without its anchor");
             holds!(is_resident(weights), "in memory without its adapter: invalid");
             let layers = usize::from(node.first)..usize::from(node.top[0]);
-            for layer in layers.clone().filter(|_| self.tiers[0].is_striped()) {
+            let stored = self.layers_of(node);
+            let own = || layers.clone().filter(|layer| stored.bytes(*layer) > 0);
+            for layer in own().filter(|_| self.tiers[0].is_striped()) {
                 holds!(self.tiers[0].piece(node.pages[0], layer).is_some(), "no page of layer {layer}");
             }
-            let pieces = if self.tiers[0].is_striped() { layers.len() } else { 1 };
+            let pieces = if self.tiers[0].is_striped() { own().count() } else { own().count().min(1) };
             holds!(self.tiers[0].pieces_of(node.pages[0]) == pieces, "pages of layers that it does not have");
         }
         if node.anchor != NONE {
             let anchor = &self.nodes[node.anchor as usize];
             let is_exact = anchor.form == EXACT && anchor.drift == 0.0;
-            holds!(anchor.kind == Kind::Shared && is_exact, "its anchor is not an exact chunk");
+            holds!(anchor.kind == Kind::Shared, "its anchor is nobody's");
+            holds!(is_exact || node.first == 0, "its lower layers are not the base's to the bit");
+            holds!(self.stands_alone(anchor), "its anchor is itself decoded over something");
             holds!(anchor.variant == BASE || node.first == 0, "its lower layers are another adapter's");
             holds!(anchor.text() == node.text(), "its anchor is of other tokens");
             holds!(anchor.keep >= node.needs, "its anchor may lose what it needs");
             holds!(!node.is_in(0) || anchor.top[0] >= node.needs, "its anchor has lost what it needs");
         }
         holds!(node.anchor != NONE || node.first == 0, "has neither its lower layers nor an anchor");
-        let form = self.form(node.form);
+        let form = self.form_of(node);
         let is_over = form.is_some_and(|form| form.over != Over::Nothing);
         let needs = if is_over { self.config.layers as u8 } else { node.first };
         holds!(node.needs == needs, "needs {} layers of its anchor, and {needs} by its form", node.needs);
-        holds!(form.is_none_or(|form| node.drift >= form.drift), "lossy, and does not say so");
+        holds!(form.is_none() || node.drift > 0.0, "lossy, and does not say so");
         holds!(node.drift <= node.least_budget, "lossier than those who used it allow");
         Ok(())
     }

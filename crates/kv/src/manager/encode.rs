@@ -7,7 +7,7 @@ use interleaf_contract::CHUNK_TOKENS;
 
 use super::{MOST_SEQUENCES, Manager, Pending};
 use crate::children::{self, Key};
-use crate::form::{Form, Over, Source};
+use crate::form::{Form, Layers, Over, Source};
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::sequence::{Sequence, variant_of};
@@ -33,8 +33,8 @@ impl Manager {
             _ => Vec::new(),
         };
         let of = |&node: &u32| -> Vec<Source> {
-            let Node { first, form, .. } = self.nodes[node as usize];
-            let own = match self.form(form) {
+            let Node { first, form, variant, .. } = self.nodes[node as usize];
+            let own = match self.form(variant, form) {
                 None => Source::Own,
                 Some(Form { over: Over::Nothing, .. }) => Source::Form(form - 1),
                 Some(_) => Source::OverAnchor(form - 1),
@@ -48,14 +48,26 @@ impl Manager {
         Ok(sources)
     }
 
-    /// A form that is not the exact one.
-    pub(super) fn form(&self, form: u8) -> Option<Form> {
-        self.config.forms.get(usize::from(form).checked_sub(1)?).copied()
+    /// A form that is not the exact one, of chunks of a variant: those that all have are counted first, then its own.
+    pub(super) fn form(&self, variant: u16, form: u8) -> Option<&Form> {
+        let place = usize::from(form).checked_sub(1)?;
+        let own = || self.adapters[usize::from(variant)].forms.get(place - self.config.forms.len());
+        self.config.forms.get(place).or_else(own)
     }
 
-    /// Bytes of a layer's K and V of a chunk in a form.
-    pub(super) fn page_bytes(&self, form: u8) -> u64 {
-        self.form(form).map_or(self.config.page_bytes, |form| form.page_bytes)
+    /// The form that a chunk is in; `None` for the exact one.
+    pub(super) fn form_of(&self, node: &Node) -> Option<&Form> {
+        self.form(node.variant, node.form)
+    }
+
+    /// What the layers of a variant's chunks are stored as in a form.
+    pub(super) fn layers_in(&self, variant: u16, form: u8) -> &Layers {
+        self.form(variant, form).map_or(&self.exact, |form| &form.layers)
+    }
+
+    /// What the layers of a chunk are stored as.
+    pub(super) fn layers_of(&self, node: &Node) -> &Layers {
+        self.layers_in(node.variant, node.form)
     }
 
     /// The base's chunks that could be translated for a call beyond what it finds: from a chunk on, as far as that was
@@ -89,7 +101,7 @@ impl Manager {
             if usize::from(self.nodes[node as usize].busy) >= MOST_SEQUENCES {
                 break;
             }
-            let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else { break };
+            let Some(list) = self.make_room(0, 0..self.config.layers, BASE, EXACT) else { break };
             // It has supplied these tokens itself.
             self.nodes[node as usize].apps |= 1 << sequence.app;
             let tokens = self.nodes[node as usize].tokens;
@@ -110,16 +122,18 @@ impl Manager {
     /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything.
     pub(super) fn encode_behind(&mut self, node: u32, place: usize, twins: &[Vec<u32>]) -> Option<Op> {
         let at = &self.nodes[node as usize];
-        if self.config.forms.is_empty() || !self.may_change(node) || at.form != EXACT || at.drift > 0.0 {
+        let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
+        if forms == 0 || !self.may_change(node) || at.form != EXACT || at.drift > 0.0 {
             return None;
         }
-        let layers = self.config.layers - usize::from(at.first);
-        let (least_budget, now) =
-            (at.least_budget, self.tiers[0].chunk_bytes(layers, self.config.page_bytes));
+        let bytes_in =
+            |layers: &Layers| self.tiers[0].chunk_bytes(usize::from(at.first)..self.config.layers, layers);
+        let (least_budget, now) = (at.least_budget, bytes_in(&self.exact));
         let mut best: Option<(u64, u8, u32)> = None;
-        for form in 1..=self.config.forms.len() as u8 {
-            let Some(Form { drift, over, page_bytes, by_density, .. }) = self.form(form) else { continue };
-            let bytes = self.tiers[0].chunk_bytes(layers, page_bytes);
+        for number in 1..=forms as u8 {
+            let Some(form) = self.form(at.variant, number) else { continue };
+            let &Form { drift, over, by_density, .. } = form;
+            let bytes = bytes_in(&form.layers);
             if by_density || drift > least_budget || bytes >= best.map_or(now, |(bytes, ..)| bytes) {
                 continue;
             }
@@ -134,7 +148,7 @@ impl Manager {
                 Over::Base | Over::Any => anchors.find(|&anchor| self.is_anchor_of(anchor, node)),
             };
             if let Some(anchor) = anchor {
-                best = Some((bytes, form, anchor));
+                best = Some((bytes, number, anchor));
             }
         }
         let (_, form, anchor) = best?;
@@ -154,11 +168,13 @@ impl Manager {
             && at.followers == 0
     }
 
-    /// The exact chunks of the same tokens under other variants, as far as there are any: for the base first, and then for
+    /// The chunks of the same tokens under other variants, exact ones before lossy ones, as far as there are any: for the base first, and then for
     /// each adapter that has some, those from the path's first chunk on. Nothing where no form is decoded over another's.
     pub(super) fn twins(&self, path: &[u32]) -> Vec<Vec<u32>> {
         let is_over = |form: &Form| form.over != Over::Nothing;
-        if !self.config.forms.iter().any(is_over) {
+        let variant = path.last().map_or(BASE, |&last| self.nodes[last as usize].variant);
+        let own = &self.adapters[usize::from(variant)].forms;
+        if !self.config.forms.iter().chain(own).any(is_over) {
             return Vec::new();
         }
         let Some(salt) = path.first().and_then(|&first| self.salt_of(first)) else { return Vec::new() };
@@ -171,10 +187,11 @@ impl Manager {
         let mut twins = Vec::new();
         let Some(mut at) = self.roots.get(&(salt, variant)).copied() else { return twins };
         for &chunk in path {
-            let key = Key { variant, from: 0, is_lossy: false, tokens: self.nodes[chunk as usize].text() };
-            let Some(next) = children::find(&self.nodes, self.nodes[at as usize].children, key) else {
-                break;
-            };
+            let tokens = self.nodes[chunk as usize].text();
+            let children = self.nodes[at as usize].children;
+            let find =
+                |is_lossy| children::find(&self.nodes, children, Key { variant, from: 0, is_lossy, tokens });
+            let Some(next) = find(false).or_else(|| find(true)) else { break };
             twins.push(next);
             at = next;
         }
@@ -182,17 +199,23 @@ impl Manager {
     }
 
     /// Whether a chunk could be decoded over another of the same tokens: that is another variant's, whole, in memory, and
-    /// not itself decoded over something. What shares its lower layers with the base stays with the base.
+    /// not itself decoded over something. How much that has lost does not matter, since the difference is taken from what
+    /// it decodes to. What shares its lower layers with the base stays with the base.
     fn is_anchor_of(&self, anchor: u32, node: u32) -> bool {
         let own = &self.nodes[node as usize];
         let found = &self.nodes[anchor as usize];
         let is_other = found.variant != own.variant && (own.first == 0 || own.anchor == anchor);
-        self.is_exact(found) && is_other
+        self.is_decodable(found) && is_other
     }
 
-    /// Whether all of a chunk's layers are in memory as they were computed.
-    fn is_exact(&self, at: &Node) -> bool {
-        usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready && at.form == EXACT
+    /// Whether all of a chunk's layers are in memory, and decoded over nothing else.
+    fn is_decodable(&self, at: &Node) -> bool {
+        usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready && self.stands_alone(at)
+    }
+
+    /// Whether a chunk's form is decoded over nothing else.
+    pub(super) fn stands_alone(&self, at: &Node) -> bool {
+        self.form_of(at).is_none_or(|form| form.over == Over::Nothing)
     }
 
     fn salt_of(&self, first: u32) -> Option<u32> {
@@ -202,9 +225,9 @@ impl Manager {
 
     /// Plans the encoding of a chunk, over an anchor or alone, where there is room for it beside what it has.
     pub(super) fn encode(&mut self, node: u32, form: u8, anchor: u32) -> Option<Op> {
-        let first = usize::from(self.nodes[node as usize].first);
-        let page_bytes = self.page_bytes(form);
-        let list = self.tiers[0].take(first..self.config.layers, page_bytes)?;
+        let Node { first, variant, .. } = self.nodes[node as usize];
+        let layers = self.layers_in(variant, form).clone();
+        let list = self.tiers[0].take(usize::from(first)..self.config.layers, &layers)?;
         let bytes = self.tiers[0].list_bytes(list);
         let top = self.config.layers as u8;
         // What it is decoded over now is read, too.
@@ -216,24 +239,28 @@ impl Manager {
 
     /// The divergence of a chunk once it is in a form: what it lost before it has lost for good, and a form adds its own.
     pub(super) fn drift_in(&self, node: u32, form: u8) -> f32 {
-        self.nodes[node as usize].drift + self.form(form).map_or(0.0, |form| form.drift)
+        let at = &self.nodes[node as usize];
+        at.drift + self.form(at.variant, form).map_or(0.0, |form| form.drift)
     }
 
     /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it.
     pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) {
         let Pending { node, list, anchor, .. } = pending;
         let at = &self.nodes[node as usize];
-        let drift = self.drift_in(node, form);
+        let drift = pending.drift.map_or_else(|| self.drift_in(node, form), |drift| at.drift + drift);
         // Others may have used it meanwhile, who allow less.
         let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
             let own = children::key(at);
             let key = Key { is_lossy: drift > 0.0, ..own };
             own == key || children::find(&self.nodes, self.nodes[at.parent as usize].children, key).is_none()
         };
-        let needs_anchor = self.form(form).is_some_and(|form| form.over != Over::Nothing);
+        let needs_anchor = self.form(at.variant, form).is_some_and(|form| form.over != Over::Nothing);
         // What it is decoded over may have gone from the tree with its adapter.
         let is_anchored = !needs_anchor
-            || self.nodes.get(anchor as usize).is_some_and(|at| at.kind == Kind::Shared && self.is_exact(at));
+            || self
+                .nodes
+                .get(anchor as usize)
+                .is_some_and(|at| at.kind == Kind::Shared && self.is_decodable(at));
         if !is_done || !is_lawful || !is_anchored || !self.may_change(node) {
             self.tiers[0].give_back(list);
             return;
@@ -287,7 +314,9 @@ impl Manager {
     /// anchor may go.
     pub(super) fn rearrange(&mut self, is_busy: bool, moves: &mut Vec<Op>) {
         let all = self.nodes.len();
-        let mut left = if self.config.forms.is_empty() { 0 } else { TICK_NODES };
+        let has_forms =
+            !self.config.forms.is_empty() || self.adapters.iter().any(|known| !known.forms.is_empty());
+        let mut left = if has_forms { TICK_NODES } else { 0 };
         for _ in 0..all {
             if left == 0 {
                 return;

@@ -10,11 +10,17 @@ use crate::node::{Kind, NONE, Node};
 use crate::policy::{AppState, Candidate, Worth};
 
 impl Manager {
-    /// Room in a tier for some layers of a chunk, made if it must be.
-    pub(super) fn make_room(&mut self, tier: usize, layers: std::ops::Range<usize>, form: u8) -> Option<u32> {
-        let bytes = self.page_bytes(form);
+    /// Room in a tier for some layers of a variant's chunk in a form, made if it must be.
+    pub(super) fn make_room(
+        &mut self,
+        tier: usize,
+        layers: std::ops::Range<usize>,
+        variant: u16,
+        form: u8,
+    ) -> Option<u32> {
+        let stored = self.layers_in(variant, form).clone();
         loop {
-            match self.tiers[tier].take(layers.clone(), bytes) {
+            match self.tiers[tier].take(layers.clone(), &stored) {
                 Some(list) => return Some(list),
                 None if self.evict_one(tier) => {}
                 None => return None,
@@ -177,8 +183,8 @@ impl Manager {
     /// Bytes of the pieces that a chunk has in a tier.
     pub(super) fn chunk_bytes(&self, tier: usize, node: u32) -> u64 {
         let at = &self.nodes[node as usize];
-        let layers = at.top[tier].saturating_sub(at.first);
-        self.tiers[tier].chunk_bytes(usize::from(layers), self.page_bytes(at.form))
+        let layers = usize::from(at.first)..usize::from(at.top[tier].max(at.first));
+        self.tiers[tier].chunk_bytes(layers, self.layers_of(at))
     }
 
     /// How much a node is worth keeping in a tier.
@@ -208,7 +214,7 @@ impl Manager {
         Candidate {
             is_adapter,
             bytes,
-            bits: self.form(at.form).map_or(8 * self.config.element.bytes(1) as u32, |form| form.bits),
+            bits: self.form_of(at).map_or(8 * self.config.element.bytes(1) as u32, |form| form.bits),
             context_tokens: u32::from(at.context_chunks) * CHUNK_TOKENS as u32,
             visits: f64::from(at.visits),
             lately: f64::from(at.lately),

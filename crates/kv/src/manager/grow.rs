@@ -3,7 +3,7 @@
 use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, Pending};
-use crate::node::{EXACT, Kind, NONE, Node};
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
@@ -37,7 +37,7 @@ impl Manager {
             return Err(KvError::Full { needed, free: available, capacity: self.capacity() });
         }
         for _ in 0..needed {
-            let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else {
+            let Some(list) = self.make_room(0, 0..self.config.layers, BASE, EXACT) else {
                 self.drop_own(sequence, had);
                 // All that may go has gone.
                 let (free, capacity) = (self.tiers[0].free_chunks(), self.capacity());
@@ -120,7 +120,7 @@ impl Manager {
 
     /// Chunks of full precision within memory's budget.
     fn capacity(&self) -> usize {
-        let whole = self.tiers[0].chunk_bytes(self.config.layers, self.config.page_bytes);
+        let whole = self.tiers[0].chunk_bytes(0..self.config.layers, &self.exact);
         (self.tiers[0].budget_bytes() / whole.max(1)) as usize
     }
 
@@ -164,7 +164,7 @@ impl Manager {
     /// to copy. Without room it has less.
     fn begin_chunk_lost(&mut self, sequence: &mut Sequence, node: u32, tokens: usize) {
         let Node { tokens: text, drift, .. } = self.nodes[node as usize];
-        let Some(list) = self.make_room(0, 0..self.config.layers, EXACT) else { return };
+        let Some(list) = self.make_room(0, 0..self.config.layers, BASE, EXACT) else { return };
         let private = self.private(sequence, list);
         let at = &mut self.nodes[private as usize];
         at.tokens[..tokens].copy_from_slice(&text[..tokens]);
@@ -265,9 +265,9 @@ impl Manager {
             return None;
         }
         let layers = usize::from(at.first)..usize::from(at.top[from]);
-        let (top, count, form) = (at.top[from], layers.len(), at.form);
-        let list = self.make_room(to, layers, form)?;
-        let bytes = self.tiers[to].chunk_bytes(count, self.page_bytes(form));
+        let (top, variant, form) = (at.top[from], at.variant, at.form);
+        let list = self.make_room(to, layers.clone(), variant, form)?;
+        let bytes = self.tiers[to].chunk_bytes(layers, self.layers_in(variant, form));
         Some(self.new_op(Pending { list, top, ..Pending::of(OpKind::Write { from, to }, node) }, bytes))
     }
 

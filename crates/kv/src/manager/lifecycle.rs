@@ -277,7 +277,7 @@ impl Manager {
             .min(seconds / self.config.costs.read.each.max(f64::MIN_POSITIVE));
         while let Some(node) = self.frontier.first() {
             let at = &self.nodes[node as usize];
-            let (kind, variant, first, form) = (at.kind, at.variant, at.first, at.form);
+            let (kind, variant, first) = (at.kind, at.variant, at.first);
             self.frontier.take(&mut self.nodes, node);
             let op = if kind == Kind::Adapter {
                 // Nothing is taken out to bring something in.
@@ -287,8 +287,8 @@ impl Manager {
                 if !self.is_supported(node) || !self.is_stored_whole(&self.nodes[node as usize]) {
                     continue;
                 }
-                let layers = self.config.layers - usize::from(first);
-                let own = self.tiers[0].chunk_bytes(layers, self.page_bytes(form));
+                let layers = usize::from(first)..self.config.layers;
+                let own = self.tiers[0].chunk_bytes(layers, self.layers_of(&self.nodes[node as usize]));
                 if own as f64 > left { None } else { self.read_idle(node) }
             };
             let Some(op) = op else {
@@ -311,9 +311,8 @@ impl Manager {
     fn read_idle(&mut self, node: u32) -> Option<Op> {
         let from = self.nodes[node as usize].stored()?;
         let (first, layers) = (usize::from(self.nodes[node as usize].first), self.config.layers);
-        let form = self.nodes[node as usize].form;
-        let page_bytes = self.page_bytes(form);
-        let list = self.tiers[0].take(first..layers, page_bytes)?;
+        let stored = self.layers_of(&self.nodes[node as usize]).clone();
+        let list = self.tiers[0].take(first..layers, &stored)?;
         let at = &mut self.nodes[node as usize];
         (at.pages[0], at.top[0], at.ready) = (list, layers as u8, false);
         let pending = Pending { top: layers as u8, ..Pending::of(OpKind::Read { from }, node) };

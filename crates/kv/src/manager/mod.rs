@@ -36,7 +36,7 @@ pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
 pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
-use crate::form::Form;
+use crate::form::{Form, Layers};
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
 use crate::numbers::Numbered;
@@ -105,6 +105,32 @@ impl Config {
         }
     }
 
+    /// Checks forms that are counted behind others.
+    fn check_forms(&self, forms: &[Form], before: usize) -> Result<(), KvError> {
+        let refuse = |field, expected, found: String| Err(KvError::Config { field, expected, found });
+        if forms.len() + before > 255 {
+            return refuse("forms", "at most 255", format!("{} and {before} for all", forms.len()));
+        }
+        for form in forms {
+            let is_all =
+                |layers: &Layers| !matches!(layers, Layers::Coded(layers) if layers.len() != self.layers);
+            if !is_all(&form.layers)
+                || (0..self.layers).any(|layer| form.layers.bytes(layer) > self.page_bytes)
+            {
+                let expected = "every layer, and none larger than the exact one";
+                return refuse("layers of a form", expected, format!("{:?}", form.layers));
+            }
+            if !form.layers.are_sound(form.over) {
+                let expected = "codecs that there are, over an anchor where one is needed";
+                return refuse("layers of a form", expected, format!("{:?}", form.layers));
+            }
+            if !(form.drift > 0.0 && form.drift.is_finite()) {
+                return refuse("drift of a form", "finite and above 0", form.drift.to_string());
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), KvError> {
         let refuse = |field, expected, found: String| Err(KvError::Config { field, expected, found });
         if !(1..=255).contains(&self.layers) {
@@ -119,14 +145,7 @@ impl Config {
         if self.tiers[1..].iter().any(|tier| tier.striped) {
             return refuse("striped", "false below memory, which no kernel reads", "true".into());
         }
-        if self.forms.len() > 255 || self.forms.iter().any(|form| form.page_bytes > self.page_bytes) {
-            let found = format!("{} forms", self.forms.len());
-            return refuse("forms", "at most 255, none larger than the exact one", found);
-        }
-        let is_loss = |form: &Form| form.drift > 0.0 && form.drift.is_finite();
-        if !self.forms.iter().all(is_loss) {
-            return refuse("drift of a form", "finite and above 0", format!("{:?}", self.forms));
-        }
+        self.check_forms(&self.forms, 0)?;
         let SwitchCosts { recompute, read } = self.costs;
         let costs = [recompute.fixed, recompute.each, read.fixed, read.each];
         if !costs.iter().all(|cost| *cost >= 0.0 && cost.is_finite()) {
@@ -166,12 +185,14 @@ struct Pending {
     anchor: u32,
     /// Of an encoding, the anchor that it decodes over.
     old: u32,
+    /// Of an encoding, what it costs, if that was measured.
+    drift: Option<f32>,
 }
 
 impl Pending {
     /// A move of a node that writes where that has its pages.
     const fn of(kind: OpKind, node: u32) -> Self {
-        Self { kind, node, list: NONE, copy: None, top: 0, anchor: NONE, old: NONE }
+        Self { kind, node, list: NONE, copy: None, top: 0, anchor: NONE, old: NONE, drift: None }
     }
 
     /// Whether it brings its node's contents to memory, and somebody waits for that.
@@ -209,6 +230,8 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct Manager {
     config: Config,
+    /// What the layers of exact chunks are stored as.
+    exact: Layers,
     nodes: Vec<Node>,
     free_nodes: Vec<u32>,
     tiers: Vec<Tier>,
@@ -259,6 +282,7 @@ impl Manager {
         config.check()?;
         let tier = |t: &TierConfig| Tier::new(*t, config.layers, config.page_bytes);
         let mut manager = Self {
+            exact: Layers::Alike(config.page_bytes),
             nodes: Vec::new(),
             free_nodes: Vec::new(),
             tiers: config.tiers.iter().map(tier).collect(),

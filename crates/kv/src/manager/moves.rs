@@ -37,6 +37,16 @@ impl Manager {
         self.end(op, End::Cancelled)
     }
 
+    /// An encoding has been carried out, and what it costs was measured: a bound on the mean divergence of outputs, in nats,
+    /// that counts in place of its form's. Where those who used the chunk allow less it stays as it is.
+    pub fn encoded(&mut self, op: OpId, drift: f32) -> Vec<Op> {
+        if let Some(pending) = self.pending.get_mut(&op) {
+            // Nothing that loses costs nothing, or less.
+            pending.drift = Some(drift.max(f32::MIN_POSITIVE));
+        }
+        self.end(op, End::Done)
+    }
+
     fn end(&mut self, op: OpId, end: End) -> Vec<Op> {
         let Some(pending) = self.pending.remove(&op) else { return Vec::new() };
         let node = pending.node;

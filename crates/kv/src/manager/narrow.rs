@@ -73,7 +73,8 @@ impl Manager {
 
     /// Bytes that a chunk's own layers take in a form.
     fn bytes_in(&self, node: u32, form: u8) -> u64 {
-        let Node { first, .. } = self.nodes[node as usize];
-        self.tiers[0].chunk_bytes(self.config.layers - usize::from(first), self.page_bytes(form))
+        let Node { first, variant, .. } = self.nodes[node as usize];
+        let layers = usize::from(first)..self.config.layers;
+        self.tiers[0].chunk_bytes(layers, self.layers_in(variant, form))
     }
 }

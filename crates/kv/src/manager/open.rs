@@ -199,9 +199,9 @@ impl Manager {
         let Some(first) = first else { return };
         for place in first..found.path.len() {
             let node = found.path[place];
-            let Node { first: low, form, .. } = self.nodes[node as usize];
+            let Node { first: low, form, variant, .. } = self.nodes[node as usize];
             let list = match self.bring_anchor(node, moves) {
-                true => self.make_room(0, usize::from(low)..self.config.layers, form),
+                true => self.make_room(0, usize::from(low)..self.config.layers, variant, form),
                 false => None,
             };
             let Some(list) = list else {
@@ -261,11 +261,11 @@ impl Manager {
         }
         let Some(from) = self.nodes[anchor as usize].stored() else { return false };
         let top = self.nodes[anchor as usize].top[from];
-        let form = self.nodes[anchor as usize].form;
+        let Node { form, variant, .. } = self.nodes[anchor as usize];
         if top < needs || !self.is_supported(anchor) {
             return false;
         }
-        let Some(list) = self.make_room(0, 0..usize::from(top), form) else { return false };
+        let Some(list) = self.make_room(0, 0..usize::from(top), variant, form) else { return false };
         self.frontier_take(anchor);
         let at = &mut self.nodes[anchor as usize];
         (at.pages[0], at.top[0], at.ready) = (list, top, false);
@@ -336,7 +336,7 @@ impl Manager {
             return None;
         }
         self.pin(node);
-        let list = self.make_room(0, 0..self.config.layers, EXACT);
+        let list = self.make_room(0, 0..self.config.layers, BASE, EXACT);
         self.unpin(node);
         let list = list?;
         let private = self.private(sequence, list);

@@ -3,7 +3,8 @@
 use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PAGE_UNIT, PageEntry};
 
 use super::{Manager, Pending};
-use crate::node::{BASE, EXACT, Kind, NONE, Node};
+use crate::form::{LayerForm, Layers, Over, PageForm};
+use crate::node::{BASE, Kind, NONE, Node};
 use crate::op::{OpId, OpKind};
 use crate::{AdapterId, ChunkKey, KvError, ModelKey, SequenceId};
 
@@ -138,20 +139,38 @@ impl Manager {
 
     /// A chunk's pages as kernels find them: those of K begin with its piece, those of V behind them.
     pub(super) fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
-        let Node { first, form, .. } = self.nodes[node as usize];
-        // An anchor's are exact.
-        let form = if layer < usize::from(first) { EXACT } else { form };
-        let half = self.page_bytes(form) / 2;
-        let page = |from: u64| {
-            let at = self.place(node, layer).map(|place| (self.stripe_byte(place) + from) / PAGE_UNIT as u64);
-            PageEntry::exact(self.config.element, at.and_then(|at| u32::try_from(at).ok()).unwrap_or(NONE))
-        };
-        ChunkEntry { k: page(0), v: page(half) }
+        let at = &self.nodes[node as usize];
+        let anchor = self.nodes.get(at.anchor as usize);
+        if let Some(anchor) = anchor.filter(|_| layer < usize::from(at.first)) {
+            return self.own_entry(anchor, layer, None);
+        }
+        let is_over = self.form_of(at).is_some_and(|form| form.over != Over::Nothing);
+        self.own_entry(at, layer, anchor.filter(|_| is_over))
     }
 
-    /// Where a place is in a backend's stripe, whose pages of a chunk are not rounded up to a block.
-    fn stripe_byte(&self, place: u64) -> u64 {
-        let block = self.tiers[0].block_bytes();
-        place / block * self.config.page_bytes + place % block
+    /// The pages that a chunk has itself, decoded over an anchor's or alone.
+    fn own_entry(&self, at: &Node, layer: usize, anchor: Option<&Node>) -> ChunkEntry {
+        let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0));
+        let place = piece.map(|piece| self.tiers[0].offset(piece, layer));
+        let exact = || {
+            let (codec, bytes) = (self.config.element.into(), (self.config.page_bytes / 2) as u32);
+            let page = PageForm::Stored { codec, constants: None, bytes };
+            LayerForm { k: page, v: page }
+        };
+        let LayerForm { k, v } = match self.layers_of(at) {
+            Layers::Coded(layers) => layers.get(layer).copied().unwrap_or_else(exact),
+            Layers::Alike(_) => exact(),
+        };
+        let over = anchor.map(|anchor| self.own_entry(anchor, layer, None));
+        let page = |form: PageForm, from: u32, anchor: Option<PageEntry>| match form {
+            PageForm::Same => anchor.unwrap_or(PageEntry::exact(self.config.element, NONE)),
+            PageForm::Stored { codec, constants, .. } => {
+                let at = place.map(|place| (place + u64::from(from)) / PAGE_UNIT as u64);
+                let at = at.and_then(|at| u32::try_from(at).ok()).unwrap_or(NONE);
+                let anchor = anchor.map(PageEntry::place).filter(|_| !codec.stands_alone());
+                PageEntry { codec, at, constants, anchor }
+            }
+        };
+        ChunkEntry { k: page(k, 0, over.map(|over| over.k)), v: page(v, k.bytes(), over.map(|over| over.v)) }
     }
 }

@@ -113,14 +113,15 @@ impl Manager {
         let mut used = self.tiers[0].nothing_used();
         let mut anchors = Vec::new();
         let mut count = |node: u32, among: u16| {
-            let Node { kind, first, top, form, anchor, pages, .. } = self.nodes[node as usize];
+            let at = &self.nodes[node as usize];
+            let Node { kind, first, top, anchor, pages, .. } = *at;
             if pages[0] == NONE || kind == Kind::Adapter {
                 return;
             }
             used.add_layers(
                 &self.tiers[0],
                 usize::from(first)..usize::from(top[0]),
-                self.page_bytes(form),
+                self.layers_of(at),
                 among,
             );
             // One that is in use itself is counted where it is.
@@ -144,8 +145,9 @@ impl Manager {
         anchors.dedup();
         for anchor in anchors {
             // Those who follow it need the lower layers alone.
-            let Node { keep, top, form, .. } = self.nodes[anchor as usize];
-            used.add_layers(&self.tiers[0], 0..usize::from(keep.min(top[0])), self.page_bytes(form), 1);
+            let at = &self.nodes[anchor as usize];
+            let layers = 0..usize::from(at.keep.min(at.top[0]));
+            used.add_layers(&self.tiers[0], layers, self.layers_of(at), 1);
         }
         for known in self.adapters.iter().filter(|known| !known.pieces.is_empty()) {
             let Node { pins, busy, .. } = self.nodes[known.node as usize];

@@ -28,7 +28,10 @@ pub fn event() -> impl Strategy<Value = Event> {
         2 => (0_u8..4, 0_u32..4).prop_map(|(digest, rank)| Event::AddAdapter { digest, rank }),
         1 => n.clone().prop_map(|adapter| Event::RemoveAdapter { adapter }),
         1 => (0_u8..3).prop_map(|salt| Event::OpenApp { salt }),
-        1 => n.prop_map(|app| Event::CloseApp { app }),
+        1 => n.clone().prop_map(|app| Event::CloseApp { app }),
         1 => Just(Event::LoseMemory),
+        1 => (n.clone(), n, 0_u8..4, 16_usize..86).prop_map(|(app, adapter, text, len)| Event::Follow {
+            app, adapter, text, len,
+        }),
     ]
 }

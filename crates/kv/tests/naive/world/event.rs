@@ -64,4 +64,12 @@ pub enum Event {
         app: usize,
     },
     LoseMemory,
+    /// The base answers a text, an adapter does, and it is asked again, each when all moves have ended: what is decoded over
+    /// something is made and read, which other events seldom come to.
+    Follow {
+        app: usize,
+        adapter: usize,
+        text: u8,
+        len: usize,
+    },
 }

@@ -10,7 +10,7 @@ mod refused;
 mod setup;
 pub mod stream;
 
-use interleaf_contract::CHUNK_TOKENS;
+use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT};
 use interleaf_kv::policy::AppState;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, KvError, Manager, Op, RankRows, Salt,
@@ -203,6 +203,7 @@ impl World {
             Event::OpenApp { salt } if self.apps.len() < 6 => self.open_app((salt > 0).then_some(salt)),
             Event::CloseApp { app } => self.close_app(app)?,
             Event::LoseMemory => self.lose_memory()?,
+            Event::Follow { app, adapter, text, len } => self.follow(app, adapter, text, len)?,
             _ => {}
         }
         Ok(())
@@ -258,10 +259,23 @@ impl World {
     }
 }
 
+/// What a sequence reads at a position in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Word {
+    word: u64,
+    /// Whether it is the anchor's: the chunk's own is the same, or near enough.
+    is_anchors: bool,
+}
+
 /// The word that a sequence reads.
-fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, position: usize) -> Option<u64> {
-    let place = manager.page_place(id, layer, position / CHUNK_TOKENS).ok().flatten()?;
-    Some(device.page(layer, place)[position % CHUNK_TOKENS])
+fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, position: usize) -> Option<Word> {
+    let chunk = position / CHUNK_TOKENS;
+    let own = manager.page_place(id, layer, chunk).ok()?;
+    // Of a chunk that stores nothing of a layer its anchor's page is read, which begins with its keys.
+    let anchors =
+        || Some(u64::from(manager.page_table(id).ok()?.entry(layer, chunk)?.k.at) * PAGE_UNIT as u64);
+    let word = device.page(layer, own.or_else(anchors)?)[position % CHUNK_TOKENS];
+    Some(Word { word, is_anchors: own.is_none() })
 }
 
 /// An error is the expected one, where one is expected.

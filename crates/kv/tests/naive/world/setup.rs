@@ -1,8 +1,8 @@
 //! How a world is set up.
 
-use interleaf_contract::PageElement;
+use interleaf_contract::{Bits, PageCodec, PageElement};
 use interleaf_kv::policy::Policy;
-use interleaf_kv::{Config, Form, LinearCost, Over, SwitchCosts, TierConfig};
+use interleaf_kv::{Config, Form, LayerForm, Layers, LinearCost, Over, PageForm, SwitchCosts, TierConfig};
 
 pub const LAYERS: usize = 4;
 pub const PAGE: u64 = 1024;
@@ -61,8 +61,21 @@ impl Setup {
     }
 }
 
-/// Forms that take half as much; the device knows nothing of sizes.
+/// Forms that take less, in every layer something else, and in one of them nothing; the device knows nothing of sizes.
 fn forms() -> Vec<Form> {
-    let form = |drift, over| Form { page_bytes: PAGE / 2 - 100, bits: 8, drift, over, by_density: false };
-    vec![form(0.1, Over::Base), form(0.2, Over::Any), form(0.4, Over::Nothing)]
+    let form = |drift, over, codec| {
+        let page = |bytes| PageForm::Stored { codec, constants: None, bytes };
+        let mut layers: Vec<LayerForm> =
+            (0..LAYERS as u32).map(|layer| LayerForm { k: page(160 + 96 * layer), v: page(64) }).collect();
+        if over != Over::Nothing {
+            layers[1] = LayerForm { k: PageForm::Same, v: PageForm::Same };
+            layers[2].k = PageForm::Same;
+        }
+        Form { layers: Layers::Coded(layers.into()), bits: 8, drift, over, by_density: false }
+    };
+    vec![
+        form(0.1, Over::Base, PageCodec::Delta(Bits::Four)),
+        form(0.2, Over::Any, PageCodec::Delta(Bits::Two)),
+        form(0.4, Over::Nothing, PageCodec::Quantised(Bits::Eight)),
+    ]
 }

@@ -43,7 +43,8 @@ fn event(record: &[u8]) -> Event {
     let byte = |i: usize| record.get(i).copied().unwrap_or_default();
     let number = |i: usize| usize::from(byte(i));
     let flags = byte(7);
-    match byte(0) % 17 {
+    // What was kept of streams has the numbers up to 16.
+    match byte(0) % 18 {
         0 => Event::Open {
             app: number(1),
             adapter: number(2),
@@ -74,6 +75,9 @@ fn event(record: &[u8]) -> Event {
         13 => Event::RemoveAdapter { adapter: number(1) },
         14 => Event::OpenApp { salt: byte(1) % 3 },
         15 => Event::CloseApp { app: number(1) },
-        _ => Event::LoseMemory,
+        16 => Event::LoseMemory,
+        _ => {
+            Event::Follow { app: number(1), adapter: number(2), text: byte(3) % 4, len: number(4) % 70 + 16 }
+        }
     }
 }
