@@ -36,6 +36,7 @@ fn requests(count: usize, adapters: usize) -> Vec<Request> {
         sampling: SamplingOptions::default(),
         stop: Vec::new(),
         end_tokens: Vec::new(),
+        drift: 0.0,
     };
     (0..count).map(request).collect()
 }

@@ -3,8 +3,8 @@
 
 use interleaf_contract::host::{HostBackend, HostKernels, HostSite, Pool, Resident};
 use interleaf_contract::{
-    BackendError, BackendInfo, Matrix, Numerics, Op, PageCodec, PageRecode, ProjectionId, RowSet, Sampled,
-    Step, StepOutput, Tensor,
+    BackendError, BackendInfo, Matrix, Numerics, Op, PageCodec, PageLoss, PageRecode, ProjectionId, RowSet,
+    Sampled, Step, StepOutput, Tensor,
 };
 
 use crate::kv_append::kv_append;
@@ -108,6 +108,15 @@ impl HostKernels for RefKernels {
         pool: &mut Pool,
     ) -> Result<(), BackendError> {
         pages.iter().try_for_each(|page| page_codec::recode(page, pool, resident))
+    }
+
+    fn compare(
+        &mut self,
+        pages: &[PageRecode],
+        resident: &Resident<Matrix>,
+        pool: &Pool,
+    ) -> Result<Vec<PageLoss>, BackendError> {
+        pages.iter().map(|page| page_codec::compare(page, pool, resident)).collect()
     }
 
     fn scratch_bytes(&self) -> u64 {

@@ -310,6 +310,10 @@ pub struct GenerateArgs {
     /// The longest answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_tokens: usize,
+    /// The drift budget: what the mean divergence of answers from exact ones may be, in nats. Pages that nobody uses are then
+    /// kept in less room, and read by those who allow what that costs.
+    #[arg(long, value_name = "NATS", default_value = "exact", value_parser = drift)]
+    pub drift: f32,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: SamplingArgs,
@@ -319,6 +323,13 @@ pub struct GenerateArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+}
+
+/// A drift budget: `exact`, or a divergence.
+fn drift(text: &str) -> Result<f32, String> {
+    let divergence = if text == "exact" { Some(0.0) } else { text.parse().ok() };
+    let is_one = |drift: &f32| *drift >= 0.0 && drift.is_finite();
+    divergence.filter(is_one).ok_or_else(|| "neither `exact` nor a divergence in nats, such as 1e-4".into())
 }
 
 /// How tokens are chosen, and where an answer ends.
@@ -378,6 +389,10 @@ pub struct ChatArgs {
     /// start.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = context)]
     pub context: usize,
+    /// The drift budget: what the mean divergence of answers from exact ones may be, in nats. Pages that nobody uses are then
+    /// kept in less room, and read by those who allow what that costs.
+    #[arg(long, value_name = "NATS", default_value = "exact", value_parser = drift)]
+    pub drift: f32,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: SamplingArgs,

@@ -90,6 +90,7 @@ fn requests(engine: &Engine, max_tokens: usize) -> Result<Vec<Request>, CliError
             sampling: SamplingOptions { repeat_penalty: 1.3, ..SamplingOptions::default() },
             stop: Vec::new(),
             end_tokens: end_tokens.clone(),
+            drift: 0.0,
         })
     };
     demo_model::QUESTIONS.iter().map(request).collect()

@@ -39,6 +39,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
         sampling: sampling::options(&engine, &args.sampling),
         stop: args.sampling.stop.clone(),
         end_tokens: engine.model().generation_defaults().eos.clone(),
+        drift: args.drift,
     };
     request.sampling.check()?;
     let longest = request.prompt.len().saturating_add(args.max_tokens).min(engine.context());

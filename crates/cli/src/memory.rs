@@ -20,6 +20,8 @@ pub struct MemoryRow {
     pub kv_cached: u64,
     /// Of these two, pages of the base that are an adapter's lower layers as well.
     pub kv_shared_layers: u64,
+    /// Of these two, pages that are not stored as they were computed, for answers that allow a loss.
+    pub kv_encoded: u64,
     /// Activations and scratch.
     pub activations: u64,
 }
@@ -27,7 +29,7 @@ pub struct MemoryRow {
 impl MemoryRow {
     /// What an engine holds now.
     pub fn of(engine: &Engine) -> Self {
-        let MemoryUse { backend, kv_in_use, kv_cached, kv_shared_layers } = engine.memory();
+        let MemoryUse { backend, kv_in_use, kv_cached, kv_shared_layers, kv_encoded } = engine.memory();
         Self {
             base: backend.base,
             adapters: backend.adapters,
@@ -35,6 +37,7 @@ impl MemoryRow {
             kv_in_use,
             kv_cached,
             kv_shared_layers,
+            kv_encoded,
             activations: backend.activations,
         }
     }
@@ -42,13 +45,14 @@ impl MemoryRow {
     /// One line.
     pub fn line(&self) -> String {
         format!(
-            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers), activations {}",
+            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded), activations {}",
             bytes(self.base),
             bytes(self.adapters),
             bytes(self.kv),
             bytes(self.kv_in_use),
             bytes(self.kv_cached),
             bytes(self.kv_shared_layers),
+            bytes(self.kv_encoded),
             bytes(self.activations)
         )
     }

@@ -2,8 +2,8 @@
 
 use crate::{
     Adapter, AdapterId, BackendError, ConstantsId, DevicePeaks, DeviceWork, Matrix, MatrixId, PageAddress,
-    PageConstants, PageCopy, PageData, PageRecode, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable,
-    Step, StepOutput, VectorId, Waiter,
+    PageConstants, PageCopy, PageData, PageLoss, PageRecode, PoolGeometry, Projection, ProjectionId, RopeId,
+    RopeTable, Step, StepOutput, VectorId, Waiter,
 };
 
 /// How a backend multiplies activations with **quantised** weights. Other weights always meet f32
@@ -196,6 +196,23 @@ pub trait Backend: Send {
             Some(page) => Err(unsupported(self, format!("pages in {}", page.to.codec))),
             None => Ok(()),
         }
+    }
+
+    /// What pages have lost that were stored in other codecs: `to` of each against `from`, which is still there. Waits for
+    /// the device.
+    ///
+    /// # Errors
+    /// As [`Backend::recode_pages`].
+    fn compare_pages(&mut self, pages: &[PageRecode]) -> Result<Vec<PageLoss>, BackendError> {
+        match pages.first() {
+            Some(page) => Err(unsupported(self, format!("pages in {}", page.to.codec))),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether pages are read in every codec, and stored in other ones: else in exact ones alone.
+    fn codes_pages(&self) -> bool {
+        false
     }
 
     /// Bytes held now.

@@ -39,7 +39,7 @@ pub use dtype::{BlockQ4_0, BlockQ8_0, Dtype, QUANT_BLOCK};
 pub use error::{BackendError, ContractError};
 pub use lora::{Adapter, AdapterId, LoraSite};
 pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, PoolGeometry};
-pub use page_move::{PageAddress, PageCopy, PageData, PageHalf, PageRecode};
+pub use page_move::{PageAddress, PageCopy, PageData, PageHalf, PageLoss, PageRecode};
 pub use page_table::{Bands, ChunkEntry, PageEntry, PagePlace, PageTable};
 pub use peaks::DevicePeaks;
 pub use sampling::Sampler;

@@ -56,6 +56,15 @@ pub struct PageData {
     pub bytes: Bytes,
 }
 
+/// What a page has lost by being stored in another codec, as sums over its elements in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct PageLoss {
+    /// Squared differences from what it was.
+    pub error: f32,
+    /// Squares of what it was.
+    pub norm: f32,
+}
+
 /// A page that is to be stored in another codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageRecode {

@@ -61,6 +61,15 @@ pub struct LayerForm {
 }
 
 impl LayerForm {
+    /// K or V.
+    #[must_use]
+    pub const fn half(&self, half: PageHalf) -> PageForm {
+        match half {
+            PageHalf::K => self.k,
+            PageHalf::V => self.v,
+        }
+    }
+
     /// Bytes of K and V.
     #[must_use]
     pub const fn bytes(&self) -> u64 {

@@ -29,6 +29,8 @@ pub struct Active<'a> {
     cached: usize,
     /// How many of them were there before.
     reused: usize,
+    /// What those may make the output diverge by.
+    drift: f32,
     stream: Option<TextStream>,
     filter: StopFilter,
     text: String,
@@ -53,6 +55,7 @@ impl<'a> Active<'a> {
             tokens: request.prompt.clone(),
             cached: 0,
             reused: 0,
+            drift: 0.0,
             stream,
             filter: StopFilter::new(&request.stop),
             text: String::new(),
@@ -67,9 +70,15 @@ impl<'a> Active<'a> {
         self.has_begun
     }
 
-    /// Begins with a sequence that has the first `reused` tokens of the prompt.
-    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize) {
+    /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost.
+    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32) {
         (self.sequence, self.cached, self.reused, self.has_begun) = (sequence, reused, reused, true);
+        self.drift = drift;
+    }
+
+    /// What the output may diverge by.
+    pub const fn budget(&self) -> f32 {
+        self.request.drift
     }
 
     /// The prompt's tokens.
@@ -83,6 +92,7 @@ impl<'a> Active<'a> {
         // Up to the end of the chunk that the other is at, whose own last token is computed in any case.
         let next = (other.cached / CHUNK_TOKENS + 1) * CHUNK_TOKENS;
         self.sequence.activation == other.sequence.activation
+            && self.budget() == other.budget()
             && !other.is_over()
             && own.len() > next
             && others.get(..next).is_some_and(|others| own[..next] == *others)
@@ -220,6 +230,7 @@ impl<'a> Active<'a> {
         Completion {
             prompt_tokens: self.prompt(),
             reused_tokens: self.reused,
+            drift: self.drift,
             tokens: self.tokens[self.prompt()..].to_vec(),
             text: self.text,
             reason: self.reason.unwrap_or(FinishReason::Cancelled),

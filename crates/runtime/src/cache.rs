@@ -10,6 +10,7 @@ use interleaf_kv::{
 use interleaf_model::Digest;
 
 use crate::adapters::{Acting, Activation};
+use crate::forms;
 
 /// An adapter as the manager knows it.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Cache {
     /// Whether pages of answers that are over answer for others.
     is_kept: bool,
     context: usize,
+    /// Whether the backend stores pages in other forms than the exact one.
+    encodes: bool,
     /// The clock that pages' ages are counted by.
     start: Instant,
 }
@@ -35,17 +38,25 @@ pub struct Cache {
 impl Cache {
     /// An empty cache over a pool. Sequences are named from a number on, so that those of two engines have no name in
     /// common.
-    pub fn new(geometry: &PoolGeometry, context: usize, is_kept: bool, first: u64) -> Result<Self, KvError> {
+    pub fn new(
+        geometry: &PoolGeometry,
+        context: usize,
+        is_kept: bool,
+        first: u64,
+        encodes: bool,
+    ) -> Result<Self, KvError> {
         let longest = u32::try_from(context).unwrap_or(u32::MAX);
-        let mut manager = Manager::new(Config::in_memory(geometry, longest))?.counting_from(first);
+        let forms = if encodes { forms::uncalibrated(geometry) } else { Vec::new() };
+        let config = Config { forms, ..Config::in_memory(geometry, longest) };
+        let mut manager = Manager::new(config)?.counting_from(first);
         let app = manager.open_app(None)?;
-        Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, start: Instant::now() })
+        Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, encodes, start: Instant::now() })
     }
 
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
     /// means a new sequence.
     pub fn replaced(&self, geometry: &PoolGeometry) -> Result<Self, KvError> {
-        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened())?;
+        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened(), self.encodes)?;
         for known in &self.adapters {
             new.add(known.spec.clone())?;
         }
@@ -76,22 +87,27 @@ impl Cache {
 
     /// Opens an empty sequence whose pages are nobody else's and go with it.
     pub fn open_own(&mut self) -> Result<SequenceId, KvError> {
-        let open = Open { is_kept: false, ..self.call(None, &[], 0) };
+        let open = Open { is_kept: false, ..self.call(None, &[], 0, 0.0) };
         Ok(self.manager.open(&open)?.sequence)
     }
 
     /// Opens a sequence with what is there of a prompt but its last token, whose logits are wanted. What it computes can be
-    /// found by others.
-    pub fn open(&mut self, activation: Option<Activation>, prompt: &[u32]) -> Result<Opened, KvError> {
+    /// found by others. Nothing is read that has lost more than the budget.
+    pub fn open(
+        &mut self,
+        activation: Option<Activation>,
+        prompt: &[u32],
+        budget: f32,
+    ) -> Result<Opened, KvError> {
         let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
-        let open = self.call(activation, prompt, most);
+        let open = self.call(activation, prompt, most, budget);
         self.manager.open(&open)
     }
 
-    /// How many of some tokens are there.
-    pub fn look_up(&self, activation: Option<Activation>, tokens: &[u32]) -> usize {
+    /// How many of some tokens are there within a budget.
+    pub fn look_up(&self, activation: Option<Activation>, tokens: &[u32], budget: f32) -> usize {
         let most = if self.is_kept { tokens.len() } else { 0 };
-        self.manager.look_up(&self.call(activation, tokens, most)).unwrap_or(0)
+        self.manager.look_up(&self.call(activation, tokens, most, budget)).unwrap_or(0)
     }
 
     /// Whether pages of one request answer for another.
@@ -99,17 +115,28 @@ impl Cache {
         self.is_kept
     }
 
-    /// Forgets what is there of some tokens and nobody else's.
-    pub fn forget(&mut self, activation: Option<Activation>, tokens: &[u32]) -> Result<(), KvError> {
-        let open = self.call(activation, tokens, tokens.len());
+    /// Forgets what is there of some tokens, within a budget, and nobody else's.
+    pub fn forget(
+        &mut self,
+        activation: Option<Activation>,
+        tokens: &[u32],
+        budget: f32,
+    ) -> Result<(), KvError> {
+        let open = self.call(activation, tokens, tokens.len(), budget);
         self.manager.forget(&open)
     }
 
-    fn call<'a>(&self, activation: Option<Activation>, tokens: &'a [u32], most: usize) -> Open<'a> {
+    fn call<'a>(
+        &self,
+        activation: Option<Activation>,
+        tokens: &'a [u32],
+        most: usize,
+        budget: f32,
+    ) -> Open<'a> {
         let adapter =
             activation.map(|Activation { adapter: Acting(place), from }| (self.adapters[place].id, from));
         let (app, is_kept) = (self.app, self.is_kept);
-        Open { app, adapter, tokens, most, budget: 0.0, is_kept, now: self.now() }
+        Open { app, adapter, tokens, most, budget, is_kept, now: self.now() }
     }
 
     /// Makes room for more tokens of a sequence.
@@ -127,10 +154,17 @@ impl Cache {
         self.manager.truncate(id, tokens)
     }
 
-    /// Closes a sequence.
-    pub fn close(&mut self, id: SequenceId) -> Result<(), KvError> {
-        // There is nowhere to write to but memory.
-        self.manager.close(id, self.now()).map(drop)
+    /// Closes a sequence. What is to be encoded is returned: there is nowhere to write to but memory.
+    pub fn close(&mut self, id: SequenceId) -> Result<Vec<Op>, KvError> {
+        self.manager.close(id, self.now())
+    }
+
+    /// A chunk has been encoded, at a cost, or not at all. What is to be encoded instead is returned.
+    pub fn encoded(&mut self, op: Op, drift: Option<f32>) -> Vec<Op> {
+        match drift {
+            Some(drift) => self.manager.encoded(op.id, drift),
+            None => self.manager.cancelled(op.id),
+        }
     }
 
     /// A copy has been made, or not.

@@ -27,6 +27,8 @@ struct Past {
     tokens: Vec<u32>,
     /// How many of them the prompt had.
     prompt: usize,
+    /// The budget that it was answered within.
+    drift: f32,
 }
 
 impl Conversation {
@@ -58,8 +60,8 @@ impl Engine {
         let result = self.run(&mut active, false, on_event);
         let [active] = active;
         self.close_sequence(active.sequence)?;
-        let (adapter, prompt) = (request.adapter.clone(), request.prompt.len());
-        conversation.past = Some(Past { adapter, tokens: active.cached().to_vec(), prompt });
+        let (adapter, prompt, drift) = (request.adapter.clone(), request.prompt.len(), request.drift);
+        conversation.past = Some(Past { adapter, tokens: active.cached().to_vec(), prompt, drift });
         match result {
             Ok(()) => Ok(active.completion(start)),
             Err(error) => Err(broken_off(error, vec![active], start, on_event)),
@@ -70,7 +72,8 @@ impl Engine {
     #[must_use]
     pub fn cached_tokens(&self, conversation: &Conversation) -> usize {
         let Some(past) = &conversation.past else { return 0 };
-        self.past_activation(past).map_or(0, |activation| self.cache.look_up(activation, &past.tokens))
+        self.past_activation(past)
+            .map_or(0, |activation| self.cache.look_up(activation, &past.tokens, past.drift))
     }
 
     /// Forgets a conversation's past and frees those of its pages that nobody else goes on from; the next turn begins anew.
@@ -80,7 +83,7 @@ impl Engine {
     pub fn end_conversation(&mut self, conversation: &mut Conversation) -> Result<(), EngineError> {
         let Some(past) = conversation.past.take() else { return Ok(()) };
         match self.past_activation(&past) {
-            Some(activation) => Ok(self.cache.forget(activation, &past.tokens)?),
+            Some(activation) => Ok(self.cache.forget(activation, &past.tokens, past.drift)?),
             None => Ok(()),
         }
     }

@@ -93,6 +93,8 @@ pub struct MemoryUse {
     pub kv_cached: u64,
     /// Of these two, pages of the base that stand for an adapter's lower layers as well.
     pub kv_shared_layers: u64,
+    /// Of these two, pages that are not stored as they were computed.
+    pub kv_encoded: u64,
 }
 
 /// One base model, ready to answer under any of its adapters.
@@ -183,7 +185,9 @@ impl Engine {
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
         let gate = (backend.info().name == "gpu").then(|| GpuGate::new(backend.waiter()));
         let first = ENGINES.fetch_add(1 << 40, Ordering::Relaxed);
-        let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first)?;
+        // Where the pages may be lost with their device they are computed again in place, as exact ones.
+        let encodes = backend.codes_pages() && fallback.is_none();
+        let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first, encodes)?;
         Ok(Self {
             backend,
             gate,
@@ -356,6 +360,7 @@ impl Engine {
             kv_in_use: usage.in_use,
             kv_cached: usage.cached,
             kv_shared_layers: usage.shared_layers,
+            kv_encoded: usage.encoded,
         }
     }
 

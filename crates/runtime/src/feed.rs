@@ -55,6 +55,18 @@ pub struct Fed {
     pub logits: Vec<f32>,
 }
 
+/// A drift budget is a divergence.
+///
+/// # Errors
+/// If it is not.
+pub(crate) fn check_budget(drift: f32) -> Result<(), EngineError> {
+    if drift >= 0.0 && drift.is_finite() {
+        return Ok(());
+    }
+    let (option, expected) = ("drift", "0, or a divergence in nats");
+    Err(EngineError::InvalidOption { option, expected, found: drift.to_string() })
+}
+
 impl Engine {
     /// Opens an empty sequence under an adapter, or under the base model, whose pages are nobody else's and are freed with
     /// it: for measurements, and for checks from nothing. `prompt` is what it will begin
@@ -74,16 +86,19 @@ impl Engine {
 
     /// Opens a sequence that begins with what is cached of a prompt, and says how many of its tokens that is; the last one is
     /// never among them, since its logits are wanted. What it computes can be found by others, while it is open and after.
+    /// `drift` is its budget as [`Request::drift`](crate::Request::drift) is a request's.
     ///
     /// # Errors
-    /// If no adapter of that name is registered, the GPU is suspended, or the device fails.
+    /// If no adapter of that name is registered, the budget is none, the GPU is suspended, or the device fails.
     pub fn resume_sequence(
         &mut self,
         adapter: Option<&str>,
         prompt: &[u32],
+        drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
+        check_budget(drift)?;
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
-        self.on_some_device(&[], |engine| engine.resume(activation, prompt))
+        self.on_some_device(&[], |engine| engine.resume(activation, prompt, drift))
     }
 
     /// The same on the device at hand.
@@ -91,8 +106,9 @@ impl Engine {
         &mut self,
         activation: Option<Activation>,
         prompt: &[u32],
+        drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
-        let opened = self.cache.open(activation, prompt)?;
+        let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
         if let Err(error) = self.copy_pages(&opened.moves) {
             self.cache.close(opened.sequence)?;
@@ -151,14 +167,16 @@ impl Engine {
         copied
     }
 
-    /// Closes a sequence. Its pages are freed, or kept for others as long as there is room, as it was opened.
+    /// Closes a sequence. Its pages are freed, or kept for others as long as there is room, as it was opened: in a smaller
+    /// form, if it has a budget for that.
     ///
     /// # Errors
-    /// If the sequence is not open.
+    /// If the sequence is not open. Or if its pages cannot be encoded, because the GPU is suspended or the device fails; it
+    /// is closed then, and they stay as they are.
     pub fn close_sequence(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
-        self.cache.close(sequence.id)?;
+        let moves = self.cache.close(sequence.id)?;
         self.histories.forget(sequence.id);
-        Ok(())
+        self.encode_pages(moves)
     }
 
     /// Runs new tokens of any sequences, each under its own adapter, in one step. Each sequence may

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::active::{Active, OnEvent};
 use crate::adapters::Activation;
 use crate::ahead::{Ahead, Plan};
+use crate::feed::check_budget;
 use crate::request::{Completion, Event, FinishReason, Request};
 use crate::{Engine, EngineError, GpuGate, SequenceHandle};
 
@@ -44,6 +45,7 @@ impl Engine {
     /// What of a request is known to be wrong before it runs.
     pub(crate) fn check_request(&self, index: usize, request: &Request) -> Result<(), EngineError> {
         request.sampling.check()?;
+        check_budget(request.drift)?;
         let vocabulary = self.config().vocab_size;
         if let Some(&(token, _)) =
             request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocabulary)
@@ -78,7 +80,7 @@ impl Engine {
     /// An empty sequence of a request, whose pages others may find.
     pub(crate) fn open_kept(&mut self, request: &Request) -> Result<SequenceHandle, EngineError> {
         let activation = self.activation(request)?;
-        Ok(SequenceHandle { id: self.cache.open(activation, &[])?.sequence, activation })
+        Ok(SequenceHandle { id: self.cache.open(activation, &[], request.drift)?.sequence, activation })
     }
 
     /// Where the adapter of a request acts.
@@ -90,8 +92,8 @@ impl Engine {
     /// A request takes part in its first step: it begins with what of its prompt is in the cache by now.
     fn begin(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
         let empty = a.sequence;
-        let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens())?;
-        a.begin(sequence, reused);
+        let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens(), a.budget())?;
+        a.begin(sequence, reused, self.cache.manager().drift(sequence.id)?);
         self.close_sequence(empty)
     }
 

@@ -21,6 +21,9 @@ pub struct Request {
     pub stop: Vec<String>,
     /// The answer ends at any of these.
     pub end_tokens: Vec<u32>,
+    /// The drift budget: what the mean divergence of its output from the exact answer's may be, in nats (Kullback-Leibler).
+    /// 0 is exact: nothing that has lost anything is read for it, and what it computes is kept as it is.
+    pub drift: f32,
 }
 
 /// Why an answer ended.
@@ -116,6 +119,9 @@ pub struct Completion {
     /// How many of them were in the cache already: of earlier requests under the same adapter, or of any others on whose
     /// tokens no adapter acted.
     pub reused_tokens: usize,
+    /// What its output may diverge by for the pages that were read, in nats, as it was estimated when they were encoded; 0
+    /// for an exact answer.
+    pub drift: f32,
     /// Why it ended.
     pub reason: FinishReason,
     /// The first position that the adapter acted on; `None` where the base answered, as it does where a

@@ -14,7 +14,7 @@ use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageHalf, RopeTable};
 pub use self::exact::{decode, encode};
 pub use self::low_rank::encode_coefficients;
 pub use self::steps::width as steps_width;
-pub use self::stored::{PageOf, read_page, recode};
+pub use self::stored::{PageOf, compare, read_page, recode};
 
 /// What a page is encoded and decoded with, besides its bytes.
 #[derive(Debug, Clone, Copy)]

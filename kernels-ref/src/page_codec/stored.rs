@@ -1,7 +1,7 @@
 //! Pages in a pool: read as numbers, whatever they are stored in, and stored in another codec.
 
 use interleaf_contract::host::{HostMatrix, Pool, Resident};
-use interleaf_contract::{BackendError, PageEntry, PageHalf, PageRecode};
+use interleaf_contract::{BackendError, PageEntry, PageHalf, PageLoss, PageRecode};
 
 use super::{PageContext, decode_page, encode_page};
 
@@ -56,6 +56,24 @@ pub fn recode<M: HostMatrix>(
     with_context(of, to, &anchor, pool, resident, |context| encode_page(to.codec, context, &values, page))?;
     pool.page_mut(address)?.copy_from_slice(page);
     Ok(())
+}
+
+/// What a page has lost by being stored in another codec.
+///
+/// # Errors
+/// If a page, an anchor or constants are not there.
+pub fn compare<M: HostMatrix>(
+    recode: &PageRecode,
+    pool: &Pool,
+    resident: &Resident<M>,
+) -> Result<PageLoss, BackendError> {
+    let PageRecode { layer, half, chunk, from, to } = *recode;
+    let of = PageOf { layer, half, chunk: chunk as usize };
+    let (before, after) = (read_page(of, from, pool, resident)?, read_page(of, to, pool, resident)?);
+    let square = |value: f32| f64::from(value).powi(2);
+    let error: f64 = before.iter().zip(&after).map(|(b, a)| square(b - a)).sum();
+    let norm: f64 = before.iter().map(|b| square(*b)).sum();
+    Ok(PageLoss { error: error as f32, norm: norm as f32 })
 }
 
 /// What a page's anchor decodes to; nothing of a page that stands alone.

@@ -65,6 +65,7 @@ fn request(engine: &Engine, adapter: Option<&str>, question: &str) -> Request {
         sampling,
         stop: Vec::new(),
         end_tokens: Vec::new(),
+        drift: 0.0,
     }
 }
 

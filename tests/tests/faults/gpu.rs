@@ -82,6 +82,7 @@ fn request(tokens: usize) -> Request {
         sampling: SamplingOptions { temperature: 0.0, ..SamplingOptions::default() },
         stop: Vec::new(),
         end_tokens: Vec::new(),
+        drift: 0.0,
     }
 }
 

@@ -51,6 +51,7 @@ fn requests(engine: &Engine) -> Vec<Request> {
             sampling: if i % 2 == 0 { drawn } else { SamplingOptions::default() },
             stop: Vec::new(),
             end_tokens: Vec::new(),
+            drift: 0.0,
         }
     };
     models().into_iter().zip(prompts(engine)).enumerate().map(request).collect()
@@ -158,7 +159,7 @@ fn a_conversation_has_cached_what_it_has_said() {
                     let turn = turn.expect("it answers");
                     let (adapter, tokens) = (request.adapter.as_deref(), conversation.tokens());
                     let cached = (engine.cached_tokens(&conversation), tokens.len());
-                    let (sequence, _) = engine.resume_sequence(adapter, tokens).expect("it is there");
+                    let (sequence, _) = engine.resume_sequence(adapter, tokens, 0.0).expect("it is there");
                     let kv: Vec<_> = (0..engine.config().layers)
                         .map(|layer| engine.read_kv(sequence, layer).expect("it reads"))
                         .collect();

@@ -18,6 +18,7 @@ fn request(prompt: Vec<u32>, adapter: Option<&str>) -> Request {
         sampling: SamplingOptions::default(),
         stop: Vec::new(),
         end_tokens: Vec::new(),
+        drift: 0.0,
     }
 }
 
@@ -50,7 +51,7 @@ fn as_from_nothing(
     let tokens = conversation.tokens();
     assert_eq!((tokens, engine.cached_tokens(conversation)), (&answered[..tokens.len()], tokens.len()));
     let adapter = request.adapter.as_deref();
-    let (past, cached) = engine.resume_sequence(adapter, tokens).expect("it is there");
+    let (past, cached) = engine.resume_sequence(adapter, tokens, 0.0).expect("it is there");
     assert_eq!(cached, tokens.len() - 1, "all but the one whose logits are wanted");
     let anew = cold.open_sequence(adapter, &request.prompt).expect("registered");
     let feed = Feed { sequence: anew, tokens: &tokens[..cached], kind: RowKind::Prompt, want: Want::Nothing };
@@ -105,8 +106,8 @@ fn another_engine_has_nothing_of_it() {
     let prompt = prompts(&one[0])[0].clone();
     let mut conversation = Conversation::default();
     as_from_nothing(&mut one, &mut conversation, &request(prompt.clone(), Some("rust-code")));
-    let (foreign, _) = one[0].resume_sequence(None, &prompt).expect("the base");
-    let (own, found) = other[0].resume_sequence(None, &prompt).expect("the base");
+    let (foreign, _) = one[0].resume_sequence(None, &prompt, 0.0).expect("the base");
+    let (own, found) = other[0].resume_sequence(None, &prompt, 0.0).expect("the base");
     assert_eq!((found, other[0].cached_tokens(&conversation)), (0, 0));
     assert!(matches!(other[0].close_sequence(foreign), Err(EngineError::Kv(_))));
     other[0].close_sequence(own).expect("still its own");
@@ -183,7 +184,7 @@ fn a_failed_or_cut_turn_keeps_a_sound_past() {
     assert_eq!((after.reused_tokens, &after.tokens), (39, &one.tokens));
 
     // A new pool has nothing of the past, and an old name means nobody new.
-    let (old, _) = engines[0].resume_sequence(None, &prompt).expect("the base");
+    let (old, _) = engines[0].resume_sequence(None, &prompt, 0.0).expect("the base");
     engines[0].reserve_kv(3, 100).expect("a small pool");
     assert_eq!(engines[0].cached_tokens(&conversation), 0);
     assert!(matches!(engines[0].close_sequence(old), Err(EngineError::Kv(_))));

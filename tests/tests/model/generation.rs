@@ -17,6 +17,7 @@ fn requests(engine: &Engine, max_tokens: usize) -> Vec<Request> {
         sampling: SamplingOptions::default(),
         stop: Vec::new(),
         end_tokens: vec![1],
+        drift: 0.0,
     };
     models().into_iter().zip(prompts).map(request).collect()
 }

@@ -234,6 +234,7 @@ fn damaged_weights_never_pass() {
             sampling: SamplingOptions { temperature, ..SamplingOptions::default() },
             stop: Vec::new(),
             end_tokens: Vec::new(),
+            drift: 0.0,
         };
         let refused = engine.generate(&[request], &mut |_| ControlFlow::Continue(()));
         assert!(matches!(refused, Err(EngineError::NotANumber)), "{refused:?}");

@@ -45,6 +45,7 @@ fn request(prompt: &[u32], adapter: Option<&str>) -> Request {
         sampling: SamplingOptions::default(),
         stop: Vec::new(),
         end_tokens: Vec::new(),
+        drift: 0.0,
     }
 }
 
@@ -61,7 +62,7 @@ fn chunk_bytes(engine: &Engine, layers: usize) -> u64 {
 
 /// Computes tokens from nothing in one engine, finds them in another, and compares every layer.
 fn same_as_cold(warm: &mut Engine, cold: &mut Engine, adapter: Option<&str>, tokens: &[u32]) -> usize {
-    let (found, cached) = warm.resume_sequence(adapter, tokens).expect("it opens");
+    let (found, cached) = warm.resume_sequence(adapter, tokens, 0.0).expect("it opens");
     let own = cold.open_sequence(adapter, tokens).expect("it opens");
     let feed = Feed { sequence: own, tokens: &tokens[..cached], kind: RowKind::Prompt, want: Want::Nothing };
     cold.feed(&[feed]).expect("it runs");
@@ -159,7 +160,7 @@ fn what_had_to_go_is_computed_again() {
 
 /// Feeds tokens to a sequence that others find.
 fn compute(engine: &mut Engine, adapter: Option<&str>, tokens: &[u32]) -> SequenceHandle {
-    let (sequence, cached) = engine.resume_sequence(adapter, tokens).expect("it opens");
+    let (sequence, cached) = engine.resume_sequence(adapter, tokens, 0.0).expect("it opens");
     let feed = Feed { sequence, tokens: &tokens[cached..], kind: RowKind::Prompt, want: Want::Nothing };
     engine.feed(&[feed]).expect("it runs");
     sequence
@@ -214,7 +215,7 @@ fn one_adapter_under_two_names_shares_its_pages_and_other_weights_do_not() {
     let one = compute(&mut warm, Some("rust-code"), &tokens);
     warm.close_sequence(one).expect("open");
     let found = |engine: &mut Engine, name| {
-        let (sequence, found) = engine.resume_sequence(Some(name), &tokens).expect("it opens");
+        let (sequence, found) = engine.resume_sequence(Some(name), &tokens, 0.0).expect("it opens");
         engine.close_sequence(sequence).expect("open");
         found
     };
@@ -238,7 +239,7 @@ fn what_changes_nothing_answers_from_the_bases_pages() {
     engine.reserve_kv(2, 96).expect("a small pool");
     let tokens: Vec<u32> = (0..40).map(|i| 100 + i * 13 % 150).collect();
     let base = compute(&mut engine, None, &tokens);
-    let (own, found) = engine.resume_sequence(Some("zero"), &tokens).expect("it opens");
+    let (own, found) = engine.resume_sequence(Some("zero"), &tokens, 0.0).expect("it opens");
     // Its last chunk is being written still.
     assert_eq!(found, 32);
     for sequence in [base, own] {

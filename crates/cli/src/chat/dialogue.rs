@@ -26,6 +26,7 @@ pub struct Answering {
     pub sampling: SamplingOptions,
     pub stop: Vec<String>,
     pub max_tokens: usize,
+    pub drift: f32,
 }
 
 /// Sums over the turns since the start or the last reset.
@@ -94,6 +95,7 @@ impl Dialogue {
             sampling: self.answering.sampling.clone(),
             stop: self.answering.stop.clone(),
             end_tokens: self.engine.model().generation_defaults().eos.clone(),
+            drift: self.answering.drift,
         };
         let answered = self.engine.converse(&mut self.conversation, &request, on_event);
         let (mut answers, mut failure) = answers::kept(answered.map(|answer| vec![answer]))?;
@@ -167,7 +169,8 @@ mod tests {
             }
         };
         engine.reserve_kv(1, 256).unwrap();
-        let answering = Answering { sampling: SamplingOptions::default(), stop: Vec::new(), max_tokens: 12 };
+        let answering =
+            Answering { sampling: SamplingOptions::default(), stop: Vec::new(), max_tokens: 12, drift: 0.0 };
         let mut dialogue = Dialogue::new(engine, None, None, answering);
         let lost = dialogue.say("What is ownership?", &mut |_| ControlFlow::Continue(()));
         assert!(lost.unwrap_err().to_string().contains("lost"));

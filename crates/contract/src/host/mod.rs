@@ -7,9 +7,10 @@ mod resident;
 use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, ConstantsId, LoraSite, Matrix, MatrixId,
-    MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageRecode, PageTicket,
-    PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Bits, Choices, ConstantsId, LoraSite, Matrix,
+    MatrixId, MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageLoss, PageRecode,
+    PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket,
+    VectorId, check,
 };
 
 pub use pool::Pool;
@@ -63,6 +64,20 @@ pub trait HostKernels: Send {
         _pool: &mut Pool,
     ) -> Result<(), BackendError> {
         let (backend, what) = (self.info().name, "storing pages in another codec".into());
+        Err(BackendError::Unsupported { backend, what })
+    }
+
+    /// What pages have lost. They have been checked.
+    ///
+    /// # Errors
+    /// If a page or constants are not there.
+    fn compare(
+        &mut self,
+        _pages: &[PageRecode],
+        _resident: &Resident<Self::Matrix>,
+        _pool: &Pool,
+    ) -> Result<Vec<PageLoss>, BackendError> {
+        let (backend, what) = (self.info().name, "comparing pages".into());
         Err(BackendError::Unsupported { backend, what })
     }
 
@@ -242,6 +257,15 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     fn recode_pages(&mut self, pages: &[PageRecode]) -> Result<(), BackendError> {
         check::recodes(pages, self)?;
         self.kernels.recode(pages, &self.resident, &mut self.pool)
+    }
+
+    fn compare_pages(&mut self, pages: &[PageRecode]) -> Result<Vec<PageLoss>, BackendError> {
+        check::recodes(pages, self)?;
+        self.kernels.compare(pages, &self.resident, &self.pool)
+    }
+
+    fn codes_pages(&self) -> bool {
+        self.kernels.reads(PageCodec::Delta(Bits::Four))
     }
 
     fn memory(&self) -> MemoryReport {

@@ -119,8 +119,15 @@ impl Manager {
         moves
     }
 
-    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything.
-    pub(super) fn encode_behind(&mut self, node: u32, place: usize, twins: &[Vec<u32>]) -> Option<Op> {
+    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything: of
+    /// those that take more than what was found to be too small.
+    pub(super) fn encode_behind(
+        &mut self,
+        node: u32,
+        place: usize,
+        twins: &[Vec<u32>],
+        too_small: u64,
+    ) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
         if forms == 0 || !self.may_change(node) || at.form != EXACT || at.drift > 0.0 {
@@ -134,7 +141,8 @@ impl Manager {
             let Some(form) = self.form(at.variant, number) else { continue };
             let &Form { drift, over, by_density, .. } = form;
             let bytes = bytes_in(&form.layers);
-            if by_density || drift > least_budget || bytes >= best.map_or(now, |(bytes, ..)| bytes) {
+            let is_smallest = bytes > too_small && bytes < best.map_or(now, |(bytes, ..)| bytes);
+            if by_density || drift > least_budget || !is_smallest {
                 continue;
             }
             let variants = match over {
@@ -352,7 +360,7 @@ impl Manager {
     }
 
     /// The chunks up to one, from the root on.
-    fn path_to(&self, node: u32) -> Vec<u32> {
+    pub(super) fn path_to(&self, node: u32) -> Vec<u32> {
         let mut path = Vec::new();
         let mut at = node;
         while self.nodes.get(at as usize).is_some_and(|node| node.kind == Kind::Shared) {

@@ -219,6 +219,8 @@ pub struct Usage {
     pub cached: u64,
     /// Of these two, pages that stand for several chunks' layers at once.
     pub shared_layers: u64,
+    /// Of the first two, pages of chunks that are in another form than the exact one.
+    pub encoded: u64,
     /// Adapters' weights, where they are in the pool.
     pub adapters: u64,
     /// Of pages, those that nobody could use as they lie: without their adapter, the chunk before or the base's layers in
@@ -403,6 +405,14 @@ impl Manager {
             true => Ok(sequence.unready.is_empty()),
             false => Err(KvError::NotLoaded(id)),
         }
+    }
+
+    /// What a sequence's output may diverge by for what it reads and was computed with, in nats; 0 for exact.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn drift(&self, id: SequenceId) -> Result<f32, KvError> {
+        self.sequence(id).map(|sequence| sequence.drift_with(0.0))
     }
 
     /// Where a sequence's pages are, in each layer.

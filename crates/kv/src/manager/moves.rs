@@ -38,13 +38,26 @@ impl Manager {
     }
 
     /// An encoding has been carried out, and what it costs was measured: a bound on the mean divergence of outputs, in nats,
-    /// that counts in place of its form's. Where those who used the chunk allow less it stays as it is.
+    /// that counts in place of its form's. Where those who used the chunk allow less it stays as it is, and the next larger
+    /// form is asked for, if there is one that saves anything.
     pub fn encoded(&mut self, op: OpId, drift: f32) -> Vec<Op> {
-        if let Some(pending) = self.pending.get_mut(&op) {
-            // Nothing that loses costs nothing, or less.
-            pending.drift = Some(drift.max(f32::MIN_POSITIVE));
+        let Some(pending) = self.pending.get_mut(&op) else { return Vec::new() };
+        let OpKind::Encode { form } = pending.kind else { return self.end(op, End::Done) };
+        // Nothing that loses costs nothing, or less.
+        pending.drift = Some(drift.max(f32::MIN_POSITIVE));
+        let node = pending.node;
+        let at = &self.nodes[node as usize];
+        if at.drift + drift <= at.least_budget || at.kind != Kind::Shared || at.form != EXACT {
+            return self.end(op, End::Done);
         }
-        self.end(op, End::Done)
+        let too_small = self.bytes_in(node, form);
+        let mut moves = self.end(op, End::Cancelled);
+        let path = self.path_to(node);
+        let twins = self.twins(&path);
+        moves.extend(
+            path.len().checked_sub(1).and_then(|place| self.encode_behind(node, place, &twins, too_small)),
+        );
+        moves
     }
 
     fn end(&mut self, op: OpId, end: End) -> Vec<Op> {

@@ -72,7 +72,7 @@ impl Manager {
     }
 
     /// Bytes that a chunk's own layers take in a form.
-    fn bytes_in(&self, node: u32, form: u8) -> u64 {
+    pub(super) fn bytes_in(&self, node: u32, form: u8) -> u64 {
         let Node { first, variant, .. } = self.nodes[node as usize];
         let layers = usize::from(first)..self.config.layers;
         self.tiers[0].chunk_bytes(layers, self.layers_in(variant, form))

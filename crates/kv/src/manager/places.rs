@@ -1,10 +1,10 @@
 //! What moves are of, and where the pages are that they and kernels read and write.
 
-use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PAGE_UNIT, PageEntry};
+use interleaf_contract::{CHUNK_TOKENS, ChunkEntry, PAGE_UNIT, PageEntry, PageHalf, PageRecode};
 
 use super::{Manager, Pending};
-use crate::form::{LayerForm, Layers, Over, PageForm};
-use crate::node::{BASE, Kind, NONE, Node};
+use crate::form::{LayerForm, Layers, PageForm};
+use crate::node::{BASE, Kind, NONE};
 use crate::op::{OpId, OpKind};
 use crate::{AdapterId, ChunkKey, KvError, ModelKey, SequenceId};
 
@@ -137,31 +137,69 @@ impl Manager {
         Some(self.tiers[0].offset(piece, layer))
     }
 
+    /// What an encoding reads and writes, page by page. What is the same as its anchor's is not stored, hence not in it.
+    #[must_use]
+    pub fn recodes(&self, op: OpId) -> Vec<PageRecode> {
+        let Some(&Pending { kind: OpKind::Encode { form }, node, list, anchor, old, .. }) =
+            self.pending.get(&op)
+        else {
+            return Vec::new();
+        };
+        let at = &self.nodes[node as usize];
+        let (before, after) = (self.layers_of(at), self.layers_in(at.variant, form));
+        let chunk = (self.path_to(node).len() - 1) as u32;
+        let layers = usize::from(at.first)..self.config.layers;
+        let pages = layers.flat_map(|layer| {
+            let alone = |anchor: u32| {
+                let anchor = self.nodes.get(anchor as usize)?;
+                Some(self.stored_entry(anchor.pages[0], self.layers_of(anchor), layer, None))
+            };
+            let from = self.stored_entry(at.pages[0], before, layer, alone(old));
+            let to = self.stored_entry(list, after, layer, alone(anchor));
+            let is_stored = move |half| match after {
+                Layers::Coded(layers) => {
+                    layers.get(layer).is_some_and(|layer| layer.half(half) != PageForm::Same)
+                }
+                Layers::Alike(_) => true,
+            };
+            [PageHalf::K, PageHalf::V].into_iter().filter(move |half| is_stored(*half)).map(move |half| {
+                let (from, to, layer) = (from.half(half), to.half(half), layer as u32);
+                PageRecode { layer, half, chunk, from, to }
+            })
+        });
+        pages.collect()
+    }
+
     /// A chunk's pages as kernels find them: those of K begin with its piece, those of V behind them.
     pub(super) fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
         let at = &self.nodes[node as usize];
         let anchor = self.nodes.get(at.anchor as usize);
-        if let Some(anchor) = anchor.filter(|_| layer < usize::from(at.first)) {
-            return self.own_entry(anchor, layer, None);
+        let anchor = anchor.map(|at| self.stored_entry(at.pages[0], self.layers_of(at), layer, None));
+        match anchor {
+            Some(anchor) if layer < usize::from(at.first) => anchor,
+            anchor => self.stored_entry(at.pages[0], self.layers_of(at), layer, anchor),
         }
-        let is_over = self.form_of(at).is_some_and(|form| form.over != Over::Nothing);
-        self.own_entry(at, layer, anchor.filter(|_| is_over))
     }
 
-    /// The pages that a chunk has itself, decoded over an anchor's or alone.
-    fn own_entry(&self, at: &Node, layer: usize, anchor: Option<&Node>) -> ChunkEntry {
-        let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0));
+    /// The pages of a list in memory, by what they are stored as: decoded over an anchor's where that needs one.
+    fn stored_entry(
+        &self,
+        list: u32,
+        layers: &Layers,
+        layer: usize,
+        anchor: Option<ChunkEntry>,
+    ) -> ChunkEntry {
+        let piece = (list != NONE).then(|| self.tiers[0].piece(list, layer)).flatten();
         let place = piece.map(|piece| self.tiers[0].offset(piece, layer));
         let exact = || {
             let (codec, bytes) = (self.config.element.into(), (self.config.page_bytes / 2) as u32);
             let page = PageForm::Stored { codec, constants: None, bytes };
             LayerForm { k: page, v: page }
         };
-        let LayerForm { k, v } = match self.layers_of(at) {
+        let LayerForm { k, v } = match layers {
             Layers::Coded(layers) => layers.get(layer).copied().unwrap_or_else(exact),
             Layers::Alike(_) => exact(),
         };
-        let over = anchor.map(|anchor| self.own_entry(anchor, layer, None));
         let page = |form: PageForm, from: u32, anchor: Option<PageEntry>| match form {
             PageForm::Same => anchor.unwrap_or(PageEntry::exact(self.config.element, NONE)),
             PageForm::Stored { codec, constants, .. } => {
@@ -171,6 +209,7 @@ impl Manager {
                 PageEntry { codec, at, constants, anchor }
             }
         };
-        ChunkEntry { k: page(k, 0, over.map(|over| over.k)), v: page(v, k.bytes(), over.map(|over| over.v)) }
+        let [over_k, over_v] = [PageHalf::K, PageHalf::V].map(|half| anchor.map(|anchor| anchor.half(half)));
+        ChunkEntry { k: page(k, 0, over_k), v: page(v, k.bytes(), over_v) }
     }
 }

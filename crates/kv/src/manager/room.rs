@@ -15,6 +15,9 @@ impl Manager {
             }
             let bytes = self.tiers[0].list_bytes(node.pages[0]);
             *(if is_used { &mut usage.in_use } else { &mut usage.cached }) += bytes;
+            if node.form != EXACT {
+                usage.encoded += bytes;
+            }
             if node.resident_followers > 0 {
                 usage.shared_layers += bytes;
             }
