@@ -3,10 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
-use interleaf_contract::{BackendError, BackendInfo, ContractError, Matrix, Numerics, Step, StepOutput};
+use interleaf_contract::{
+    BackendError, BackendInfo, ContractError, Matrix, Numerics, PageCodec, PageRecode, Step, StepOutput,
+};
 
 use crate::cores::Placement;
 use crate::packed::Packed;
+use crate::page_codec;
 use crate::region::{Barrier, Worker};
 use crate::step::{Buffers, Plan};
 use crate::tier::{Call, Tier, VARIABLE};
@@ -136,16 +139,33 @@ impl HostKernels for CpuKernels {
                 self.tier.call(Walk { plan: &plan, worker: Worker::new(context.index(), &barrier) });
             });
         });
-        catch_unwind(run).map_err(|_| BackendError::Device {
-            backend: "cpu",
-            reason: "a kernel failed; this is a fault of the backend".into(),
-        })?;
+        catch_unwind(run).map_err(|_| fault())?;
         Ok(plan.output())
+    }
+
+    fn reads(&self, codec: PageCodec) -> bool {
+        !matches!(codec, PageCodec::Exact(_))
+    }
+
+    fn recode(
+        &mut self,
+        pages: &[PageRecode],
+        resident: &Resident<Packed>,
+        pool: &mut Pool,
+    ) -> Result<(), BackendError> {
+        let recode = || page_codec::recode(pages, self.tier, resident, pool);
+        // Pages are written whole, or not at all.
+        catch_unwind(AssertUnwindSafe(|| self.workers.install(recode))).unwrap_or_else(|_| Err(fault()))
     }
 
     fn scratch_bytes(&self) -> u64 {
         self.buffers.bytes()
     }
+}
+
+fn fault() -> BackendError {
+    let reason = "a kernel failed; this is a fault of the backend".into();
+    BackendError::Device { backend: "cpu", reason }
 }
 
 struct Walk<'a, 'b> {

@@ -95,6 +95,8 @@ pub unsafe trait Isa: Copy + 'static {
     const FACTORS: usize = 1;
     /// LANES of f32.
     type V: Copy;
+    /// Sixteen f32 in as many vectors as they fill.
+    type Sixteen: Copy + AsRef<[Self::V]>;
 
     /// Runs a kernel with the tier's instructions.
     ///
@@ -117,6 +119,12 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn load_f16(p: *const u16) -> Self::V;
     /// bfloat16 bits to f32.
     unsafe fn load_bf16(p: *const u16) -> Self::V;
+    /// Sixteen packed codes of 8 bits as the steps that they stand for, −128 to 127.
+    unsafe fn steps_8(p: *const u8) -> Self::Sixteen;
+    /// The same of 4 bits, the lower ones of a byte first: −8 to 7.
+    unsafe fn steps_4(p: *const u8) -> Self::Sixteen;
+    /// The same of 2 bits: −1.5 to 1.5.
+    unsafe fn steps_2(p: *const u8) -> Self::Sixteen;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;

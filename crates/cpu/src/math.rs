@@ -34,6 +34,19 @@ pub unsafe fn store_first<I: Isa>(p: *mut f32, v: I::V, n: usize) {
 /// Lanes of the widest tier.
 pub const MOST_LANES: usize = 16;
 
+/// IEEE binary16 to f32 without a branch or a call, so that the scalar tier converts lanes side by side, and nobody
+/// asks each time what the machine has.
+#[inline(always)]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    /// 2 to the difference of the exponents' biases, 127 and 15: it makes subnormal numbers right, too.
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let magnitude = u32::from(bits & 0x7FFF) << 13;
+    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
+    let is_finite = bits & 0x7C00 != 0x7C00;
+    let magnitude = if is_finite { finite } else { magnitude | 0x7F80_0000 };
+    f32::from_bits(magnitude | (u32::from(bits & 0x8000) << 16))
+}
+
 /// `eˣ` to within 2 units in the last place; below −87 it stays at e⁻⁸⁷, above 88 at e⁸⁸. NaN stays NaN.
 ///
 /// # Safety

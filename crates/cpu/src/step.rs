@@ -196,6 +196,7 @@ impl<'a> Plan<'a> {
                     *shape,
                     tensor(q),
                     tensor(out),
+                    resident,
                     partials,
                 )),
                 Op::SwiGlu { activation, gate, up, out } => Work::SwiGlu {

@@ -171,6 +171,40 @@ fn every_half_is_the_number_it_means() {
     on_every_tier(Halves);
 }
 
+#[test]
+fn every_code_is_the_step_it_means() {
+    #[derive(Clone)]
+    struct Codes;
+    impl Kernel for Codes {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            for seed in 0..256usize {
+                let bytes: [u8; 16] = std::array::from_fn(|i| (seed + i * 37) as u8);
+                // SAFETY: sixteen codes of any width are within the bytes.
+                let found = unsafe {
+                    let p = bytes.as_ptr();
+                    [(8, I::steps_8(p)), (4, I::steps_4(p)), (2, I::steps_2(p))]
+                };
+                for (bits, found) in found {
+                    let mut steps = [0.0f32; 16];
+                    assert_eq!(found.as_ref().len() * I::LANES, steps.len());
+                    for (i, v) in found.as_ref().iter().enumerate() {
+                        // SAFETY: sixteen are there.
+                        unsafe { I::store(steps[i * I::LANES..].as_mut_ptr(), *v) };
+                    }
+                    let lowest = [-1.5, -8.0, -128.0][[2, 4, 8].iter().position(|b| *b == bits).unwrap()];
+                    for (i, found) in steps.into_iter().enumerate() {
+                        let code = bytes[i * bits / 8] >> (i * bits % 8) & (255 >> (8 - bits));
+                        assert_eq!(found, f32::from(code) + lowest, "code {i} of {bits} bits");
+                    }
+                }
+            }
+        }
+    }
+    on_every_tier(Codes);
+}
+
 /// With scales of 1 a product of one block is the integer sum itself, which f32 holds exactly.
 #[test]
 fn integer_sums_are_exact() {

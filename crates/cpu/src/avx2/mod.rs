@@ -46,6 +46,7 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     // 4 rows of three panels are 12 sums.
     const FLOAT_ROWS: usize = 4;
     type V = __m256;
+    type Sixteen = [__m256; 2];
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
@@ -86,6 +87,38 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     unsafe fn load_bf16(p: *const u16) -> Self::V {
         let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+    }
+
+    #[inline(always)]
+    unsafe fn steps_8(p: *const u8) -> Self::Sixteen {
+        let signed = _mm_xor_si128(_mm_loadu_si128(p.cast()), _mm_set1_epi8(-128));
+        let steps = |eight| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+        [steps(signed), steps(_mm_unpackhi_epi64(signed, signed))]
+    }
+
+    #[inline(always)]
+    unsafe fn steps_4(p: *const u8) -> Self::Sixteen {
+        // With the highest bit of each code turned over it is signed, at the top of a lane once it is shifted there.
+        let to_top = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+        let steps = |codes: u32| {
+            let signed = _mm256_set1_epi32((codes ^ 0x8888_8888).cast_signed());
+            _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(_mm256_sllv_epi32(signed, to_top)))
+        };
+        let p = p.cast::<u32>();
+        [steps(p.read_unaligned()), steps(p.add(1).read_unaligned())]
+    }
+
+    #[inline(always)]
+    unsafe fn steps_2(p: *const u8) -> Self::Sixteen {
+        // A permutation looks at three bits: of a code and of the lower one of the next.
+        let values = _mm256_setr_ps(-1.5, -0.5, 0.5, 1.5, -1.5, -0.5, 0.5, 1.5);
+        let to_bottom = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+        let steps = |codes: u16| {
+            let codes = _mm256_set1_epi32(i32::from(codes));
+            _mm256_permutevar8x32_ps(values, _mm256_srlv_epi32(codes, to_bottom))
+        };
+        let p = p.cast::<u16>();
+        [steps(p.read_unaligned()), steps(p.add(1).read_unaligned())]
     }
 
     #[inline(always)]

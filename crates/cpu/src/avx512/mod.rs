@@ -47,6 +47,7 @@ unsafe impl Isa for Avx512 {
     // 8 rows of three panels are 24 sums.
     const FLOAT_ROWS: usize = 8;
     type V = __m512;
+    type Sixteen = [__m512; 1];
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
@@ -87,6 +88,34 @@ unsafe impl Isa for Avx512 {
     unsafe fn load_bf16(p: *const u16) -> Self::V {
         let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+    }
+
+    #[inline(always)]
+    unsafe fn steps_8(p: *const u8) -> Self::Sixteen {
+        let signed = _mm_xor_si128(_mm_loadu_si128(p.cast()), _mm_set1_epi8(-128));
+        [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(signed))]
+    }
+
+    #[inline(always)]
+    unsafe fn steps_4(p: *const u8) -> Self::Sixteen {
+        // A permutation looks at four bits: what stands above a code need not be cleared.
+        let values = _mm512_setr_ps(
+            -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
+        );
+        let to_bottom = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+        let eights = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+        let codes = _mm512_castsi128_si512(_mm_loadl_epi64(p.cast()));
+        let codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32(eights, codes), to_bottom);
+        [_mm512_permutexvar_ps(codes, values)]
+    }
+
+    #[inline(always)]
+    unsafe fn steps_2(p: *const u8) -> Self::Sixteen {
+        // As above: a code and the next.
+        let values = _mm512_broadcast_f32x4(_mm_setr_ps(-1.5, -0.5, 0.5, 1.5));
+        let to_bottom = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let codes = _mm512_set1_epi32(p.cast::<i32>().read_unaligned());
+        [_mm512_permutexvar_ps(_mm512_srlv_epi32(codes, to_bottom), values)]
     }
 
     #[inline(always)]

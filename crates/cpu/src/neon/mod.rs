@@ -109,6 +109,21 @@ pub unsafe fn scaled_nibbles(sum: int32x4_t, weight_scales: V, row_scale: f32, a
     vfmaq_f32(acc, vcvtq_n_f32_s32::<4>(sum), vmulq_n_f32(weight_scales, row_scale))
 }
 
+/// Sixteen integers as f32.
+///
+/// # Safety
+/// The machine has NEON.
+#[inline(always)]
+pub unsafe fn integers(bytes: int8x16_t) -> [V; 4] {
+    let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+    [
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+        vcvtq_f32_s32(vmovl_high_s16(low)),
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+        vcvtq_f32_s32(vmovl_high_s16(high)),
+    ]
+}
+
 /// Low and high 4-bit codes as bytes, sixteen times too large: one instruction each, and the masking one runs on more
 /// ports than a shift.
 ///

@@ -16,6 +16,7 @@ macro_rules! neon_vectors {
         const FLOAT_ROWS: usize = 8;
         const FACTORS: usize = $crate::neon::LANES;
         type V = $crate::neon::V;
+        type Sixteen = [$crate::neon::V; 4];
 
         #[inline(always)]
         unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
@@ -63,6 +64,31 @@ macro_rules! neon_vectors {
         #[inline(always)]
         unsafe fn load_bf16(p: *const u16) -> Self::V {
             vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p)))
+        }
+
+        #[inline(always)]
+        unsafe fn steps_8(p: *const u8) -> Self::Sixteen {
+            $crate::neon::integers(vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p), vdupq_n_u8(128))))
+        }
+
+        #[inline(always)]
+        unsafe fn steps_4(p: *const u8) -> Self::Sixteen {
+            let codes = vld1_u8(p);
+            let (low, high) = (vand_u8(codes, vdup_n_u8(15)), vshr_n_u8::<4>(codes));
+            let codes = vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high));
+            $crate::neon::integers(vsubq_s8(vreinterpretq_s8_u8(codes), vdupq_n_s8(8)))
+        }
+
+        #[inline(always)]
+        unsafe fn steps_2(p: *const u8) -> Self::Sixteen {
+            // Each of four bytes four times, shifted to each of its codes.
+            let bytes = vreinterpret_u8_u32(vdup_n_u32(p.cast::<u32>().read_unaligned()));
+            let twice = vzip1_u8(bytes, bytes);
+            let codes = vcombine_u8(vzip1_u8(twice, twice), vzip2_u8(twice, twice));
+            let to_bottom = vreinterpretq_s8_u32(vdupq_n_u32(0xFAFC_FE00));
+            let codes = vandq_u8(vshlq_u8(codes, to_bottom), vdupq_n_u8(3));
+            let whole = $crate::neon::integers(vreinterpretq_s8_u8(codes));
+            whole.map(|whole| vsubq_f32(whole, vdupq_n_f32(1.5)))
         }
 
         #[inline(always)]

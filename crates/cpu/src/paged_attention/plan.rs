@@ -1,11 +1,14 @@
-//! Who computes what of an attention layer: groups of rows that read the same pages, and what each row merges.
+//! Who computes what of an attention layer: groups of rows that read the same pages, or differences from the same ones,
+//! and what each row merges.
 //!
 //! A plan depends on the batch, the layer's pages, heads and window alone, so that the layers of a band share one.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, RowKind};
+use interleaf_contract::{
+    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageEntry, PagePlace, RowKind,
+};
 
 /// Prompt rows of one group: enough to pay for decoding a block, few enough to spread over cores.
 const ROW_TILE: usize = 16;
@@ -14,13 +17,62 @@ const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
 
 /// Rows that go through a range of blocks together; one task for each key/value head.
 pub struct Group<'a> {
-    /// The pages of its first row's sequence, by chunk; the others have the same in the group's blocks.
-    pub pages: &'a [ChunkEntry],
-    /// Indices of the rows in the batch.
-    pub rows: Vec<usize>,
+    /// By whose pages they read. All have the same anchors in the group's blocks.
+    members: Vec<Reader<'a>>,
+    pub kind: RowKind,
     pub blocks: Range<usize>,
     /// The rows of all groups before it.
     before: usize,
+}
+
+/// Rows that read the same pages.
+struct Reader<'a> {
+    /// The pages of its first row's sequence, by chunk; the others have the same in the group's blocks.
+    pages: &'a [ChunkEntry],
+    /// Indices of the rows in the batch.
+    rows: Vec<usize>,
+}
+
+/// Rows of a group that read the same pages.
+pub struct Member<'a> {
+    pub pages: &'a [ChunkEntry],
+    /// Which of the group's.
+    pub rows: Range<usize>,
+}
+
+impl<'a> Group<'a> {
+    /// Rows.
+    pub fn count(&self) -> usize {
+        self.members.iter().map(|member| member.rows.len()).sum()
+    }
+
+    /// Indices of the rows in the batch, one member's after another's.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        self.members.iter().flat_map(|member| member.rows.iter().copied())
+    }
+
+    /// The members with their rows.
+    pub fn members(&self) -> impl Iterator<Item = Member<'a>> {
+        self.members.iter().scan(0, |first, member| {
+            let rows = *first..*first + member.rows.len();
+            *first = rows.end;
+            Some(Member { pages: member.pages, rows })
+        })
+    }
+
+    /// The pages of one of the members.
+    pub fn pages(&self) -> &'a [ChunkEntry] {
+        self.members.first().map_or(&[], |member| member.pages)
+    }
+
+    fn join(&mut self, pages: &'a [ChunkEntry], rows: Range<usize>) {
+        let block = self.blocks.start;
+        let own = whole(pages, block);
+        match self.members.iter_mut().find(|member| whole(member.pages, block) == own) {
+            Some(member) => member.rows.extend(rows),
+            None => self.members.push(Reader { pages, rows: rows.collect() }),
+        }
+    }
 }
 
 /// Where a row's share of a group is.
@@ -57,7 +109,10 @@ impl<'a> Plan<'a> {
                 let rows = next..next + alike;
                 let first_block = shape.first_visible(batch.rows[next].position) as usize / ATTENTION_SPLIT;
                 let blocks = first_block..batch.rows[rows.end - 1].position as usize / ATTENTION_SPLIT + 1;
-                let group = |blocks| Group { pages, rows: rows.clone().collect(), blocks, before: 0 };
+                let group = |blocks| {
+                    let members = vec![Reader { pages, rows: rows.clone().collect() }];
+                    Group { members, kind, blocks, before: 0 }
+                };
                 if kind == RowKind::Prompt {
                     groups.push(group(blocks));
                 } else {
@@ -65,12 +120,15 @@ impl<'a> Plan<'a> {
                         let own = whole(pages, block);
                         let candidates = own
                             .and_then(|own| own.first())
-                            .map(|entry| shared.entry((block, entry.k.at, entry.v.at)).or_default());
+                            .map(|entry| [entry.k, entry.v].map(|entry| anchor(entry).at))
+                            .map(|[k, v]| shared.entry((block, k, v)).or_default());
                         let same = candidates.as_ref().and_then(|candidates| {
-                            candidates.iter().find(|&&other| whole(groups[other].pages, block) == own)
+                            candidates
+                                .iter()
+                                .find(|&&other| same_anchors(groups[other].pages(), pages, block))
                         });
                         match same {
-                            Some(&other) => groups[other].rows.extend(rows.clone()),
+                            Some(&other) => groups[other].join(pages, rows.clone()),
                             None => {
                                 if let Some(candidates) = candidates {
                                     candidates.push(groups.len());
@@ -91,8 +149,8 @@ impl<'a> Plan<'a> {
         let mut before = 0;
         for (index, group) in groups.iter_mut().enumerate() {
             group.before = before;
-            before += group.rows.len();
-            for (i, &row) in group.rows.iter().enumerate() {
+            before += group.count();
+            for (i, row) in group.rows().enumerate() {
                 shares[row].push(Share { first_block: group.blocks.start, group: index, row: i });
             }
         }
@@ -111,14 +169,14 @@ impl<'a> Plan<'a> {
     pub fn task(&self, index: usize) -> (&Group<'a>, usize, Range<usize>) {
         let (group, kv_head) = (&self.groups[index / self.kv_heads], index % self.kv_heads);
         let first = self.first_partial(group, kv_head);
-        (group, kv_head, first..first + group.rows.len() * self.heads_of_group)
+        (group, kv_head, first..first + group.count() * self.heads_of_group)
     }
 
     /// How many partials all tasks leave.
     pub fn partials(&self) -> usize {
         self.groups
             .last()
-            .map_or(0, |last| (last.before + last.rows.len()) * self.kv_heads * self.heads_of_group)
+            .map_or(0, |last| (last.before + last.count()) * self.kv_heads * self.heads_of_group)
     }
 
     /// The partials of a row and a key/value head in ascending blocks, each the first of its heads.
@@ -130,11 +188,25 @@ impl<'a> Plan<'a> {
     }
 
     fn first_partial(&self, group: &Group<'a>, kv_head: usize) -> usize {
-        (group.before * self.kv_heads + kv_head * group.rows.len()) * self.heads_of_group
+        (group.before * self.kv_heads + kv_head * group.count()) * self.heads_of_group
     }
 }
 
 /// The pages of a block, if the table has all of them: rows that end within a block share nothing of it.
 fn whole(pages: &[ChunkEntry], block: usize) -> Option<&[ChunkEntry]> {
     pages.get(block * CHUNKS..(block + 1) * CHUNKS)
+}
+
+/// What a page is a difference from; itself where it is none.
+pub fn anchor(entry: PageEntry) -> PagePlace {
+    entry.anchor.unwrap_or(entry.place())
+}
+
+/// Whether the pages of a block are the same, or differences from the same ones.
+fn same_anchors(a: &[ChunkEntry], b: &[ChunkEntry], block: usize) -> bool {
+    let anchors = |entry: &ChunkEntry| [entry.k, entry.v].map(anchor);
+    match (whole(a, block), whole(b, block)) {
+        (Some(a), Some(b)) => a.iter().map(anchors).eq(b.iter().map(anchors)),
+        _ => false,
+    }
 }

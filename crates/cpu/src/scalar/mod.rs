@@ -5,6 +5,7 @@ use half::bf16;
 use interleaf_contract::QUANT_BLOCK;
 
 use crate::isa::{Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::math::f16_to_f32;
 
 /// Two registers of SSE2.
 const LANES: usize = 8;
@@ -23,18 +24,6 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
     out
 }
 
-/// IEEE binary16 to f32 without a branch or a call, so that lanes are converted side by side.
-#[inline(always)]
-fn f16_to_f32(bits: u16) -> f32 {
-    /// 2 to the difference of the exponents' biases, 127 and 15: it makes subnormal numbers right, too.
-    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
-    let magnitude = u32::from(bits & 0x7FFF) << 13;
-    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
-    let is_finite = bits & 0x7C00 != 0x7C00;
-    let magnitude = if is_finite { finite } else { magnitude | 0x7F80_0000 };
-    f32::from_bits(magnitude | (u32::from(bits & 0x8000) << 16))
-}
-
 // SAFETY: no instruction beyond the target's baseline is used.
 unsafe impl Isa for Scalar {
     const LANES: usize = LANES;
@@ -42,6 +31,7 @@ unsafe impl Isa for Scalar {
     const INTEGER_ROWS: usize = 4;
     const FLOAT_ROWS: usize = 4;
     type V = [f32; LANES];
+    type Sixteen = [[f32; LANES]; 2];
 
     #[inline(always)]
     unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
@@ -73,6 +63,26 @@ unsafe impl Isa for Scalar {
     unsafe fn load_bf16(p: *const u16) -> Self::V {
         let bits = p.cast::<[u16; LANES]>().read_unaligned();
         each(|i| bf16::from_bits(bits[i]).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn steps_8(p: *const u8) -> Self::Sixteen {
+        let codes = p.cast::<[u8; 16]>().read_unaligned();
+        [each(|i| f32::from(codes[i]) - 128.0), each(|i| f32::from(codes[LANES + i]) - 128.0)]
+    }
+
+    #[inline(always)]
+    unsafe fn steps_4(p: *const u8) -> Self::Sixteen {
+        let codes = p.cast::<u64>().read_unaligned();
+        let code = |i: usize| (codes >> (4 * i) & 15) as f32 - 8.0;
+        [each(code), each(|i| code(LANES + i))]
+    }
+
+    #[inline(always)]
+    unsafe fn steps_2(p: *const u8) -> Self::Sixteen {
+        let codes = p.cast::<u32>().read_unaligned();
+        let code = |i: usize| (codes >> (2 * i) & 3) as f32 - 1.5;
+        [each(code), each(|i| code(LANES + i))]
     }
 
     #[inline(always)]

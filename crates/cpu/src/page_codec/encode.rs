@@ -1,0 +1,229 @@
+//! Encoding of pages of codes, to the same bits as the reference: a step is chosen by squared errors that are added in
+//! its order, of as many groups side by side as a vector has lanes.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use half::f16;
+use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, PageCodec};
+
+use super::{Page, exact, low_rank, steps, transpose};
+use crate::isa::Isa;
+use crate::math::{MOST_LANES, load_first};
+
+/// Encodes all heads' values, kv_heads × tokens × head_dim, into a page of zeros. `anchor` is as long, or empty for codecs
+/// that stand alone.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn encode_page<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], out: &mut [u8]) {
+    match page.codec {
+        PageCodec::Exact(element) => exact::encode(element, out, 0, values),
+        PageCodec::Steps(width) => steps::encode(width, values, anchor, out),
+        PageCodec::LowRank { .. } => low_rank::encode::<I>(page, values, anchor, out),
+        PageCodec::Quantised(_) | PageCodec::Profiled(_) | PageCodec::Grouped(_) => {
+            encode_codes::<I>(page, values, out);
+        }
+        PageCodec::Delta(_) => {
+            let difference: Vec<f32> = values.iter().zip(anchor).map(|(v, a)| v - a).collect();
+            encode_codes::<I>(page, &difference, out);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn encode_codes<I: Isa>(page: &Page<'_>, values: &[f32], out: &mut [u8]) {
+    let layout = CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim);
+    let Some(layout) = layout else { unreachable!("{} is of codes", page.codec) };
+    let mut codes = vec![0u8; CHUNK_TOKENS * page.head_dim];
+    let mut work = vec![0.0; CHUNK_TOKENS * page.head_dim];
+    for (kv_head, head) in values.chunks_exact(CHUNK_TOKENS * page.head_dim).enumerate() {
+        match layout.group {
+            Some(group) => by_token::<I>(&layout, group, kv_head, head, &mut work, &mut codes, out),
+            None => by_channel::<I>(&layout, page, kv_head, head, &mut codes, out),
+        }
+        pack(layout.bits, &codes, &mut out[kv_head * layout.head_bytes..][..layout.head_bytes]);
+    }
+}
+
+/// One step for each group of a token's channels.
+#[inline(always)]
+unsafe fn by_token<I: Isa>(
+    layout: &CodeLayout,
+    group: usize,
+    kv_head: usize,
+    head: &[f32],
+    columns: &mut [f32],
+    codes: &mut [u8],
+    out: &mut [u8],
+) {
+    let dim = head.len() / CHUNK_TOKENS;
+    let groups = dim.div_ceil(group);
+    transpose::<I>(head, dim, columns);
+    for (g, columns) in columns.chunks(group * CHUNK_TOKENS).enumerate() {
+        let mut steps = [0.0; CHUNK_TOKENS];
+        best_steps::<I>(layout.bits, columns, CHUNK_TOKENS, &mut steps);
+        let channels = g * group..dim.min((g + 1) * group);
+        for (token, step) in steps.into_iter().enumerate() {
+            set_scale(out, layout.scales_at, kv_head * layout.head_scales + token * groups + g, step);
+            let divisors = divisors([step; MOST_LANES]);
+            let place = token * dim + channels.start..token * dim + channels.end;
+            let values = head[place.clone()].chunks(MOST_LANES);
+            for (values, codes) in values.zip(codes[place].chunks_mut(MOST_LANES)) {
+                quantise::<I>(layout.bits, values, &divisors, codes);
+            }
+        }
+    }
+}
+
+/// One step for each channel: the head's scale times the channel's own part, of 8 bits in the page or of the profile.
+#[inline(always)]
+unsafe fn by_channel<I: Isa>(
+    layout: &CodeLayout,
+    page: &Page<'_>,
+    kv_head: usize,
+    head: &[f32],
+    codes: &mut [u8],
+    out: &mut [u8],
+) {
+    let dim = page.head_dim;
+    let mut steps = vec![0.0; dim];
+    best_steps::<I>(layout.bits, head, dim, &mut steps);
+    let set = |out: &mut [u8], scale| set_scale(out, layout.scales_at, kv_head, scale);
+    match layout.channels_at {
+        Some(channels_at) => {
+            let scale = f16_above(steps.iter().copied().fold(0.0, f32::max));
+            set(out, scale);
+            let parts = &mut out[channels_at + kv_head * dim..][..dim];
+            for (part, step) in parts.iter_mut().zip(&mut steps) {
+                let share = (*step / scale * 256.0).ceil().clamp(1.0, 256.0) - 1.0;
+                *part = if scale == 0.0 { 0 } else { share as u8 };
+                *step = scale * ((f32::from(*part) + 1.0) / 256.0);
+            }
+        }
+        None => {
+            let profile = &page.constants.values[kv_head * dim..][..dim];
+            let scale = steps.iter().zip(profile).map(|(step, part)| step / part).fold(0.0, f32::max);
+            let scale = f16_above(scale);
+            set(out, scale);
+            for (step, part) in steps.iter_mut().zip(profile) {
+                *step = scale * part;
+            }
+        }
+    }
+    let steps = divisors(steps);
+    for (values, codes) in head.chunks_exact(dim).zip(codes.chunks_exact_mut(dim)) {
+        let steps = steps.chunks(MOST_LANES);
+        for ((values, codes), steps) in values.chunks(MOST_LANES).zip(codes.chunks_mut(MOST_LANES)).zip(steps)
+        {
+            quantise::<I>(layout.bits, values, steps, codes);
+        }
+    }
+}
+
+/// The step, an f16, under which the codes of each column's values are nearest to them, of those that clip it differently:
+/// `rows` are of so many columns each, of which there are as many as `steps`.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn best_steps<I: Isa>(bits: Bits, rows: &[f32], columns: usize, steps: &mut [f32]) {
+    assert!(rows.len().is_multiple_of(columns) && steps.len() == columns, "whole rows");
+    for first in (0..columns).step_by(I::LANES) {
+        let lanes = I::LANES.min(columns - first);
+        let rows = || rows.chunks_exact(columns).map(|row| row[first..first + lanes].as_ptr());
+        let mut largest = I::splat(0.0);
+        for row in rows() {
+            let v = load_first::<I>(row, lanes);
+            largest = I::max(largest, I::max(v, I::sub(I::splat(0.0), v)));
+        }
+        let mut magnitudes = [0.0f32; MOST_LANES];
+        I::store(magnitudes.as_mut_ptr(), largest);
+        let mut least = [f32::INFINITY; MOST_LANES];
+        let best = &mut steps[first..first + lanes];
+        best.fill(0.0);
+        for clip in bits.clips() {
+            let step = magnitudes.map(|largest| f16::from_f32(clip * largest / bits.reach()).to_f32());
+            let divisor = divisors(step);
+            let (step_of, divisor) = (I::load(step.as_ptr()), I::load(divisor.as_ptr()));
+            let mut sum = I::splat(0.0);
+            for row in rows() {
+                let v = load_first::<I>(row, lanes);
+                let decoded = I::mul(I::add(code::<I>(bits, v, divisor), I::splat(bits.lowest())), step_of);
+                let error = I::sub(v, decoded);
+                sum = I::add(sum, I::mul(error, error));
+            }
+            let mut errors = [0.0f32; MOST_LANES];
+            I::store(errors.as_mut_ptr(), sum);
+            for (lane, best) in best.iter_mut().enumerate() {
+                if errors[lane] < least[lane] {
+                    (*best, least[lane]) = (step[lane], errors[lane]);
+                }
+            }
+        }
+    }
+}
+
+/// What values are divided by: without a step every value is none of them.
+pub fn divisors<T: AsMut<[f32]>>(mut steps: T) -> T {
+    for step in steps.as_mut() {
+        if *step == 0.0 {
+            *step = f32::INFINITY;
+        }
+    }
+    steps
+}
+
+/// The codes nearest to values, of two the even one, as f32.
+#[inline(always)]
+unsafe fn code<I: Isa>(bits: Bits, values: I::V, divisors: I::V) -> I::V {
+    let last = ((1u32 << bits.count()) - 1) as f32;
+    let nearest = I::round(I::sub(I::div(values, divisors), I::splat(bits.lowest())));
+    I::min(I::splat(last), I::max(I::splat(0.0), nearest))
+}
+
+/// The codes of at most [`MOST_LANES`] values, a byte each.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn quantise<I: Isa>(bits: Bits, values: &[f32], divisors: &[f32], codes: &mut [u8]) {
+    assert!(values.len() <= MOST_LANES && divisors.len() >= values.len() && codes.len() == values.len());
+    let mut found = [0.0f32; MOST_LANES];
+    for i in (0..values.len()).step_by(I::LANES) {
+        let lanes = I::LANES.min(values.len() - i);
+        let v = load_first::<I>(values[i..].as_ptr(), lanes);
+        let divisor = load_first::<I>(divisors[i..].as_ptr(), lanes);
+        I::store(found.as_mut_ptr().add(i), code::<I>(bits, v, divisor));
+    }
+    for (code, found) in codes.iter_mut().zip(found) {
+        *code = found as u8;
+    }
+}
+
+/// Packs codes, a byte each, from the lowest bits of each byte up.
+pub fn pack(bits: Bits, codes: &[u8], out: &mut [u8]) {
+    match bits {
+        Bits::Two => {
+            for (byte, c) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
+                *byte = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
+            }
+        }
+        Bits::Four => {
+            for (byte, c) in out.iter_mut().zip(codes.as_chunks::<2>().0) {
+                *byte = c[0] | c[1] << 4;
+            }
+        }
+        Bits::Eight => out.copy_from_slice(codes),
+    }
+}
+
+fn set_scale(out: &mut [u8], scales_at: usize, index: usize, scale: f32) {
+    out[scales_at + 2 * index..][..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+}
+
+/// The smallest f16 that is not below a magnitude, so that nothing is clipped by the rounding of its scale.
+fn f16_above(value: f32) -> f32 {
+    let near = f16::from_f32(value);
+    let above = if near.to_f32() < value { f16::from_bits(near.to_bits() + 1) } else { near };
+    above.to_f32()
+}

@@ -1,0 +1,265 @@
+//! Pages of coefficients in a basis that all pages of an adapter's layer share: the anchor plus `mean + z·directions`,
+//! keys turned once they are expanded. Sums over the rank are of f32, in ascending order.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use bytemuck::cast_slice;
+use half::f16;
+use interleaf_contract::{
+    Bits, CHUNK_TOKENS, CoefficientLayout, Coefficients, PageCodec, PageElement, PageHalf,
+};
+
+use super::codes::{SIXTEEN, sixteen};
+use super::encode::{best_steps, divisors, pack, quantise};
+use super::exact::halves;
+use super::{Page, Scratch, transpose};
+use crate::isa::{Isa, Kernel};
+use crate::math::{MOST_LANES, dot, load_first, store_first};
+use crate::rope::Rope;
+
+/// What one head's coefficients are expanded with.
+#[derive(Debug, Clone, Copy)]
+pub struct Basis<'a> {
+    mean: &'a [f32],
+    /// From the head's part of the first direction on.
+    directions: &'a [f32],
+    /// From one direction to the next.
+    stride: usize,
+    pub rank: usize,
+}
+
+impl<'a> Basis<'a> {
+    /// The basis of a page; `None` where it is not of coefficients.
+    pub fn of(page: &Page<'a>, kv_head: usize) -> Option<Self> {
+        let PageCodec::LowRank { rank, .. } = page.codec else { return None };
+        let (stride, rank) = (page.channels(), usize::from(rank));
+        let (mean, directions) = page.constants.values[..(1 + rank) * stride].split_at(stride);
+        let head = kv_head * page.head_dim;
+        Some(Self { mean: &mean[head..][..page.head_dim], directions: &directions[head..], stride, rank })
+    }
+
+    /// Whether two are the same.
+    pub fn is(&self, other: &Self) -> bool {
+        std::ptr::eq(self.directions, other.directions) && self.rank == other.rank
+    }
+
+    /// `out += weight · mean + z·directions`.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    #[inline(always)]
+    pub unsafe fn add<I: Isa>(&self, weight: f32, z: &[f32], out: &mut [f32]) {
+        assert!(z.len() == self.rank && out.len() == self.mean.len(), "one row");
+        for i in (0..out.len()).step_by(I::LANES) {
+            let lanes = I::LANES.min(out.len() - i);
+            let p = out[i..].as_mut_ptr();
+            let mean = load_first::<I>(self.mean[i..].as_ptr(), lanes);
+            let mut sum = I::fma(I::splat(weight), mean, load_first::<I>(p, lanes));
+            for (k, z) in z.iter().enumerate() {
+                let direction = &self.directions[k * self.stride + i..][..lanes];
+                sum = I::fma(I::splat(*z), load_first::<I>(direction.as_ptr(), lanes), sum);
+            }
+            store_first::<I>(p, sum, lanes);
+        }
+    }
+
+    /// `mean + z·directions` of every token.
+    #[inline(always)]
+    unsafe fn expand<I: Isa>(&self, z: &[f32], out: &mut [f32]) {
+        /// Tokens and vectors at once: eight sums that do not wait for each other, in any tier's registers.
+        const TOKENS: usize = 2;
+        const WIDE: usize = 4;
+        let dim = self.mean.len();
+        let whole = self.rank / I::FACTORS * I::FACTORS;
+        let wide = dim / (WIDE * I::LANES) * (WIDE * I::LANES);
+        for token in (0..CHUNK_TOKENS).step_by(TOKENS) {
+            let z: [*const f32; TOKENS] =
+                std::array::from_fn(|t| z[(token + t) * self.rank..][..self.rank].as_ptr());
+            for i in (0..wide).step_by(WIDE * I::LANES) {
+                let mean: [I::V; WIDE] =
+                    std::array::from_fn(|v| I::load(self.mean[i + v * I::LANES..].as_ptr()));
+                let mut sums = [mean; TOKENS];
+                let direction = |k: usize| self.directions[k * self.stride + i..].as_ptr();
+                for k in (0..whole).step_by(I::FACTORS) {
+                    I::rank_update(z.map(|z| z.add(k)), direction(k), self.stride, &mut sums);
+                }
+                for k in whole..self.rank {
+                    let w = std::array::from_fn(|v| I::load(direction(k).add(v * I::LANES)));
+                    let z = z.map(|z| *z.add(k));
+                    I::rank_1_update(z.as_ptr(), w, &mut sums);
+                }
+                for (t, sums) in sums.into_iter().enumerate() {
+                    let out = out[(token + t) * dim + i..][..WIDE * I::LANES].as_mut_ptr();
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        I::store(out.add(v * I::LANES), sum);
+                    }
+                }
+            }
+        }
+        if wide == dim {
+            return;
+        }
+        let rest = Self { mean: &self.mean[wide..], directions: &self.directions[wide..], ..*self };
+        for (z, row) in z.chunks_exact(self.rank).zip(out.chunks_exact_mut(dim)) {
+            row[wide..].fill(0.0);
+            rest.add::<I>(1.0, z, &mut row[wide..]);
+        }
+    }
+}
+
+/// A page's coefficients as numbers, tokens × rank.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
+    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return &[] };
+    let layout = layout(page);
+    let Scratch { steps, coefficients: z } = scratch;
+    z.resize(CHUNK_TOKENS * usize::from(rank), 0.0);
+    let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
+    match coefficients {
+        Coefficients::F16 => {
+            halves::<I>(cast_slice(stored), z);
+            return z;
+        }
+        Coefficients::Codes(Bits::Two) => unpack::<I, 2>(stored, z),
+        Coefficients::Codes(Bits::Four) => unpack::<I, 4>(stored, z),
+        Coefficients::Codes(Bits::Eight) => unpack::<I, 8>(stored, z),
+    }
+    steps.resize(CHUNK_TOKENS * layout.token_scales, 0.0);
+    halves::<I>(cast_slice(&page.bytes[layout.scales_at..][..2 * steps.len()]), steps);
+    let rows = z.chunks_exact_mut(rank.into()).flat_map(|row| row.chunks_mut(layout.group));
+    for (group, step) in rows.zip(steps) {
+        for i in (0..group.len()).step_by(I::LANES) {
+            let lanes = I::LANES.min(group.len() - i);
+            let p = group[i..].as_mut_ptr();
+            store_first::<I>(p, I::mul(load_first::<I>(p, lanes), I::splat(*step)), lanes);
+        }
+    }
+    z
+}
+
+#[inline(always)]
+unsafe fn unpack<I: Isa, const BITS: usize>(stored: &[u8], z: &mut [f32]) {
+    for first in (0..z.len()).step_by(SIXTEEN) {
+        let codes = sixteen::<I, BITS>(stored[first * BITS / 8..][..SIXTEEN * BITS / 8].as_ptr());
+        let z = z[first..first + SIXTEEN].as_mut_ptr();
+        for (i, code) in codes.as_ref().iter().enumerate() {
+            I::store(z.add(i * I::LANES), *code);
+        }
+    }
+}
+
+fn layout(page: &Page<'_>) -> CoefficientLayout {
+    let PageCodec::LowRank { rank, coefficients, keeps_first } = page.codec else {
+        unreachable!("{} is not of coefficients", page.codec)
+    };
+    CoefficientLayout::new(rank, coefficients, keeps_first, page.kv_heads, page.head_dim)
+}
+
+/// Decodes one head over its anchor.
+///
+/// # Safety
+/// The machine has the tier. `out` and `anchor` are tokens × head_dim.
+#[inline(always)]
+pub unsafe fn decode<I: Isa>(
+    page: &Page<'_>,
+    kv_head: usize,
+    anchor: &[f32],
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    let Some(basis) = Basis::of(page, kv_head) else { return };
+    basis.expand::<I>(coefficients::<I>(page, scratch), out);
+    for (token, row) in out.chunks_exact_mut(page.head_dim).enumerate() {
+        turn::<I>(page, token, row, 1.0, &mut scratch.steps);
+    }
+    for (value, anchor) in out.iter_mut().zip(anchor) {
+        *value += anchor;
+    }
+    if let Some(first_at) = layout(page).first_at {
+        let first = &page.bytes[first_at + 2 * kv_head * page.head_dim..][..2 * page.head_dim];
+        halves::<I>(cast_slice(first), &mut out[..page.head_dim]);
+    }
+}
+
+/// Turns whole heads of a token's keys by their position's angles; by −1 back.
+#[inline(always)]
+unsafe fn turn<I: Isa>(
+    page: &Page<'_>,
+    token: usize,
+    row: &mut [f32],
+    direction: f32,
+    scratch: &mut Vec<f32>,
+) {
+    let Some(table) = page.constants.rope.filter(|_| page.half == PageHalf::K) else { return };
+    let half = table.rotary_dim / 2;
+    let angles = (page.position + token) * half..(page.position + token + 1) * half;
+    scratch.clear();
+    scratch.extend(table.sin[angles.clone()].iter().map(|sin| direction * sin));
+    Rope { row, head_dim: page.head_dim, cos: &table.cos[angles], sin: scratch }.run::<I>();
+}
+
+/// Encodes all heads' values over an anchor: the coefficients are `(difference − mean)·directionsᵀ`.
+///
+/// # Safety
+/// The machine has the tier. `values` and `anchor` are kv_heads × tokens × head_dim.
+#[inline(always)]
+pub unsafe fn encode<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], out: &mut [u8]) {
+    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return };
+    let (channels, dim, rank) = (page.channels(), page.head_dim, usize::from(rank));
+    let (mean, directions) = page.constants.values[..(1 + rank) * channels].split_at(channels);
+    let (mut z, mut row, mut sines) =
+        (Vec::with_capacity(CHUNK_TOKENS * rank), vec![0.0; channels], Vec::new());
+    for token in 0..CHUNK_TOKENS {
+        for (head, row) in row.chunks_exact_mut(dim).enumerate() {
+            let place = (head * CHUNK_TOKENS + token) * dim..(head * CHUNK_TOKENS + token + 1) * dim;
+            for ((d, v), a) in row.iter_mut().zip(&values[place.clone()]).zip(&anchor[place]) {
+                *d = v - a;
+            }
+        }
+        turn::<I>(page, token, &mut row, -1.0, &mut sines);
+        for (d, m) in row.iter_mut().zip(mean) {
+            *d -= m;
+        }
+        for direction in directions.chunks_exact(channels) {
+            z.push(dot::<I>(row.as_ptr(), direction.as_ptr(), channels));
+        }
+    }
+    match coefficients {
+        Coefficients::F16 => super::exact::encode(PageElement::F16, out, 0, &z),
+        Coefficients::Codes(bits) => encode_codes::<I>(page, bits, &z, out),
+    }
+    if let Some(first_at) = layout(page).first_at {
+        let heads = values.chunks_exact(CHUNK_TOKENS * dim).flat_map(|head| &head[..dim]);
+        for (to, value) in out[first_at..].chunks_exact_mut(2).zip(heads) {
+            to.copy_from_slice(&f16::from_f32(*value).to_le_bytes());
+        }
+    }
+}
+
+/// Codes of coefficients, tokens × rank, with a scale for each group of a token.
+#[inline(always)]
+unsafe fn encode_codes<I: Isa>(page: &Page<'_>, bits: Bits, z: &[f32], out: &mut [u8]) {
+    let (layout, rank) = (layout(page), z.len() / CHUNK_TOKENS);
+    let mut columns = vec![0.0; z.len()];
+    transpose::<I>(z, rank, &mut columns);
+    let mut codes = vec![0u8; z.len()];
+    for (g, column) in columns.chunks(layout.group * CHUNK_TOKENS).enumerate() {
+        let mut steps = [0.0; CHUNK_TOKENS];
+        best_steps::<I>(bits, column, CHUNK_TOKENS, &mut steps);
+        let first = g * layout.group;
+        let last = rank.min(first + layout.group);
+        for (token, step) in steps.into_iter().enumerate() {
+            let scale = layout.scales_at + 2 * (token * layout.token_scales + g);
+            out[scale..scale + 2].copy_from_slice(&f16::from_f32(step).to_le_bytes());
+            let row = token * rank + first..token * rank + last;
+            let divisors = divisors([step; MOST_LANES]);
+            let (z, codes) = (z[row.clone()].chunks(MOST_LANES), codes[row].chunks_mut(MOST_LANES));
+            for (z, codes) in z.zip(codes) {
+                quantise::<I>(bits, z, &divisors, codes);
+            }
+        }
+    }
+    pack(bits, &codes, &mut out[..CHUNK_TOKENS * layout.token_bytes]);
+}

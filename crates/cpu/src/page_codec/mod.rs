@@ -1,0 +1,95 @@
+//! Pages as numbers: encode and decode of each codec. A page is decoded one head at a time, to where a kernel reads it
+//! from the first-level cache; it is encoded whole. Which page is in which codec is decided elsewhere.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+mod codes;
+mod encode;
+mod exact;
+mod low_rank;
+mod page;
+mod recode;
+mod steps;
+
+use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec};
+
+pub use self::exact::encode;
+pub use self::low_rank::{Basis, coefficients};
+pub use self::page::{Page, Pages};
+pub use self::recode::recode;
+use crate::isa::{Isa, Kernel};
+
+/// What decoding works on besides its result; kept by whoever decodes many pages.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Steps of one head, or of one token's coefficients.
+    steps: Vec<f32>,
+    /// Coefficients, tokens × rank.
+    coefficients: Vec<f32>,
+}
+
+/// Decodes one head of a page, tokens × head_dim.
+pub struct Decode<'a> {
+    pub page: &'a Page<'a>,
+    pub kv_head: usize,
+    /// What the anchor decodes to; empty for codecs that stand alone.
+    pub anchor: &'a [f32],
+    pub out: &'a mut [f32],
+    pub scratch: &'a mut Scratch,
+}
+
+impl Kernel for Decode<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        let Self { page, kv_head, anchor, out, scratch } = self;
+        let elements = CHUNK_TOKENS * page.head_dim;
+        let over = if page.codec.stands_alone() { 0 } else { elements };
+        assert!(out.len() == elements && anchor.len() == over, "one head of a page, over one of its anchor");
+        match page.codec {
+            PageCodec::Exact(element) => exact::decode::<I>(element, page.bytes, kv_head * elements, out),
+            PageCodec::Steps(width) => steps::decode(width, page.bytes, kv_head * elements, anchor, out),
+            PageCodec::LowRank { .. } => low_rank::decode::<I>(page, kv_head, anchor, out, scratch),
+            PageCodec::Quantised(_)
+            | PageCodec::Profiled(_)
+            | PageCodec::Grouped(_)
+            | PageCodec::Delta(_) => {
+                let layout = CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim);
+                let Some(layout) = layout else { unreachable!("{} is of codes", page.codec) };
+                codes::decode::<I>(&layout, page, kv_head, anchor, out, &mut scratch.steps);
+            }
+        }
+    }
+}
+
+impl Decode<'_> {
+    /// Does it. A function of its own on every tier: it is long, and called from several places.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    #[inline(never)]
+    pub unsafe fn on<I: Isa>(self) {
+        I::enter(self);
+    }
+}
+
+/// A page with its tokens side by side: `[token][width]` to `[width][token]`.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn transpose<I: Isa>(page: &[f32], width: usize, columns: &mut [f32]) {
+    assert!(page.len() == CHUNK_TOKENS * width && columns.len() == page.len());
+    let whole = width / I::LANES * I::LANES;
+    for i in (0..whole).step_by(I::LANES) {
+        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+            let from = page.as_ptr().add(token * width + i);
+            I::transpose(from, width, columns.as_mut_ptr().add(i * CHUNK_TOKENS + token), CHUNK_TOKENS);
+        }
+    }
+    for i in whole..width {
+        for token in 0..CHUNK_TOKENS {
+            columns[i * CHUNK_TOKENS + token] = page[token * width + i];
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! V's pages of coefficients without expanding them: `Σ weight · (mean + z·directions)` is
+//! `(Σ weight) · mean + (Σ weight · z)·directions`, so that a query gathers as many sums as the rank is, and they are
+//! expanded once for all of a block's pages.
+//!
+//! A page that is expanded costs tokens × rank × dim products once for all queries that read it, one that is gathered
+//! tokens × rank for each of them, and rank × dim in 256 tokens. Some fifty queries are where the two meet at rank 16 and
+//! 64 dimensions: a tile of prompt rows has about as many, a generated row a few. So generated rows gather and prompt rows
+//! expand, whatever is beside them.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::ops::Range;
+
+use interleaf_contract::ATTENTION_SPLIT;
+
+use super::mix::{Sums, Weights, accumulate_all};
+use crate::isa::Isa;
+use crate::math::load_first;
+use crate::page_codec::{Basis, Page, Scratch, coefficients};
+
+/// The sum of weights and as many as the largest rank.
+const STRIDE: usize = 1 + u8::MAX as usize;
+
+/// A worker's sums, queries × [`STRIDE`].
+#[derive(Default)]
+pub struct Gathered(Vec<f32>);
+
+impl Gathered {
+    /// Begins a block of a task.
+    pub fn begin<'a>(&'a mut self, members: usize, queries: usize) -> Gathering<'a> {
+        if self.0.len() < queries * STRIDE {
+            self.0.resize(queries * STRIDE, 0.0);
+        }
+        Gathering { sums: &mut self.0, bases: vec![None; members] }
+    }
+}
+
+/// What the queries of a block have gathered.
+pub struct Gathering<'a> {
+    sums: &'a mut [f32],
+    /// What each member's sums are to be expanded with; none where it has none yet.
+    bases: Vec<Option<Basis<'a>>>,
+}
+
+impl<'a> Gathering<'a> {
+    /// Adds a page's coefficients by a member's weights; `out` takes what was gathered in another basis.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    #[inline(always)]
+    pub unsafe fn add<I: Isa>(
+        &mut self,
+        member: usize,
+        basis: Basis<'a>,
+        page: &Page<'_>,
+        weights: &Weights<'_>,
+        out: &mut Sums<'_>,
+        scratch: &mut Scratch,
+    ) {
+        if !self.bases[member].is_some_and(|found| found.is(&basis)) {
+            self.expand::<I>(member, weights.queries(), out);
+            for query in weights.queries() {
+                self.sums[query * STRIDE..][..1 + basis.rank].fill(0.0);
+            }
+            self.bases[member] = Some(basis);
+        }
+        for query in weights.queries() {
+            let tokens = weights.tokens(query);
+            if !tokens.is_empty() {
+                let mut sum = I::splat(0.0);
+                for weights in weights.scores[query * ATTENTION_SPLIT..][tokens].chunks(I::LANES) {
+                    sum = I::add(sum, load_first::<I>(weights.as_ptr(), weights.len()));
+                }
+                self.sums[query * STRIDE] += I::sum(sum);
+            }
+        }
+        let z = coefficients::<I>(page, scratch);
+        let mut sums = Sums { values: self.sums, first: 1, stride: STRIDE, width: basis.rank };
+        accumulate_all::<I>(weights, z, &mut sums);
+    }
+
+    /// Adds what a member's queries have gathered, expanded, to their sums of values.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    #[inline(always)]
+    pub unsafe fn expand<I: Isa>(&mut self, member: usize, queries: Range<usize>, out: &mut Sums<'_>) {
+        let Some(basis) = self.bases[member].take() else { return };
+        for query in queries {
+            let sums = &self.sums[query * STRIDE..][..1 + basis.rank];
+            basis.add::<I>(sums[0], &sums[1..], out.of(query));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The pages of a block as a task reads them: decoded one head at a time, and fetched ahead.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::ops::Range;
+
+use interleaf_contract::{ChunkEntry, PageCodec, PageHalf, PagePlace};
+
+use super::Task;
+use super::plan::anchor;
+use crate::isa::Isa;
+use crate::lines::LINE;
+use crate::page_codec::{Basis, Decode, Page, Pages, Scratch};
+
+/// Pages that are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
+const PAGES_AHEAD: usize = 2;
+
+/// The pages of a block: K of every chunk, then V.
+pub struct Load<'a, 'b> {
+    pub pages: &'b Pages<'a>,
+    pub layer: u32,
+    pub task: Task<'b>,
+    pub chunks: Range<usize>,
+}
+
+impl<'a> Load<'a, '_> {
+    /// Decodes what the task's pages of a chunk are differences from, or are themselves, tokens × dim.
+    #[inline(always)]
+    pub unsafe fn anchor<I: Isa>(
+        &self,
+        half: PageHalf,
+        chunk: usize,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let pages = self.task.group.pages();
+        self.fetch_later::<I>(half, chunk, |half, chunk| anchor(self.entry(pages, chunk).half(half)));
+        let page = self.find(half, chunk, anchor(self.entry(pages, chunk).half(half)));
+        Decode { page: &page, kv_head: self.task.kv_head, anchor: &[], out, scratch }.on::<I>();
+    }
+
+    /// A chunk's page as one of the tables has it: the anchor, or `out` with the difference added to it.
+    #[inline(always)]
+    pub unsafe fn over<'o, I: Isa>(
+        &self,
+        pages: &[ChunkEntry],
+        half: PageHalf,
+        chunk: usize,
+        anchor: &'o [f32],
+        out: &'o mut [f32],
+        scratch: &mut Scratch,
+    ) -> &'o [f32] {
+        let entry = self.entry(pages, chunk).half(half);
+        if entry.codec.stands_alone() {
+            return anchor;
+        }
+        self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
+        let page = self.find(half, chunk, entry.place());
+        Decode { page: &page, kv_head: self.task.kv_head, anchor, out, scratch }.on::<I>();
+        out
+    }
+
+    /// V of a chunk, if it is in coefficients for every token: they can be weighted as they are.
+    #[inline(always)]
+    pub unsafe fn coefficients<I: Isa>(
+        &self,
+        pages: &[ChunkEntry],
+        chunk: usize,
+    ) -> Option<(Page<'a>, Basis<'a>)> {
+        let place = |chunk| self.entry(pages, chunk).v.place();
+        if !matches!(place(chunk).codec, PageCodec::LowRank { keeps_first: false, .. }) {
+            return None;
+        }
+        self.fetch_later::<I>(PageHalf::V, chunk, |_, chunk| place(chunk));
+        let page = self.find(PageHalf::V, chunk, place(chunk));
+        Some((page, Basis::of(&page, self.task.kv_head)?))
+    }
+
+    /// Asks for the head's part of the page that is read after a few others.
+    #[inline(always)]
+    unsafe fn fetch_later<I: Isa>(
+        &self,
+        half: PageHalf,
+        chunk: usize,
+        place: impl Fn(PageHalf, usize) -> PagePlace,
+    ) {
+        let later = chunk + PAGES_AHEAD;
+        let next = match half {
+            _ if later < self.chunks.end => Some((half, later)),
+            PageHalf::K => Some((PageHalf::V, later - self.chunks.len())),
+            PageHalf::V => None,
+        };
+        let Some((half, chunk)) = next.filter(|(_, chunk)| self.chunks.contains(chunk)) else { return };
+        let page = self.find(half, chunk, place(half, chunk));
+        for part in page.parts(self.task.kv_head) {
+            for line in part.step_by(LINE) {
+                I::prefetch(page.bytes[line..].as_ptr());
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn entry(&self, pages: &[ChunkEntry], chunk: usize) -> ChunkEntry {
+        // The step was checked: tables reach as far as their rows' positions.
+        let Some(entry) = pages.get(chunk) else { unreachable!("no page of chunk {chunk}") };
+        *entry
+    }
+
+    #[inline(always)]
+    fn find(&self, half: PageHalf, chunk: usize, place: PagePlace) -> Page<'a> {
+        // As above: every entry is in the pool, and its constants are there.
+        match self.pages.page(self.layer, half, chunk, place) {
+            Ok(page) => page,
+            Err(error) => unreachable!("{error}"),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Weighted values of pages, added to what queries have of a block: the values themselves, or what they are expanded
+//! from.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::ops::Range;
+
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
+
+use crate::isa::Isa;
+use crate::math::{load_first, store_first};
+
+/// The weights of some rows' queries for a page.
+pub struct Weights<'a> {
+    /// What each row of the task sees of the block.
+    pub seen: &'a [Range<usize>],
+    /// The rows.
+    pub rows: Range<usize>,
+    /// Queries of a row.
+    pub group: usize,
+    /// Queries × positions of a block.
+    pub scores: &'a [f32],
+    /// Where in the block the page begins.
+    pub at: usize,
+}
+
+impl Weights<'_> {
+    /// The tokens of the page that a query sees, from the block's start on.
+    #[inline(always)]
+    pub fn tokens(&self, query: usize) -> Range<usize> {
+        let seen = &self.seen[query / self.group];
+        seen.start.max(self.at)..seen.end.min(self.at + CHUNK_TOKENS)
+    }
+
+    /// The queries.
+    #[inline(always)]
+    pub fn queries(&self) -> Range<usize> {
+        self.rows.start * self.group..self.rows.end * self.group
+    }
+}
+
+/// Where the sums of each query are.
+pub struct Sums<'a> {
+    pub values: &'a mut [f32],
+    /// Where a query's begin among its values.
+    pub first: usize,
+    /// Values of a query.
+    pub stride: usize,
+    /// How many are summed, and values of a token.
+    pub width: usize,
+}
+
+impl Sums<'_> {
+    /// A query's.
+    #[inline(always)]
+    pub fn of(&mut self, query: usize) -> &mut [f32] {
+        &mut self.values[query * self.stride + self.first..][..self.width]
+    }
+}
+
+/// Adds a page's weighted values, tokens × width, to every query's sums. Two queries that see all of it go together.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, values: &[f32], sums: &mut Sums<'_>) {
+    let width = sums.width;
+    assert!(values.len() == CHUNK_TOKENS * width, "a page");
+    let queries = weights.queries();
+    let mut query = queries.start;
+    while query < queries.end {
+        let tokens = weights.tokens(query);
+        if tokens.start >= tokens.end {
+            query += 1;
+            continue;
+        }
+        let pair = query + 1 < queries.end
+            && tokens.len() == CHUNK_TOKENS
+            && weights.tokens(query + 1).len() == CHUNK_TOKENS;
+        let row =
+            |query: usize| weights.scores[query * ATTENTION_SPLIT + tokens.start..][..tokens.len()].as_ptr();
+        let values = values[(tokens.start - weights.at) * width..].as_ptr();
+        let o = sums.of(query).as_mut_ptr();
+        if pair {
+            let o = [o, sums.of(query + 1).as_mut_ptr()];
+            accumulate::<I, 2>([row(query), row(query + 1)], CHUNK_TOKENS, values, width, o);
+            query += 2;
+        } else {
+            accumulate::<I, 1>([row(query)], tokens.len(), values, width, [o]);
+            query += 1;
+        }
+    }
+}
+
+/// `o += Σ weight · value`, tokens in order, for Q queries.
+#[inline(always)]
+unsafe fn accumulate<I: Isa, const Q: usize>(
+    weights: [*const f32; Q],
+    tokens: usize,
+    values: *const f32,
+    width: usize,
+    o: [*mut f32; Q],
+) {
+    /// Vectors of a value at once.
+    const WIDE: usize = 4;
+    let mut i = 0;
+    while i + WIDE * I::LANES <= width {
+        let mut sums: [[I::V; WIDE]; Q] =
+            std::array::from_fn(|q| std::array::from_fn(|v| I::load(o[q].add(i + v * I::LANES))));
+        for t in 0..tokens {
+            let value: [I::V; WIDE] =
+                std::array::from_fn(|v| I::load(values.add(t * width + i + v * I::LANES)));
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                let weight = I::splat(*weights.add(t));
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = I::fma(weight, value, *sum);
+                }
+            }
+        }
+        for (sums, o) in sums.into_iter().zip(o) {
+            for (v, sum) in sums.into_iter().enumerate() {
+                I::store(o.add(i + v * I::LANES), sum);
+            }
+        }
+        i += WIDE * I::LANES;
+    }
+    while i < width {
+        let lanes = I::LANES.min(width - i);
+        for (weights, o) in weights.into_iter().zip(o) {
+            let mut sum = load_first::<I>(o.add(i), lanes);
+            for t in 0..tokens {
+                let value = load_first::<I>(values.add(t * width + i), lanes);
+                sum = I::fma(I::splat(*weights.add(t)), value, sum);
+            }
+            store_first::<I>(o.add(i), sum, lanes);
+        }
+        i += lanes;
+    }
+}

@@ -1,0 +1,114 @@
+//! Scores of queries with the keys of a page, and the weights of a block that they become.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
+
+use crate::isa::Isa;
+use crate::math::{exp, load_first, store_first};
+
+/// The queries of a task: for each row the heads of its group.
+pub struct Queries<'a> {
+    pub values: &'a [f32],
+    pub dim: usize,
+    pub group: usize,
+    /// Where each row's first query begins.
+    pub starts: Vec<usize>,
+}
+
+impl Queries<'_> {
+    fn pointer(&self, query: usize) -> *const f32 {
+        let at = self.starts[query / self.group] + query % self.group * self.dim;
+        self.values[at..at + self.dim].as_ptr()
+    }
+}
+
+/// Scaled products of some queries with the keys of a page, to `scores[query][at ..]`.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn score_all<I: Isa>(
+    queries: &Queries<'_>,
+    range: std::ops::Range<usize>,
+    keys: &[f32],
+    scale: f32,
+    scores: &mut [f32],
+    at: usize,
+) {
+    let mut query = range.start;
+    while query < range.end {
+        query += match range.end - query {
+            8.. => score::<I, 8, 1>(queries, query, keys, scale, scores, at),
+            // Of few queries several vectors of tokens where a page has them, lest every product wait for the one
+            // before it.
+            4.. if 4 * I::LANES <= CHUNK_TOKENS => score::<I, 4, 2>(queries, query, keys, scale, scores, at),
+            4.. => score::<I, 4, 1>(queries, query, keys, scale, scores, at),
+            _ if 4 * I::LANES <= CHUNK_TOKENS => score::<I, 1, 4>(queries, query, keys, scale, scores, at),
+            _ => score::<I, 1, 1>(queries, query, keys, scale, scores, at),
+        };
+    }
+}
+
+/// Q queries and T vectors of tokens at once; every product adds its dimensions in one ascending chain.
+#[inline(always)]
+unsafe fn score<I: Isa, const Q: usize, const T: usize>(
+    queries: &Queries<'_>,
+    first: usize,
+    keys: &[f32],
+    scale: f32,
+    scores: &mut [f32],
+    at: usize,
+) -> usize {
+    let q: [*const f32; Q] = std::array::from_fn(|i| queries.pointer(first + i));
+    let scale = I::splat(scale);
+    let whole = queries.dim / I::FACTORS * I::FACTORS;
+    for token in (0..CHUNK_TOKENS).step_by(T * I::LANES) {
+        let mut sums = [[I::splat(0.0); T]; Q];
+        let keys = |d: usize| keys.as_ptr().add(d * CHUNK_TOKENS + token);
+        for d in (0..whole).step_by(I::FACTORS) {
+            let q = std::array::from_fn(|i| q[i].add(d));
+            I::rank_update(q, keys(d), CHUNK_TOKENS, &mut sums);
+        }
+        for d in whole..queries.dim {
+            for (sums, q) in sums.iter_mut().zip(q) {
+                for (t, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::fma(I::splat(*q.add(d)), I::load(keys(d).add(t * I::LANES)), *sum);
+                }
+            }
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            let place = &mut scores[(first + i) * ATTENTION_SPLIT + at + token..][..T * I::LANES];
+            for (place, sum) in place.chunks_exact_mut(I::LANES).zip(sums) {
+                I::store(place.as_mut_ptr(), I::mul(sum, scale));
+            }
+        }
+    }
+    Q
+}
+
+/// Scores to `exp(score − maximum)`; the maximum and the sum. Without scores: −∞ and 0.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn weigh<I: Isa>(scores: &mut [f32]) -> (f32, f32) {
+    let n = scores.len();
+    let mut largest = I::splat(f32::NEG_INFINITY);
+    let whole = n / I::LANES * I::LANES;
+    for i in (0..whole).step_by(I::LANES) {
+        largest = I::max(largest, I::load(scores.as_ptr().add(i)));
+    }
+    let mut max = I::largest(largest);
+    for &score in &scores[whole..] {
+        max = if max > score { max } else { score };
+    }
+    let mut sum = I::splat(0.0);
+    for i in (0..n).step_by(I::LANES) {
+        let lanes = I::LANES.min(n - i);
+        let p = scores.as_mut_ptr().add(i);
+        store_first::<I>(p, exp::<I>(I::sub(load_first::<I>(p, lanes), I::splat(max))), lanes);
+        // Lanes that are not there are zero once they are stored and read again.
+        sum = I::add(sum, load_first::<I>(p, lanes));
+    }
+    (max, I::sum(sum))
+}
