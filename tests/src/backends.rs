@@ -41,6 +41,13 @@ pub fn reference_and_others() -> Vec<Boxed> {
     backends
 }
 
+/// Those that read and store pages in every codec: the reference, then the CPU on every tier. The GPU reads exact pages.
+pub fn of_every_codec() -> Vec<Boxed> {
+    let mut backends = vec![reference(Numerics::ActF32)];
+    backends.extend(cpu_tiers(2, Numerics::ActF32));
+    backends
+}
+
 /// The GPU, or `None` after printing why not.
 #[cfg(feature = "gpu")]
 pub fn gpu() -> Option<Boxed> {

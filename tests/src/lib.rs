@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub mod backends;
+pub mod coded;
 pub mod data;
 pub mod fuzz;
 pub mod layer;

@@ -2,11 +2,13 @@
 
 mod attention_mass;
 mod chained;
+mod coded_attention;
 mod embed;
 mod fused;
 mod in_flight;
 mod kv_append;
 mod lora_matmul;
+mod page_codec;
 mod page_copy;
 mod page_tables;
 mod paged_attention;

@@ -1,0 +1,83 @@
+//! `paged_attention` over pages in mixed codecs: against the reference on the same bits, and rows that share anchors
+//! against themselves alone.
+
+use interleaf_contract::{Numerics, PageElement, RowKind};
+use interleaf_tests::attention::SequenceSpec;
+use interleaf_tests::backends::{self, Boxed, label};
+use interleaf_tests::coded::{Coded, CodedCase, generated};
+use interleaf_tests::tolerance::{assert_bits, error};
+
+fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
+    SequenceSpec { tokens, queries, kind: RowKind::Prompt }
+}
+
+fn case(heads: (usize, usize), head_dim: usize, sequences: Vec<SequenceSpec>, seed: u64) -> CodedCase {
+    let element = if seed.is_multiple_of(2) { PageElement::F16 } else { PageElement::F32 };
+    CodedCase { heads: heads.0, kv_heads: heads.1, head_dim, element, window: None, sequences, seed }
+}
+
+/// Rows alone have the bits that they have together; returns these.
+fn together(label: &str, coded: &Coded, backend: &mut Boxed) -> Vec<f32> {
+    let batch = coded.write(&mut **backend).unwrap_or_else(|e| panic!("{label}: {e}"));
+    let rows = batch.rows.len();
+    let found = coded.run(&mut **backend, &batch, 0..rows).unwrap_or_else(|e| panic!("{label}: {e}"));
+    let cols = found.len() / rows;
+    for i in 0..rows {
+        let alone = coded.run(&mut **backend, &batch, i..i + 1).expect("it runs alone");
+        assert_bits(&format!("{label}, row {i} alone"), &alone, &found[i * cols..(i + 1) * cols]);
+    }
+    found
+}
+
+fn check(case: &CodedCase, backends: &mut [Boxed]) {
+    let coded = case.coded();
+    let mut expected: Option<Vec<f32>> = None;
+    for backend in backends {
+        let label = format!("{} {case:?}", label(&**backend));
+        let found = together(&label, &coded, backend);
+        // The reference comes first.
+        let expected = expected.get_or_insert_with(|| found.clone());
+        let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // A score of some tens is off by some 10⁻⁶ in f32, and what it weighs by as much.
+        let error = error(expected, &found);
+        assert!(error.max_abs <= 1e-5 * f64::from(largest), "{label}: {error:?}");
+    }
+}
+
+#[test]
+fn mixed_codecs() {
+    let backends = &mut backends::of_every_codec();
+    for (seed, (heads, dim)) in
+        [((4, 2), 64), ((4, 2), 32), ((3, 1), 66), ((3, 1), 80), ((4, 2), 128), ((2, 2), 6)]
+            .into_iter()
+            .enumerate()
+    {
+        let sequences = vec![generated(70), generated(300), prompt(40, 18), generated(1), generated(17)];
+        check(&case(heads, dim, sequences, seed as u64), backends);
+    }
+}
+
+/// Six whole blocks, which rows of other lengths join and leave, and windows that begin within one.
+#[test]
+fn rows_that_share_anchors() {
+    let backends = &mut backends::of_every_codec();
+    for (seed, window) in [(20, None), (21, Some(300)), (22, Some(16))] {
+        let sequences = vec![generated(530), generated(512), generated(600), generated(530), prompt(530, 3)];
+        check(&CodedCase { window, ..case((4, 2), 32, sequences, seed) }, backends);
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let sequences = vec![generated(530), generated(512), prompt(300, 20), generated(530)];
+    let coded = case((6, 2), 64, sequences, 8).coded();
+    let run = |threads| {
+        backends::cpu_tiers(threads, Numerics::ActF32).into_iter().map(|mut tier| {
+            let batch = coded.write(&mut *tier).expect("every codec is read");
+            (label(&*tier), coded.run(&mut *tier, &batch, 0..batch.rows.len()).expect("it runs"))
+        })
+    };
+    for ((label, one), (_, two)) in run(1).zip(run(2)) {
+        assert_bits(&label, &one, &two);
+    }
+}

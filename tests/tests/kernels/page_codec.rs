@@ -1,0 +1,327 @@
+//! Pages stored in other codecs: to the bit as the reference stores and reads them, pages of coefficients within the
+//! rounding of their sums, and what is refused.
+
+use interleaf_contract::{
+    BackendError, Batch, Bits, CHUNK_TOKENS, ChunkEntry, CoefficientLayout, Coefficients, ConstantsId,
+    ContractError, Op, PageCodec, PageElement, PageEntry, PageHalf, PageRecode, PageTable, PoolGeometry, Row,
+    RowKind, RowSet, Sequence, Step,
+};
+use interleaf_kernels_ref::page_codec::{PageContext, decode_page};
+use interleaf_tests::backends::{self, Boxed, label};
+use interleaf_tests::coded::{
+    Constants, HALVES, LAYER, Room, Stored, alone, differences, low_ranks, named, read, stripe,
+};
+use interleaf_tests::data::Random;
+
+const CHUNK: u32 = 2;
+
+fn pool(kv_heads: usize, head_dim: usize, element: PageElement) -> PoolGeometry {
+    PoolGeometry { layers: 2, kv_heads, head_dim, slots: 800, element }
+}
+
+fn recode(half: PageHalf, from: PageEntry, to: PageEntry) -> PageRecode {
+    PageRecode { layer: LAYER, half, chunk: CHUNK, from, to }
+}
+
+/// Values of very different sizes, and none at all.
+fn values(n: usize, random: &mut Random) -> Vec<f32> {
+    let size = |random: &mut Random| [1.0, 1.0, 30.0, 0.0, 1e-6][random.below(5)];
+    (0..n).map(|_| size(random) * random.value()).collect()
+}
+
+/// Pages of a pool in every codec given, over anchors that stand alone, and what each of them is as numbers again.
+fn stored(
+    pool: &PoolGeometry,
+    codecs: impl Fn(PageHalf) -> Vec<PageCodec>,
+    random: &mut Random,
+) -> (Stored, Vec<PageRecode>) {
+    let (mut room, mut stored, mut back) = (Room::default(), Stored::default(), Vec::new());
+    for half in HALVES {
+        for codec in codecs(half) {
+            for anchor in
+                [pool.element.into(), PageCodec::Quantised(Bits::Eight), PageCodec::Grouped(Bits::Four)]
+            {
+                let base = values(pool.page_elements(), random);
+                let page: Vec<f32> = base.iter().map(|v| v + 0.3 * random.value()).collect();
+                let base = stored.source(&mut room, pool, half, &base);
+                let page = stored.source(&mut room, pool, half, &page);
+                let anchor = room.entry(pool, half, anchor, None);
+                let to = room.entry(pool, half, codec, Some(anchor.place()));
+                stored.anchors.push(recode(half, base, anchor));
+                stored.pages.push(recode(half, page, to));
+                back.push(recode(half, to, room.entry(pool, half, pool.element.into(), None)));
+                if codec.stands_alone() {
+                    break;
+                }
+            }
+        }
+    }
+    (stored, back)
+}
+
+fn run(backend: &mut Boxed, recodes: &[PageRecode], ids: [ConstantsId; 2]) -> Result<(), BackendError> {
+    let name = |r: &PageRecode| PageRecode { from: named(r.from, ids), to: named(r.to, ids), ..*r };
+    backend.recode_pages(&recodes.iter().map(name).collect::<Vec<_>>())
+}
+
+#[test]
+fn codes_and_scales_are_the_reference_s_to_the_bit() {
+    let exact = |half| [alone(half, PageElement::F32), differences()].concat();
+    for (kv_heads, head_dim) in [(2, 64), (1, 66), (3, 32), (2, 80), (1, 2), (1, 128)] {
+        for element in [PageElement::F16, PageElement::F32] {
+            let pool = pool(kv_heads, head_dim, element);
+            let mut random = Random::new(head_dim as u64);
+            let constants = Constants::new(kv_heads, head_dim, 64, &mut random);
+            let of = |half| exact(half).into_iter().filter(|c| !matches!(c, PageCodec::Exact(_))).collect();
+            let (stored, back) = stored(&pool, of, &mut random);
+            let mut expected = None;
+            for backend in &mut backends::of_every_codec() {
+                let label = format!("{} {kv_heads} heads of {head_dim} {element}", label(&**backend));
+                let ids =
+                    stored.store(pool, &constants, &mut **backend).unwrap_or_else(|e| panic!("{label}: {e}"));
+                run(backend, &back, ids).unwrap_or_else(|e| panic!("{label}: {e}"));
+                let found = read(&mut **backend, stripe(&pool)).expect("the stripe");
+                let expected = expected.get_or_insert_with(|| found.clone());
+                for recode in stored.anchors.iter().chain(&stored.pages).chain(&back) {
+                    let bytes = pool.address(LAYER, recode.half, recode.to).bytes();
+                    let (to, half) = (recode.to.codec, recode.half);
+                    let from = recode.from.codec;
+                    assert!(found[bytes.clone()] == expected[bytes], "{label}: {half:?} from {from} to {to}");
+                }
+                assert!(found == *expected, "{label}: something else was touched");
+            }
+        }
+    }
+}
+
+/// Numbers of pages of coefficients: those that the reference stored, as it reads them and as others do.
+#[test]
+fn coefficients_are_read_within_the_rounding_of_their_sums() {
+    for (kv_heads, head_dim) in [(2, 64), (1, 66), (2, 80)] {
+        let pool = pool(kv_heads, head_dim, PageElement::F32);
+        let mut random = Random::new(head_dim as u64);
+        let constants = Constants::new(kv_heads, head_dim, 64, &mut random);
+        let (stored, back) = stored(&pool, |_| low_ranks(), &mut random);
+        let mut reference = backends::of_every_codec().remove(0);
+        let ids = stored.store(pool, &constants, &mut *reference).expect("the reference stores them");
+        let before = read(&mut *reference, stripe(&pool)).expect("the stripe");
+        run(&mut reference, &back, ids).expect("the reference reads them");
+        let expected = read(&mut *reference, stripe(&pool)).expect("the stripe");
+        for backend in backends::of_every_codec().iter_mut().skip(1) {
+            let ids = stored.store(pool, &constants, &mut **backend).expect("they are stored");
+            let data = interleaf_contract::PageData { address: stripe(&pool), bytes: before.clone() };
+            backend.write_pages(&[data]).expect("the reference's bits");
+            run(backend, &back, ids).expect("they are read");
+            let found = read(&mut **backend, stripe(&pool)).expect("the stripe");
+            for recode in &back {
+                let PageCodec::LowRank { rank, .. } = recode.from.codec else { continue };
+                let bytes = pool.address(LAYER, recode.half, recode.to).bytes();
+                let (found, expected): (&[f32], &[f32]) =
+                    (bytemuck::cast_slice(&found[bytes.clone()]), bytemuck::cast_slice(&expected[bytes]));
+                // Of the differences a mean below 1 and the coefficients, of which directions of length 1 make as much
+                // at most as they are together; of two numbers that are turned one may be the larger. Each product, sum,
+                // turn and the anchor's addition rounds once.
+                let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+                let sum = 2.0 * (1.0 + (CHUNK_TOKENS * head_dim) as f32) + largest;
+                let bound = f32::EPSILON * (f32::from(rank) + 8.0) / 2.0 * sum;
+                for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let label = format!("{} {}", label(&**backend), recode.from.codec);
+                    assert!(
+                        (found - expected).abs() <= bound,
+                        "{label}: {i} is {found}, expected {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What others store is no further from the page than what the reference does: where a coefficient's last bit decides
+/// between two codes, or between two ways to clip a group, both are as near.
+#[test]
+fn coefficients_are_stored_as_near_as_by_the_reference() {
+    let (kv_heads, head_dim) = (2, 64);
+    let pool = pool(kv_heads, head_dim, PageElement::F32);
+    let mut random = Random::new(3);
+    let constants = Constants::new(kv_heads, head_dim, 64, &mut random);
+    let (stored, _) = stored(&pool, |_| low_ranks(), &mut random);
+    let mut pages = Vec::new();
+    for backend in &mut backends::of_every_codec() {
+        stored.store(pool, &constants, &mut **backend).expect("they are stored");
+        pages.push((label(&**backend), read(&mut **backend, stripe(&pool)).expect("the stripe")));
+    }
+    let (_, reference) = &pages[0];
+    for recode in &stored.pages {
+        let PageCodec::LowRank { rank, coefficients, keeps_first } = recode.to.codec else { continue };
+        let place = pool.address(LAYER, recode.half, recode.to).bytes();
+        let z = |page: &[u8]| coefficients_of(recode.to.codec, &page[place.clone()]);
+        let expected = z(reference);
+        for (label, found) in &pages[1..] {
+            let found_z = z(found);
+            let layout = CoefficientLayout::new(rank, coefficients, keeps_first, kv_heads, head_dim);
+            let groups = expected.chunks(rank.into()).zip(found_z.chunks(rank.into()));
+            for (expected, found) in groups {
+                for (expected, found) in expected.chunks(layout.group).zip(found.chunks(layout.group)) {
+                    let largest = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+                    // An f16 apart, or a step; a step of two bits is two thirds of the largest.
+                    let step = match coefficients {
+                        Coefficients::F16 => 1.0 / 1024.0,
+                        Coefficients::Codes(Bits::Eight) => 1.01 / 127.0,
+                        Coefficients::Codes(Bits::Four) => 1.01 / 7.0,
+                        Coefficients::Codes(Bits::Two) => 1.01 / 1.5,
+                    };
+                    let off = expected.iter().zip(found).filter(|(e, f)| e != f).count();
+                    let flipped = expected.iter().zip(found).all(|(e, f)| (e - f).abs() <= step * largest);
+                    let label = format!("{label} {}", recode.to.codec);
+                    assert!(flipped, "{label}: {found:?}, expected {expected:?}");
+                    assert!(
+                        coefficients == Coefficients::F16 || off <= 1 + expected.len() / 8,
+                        "{label}: {off}"
+                    );
+                }
+            }
+            // The first token's numbers are the page's own.
+            let first = layout.first_at.map_or(0..0, |first| first..layout.end);
+            let first = place.start + first.start..place.start + first.end;
+            assert!(found[first.clone()] == reference[first], "{label} {}", recode.to.codec);
+        }
+    }
+}
+
+/// The coefficients of a page: what it decodes to of a V whose directions are single channels.
+fn coefficients_of(codec: PageCodec, page: &[u8]) -> Vec<f32> {
+    let PageCodec::LowRank { rank, coefficients, .. } = codec else { return Vec::new() };
+    let channels = usize::from(rank);
+    let codec = PageCodec::LowRank { rank, coefficients, keeps_first: false };
+    let mut constants = vec![0.0; channels];
+    constants.extend((0..channels * channels).map(|i| f32::from(u8::from(i / channels == i % channels))));
+    let mut values = vec![0.0; CHUNK_TOKENS * channels];
+    let context = PageContext {
+        half: PageHalf::V,
+        kv_heads: 1,
+        head_dim: channels,
+        position: 0,
+        anchor: &vec![0.0; CHUNK_TOKENS * channels],
+        constants: &constants,
+        rope: None,
+    };
+    decode_page(codec, &context, page, &mut values);
+    values
+}
+
+#[test]
+fn any_number_of_threads_stores_the_same_bits() {
+    let pool = pool(2, 64, PageElement::F16);
+    let mut random = Random::new(5);
+    let constants = Constants::new(2, 64, 64, &mut random);
+    let all = |half| [alone(half, PageElement::F16), differences(), low_ranks()].concat();
+    let (stored, _) = stored(&pool, all, &mut random);
+    let run = |threads| {
+        backends::cpu_tiers(threads, interleaf_contract::Numerics::ActF32).into_iter().map(|mut tier| {
+            stored.store(pool, &constants, &mut *tier).expect("they are stored");
+            (label(&*tier), read(&mut *tier, stripe(&pool)).expect("the stripe"))
+        })
+    };
+    for ((label, one), (_, two)) in run(1).zip(run(2)) {
+        assert!(one == two, "{label}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_and_nothing_is_done() {
+    for backend in &mut backends::of_every_codec() {
+        let label = label(&**backend);
+        backend.recode_pages(&[]).expect("nothing to store, and nowhere");
+        let (element, half) = (PageElement::F16, PageHalf::K);
+        let pool = PoolGeometry { slots: 8, ..pool(2, 32, element) };
+        backend.create_pool(pool).expect("room for a pool");
+        let mut random = Random::new(1);
+        let constants = Constants::new(2, 32, 48, &mut random);
+        let [k, v] = constants.create(&mut **backend).expect("constants");
+        let before = read(&mut **backend, stripe(&pool)).expect("the stripe");
+        let mut room = Room::default();
+        let mut entry = |codec, anchor| named(room.entry(&pool, half, codec, anchor), [k, v]);
+        let from = entry(element.into(), None);
+        let base = entry(PageCodec::Quantised(Bits::Eight), None);
+        let delta = entry(PageCodec::Delta(Bits::Four), Some(base.place()));
+        let rank = |rank| PageCodec::LowRank {
+            rank,
+            coefficients: Coefficients::Codes(Bits::Four),
+            keeps_first: false,
+        };
+        let low_rank = entry(rank(16), Some(base.place()));
+        let profiled = entry(PageCodec::Profiled(Bits::Four), None);
+        let to = |to| recode(half, from, to);
+        let orphan = PageEntry { anchor: None, ..delta };
+        let over_delta = PageEntry { anchor: Some(delta.place()), ..low_rank };
+        let needless = PageEntry { anchor: Some(from.place()), ..base };
+        let unknown = PageEntry { constants: Some(ConstantsId(77)), ..low_rank };
+        let without = PageEntry { constants: None, ..profiled };
+        let with = PageEntry { constants: Some(k), ..base };
+        let many = PageEntry { codec: rank(72), ..low_rank };
+        let late = PageRecode { chunk: 3, ..to(low_rank) };
+        let beyond = PageEntry { at: pool.stripe_units() as u32, ..base };
+        let other = PageEntry { codec: PageElement::F32.into(), ..from };
+        let contract = |error: &BackendError, is: fn(&ContractError) -> bool| matches!(error, BackendError::Contract(error) if is(error));
+        let anchor: fn(&ContractError) -> bool = |e| matches!(e, ContractError::Anchor { .. });
+        let needs: fn(&ContractError) -> bool = |e| matches!(e, ContractError::Constants { .. });
+        let range: fn(&ContractError) -> bool = |e| matches!(e, ContractError::OutOfRange { .. });
+        let overlap: fn(&ContractError) -> bool = |e| matches!(e, ContractError::CopyOverlap { .. });
+        let none: fn(&ContractError) -> bool = |e| matches!(e, ContractError::NoSuchCodec { .. });
+        let of_v = PageRecode { half: PageHalf::V, ..to(profiled) };
+        for (what, recodes, is) in [
+            ("no anchor", vec![to(base), to(orphan)], anchor),
+            ("an anchor over another", vec![to(over_delta)], anchor),
+            ("an anchor for nothing", vec![to(needless)], anchor),
+            ("no constants", vec![to(without)], needs),
+            ("constants for nothing", vec![to(with)], needs),
+            ("more directions than there are", vec![to(many)], range),
+            ("positions that do not turn", vec![late], range),
+            ("beyond the pool", vec![to(base), to(beyond)], range),
+            ("a profile of values", vec![of_v], none),
+            ("no whole words", vec![to(PageEntry { codec: rank(3), ..low_rank })], none),
+            ("written twice", vec![to(base), to(base)], overlap),
+            ("written and an anchor", vec![to(base), to(delta)], overlap),
+            ("written and read", vec![to(from)], overlap),
+        ] {
+            let refused = backend.recode_pages(&recodes).expect_err(what);
+            assert!(contract(&refused, is), "{label}, {what}: {refused}");
+        }
+        let refused = backend.recode_pages(&[to(unknown)]).expect_err("unknown constants");
+        assert!(matches!(refused, BackendError::UnknownHandle { handle: 77, .. }), "{label}: {refused}");
+        let refused = backend.recode_pages(&[to(other)]).expect_err("other numbers than the pool's");
+        assert!(matches!(refused, BackendError::PageCodec { used: "read", .. }), "{label}: {refused}");
+        backend.drop_constants(k).expect("they are there");
+        let refused = backend.recode_pages(&[to(low_rank)]).expect_err("dropped constants");
+        assert!(matches!(refused, BackendError::UnknownHandle { .. }), "{label}: {refused}");
+        assert!(read(&mut **backend, stripe(&pool)).expect("the stripe") == before, "{label}");
+        backend.recode_pages(&[to(base)]).expect("the backend goes on");
+    }
+}
+
+#[test]
+fn rows_are_appended_to_numbers_alone() {
+    for backend in &mut backends::of_every_codec() {
+        let pool = PoolGeometry { slots: 8, ..pool(1, 32, PageElement::F16) };
+        backend.create_pool(pool).expect("room for a pool");
+        let codec = PageCodec::Quantised(Bits::Eight);
+        let entry = ChunkEntry { k: pool.slot(0).k, v: PageEntry::alone(codec, pool.slot(0).v.at) };
+        let mut pages = PageTable::default();
+        pages.push(1, |_| entry);
+        let row = Row { token: 0, position: 3, sequence: 0, adapter: -1, kind: RowKind::Generated };
+        let batch = Batch { rows: vec![row], sequences: vec![Sequence { pages }], ..Batch::default() };
+        let mut step = Step::new(batch).expect("a batch");
+        let [k, v] = [(); 2].map(|()| {
+            let out = step.tensor(RowSet::All, 32);
+            step.push(Op::Load { out, data: vec![0.5; 32].into() });
+            out
+        });
+        step.push(Op::KvAppend { layer: 0, k, v });
+        let refused = backend.submit(step);
+        let label = label(&**backend);
+        assert!(
+            matches!(refused, Err(BackendError::PageCodec { used: "appended to", found, .. }) if found == codec),
+            "{label}: {refused:?}"
+        );
+    }
+}
