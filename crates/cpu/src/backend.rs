@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{
-    BackendError, BackendInfo, ContractError, Matrix, Numerics, PageCodec, PageRecode, Step, StepOutput,
+    BackendError, BackendInfo, ContractError, Matrix, Numerics, PageCodec, PageLoss, PageRecode, Step,
+    StepOutput,
 };
 
 use crate::cores::Placement;
@@ -156,6 +157,16 @@ impl HostKernels for CpuKernels {
         let recode = || page_codec::recode(pages, self.tier, resident, pool);
         // Pages are written whole, or not at all.
         catch_unwind(AssertUnwindSafe(|| self.workers.install(recode))).unwrap_or_else(|_| Err(fault()))
+    }
+
+    fn compare(
+        &mut self,
+        pages: &[PageRecode],
+        resident: &Resident<Packed>,
+        pool: &Pool,
+    ) -> Result<Vec<PageLoss>, BackendError> {
+        let compare = || page_codec::compare(pages, self.tier, resident, pool);
+        catch_unwind(AssertUnwindSafe(|| self.workers.install(compare))).unwrap_or_else(|_| Err(fault()))
     }
 
     fn scratch_bytes(&self) -> u64 {

@@ -11,6 +11,7 @@ mod golden;
 mod golden_gpu;
 mod independence;
 mod loading;
+mod lossy;
 mod peft_decisions;
 mod reuse;
 mod support;

@@ -15,7 +15,7 @@ use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec};
 pub use self::exact::encode;
 pub use self::low_rank::{Basis, coefficients};
 pub use self::page::{Page, Pages};
-pub use self::recode::recode;
+pub use self::recode::{compare, recode};
 use crate::isa::{Isa, Kernel};
 
 /// What decoding works on besides its result; kept by whoever decodes many pages.

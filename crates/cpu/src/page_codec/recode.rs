@@ -2,7 +2,7 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use interleaf_contract::host::{Pool, Resident};
-use interleaf_contract::{BackendError, CHUNK_TOKENS, PageEntry, PageRecode};
+use interleaf_contract::{BackendError, CHUNK_TOKENS, PageEntry, PageLoss, PageRecode};
 use rayon::prelude::*;
 
 use super::encode::encode_page;
@@ -79,6 +79,60 @@ impl Kernel for Recode<'_> {
         let values = read::<I>(&source, &under);
         let anchor = anchor.map(|page| read::<I>(&page, &[])).unwrap_or_default();
         encode_page::<I>(&target, &values, &anchor, out);
+    }
+}
+
+/// What pages have lost that were stored in other codecs, on the workers of the pool that this is called in.
+///
+/// # Errors
+/// If a page or constants are not there.
+pub fn compare(
+    pages: &[PageRecode],
+    tier: Tier,
+    resident: &Resident<Packed>,
+    pool: &Pool,
+) -> Result<Vec<PageLoss>, BackendError> {
+    pages.par_iter().map(|page| tier.call(Loss { page, held: pool, resident })).collect()
+}
+
+struct Loss<'a> {
+    page: &'a PageRecode,
+    held: &'a Pool,
+    resident: &'a Resident<Packed>,
+}
+
+impl Call for Loss<'_> {
+    type Output = Result<PageLoss, BackendError>;
+
+    fn call<I: Isa>(self) -> Self::Output {
+        let Self { page: &PageRecode { layer, half, chunk, from, to }, held, resident } = self;
+        let pages = Pages::new(held, resident);
+        let page = |entry: PageEntry| pages.page(layer, half, chunk as usize, entry.place());
+        let over = |entry: PageEntry| entry.anchor.map(|anchor| page(anchor.into())).transpose();
+        let [before, after] = [(page(from)?, over(from)?), (page(to)?, over(to)?)];
+        // SAFETY: the backend was opened because the machine has the tier.
+        Ok(unsafe { I::enter(Difference { before, after }) })
+    }
+}
+
+struct Difference<'a> {
+    /// Each over its anchor.
+    before: (Page<'a>, Option<Page<'a>>),
+    after: (Page<'a>, Option<Page<'a>>),
+}
+
+impl Kernel for Difference<'_> {
+    type Output = PageLoss;
+
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) -> PageLoss {
+        let [before, after] = [self.before, self.after].map(|(page, anchor)| {
+            let anchor = anchor.map(|page| read::<I>(&page, &[])).unwrap_or_default();
+            read::<I>(&page, &anchor)
+        });
+        let squares = before.iter().zip(&after).map(|(b, a)| ((b - a) * (b - a), b * b));
+        let (error, norm) = squares.fold((0.0, 0.0), |(error, norm), (e, n)| (error + e, norm + n));
+        PageLoss { error, norm }
     }
 }
 

@@ -1,0 +1,145 @@
+//! Calls that allow a loss: their pages take less room over the base's, what is read costs what is said or less, and exact
+//! calls never notice.
+
+use std::ops::ControlFlow;
+
+use interleaf_runtime::{
+    BackendChoice, Completion, Engine, EngineOptions, Feed, PageElement, Request, RowKind, SamplingOptions,
+    Want,
+};
+use interleaf_tests::tolerance::assert_bits;
+
+use super::support::{demo, models, options};
+
+const BUDGET: f32 = 1e-3;
+
+/// Whole chunks of a shared beginning.
+const SHARED: usize = 12 * 16;
+
+fn engine(prefix_cache: bool) -> Engine {
+    let options = EngineOptions { prefix_cache, pages: PageElement::F16, ..options(BackendChoice::Cpu) };
+    let mut engine = demo(&options);
+    engine.reserve_kv(40, 512).expect("a small pool");
+    engine
+}
+
+/// A beginning that all have in common, and some tokens of one's own.
+fn prompt(engine: &Engine, own: u32) -> Vec<u32> {
+    let text =
+        "A trait tells the compiler what a type can do. A vector owns its elements and grows. ".repeat(20);
+    let tokens = engine.tokenizer("a test").expect("it has one").encode(&text, true).expect("plain text");
+    tokens[..SHARED].iter().copied().chain((0..20).map(|i| 300 + 7 * own + i)).collect()
+}
+
+fn request(prompt: &[u32], adapter: Option<&str>, drift: f32) -> Request {
+    Request {
+        prompt: prompt.to_vec(),
+        adapter: adapter.map(str::to_owned),
+        max_tokens: 4,
+        sampling: SamplingOptions::default(),
+        stop: Vec::new(),
+        end_tokens: Vec::new(),
+        drift,
+    }
+}
+
+fn answer(engine: &mut Engine, prompt: &[u32], adapter: Option<&str>, drift: f32) -> Completion {
+    let request = request(prompt, adapter, drift);
+    engine.generate(&[request], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0)
+}
+
+/// The base answers first, then every adapter, each as the same text's next call.
+fn warm(engine: &mut Engine, drift: f32) {
+    for adapter in models() {
+        let prompt = prompt(engine, 0);
+        answer(engine, &prompt, adapter, drift);
+    }
+}
+
+/// Logits of the tokens behind the shared ones, and how many were in the cache.
+fn logits(engine: &mut Engine, adapter: Option<&str>, tokens: &[u32], drift: f32) -> (Vec<f32>, usize) {
+    let (sequence, cached) = engine.resume_sequence(adapter, tokens, drift).expect("it opens");
+    assert!(cached <= SHARED, "nothing of one's own is there");
+    let before = &tokens[cached..SHARED];
+    if !before.is_empty() {
+        let feed = Feed { sequence, tokens: before, kind: RowKind::Prompt, want: Want::Nothing };
+        engine.feed(&[feed]).expect("it runs");
+    }
+    let feed = Feed { sequence, tokens: &tokens[SHARED..], kind: RowKind::Prompt, want: Want::Logits };
+    let fed = engine.feed(&[feed]).expect("it runs").remove(0);
+    engine.close_sequence(sequence).expect("open");
+    (fed.logits, cached)
+}
+
+/// The mean divergence of rows of logits from others, in nats.
+fn divergence(exact: &[f32], found: &[f32], vocabulary: usize) -> f64 {
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|l| f64::from(l - largest).exp()).sum();
+        row.iter().map(|l| f64::from(l - largest) - sum.ln()).collect()
+    };
+    let rows = exact.chunks_exact(vocabulary).zip(found.chunks_exact(vocabulary));
+    let of_row = rows.map(|(exact, found)| {
+        let (p, q) = (log_softmax(exact), log_softmax(found));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    });
+    of_row.sum::<f64>() / (exact.len() / vocabulary) as f64
+}
+
+#[test]
+fn what_is_read_costs_no_more_than_is_allowed_and_takes_less_room() {
+    let (mut exact, mut lossy) = (engine(true), engine(true));
+    warm(&mut exact, 0.0);
+    warm(&mut lossy, BUDGET);
+    let (all, less) = (exact.memory(), lossy.memory());
+    assert_eq!(all.kv_encoded, 0);
+    assert!(less.kv_encoded > 0);
+    println!("cached: {} bytes exact, {} with a budget", all.kv_cached, less.kv_cached);
+    assert!(less.kv_cached * 10 < all.kv_cached * 5, "{less:?} against {all:?}");
+
+    let (mut cold, vocabulary) = (engine(false), exact.config().vocab_size);
+    for adapter in models() {
+        let tokens = prompt(&lossy, 5);
+        let (expected, none) = logits(&mut cold, adapter, &tokens, 0.0);
+        let (found, cached) = logits(&mut lossy, adapter, &tokens, BUDGET);
+        assert_eq!((none, cached), (0, SHARED), "{adapter:?}");
+        let cost = divergence(&expected, &found, vocabulary);
+        println!("{adapter:?}: {cost:.1e}");
+        assert!(cost > 0.0 && cost <= f64::from(BUDGET), "{adapter:?}: {cost}");
+        let completion = answer(&mut lossy, &prompt(&exact, 6), adapter, BUDGET);
+        assert_eq!(completion.reused_tokens, SHARED, "{adapter:?}");
+        assert!(completion.drift > 0.0 && completion.drift <= BUDGET, "{adapter:?}: {}", completion.drift);
+    }
+}
+
+/// A lossy run, then an exact one of the same tokens, whose answer is a cold run's to the bit; and back again.
+#[test]
+fn exact_calls_read_nothing_that_has_lost_anything() {
+    let (mut lossy, mut cold) = (engine(true), engine(false));
+    warm(&mut lossy, BUDGET);
+    for adapter in models() {
+        let tokens = prompt(&lossy, 9);
+        let (expected, _) = logits(&mut cold, adapter, &tokens, 0.0);
+        for again in [false, true] {
+            let (found, cached) = logits(&mut lossy, adapter, &tokens[..], 0.0);
+            // What an exact call has computed answers for the next one.
+            assert!(again || cached == 0, "{adapter:?}: {cached} tokens were found");
+            if !again {
+                assert_bits("logits", &expected, &found);
+            }
+        }
+        let completion = answer(&mut lossy, &tokens, adapter, 0.0);
+        assert_eq!(completion.drift, 0.0, "{adapter:?}");
+    }
+}
+
+#[test]
+fn a_budget_is_a_divergence() {
+    let mut engine = engine(true);
+    let tokens = prompt(&engine, 0);
+    for drift in [-1.0, f32::NAN, f32::INFINITY] {
+        assert!(engine.resume_sequence(None, &tokens, drift).is_err(), "{drift}");
+        let request = request(&tokens, None, drift);
+        assert!(engine.generate(&[request], &mut |_| ControlFlow::Continue(())).is_err(), "{drift}");
+    }
+}
