@@ -72,6 +72,21 @@ pub enum EngineError {
         /// The second feed's index.
         feed: usize,
     },
+    /// Keys or values that are not one for each element of a sequence's layer.
+    #[error(
+        "layer {layer}: {found} keys or values, expected {expected}: heads × tokens × elements of a head"
+    )]
+    KvElements {
+        /// The layer.
+        layer: usize,
+        /// Elements of the sequence in it.
+        expected: usize,
+        /// Elements that were given.
+        found: usize,
+    },
+    /// Pages that other sequences read, or may, and that are therefore not overwritten.
+    #[error("the sequence's pages can be found by others: expected one of open_sequence")]
+    SharedPages,
     /// A token that the vocabulary does not have.
     #[error("token {token} is not in the vocabulary of {vocabulary}")]
     UnknownToken {

@@ -1,7 +1,10 @@
-//! Reading the cache back, for checks: what attention reads, as numbers.
+//! The cache as numbers: reading back what attention reads, for checks, and putting other numbers in its place, to measure
+//! what they would cost.
 
-use interleaf_contract::{BackendError, CHUNK_TOKENS, PageEntry, PageHalf, PoolGeometry};
-use interleaf_kernels_ref::page_codec::{PageContext, decode_page};
+use interleaf_contract::{
+    BackendError, Bytes, CHUNK_TOKENS, PageAddress, PageData, PageEntry, PageHalf, PoolGeometry,
+};
+use interleaf_kernels_ref::page_codec::{PageContext, decode_page, encode};
 
 use crate::{Engine, EngineError, SequenceHandle};
 
@@ -20,6 +23,28 @@ impl Engine {
             let keys = engine.read_half(sequence, layer, PageHalf::K)?;
             Ok((keys, engine.read_half(sequence, layer, PageHalf::V)?))
         })
+    }
+
+    /// Puts other keys and values in the place of a sequence's own in one layer, as [`Engine::read_kv`] returns them, for all
+    /// its tokens. What is computed after that reads them; tokens themselves stay. Other sequences see nothing of it: only
+    /// pages of [`Engine::open_sequence`] are written. They are lost with a device that fails, and are then its own again.
+    ///
+    /// # Errors
+    /// If the sequence is not open or its pages can be found by others, the values are not one for each element, the GPU is
+    /// suspended, or the device fails.
+    pub fn write_kv(
+        &mut self,
+        sequence: SequenceHandle,
+        layer: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<(), EngineError> {
+        if self.cache.manager().is_kept(sequence.id)? {
+            return Err(EngineError::SharedPages);
+        }
+        let mut pages = self.half_pages(sequence, layer, PageHalf::K, keys)?;
+        pages.extend(self.half_pages(sequence, layer, PageHalf::V, values)?);
+        self.on_some_device(&[sequence], |engine| Ok(engine.backend.write_pages(&pages)?))
     }
 
     fn read_half(
@@ -76,5 +101,52 @@ impl Engine {
             decode_page(entry.codec, &context, bytes, &mut values);
         }
         Ok(values)
+    }
+
+    /// Pages that hold these values. Behind the last token is nothing that attention reads.
+    fn half_pages(
+        &self,
+        sequence: SequenceHandle,
+        layer: usize,
+        half: PageHalf,
+        values: &[f32],
+    ) -> Result<Vec<PageData>, EngineError> {
+        let tokens = self.cache.manager().tokens(sequence.id)?;
+        let config = self.model.config();
+        let (heads, dim) = (config.kv_heads, config.head_dim);
+        let expected = heads * tokens * dim;
+        if values.len() != expected {
+            return Err(EngineError::KvElements { layer, expected, found: values.len() });
+        }
+        let (element, page_bytes) = (self.reserved.geometry.element, self.reserved.geometry.page_bytes());
+        let addresses = self.addresses(sequence, layer, half)?;
+        let pages = addresses.into_iter().enumerate().map(|(chunk, address)| {
+            let first = chunk * CHUNK_TOKENS;
+            let count = CHUNK_TOKENS.min(tokens - first);
+            let mut words = vec![0u32; page_bytes.div_ceil(4)];
+            let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..page_bytes];
+            for head in 0..heads {
+                let from = (head * tokens + first) * dim;
+                let offset = head * CHUNK_TOKENS * dim;
+                encode(element, bytes, offset, &values[from..from + count * dim]);
+            }
+            PageData { address, bytes: Bytes::copy_from_slice(bytes) }
+        });
+        Ok(pages.collect())
+    }
+
+    /// Where a sequence's tokens are in one layer; empty where there is no such layer.
+    fn addresses(
+        &self,
+        sequence: SequenceHandle,
+        layer: usize,
+        half: PageHalf,
+    ) -> Result<Vec<PageAddress>, EngineError> {
+        let chunks = self.cache.manager().tokens(sequence.id)?.div_ceil(CHUNK_TOKENS);
+        let table = self.cache.manager().page_table(sequence.id)?;
+        let layer_index = u32::try_from(layer).unwrap_or(u32::MAX);
+        let entries = (0..table.chunks().min(chunks)).filter_map(|chunk| table.entry(layer, chunk));
+        let geometry = self.reserved.geometry;
+        Ok(entries.map(|entry| geometry.address(layer_index, half, entry.half(half))).collect())
     }
 }

@@ -384,6 +384,14 @@ impl Manager {
         self.sequence(id).map(|sequence| sequence.tokens)
     }
 
+    /// Whether others can find a sequence's pages, while it is open or after.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn is_kept(&self, id: SequenceId) -> Result<bool, KvError> {
+        self.sequence(id).map(|sequence| sequence.is_kept)
+    }
+
     /// The tokens that a sequence has room for, those that are there included.
     ///
     /// # Errors
