@@ -1,10 +1,11 @@
 //! What a model folder and an adapter folder hold, as the rest of the engine needs it: `config.json`,
-//! safetensors weights (mapped, or converted at load), PEFT adapters, the tokenizer, the chat template
-//! and the generation defaults.
+//! safetensors weights (mapped, or converted at load), PEFT adapters and their calibrations, the tokenizer, the chat
+//! template and the generation defaults.
 //!
 //! This crate reads, checks, converts and takes digests. It never computes a forward pass and knows no device. Every
 //! refusal is a [`ModelError`] that names the file, the tensor or field, and what was expected.
 
+mod calibration;
 mod chat;
 mod config;
 mod digest;
@@ -28,6 +29,10 @@ mod weights;
 #[cfg(test)]
 mod fixture;
 
+pub use calibration::{
+    Calibration, Directions, HalfCalibration, JointCalibration, LayerCalibration, MOST_DIRECTIONS, MadeFrom,
+    MeasuredCodec,
+};
 pub use chat::{ChatMessage, ChatTemplate};
 pub use config::{Biases, LayerKind, ModelConfig, Proj};
 pub use digest::Digest;

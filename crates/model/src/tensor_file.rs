@@ -3,7 +3,7 @@
 //! Knows no model: names and shapes are whatever the file says.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 
@@ -133,6 +133,8 @@ pub(crate) struct TensorFile {
     file: String,
     // Ordered, so that the first error found does not depend on a hash.
     tensors: BTreeMap<String, Entry>,
+    /// What the header says besides its tensors.
+    metadata: HashMap<String, String>,
 }
 
 impl TensorFile {
@@ -153,7 +155,7 @@ impl TensorFile {
             let data = TensorData::Stored(data.slice(base + start..base + end));
             tensors.insert(name, Entry { dtype: info.dtype, shape: info.shape.clone(), data });
         }
-        Ok(Self { file, tensors })
+        Ok(Self { file, tensors, metadata: metadata.metadata().clone().unwrap_or_default() })
     }
 
     /// Tensors of these names and shapes that are in no file, drawn by a seed; `file` is for messages.
@@ -162,12 +164,17 @@ impl TensorFile {
             let data = TensorData::Drawn(Drawn::weights(seed, &name, &shape));
             (name, Entry { dtype: safetensors::Dtype::BF16, shape, data })
         };
-        Self { file, tensors: tensors.into_iter().map(entry).collect() }
+        Self { file, tensors: tensors.into_iter().map(entry).collect(), metadata: HashMap::new() }
     }
 
     /// The file, for messages.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// An entry of the header that is no tensor.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// The names of all tensors, in alphabetical order.

@@ -60,10 +60,10 @@ pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
 pub use interleaf_model::{
-    ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter, PeftSite,
-    Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,
+    Calibration, ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter,
+    PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,
 };
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;
 pub use sampling::SamplingOptions;
-pub use store::{DigestOrigin, Store};
+pub use store::{DigestOrigin, Store, write_calibration};

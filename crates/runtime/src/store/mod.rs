@@ -3,8 +3,9 @@
 //!
 //! Everything in it follows from the user's files and may be deleted at any time; nothing that is right with
 //! a store is wrong without one. A store that is damaged or cannot be written is said in a warning and
-//! never fails a run. Today it holds digests, and verdicts on GPUs.
+//! never fails a run. Today it holds digests, verdicts on GPUs, and calibrations of adapters.
 
+mod calibrations;
 mod digests;
 mod stamp;
 mod verdicts;
@@ -13,13 +14,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use interleaf_model::{Digest, Model, PeftAdapter, Source};
+use interleaf_model::{Calibration, Digest, Model, ModelConfig, PeftAdapter, Source};
 
+use calibrations::Calibrations;
 use digests::{Digests, Entry, Key, Kind};
 use stamp::Stamp;
 use verdicts::Verdicts;
 
+use crate::EngineError;
 use crate::doctor::Verdict;
+
+pub use calibrations::write as write_calibration;
 
 /// Where a digest is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,7 @@ impl Seen {
 /// A store, or none: then everything is computed, and forgotten with the process.
 #[derive(Debug, Default)]
 pub struct Store {
+    calibrations: Option<Calibrations>,
     digests: Option<Digests>,
     verdicts: Option<Verdicts>,
 }
@@ -77,7 +83,11 @@ impl Store {
     /// The store in a folder, which is made when something is first kept; `None` for no store.
     #[must_use]
     pub fn new(folder: Option<PathBuf>) -> Self {
-        Self { digests: folder.clone().map(Digests::new), verdicts: folder.map(Verdicts::new) }
+        Self {
+            calibrations: folder.clone().map(Calibrations::new),
+            digests: folder.clone().map(Digests::new),
+            verdicts: folder.map(Verdicts::new),
+        }
     }
 
     /// The store's folder.
@@ -116,6 +126,23 @@ impl Store {
         if let Some(verdicts) = &self.verdicts {
             verdicts.keep(verdict);
         }
+    }
+
+    /// The calibration of an adapter, by its digest and its model's, if one is kept.
+    #[must_use]
+    pub fn calibration(&self, config: &ModelConfig, model: Digest, adapter: Digest) -> Option<Calibration> {
+        self.calibrations.as_ref()?.find(config, model, adapter)
+    }
+
+    /// Keeps a calibration in place of an earlier one. Returns its file; `None` where nothing is kept.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_calibration(&self, calibration: &Calibration) -> Result<Option<PathBuf>, EngineError> {
+        let Some(calibrations) = &self.calibrations else { return Ok(None) };
+        let file = calibrations.file(calibration.model, calibration.adapter);
+        calibrations::write(&file, calibration)?;
+        Ok(Some(file))
     }
 
     /// [`Model::digest`]. `opening` is a time before the model was opened: of files that have changed since,

@@ -1,0 +1,164 @@
+//! A calibration from its file: bound to its model and adapter, and every tensor checked.
+
+use super::{
+    Calibration, Directions, HalfCalibration, JointCalibration, LayerCalibration, MOST_DIRECTIONS, MadeFrom,
+    MeasuredCodec, VERSION, names,
+};
+use crate::config::limits;
+use crate::json::Object;
+use crate::tensor_file::TensorFile;
+use crate::{Digest, ModelConfig, ModelError, Source};
+
+/// The metadata's one entry.
+const HEADER: &str = "calibration";
+
+/// The most codecs of which there are measurements.
+const MOST_CODECS: usize = 1 << 10;
+
+/// A file, and the sizes that its tensors follow from.
+struct Reader<'a> {
+    file: &'a TensorFile,
+    layers: usize,
+    /// Channels of K, or of V, in a layer.
+    width: usize,
+    rank: usize,
+    residual_rank: usize,
+}
+
+impl Calibration {
+    /// Reads a calibration. `model` and `adapter` are the digests of what it is to be for, `config` the model's.
+    ///
+    /// # Errors
+    /// If the file is missing or damaged, is of another version, model or adapter, lacks a tensor, or a tensor has the wrong
+    /// shape or a value that is not finite.
+    pub fn read(
+        source: &Source,
+        file: &str,
+        config: &ModelConfig,
+        model: Digest,
+        adapter: Digest,
+    ) -> Result<Self, ModelError> {
+        let file = &TensorFile::open(source, file)?;
+        let header = header(file)?;
+        let version = header.size("version", limits::LONG)?;
+        if version != VERSION {
+            return Err(header.unsupported("version", VERSION.to_string()));
+        }
+        for (field, digest) in [("model", model), ("adapter", adapter)] {
+            let found = header.string(field)?.and_then(Digest::from_hex);
+            if found != Some(digest) {
+                return Err(header.error(field, digest.to_string()));
+            }
+        }
+        let made_from = MadeFrom {
+            text: header.string("text")?.ok_or_else(|| header.error("text", "a string"))?.into(),
+            window_tokens: header.size("window_tokens", limits::LONG)?,
+            fitted: header.size("fitted_windows", limits::LONG)?,
+            held_back: header.size("held_back_windows", limits::LONG)?,
+            prefix_tokens: header.size("prefix_tokens", limits::LONG)?,
+        };
+        let width = config.kv_heads * config.head_dim;
+        let most = width.min(MOST_DIRECTIONS);
+        let reader = Reader {
+            file,
+            layers: config.layers,
+            width,
+            rank: header.size("rank", most)?,
+            residual_rank: header.size("residual_rank", most)?,
+        };
+        let joint = match header.optional_size("joint_rank", MOST_DIRECTIONS)? {
+            None => None,
+            Some(rank) => {
+                let residual_rank = header.size("joint_residual_rank", MOST_DIRECTIONS)?;
+                Some(reader.joint(config.hidden_size, rank, residual_rank)?)
+            }
+        };
+        Ok(Self {
+            model,
+            adapter,
+            made_from,
+            layers: (0..config.layers).map(|layer| reader.layer(layer)).collect::<Result<_, _>>()?,
+            joint,
+            measured: reader.measured(&header)?,
+        })
+    }
+}
+
+fn header(file: &TensorFile) -> Result<Object, ModelError> {
+    let text = file.metadata(HEADER).ok_or_else(|| ModelError::Field {
+        file: file.file().into(),
+        field: format!("__metadata__.{HEADER}"),
+        expected: "a JSON object".into(),
+        found: "nothing".into(),
+    })?;
+    Object::parse(format!("{}: {HEADER}", file.file()), text)
+}
+
+impl Reader<'_> {
+    fn layer(&self, layer: usize) -> Result<LayerCalibration, ModelError> {
+        let name = names::profile(layer);
+        let profile = self.values(&name, &[self.width])?;
+        if profile.iter().any(|magnitude| *magnitude < 0.0) {
+            return Err(self.file.get(&name)?.refusal("a magnitude is below 0"));
+        }
+        Ok(LayerCalibration {
+            profile,
+            k: self.half(&names::half(layer, "k"))?,
+            v: self.half(&names::half(layer, "v"))?,
+        })
+    }
+
+    fn half(&self, prefix: &str) -> Result<HalfCalibration, ModelError> {
+        let width = self.width;
+        Ok(HalfCalibration {
+            mean: self.values(&format!("{prefix}.mean"), &[width])?,
+            basis: self.directions(&format!("{prefix}.basis"), self.rank, width)?,
+            prediction: self.values(&format!("{prefix}.prediction"), &[2 * width + 1, width])?,
+            residual: self.directions(&format!("{prefix}.residual"), self.residual_rank, width)?,
+        })
+    }
+
+    fn joint(&self, hidden: usize, rank: usize, residual: usize) -> Result<JointCalibration, ModelError> {
+        let outputs = 2 * self.layers * self.width;
+        Ok(JointCalibration {
+            down: self.values(names::JOINT_DOWN, &[outputs + hidden + 1, rank])?,
+            up: self.values(names::JOINT_UP, &[rank, outputs])?,
+            scales: self.values(names::JOINT_SCALES, &[2 * self.layers])?,
+            residual: self.directions(names::JOINT_RESIDUAL, residual, outputs)?,
+        })
+    }
+
+    fn directions(&self, name: &str, rank: usize, width: usize) -> Result<Directions, ModelError> {
+        Ok(Directions {
+            rows: self.values(name, &[rank, width])?,
+            deviations: self.values(&format!("{name}.deviations"), &[rank])?,
+        })
+    }
+
+    fn measured(&self, header: &Object) -> Result<Vec<MeasuredCodec>, ModelError> {
+        let expected = || header.error("codecs", format!("a list of at most {MOST_CODECS} names"));
+        let list = header.list("codecs")?.filter(|list| list.len() <= MOST_CODECS).ok_or_else(expected)?;
+        let codecs: Option<Vec<&str>> = list.iter().map(serde_json::Value::as_str).collect();
+        let codecs = codecs.ok_or_else(expected)?;
+        let shape = [codecs.len(), self.layers];
+        let k_errors = self.values(names::K_ERRORS, &shape)?;
+        let v_errors = self.values(names::V_ERRORS, &shape)?;
+        let kl = self.values(names::KL, &[codecs.len()])?;
+        let of =
+            |errors: &[f32], codec: usize| errors[codec * self.layers..(codec + 1) * self.layers].to_vec();
+        let measured = codecs.iter().zip(kl).enumerate().map(|(i, (codec, kl))| MeasuredCodec {
+            codec: (*codec).into(),
+            k_errors: of(&k_errors, i),
+            v_errors: of(&v_errors, i),
+            kl,
+        });
+        Ok(measured.collect())
+    }
+
+    /// All elements of a tensor, finite, as f32.
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.file.get(name)?;
+        tensor.expect(shape)?;
+        tensor.vector()
+    }
+}

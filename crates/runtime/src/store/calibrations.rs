@@ -1,0 +1,64 @@
+//! Calibrations of adapters, a file each: `calibrations/MODEL/ADAPTER.safetensors`, by their digests.
+
+use std::path::{Path, PathBuf};
+
+use interleaf_model::{Calibration, Digest, ModelConfig, ModelError, Source};
+use tempfile::NamedTempFile;
+
+use super::Warned;
+use crate::EngineError;
+
+const FOLDER: &str = "calibrations";
+
+/// The folder of calibrations.
+#[derive(Debug)]
+pub struct Calibrations {
+    folder: PathBuf,
+    damaged: Warned,
+}
+
+impl Calibrations {
+    /// In a store's folder.
+    pub fn new(store: PathBuf) -> Self {
+        Self { folder: store.join(FOLDER), damaged: Warned::default() }
+    }
+
+    /// Where one is, or would be.
+    pub fn file(&self, model: Digest, adapter: Digest) -> PathBuf {
+        self.folder.join(model.to_string()).join(format!("{adapter}.safetensors"))
+    }
+
+    /// One that is there and whole.
+    pub fn find(&self, config: &ModelConfig, model: Digest, adapter: Digest) -> Option<Calibration> {
+        let file = self.file(model, adapter);
+        let name = file.file_name()?.to_str()?;
+        match Calibration::read(&Source::dir(file.parent()?), name, config, model, adapter) {
+            Ok(calibration) => Some(calibration),
+            Err(ModelError::MissingFile { .. }) => None,
+            Err(error) => {
+                if self.damaged.first() {
+                    tracing::warn!(%error, "a calibration is not read, and has to be made anew");
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Writes a calibration to a file, whole: a reader sees this one or what was there before. Folders are made.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(file: &Path, calibration: &Calibration) -> Result<(), EngineError> {
+    let bytes = calibration.to_bytes()?;
+    // The empty parent of a bare name is no folder that could be made.
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = || {
+        std::fs::create_dir_all(folder)?;
+        let beside = NamedTempFile::new_in(folder)?;
+        std::fs::write(beside.path(), bytes)?;
+        beside.persist(file)?;
+        Ok(())
+    };
+    written().map_err(|source| ModelError::Io { file: file.display().to_string(), source }.into())
+}
