@@ -11,6 +11,7 @@ mod backend;
 
 pub mod attention_mass;
 pub mod embed;
+pub mod joint_low_rank;
 pub mod kv_append;
 pub mod lora_matmul;
 pub mod numerics;

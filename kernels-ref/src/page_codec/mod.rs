@@ -1,7 +1,7 @@
 //! Pages as numbers: encode and decode of each codec. Where the parts of a page lie is the contract's; which page is in
 //! which codec is decided elsewhere.
 
-mod codes;
+pub(crate) mod codes;
 mod exact;
 mod low_rank;
 mod steps;
