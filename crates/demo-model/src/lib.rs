@@ -50,6 +50,37 @@ pub static ADAPTERS: &[(&str, &[File])] = &[
     adapter!("release-notes"),
 ];
 
+macro_rules! windows {
+    ($name:literal) => {
+        ($name, embed!("calib/", $name, ".safetensors"))
+    };
+}
+
+/// What each adapter is calibrated on: a safetensors file with `input_ids`, windows × 512 tokens, of which the first half are
+/// of the adapter's own domain and the others of all. Of pages that were trained on.
+pub static CALIBRATION: &[File] = &[
+    windows!("book-prose"),
+    windows!("rust-code"),
+    windows!("error-codes"),
+    windows!("cargo-toml"),
+    windows!("api-docs"),
+    windows!("release-notes"),
+];
+
+/// A text of all domains, to calibrate adapters of other models on.
+pub static MIXED_TEXT: &[u8] = embed!("calib/mixed.txt");
+
+/// What codecs are measured on: for each setting a safetensors file with `NAME/input_ids`, windows × (512 + 192) tokens, a
+/// prefix and what follows. Of pages that were held out. In `same document` an adapter reads on in a page of its domain, in
+/// `shared system prompt` it comes to a domain of its own after a system prompt and pages of others.
+pub static EVALUATION: &[File] = &[
+    ("same document", embed!("eval/kv_same.safetensors")),
+    ("shared system prompt", embed!("eval/kv_shared.safetensors")),
+];
+
+/// Tokens of the prefix and of the continuation of [`EVALUATION`].
+pub const EVALUATION_PARTS: [usize; 2] = [512, 192];
+
 /// A system prompt in the words that the model was trained with.
 pub const SYSTEM: &str = "You are a helpful assistant for the Rust programming language.\n\
     Answer in at most three short paragraphs. Put every code sample in a fenced block marked `rust`. \
