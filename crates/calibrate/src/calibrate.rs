@@ -1,0 +1,131 @@
+//! Calibrating one adapter: run, fit, measure.
+
+use interleaf_contract::CHUNK_TOKENS;
+use interleaf_model::{Calibration, Digest, MadeFrom, MeasuredCodec};
+use interleaf_runtime::Engine;
+
+use crate::fit::Fit;
+use crate::kv::Kv;
+use crate::turns::Turns;
+use crate::{CalibrateError, Codec, Measured, Parts, Windows, measure};
+
+/// Every so-manieth window is held back from the fit, for measuring; the last one where there are fewer.
+pub const HELD_BACK: usize = 8;
+
+/// The fewest tokens of a window: a page to be stored, and another one to read over it.
+const FEWEST_TOKENS: usize = 2 * CHUNK_TOKENS;
+
+/// Tells of progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// So many windows have been run, of so many that are fitted to.
+    Run(usize, usize),
+    /// All windows have been run, and are fitted to.
+    Fitting,
+    /// So many measurements have been made, of so many.
+    Measured(usize, usize),
+}
+
+/// Calibrates an adapter that is registered under a name. The engine must keep its pages as f32 and have room for two
+/// sequences as long as the longest window.
+///
+/// # Errors
+/// If there are fewer than two windows, or one is too short, or the engine fails.
+pub fn calibrate(
+    engine: &mut Engine,
+    adapter: &str,
+    digest: Digest,
+    windows: &Windows,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Calibration, CalibrateError> {
+    let (fitted, held_back) = part(windows)?;
+    let shortest = windows.rows.iter().map(Vec::len).min().unwrap_or(0);
+    let longest = windows.rows.iter().map(Vec::len).max().unwrap_or(0);
+    let turns = Turns::new(engine.config(), longest);
+    let mut fit = Fit::new(engine.model())?;
+    for (done, row) in fitted.iter().enumerate() {
+        progress(Progress::Run(done, fitted.len()));
+        let base = Kv::compute(engine, None, row)?;
+        let own = Kv::compute(engine, Some(adapter), row)?;
+        fit.add(row, &base, &own, &turns);
+    }
+    progress(Progress::Fitting);
+    let found = fit.finish()?;
+    // Two thirds are stored, in whole pages, and the rest is read over them.
+    let prefix = shortest * 2 / 3 / CHUNK_TOKENS * CHUNK_TOKENS;
+    let parts = Parts { prefix, continuation: shortest - prefix };
+    let mut calibration = Calibration {
+        model: engine.model_digest(),
+        adapter: digest,
+        made_from: MadeFrom {
+            text: windows.text.clone(),
+            window_tokens: longest,
+            fitted: fitted.len(),
+            held_back: held_back.rows.len(),
+            prefix_tokens: prefix,
+        },
+        layers: found.layers,
+        joint: found.joint,
+        measured: Vec::new(),
+    };
+    let codecs: Vec<Codec> = Codec::ALL.into_iter().filter(|codec| codec.is_in(&calibration)).collect();
+    let (mut done, total) = (0, codecs.len() * held_back.rows.len());
+    let measured = measure(engine, adapter, &held_back, parts, &codecs, Some(&calibration), &mut || {
+        done += 1;
+        progress(Progress::Measured(done, total));
+    })?;
+    calibration.measured = measured.iter().map(kept).collect();
+    Ok(calibration)
+}
+
+fn kept(measured: &Measured) -> MeasuredCodec {
+    let errors = |half: usize| measured.errors.iter().map(|errors| errors[half] as f32).collect();
+    MeasuredCodec {
+        codec: measured.codec.to_string(),
+        k_errors: errors(0),
+        v_errors: errors(1),
+        kl: measured.kl_mean() as f32,
+    }
+}
+
+/// Windows to be fitted to, and those held back.
+fn part(windows: &Windows) -> Result<(Vec<&[u32]>, Windows), CalibrateError> {
+    let refused = |field, expected: String, found: usize| CalibrateError::Windows {
+        text: windows.text.clone(),
+        field,
+        expected,
+        found: found.to_string(),
+    };
+    let count = windows.rows.len();
+    if count < 2 {
+        return Err(refused("windows", "at least 2".into(), count));
+    }
+    if let Some(row) = windows.rows.iter().find(|row| row.len() < FEWEST_TOKENS) {
+        return Err(refused("tokens of a window", format!("at least {FEWEST_TOKENS}"), row.len()));
+    }
+    let is_held =
+        |i: usize| if count < HELD_BACK { i + 1 == count } else { (i + 1).is_multiple_of(HELD_BACK) };
+    let rows = || windows.rows.iter().enumerate();
+    let fitted = rows().filter(|(i, _)| !is_held(*i)).map(|(_, row)| row.as_slice()).collect();
+    let held = rows().filter(|(i, _)| is_held(*i)).map(|(_, row)| row.clone()).collect();
+    Ok((fitted, Windows { text: windows.text.clone(), rows: held }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_held_back() {
+        let windows =
+            |count: u32| Windows { text: "t".into(), rows: (0..count).map(|i| vec![i; 32]).collect() };
+        let firsts = |count| {
+            let windows = windows(count);
+            let (fitted, held) = part(&windows).unwrap();
+            (fitted.len(), held.rows.iter().map(|row| row[0]).collect::<Vec<_>>())
+        };
+        assert_eq!(firsts(16), (14, vec![7, 15]));
+        assert_eq!(firsts(3), (2, vec![2]));
+        assert!(part(&windows(1)).unwrap_err().to_string().contains("windows must be at least 2"));
+    }
+}

@@ -1,0 +1,119 @@
+//! The demo model against a study of it that was written separately, in Python: its bases, and its rows.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use interleaf_calibrate::{Codec, Measured, Parts, calibrate, measure, read_windows};
+use interleaf_demo_model as demo_model;
+use interleaf_model::{Calibration, Digest, HalfCalibration};
+use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageElement, Source};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const ADAPTER: &str = "error-codes";
+const WIDTH: usize = 128;
+
+fn data(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kv").join(file)
+}
+
+fn engine() -> (Engine, Digest) {
+    let options = EngineOptions {
+        backend: BackendChoice::Cpu,
+        pages: PageElement::F32,
+        prefix_cache: false,
+        ..EngineOptions::default()
+    };
+    let base = Source::Embedded { name: demo_model::NAME, files: demo_model::BASE };
+    let mut engine = Engine::open(base, &options, &mut |_| ()).unwrap();
+    let (name, files) = demo_model::ADAPTERS.iter().find(|(name, _)| *name == ADAPTER).unwrap();
+    let adapter = engine.register_adapter(name, &Source::Embedded { name, files }).unwrap();
+    engine.reserve_kv(2, demo_model::EVALUATION_PARTS.iter().sum()).unwrap();
+    (engine, adapter.digest)
+}
+
+fn calibrated(engine: &mut Engine, digest: Digest) -> Calibration {
+    let (_, bytes) = demo_model::CALIBRATION.iter().find(|(name, _)| *name == ADAPTER).unwrap();
+    let windows = read_windows(ADAPTER, bytes, "input_ids").unwrap();
+    calibrate(engine, ADAPTER, digest, &windows, &mut |_| ()).unwrap()
+}
+
+/// Means and bases, `(layer, half, …)`.
+fn study_bases() -> [Vec<f32>; 2] {
+    let bytes = std::fs::read(data("bases.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    ["mu", "basis"].map(|name| {
+        let view = file.tensor(&format!("{ADAPTER}/{name}")).unwrap();
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    })
+}
+
+#[test]
+fn bases_and_rows_are_those_of_the_study() {
+    let (mut engine, digest) = engine();
+    let calibration = calibrated(&mut engine, digest);
+    check_bases(&calibration);
+    check_rows(&mut engine, &calibration);
+}
+
+fn check_bases(calibration: &Calibration) {
+    let [means, bases] = study_bases();
+    for (i, layer) in calibration.layers.iter().enumerate() {
+        for (half, HalfCalibration { mean, basis, .. }) in [&layer.k, &layer.v].into_iter().enumerate() {
+            let at = 2 * i + half;
+            let study = &means[at * WIDTH..(at + 1) * WIDTH];
+            // The study also fitted to the two windows that are held back here.
+            let off: f32 = mean.iter().zip(study).map(|(a, b)| (a - b).powi(2)).sum();
+            let size: f32 = study.iter().map(|v| v * v).sum();
+            assert!(off <= 0.05 * size, "layer {i}, half {half}: the mean is off by {off} of {size}");
+            // How much of the first eight directions lies in the study's first eight: of 8 at most 8.
+            let rows = |all: &[f32]| all.chunks_exact(WIDTH).take(8).map(<[f32]>::to_vec).collect::<Vec<_>>();
+            let study = rows(&bases[at * 32 * WIDTH..]);
+            let shared: f32 = rows(&basis.rows)
+                .iter()
+                .flat_map(|a| {
+                    study.iter().map(move |b| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>().powi(2))
+                })
+                .sum();
+            assert!(shared > 7.5, "layer {i}, half {half}: {shared} of 8 directions are shared");
+        }
+    }
+}
+
+/// The mean divergence in the study's row of a codec, same document.
+fn study_kl(row: &str) -> f64 {
+    let rows: Value = serde_json::from_slice(&std::fs::read(data("kv_rows.json")).unwrap()).unwrap();
+    let keys = rows["keys"].as_array().unwrap();
+    let at = keys.iter().position(|key| key[0] == ADAPTER && key[1] == "same document").unwrap();
+    rows["rows"][row]["kl"][at].as_f64().unwrap()
+}
+
+fn check_rows(engine: &mut Engine, calibration: &Calibration) {
+    let rows = [
+        ("base", "base cache, nothing added", 1.01),
+        ("delta-4", "base + delta int4, groups of 32 channels", 1.05),
+        ("delta-2", "base + delta int2, groups of 32 channels", 1.02),
+        ("low-rank-16-int8", "base + delta in a calibrated basis, rank 16, int8 coefficients", 1.15),
+        ("predicted", "base + linear prediction from the base cache, full rank", 1.15),
+        ("predicted+16-int4", "linear prediction + residual rank 16 int4", 1.3),
+    ];
+    let codecs: Vec<Codec> = rows.iter().map(|(codec, ..)| codec.parse().unwrap()).collect();
+    let [prefix, continuation] = demo_model::EVALUATION_PARTS;
+    let (setting, bytes) = demo_model::EVALUATION[0];
+    let windows = read_windows(setting, bytes, &format!("{ADAPTER}/input_ids")).unwrap();
+    let parts = Parts { prefix, continuation };
+    let measured = measure(engine, ADAPTER, &windows, parts, &codecs, Some(calibration), &mut || ()).unwrap();
+    for (measured, (codec, row, factor)) in measured.iter().zip(rows) {
+        let (found, study) = (measured.kl_mean(), study_kl(row));
+        let ratio = found / study;
+        assert!(ratio < factor && ratio > 1.0 / factor, "{codec}: {found:.3e}, the study has {study:.3e}");
+    }
+    let find = |name: &str| measured.iter().find(|m: &&Measured| m.codec.to_string() == name).unwrap();
+    assert_eq!(find("base").bytes_per_token, 0.0);
+    // 12 matrices of 128 channels: codes of 4 bits, and a scale for each 32.
+    assert_eq!(find("delta-4").bytes_per_token, 12.0 * (64.0 + 8.0));
+    assert_eq!(find("low-rank-16-int8").bytes_per_token, 12.0 * (16.0 + 2.0));
+    // The held-out tokens are predicted as the study's own program did.
+    assert!((find("base").nll[1] - 2.382_381).abs() < 1e-4, "{:?}", find("base").nll);
+}
