@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 mod bench;
+mod calibrate;
 mod simulate;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageElement, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
+pub use calibrate::{CalibrateArgs, QualityArgs};
 pub use simulate::SimulateArgs;
 
 /// One base model, many LoRA adapters, one mixed batch.
@@ -41,6 +43,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure how fast prompts are read and answers generated.
     Bench(BenchArgs),
+    /// Fit how an adapter's KV pages differ from the base's, and keep what was found for that adapter of that model.
+    Calibrate(CalibrateArgs),
+    /// Measure what each way of storing an adapter's KV pages costs, in bytes and in what the model says.
+    Quality(QualityArgs),
     /// Play workloads to the KV cache under each of its policies, in simulated time.
     Simulate(SimulateArgs),
     /// Examine the GPUs: which of their kernels are right, and whether they are faster than the CPU; exit 1 if a kernel is

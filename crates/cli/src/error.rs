@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use interleaf_calibrate::CalibrateError;
 use interleaf_runtime::EngineError;
 
 /// A command that was refused or failed.
@@ -11,6 +12,9 @@ pub enum CliError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A calibration, or what it is measured by.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
     /// A file that could not be read.
     #[error("{}: {reason}", path.display())]
     File {

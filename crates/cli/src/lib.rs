@@ -6,6 +6,7 @@
 mod answers;
 pub mod args;
 mod bench;
+mod calibrate;
 mod chat;
 mod demo;
 #[cfg(feature = "gpu")]
@@ -19,6 +20,7 @@ mod memory;
 mod output;
 mod perplexity;
 mod prompt;
+mod quality;
 mod sampling;
 mod simulate;
 mod table;
@@ -43,6 +45,8 @@ pub fn main() -> ExitCode {
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
         Some(args::Command::Inspect(args)) => inspect::run(&args),
         Some(args::Command::Bench(args)) => bench::run(&args),
+        Some(args::Command::Calibrate(args)) => calibrate::run(&args),
+        Some(args::Command::Quality(args)) => quality::run(&args),
         Some(args::Command::Simulate(args)) => simulate::run(&args),
         #[cfg(feature = "gpu")]
         Some(args::Command::Doctor(args)) => doctor::run(&args),

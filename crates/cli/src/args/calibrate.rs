@@ -1,0 +1,67 @@
+//! Options of `interleaf calibrate` and `interleaf quality`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::StoreArgs;
+
+/// Options of `calibrate`.
+#[derive(Debug, Clone, Args)]
+pub struct CalibrateArgs {
+    /// A Hugging Face model folder [default: the embedded demo model]
+    #[arg(long, value_name = "DIR", requires = "adapter")]
+    pub model: Option<PathBuf>,
+    /// A PEFT adapter folder, or the name of one of the demo model's [default: each of the demo model's in turn]
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// What it is calibrated on, UTF-8: at least two windows of 512 tokens, better sixteen, half of them of what the adapter
+    /// was trained for [default: the demo model's windows for each adapter; for other models the demo's text]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Where the calibration is written to [default: the store]
+    #[arg(long, value_name = "FILE", requires = "adapter")]
+    pub output: Option<PathBuf>,
+    /// Worker threads of the CPU [default: one per core, on machines with fast and slow ones per fast core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+}
+
+/// Options of `quality`.
+#[derive(Debug, Clone, Args)]
+pub struct QualityArgs {
+    /// A Hugging Face model folder [default: the embedded demo model]
+    #[arg(long, value_name = "DIR", requires_all = ["adapters", "text"])]
+    pub model: Option<PathBuf>,
+    /// PEFT adapter folders, or names of the demo model's; several with commas [default: all of the demo model's]
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    pub adapters: Vec<PathBuf>,
+    /// What is read, UTF-8, in windows of a prefix of 512 tokens and a continuation of 192 [default: the demo model's
+    /// windows for each adapter, in both settings]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Codecs by name, such as delta-4; several with commas [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub codecs: Vec<String>,
+    /// The most windows of each adapter in each setting [default: all]
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    pub sequences: usize,
+    /// Draw divergence over bytes, as an SVG.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Worker threads of the CPU [default: one per core, on machines with fast and slow ones per fast core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print one JSON object instead.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgs,
+}

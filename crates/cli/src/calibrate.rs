@@ -1,0 +1,222 @@
+//! `interleaf calibrate`: how an adapter's KV pages differ from the base's, fitted and kept.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use interleaf_calibrate::{Progress, Windows, calibrate, cut, read_windows};
+use interleaf_demo_model as demo_model;
+use interleaf_runtime::{
+    AdapterSummary, BackendChoice, Calibration, Engine, EngineOptions, PageElement, Source, Store,
+    write_calibration,
+};
+use serde::Serialize;
+
+use crate::args::CalibrateArgs;
+use crate::{CliError, load, output, table};
+
+/// Tokens of a window.
+pub const WINDOW: usize = 512;
+
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    rows: Vec<Row>,
+}
+
+/// One adapter.
+#[derive(Debug, Serialize)]
+struct Row {
+    adapter: String,
+    text: String,
+    fitted_windows: usize,
+    held_back_windows: usize,
+    bytes: u64,
+    seconds: f64,
+    file: Option<PathBuf>,
+    codecs: Vec<Codec>,
+}
+
+/// What a codec cost on the windows that were held back.
+#[derive(Debug, Serialize)]
+struct Codec {
+    codec: String,
+    kl: f32,
+    k_errors: Vec<f32>,
+    v_errors: Vec<f32>,
+}
+
+/// Calibrates the adapters and keeps what was found.
+pub fn run(args: &CalibrateArgs) -> Result<ExitCode, CliError> {
+    let mut engine = open(args.model.as_deref(), args.threads, args.store.folder())?;
+    let adapters = register(&mut engine, args.model.is_some(), args.adapter.as_slice())?;
+    engine.reserve_kv(2, WINDOW)?;
+    let store = Store::new(args.store.folder());
+    let mut report = Report { model: load::model_name(args.model.as_deref()), rows: Vec::new() };
+    for adapter in adapters {
+        let windows = windows(&engine, args.model.is_none(), &adapter.name, args.text.as_deref())?;
+        let start = Instant::now();
+        let calibration = with_bar(&mut engine, &adapter, &windows)?;
+        let file = match &args.output {
+            Some(file) => {
+                write_calibration(file, &calibration)?;
+                Some(file.clone())
+            }
+            None => store.keep_calibration(&calibration)?,
+        };
+        let row = row(&adapter.name, &calibration, start.elapsed().as_secs_f64(), file)?;
+        if !args.json {
+            row.lines().into_iter().try_for_each(output::line)?;
+        }
+        report.rows.push(row);
+    }
+    if args.json {
+        output::json(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a model as calibrations are made: on the CPU, with nothing rounded and nothing shared.
+pub fn open(model: Option<&Path>, threads: usize, store: Option<PathBuf>) -> Result<Engine, CliError> {
+    let options = EngineOptions {
+        backend: BackendChoice::Cpu,
+        pages: PageElement::F32,
+        prefix_cache: false,
+        threads,
+        store,
+        ..EngineOptions::default()
+    };
+    load::open(model.map_or_else(load::demo_base, Source::dir), &options)
+}
+
+/// Registers adapters: folders, or where the model is the demo's their names; none of them means all of the demo's.
+pub fn register(
+    engine: &mut Engine,
+    is_another: bool,
+    adapters: &[PathBuf],
+) -> Result<Vec<AdapterSummary>, CliError> {
+    if adapters.is_empty() && !is_another {
+        let all = load::demo_adapters();
+        return all.map(|(name, source)| Ok(engine.register_adapter(name, &source)?)).collect();
+    }
+    let register = |path: &PathBuf| {
+        let named = || load::demo_adapters().find(|(name, _)| !is_another && path.as_os_str() == *name);
+        match named() {
+            Some((name, source)) => Ok(engine.register_adapter(name, &source)?),
+            None => Ok(engine.register_adapter(&load::model_name(Some(path)), &Source::dir(path))?),
+        }
+    };
+    adapters.iter().map(register).collect()
+}
+
+/// What an adapter is calibrated on.
+pub fn windows(
+    engine: &Engine,
+    is_demo: bool,
+    adapter: &str,
+    text: Option<&Path>,
+) -> Result<Windows, CliError> {
+    let tokenizer = engine.tokenizer("a text");
+    if let Some(path) = text {
+        let text = read_text(path)?;
+        return Ok(cut(tokenizer?, &path.display().to_string(), &text, WINDOW.min(engine.context()))?);
+    }
+    match demo_model::CALIBRATION.iter().find(|(name, _)| is_demo && *name == adapter) {
+        Some((name, bytes)) => {
+            Ok(read_windows(&format!("the demo model's windows for {name}"), bytes, "input_ids")?)
+        }
+        None => {
+            let name = "the demo model's text of all domains";
+            output::note(format_args!(
+                "{adapter}: calibrated on {name}, the Rust documentation; better on what it is used for (--text)"
+            ));
+            let text = String::from_utf8_lossy(demo_model::MIXED_TEXT);
+            Ok(cut(tokenizer?, name, &text, WINDOW.min(engine.context()))?)
+        }
+    }
+}
+
+pub fn read_text(path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|e| CliError::File { path: path.to_owned(), reason: e.to_string() })
+}
+
+/// Calibrates one adapter under a progress bar.
+pub fn with_bar(
+    engine: &mut Engine,
+    adapter: &AdapterSummary,
+    windows: &Windows,
+) -> Result<Calibration, CliError> {
+    let bar = load::bar(0, "calibrating");
+    bar.set_message(adapter.name.clone());
+    let calibration = calibrate(engine, &adapter.name, adapter.digest, windows, &mut |progress| {
+        let (done, total) = match progress {
+            Progress::Run(done, total) => (done, total),
+            Progress::Fitting => {
+                bar.set_prefix("fitting");
+                return;
+            }
+            Progress::Measured(done, total) => {
+                bar.set_prefix("measuring");
+                (done, total)
+            }
+        };
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    Ok(calibration?)
+}
+
+fn row(
+    adapter: &str,
+    calibration: &Calibration,
+    seconds: f64,
+    file: Option<PathBuf>,
+) -> Result<Row, CliError> {
+    let codecs = calibration.measured.iter().map(|measured| Codec {
+        codec: measured.codec.clone(),
+        kl: measured.kl,
+        k_errors: measured.k_errors.clone(),
+        v_errors: measured.v_errors.clone(),
+    });
+    let from = &calibration.made_from;
+    Ok(Row {
+        adapter: adapter.into(),
+        text: from.text.clone(),
+        fitted_windows: from.fitted,
+        held_back_windows: from.held_back,
+        bytes: calibration.to_bytes()?.len() as u64,
+        seconds,
+        file,
+        codecs: codecs.collect(),
+    })
+}
+
+impl Row {
+    fn lines(&self) -> Vec<String> {
+        let size = table::bytes(self.bytes);
+        let place = match &self.file {
+            Some(file) => format!("{size} in {}", file.display()),
+            None => format!("{size}, kept nowhere"),
+        };
+        let mut lines = vec![format!(
+            "{}: {} windows of {} fitted, {} held back; {:.0} s; {place}",
+            self.adapter, self.fitted_windows, self.text, self.held_back_windows, self.seconds
+        )];
+        let columns = [
+            ("codec", table::Align::Left),
+            ("KL, nats", table::Align::Right),
+            ("worst layer's error, K", table::Align::Right),
+            ("V", table::Align::Right),
+        ];
+        let worst = |errors: &[f32]| format!("{:.4}", errors.iter().copied().fold(0.0, f32::max));
+        let rows: Vec<Vec<String>> = self
+            .codecs
+            .iter()
+            .map(|c| vec![c.codec.clone(), format!("{:.2e}", c.kl), worst(&c.k_errors), worst(&c.v_errors)])
+            .collect();
+        lines.extend(table::render(&columns, &rows));
+        lines.push(String::new());
+        lines
+    }
+}

@@ -1,0 +1,270 @@
+//! Divergence over bytes as an SVG, both on logarithmic axes: a series for each family of codecs, and the line that nothing
+//! is below. Codecs that store nothing stand left of the axis' beginning. Text is in whatever sans-serif font the viewer has.
+
+use std::fmt::Write;
+
+use interleaf_calibrate::Family;
+
+use super::report::{Mean, Report};
+
+const WIDTH: f64 = 1080.0;
+const HEIGHT: f64 = 640.0;
+const LEFT: f64 = 96.0;
+const RIGHT: f64 = 40.0;
+const TOP: f64 = 92.0;
+const BOTTOM: f64 = 142.0;
+/// Between the column of those that store nothing and the logarithmic axis.
+const GAP: f64 = 90.0;
+/// The least divergence that is drawn, in nats: below it rounding of the model itself is what is seen.
+const LEAST: f64 = 1e-8;
+
+/// One colour for each of [`Family::ALL`], told apart in shades of grey and by the colour-blind, too (Okabe and Ito).
+const COLOURS: [&str; 7] = ["#555555", "#000000", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#009e73"];
+
+/// Draws the means over adapters and settings.
+pub fn draw(report: &Report) -> String {
+    let points = report.means(None);
+    let axes = Axes::of(&points);
+    let mut svg = String::new();
+    // Writing to a String does not fail.
+    let _ = write!(
+        svg,
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="13" fill="#222">
+<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>
+<text x="{LEFT}" y="34" font-size="20" font-weight="600">What storing an adapter's KV pages costs</text>
+<text x="{LEFT}" y="58" fill="#666">{}: {} tokens stored, then {} scored; means over {} adapters and {} settings; on top of one shared base cache</text>
+"##,
+        escaped(&report.model),
+        report.prefix_tokens,
+        report.scored_tokens,
+        adapters(report),
+        report.settings().len(),
+    );
+    axes.draw(&mut svg);
+    frontier(&mut svg, &axes, &points);
+    for (family, colour) in Family::ALL.into_iter().zip(COLOURS) {
+        series(&mut svg, &axes, points.iter().filter(|point| point.codec.family() == family), colour);
+    }
+    labels(&mut svg, &axes, &points);
+    legend(&mut svg, &points);
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn adapters(report: &Report) -> usize {
+    let mut names: Vec<&str> = report.rows.iter().map(|row| row.adapter.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.len()
+}
+
+/// From bytes and nats to places.
+struct Axes {
+    /// Powers of ten.
+    bytes: [i32; 2],
+    kl: [i32; 2],
+}
+
+impl Axes {
+    fn of(points: &[Mean]) -> Self {
+        let decades = |values: Vec<f64>, else_from: f64| {
+            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = values.iter().copied().fold(0.0, f64::max);
+            let (least, most) = if most > 0.0 { (least, most) } else { (else_from, else_from) };
+            let from = least.log10().floor() as i32;
+            [from, (most.log10().ceil() as i32).max(from + 1)]
+        };
+        Self {
+            bytes: decades(points.iter().map(|p| p.bytes).filter(|bytes| *bytes > 0.0).collect(), 1.0),
+            kl: decades(points.iter().map(|p| p.kl.max(LEAST)).collect(), LEAST),
+        }
+    }
+
+    fn x(&self, bytes: f64) -> f64 {
+        if bytes <= 0.0 {
+            return LEFT + GAP / 2.0;
+        }
+        let [from, to] = self.bytes.map(f64::from);
+        let start = LEFT + GAP;
+        start + (bytes.log10() - from) / (to - from) * (WIDTH - RIGHT - start)
+    }
+
+    fn y(&self, kl: f64) -> f64 {
+        let [from, to] = self.kl.map(f64::from);
+        HEIGHT - BOTTOM - (kl.max(LEAST).log10() - from) / (to - from) * (HEIGHT - BOTTOM - TOP)
+    }
+
+    fn draw(&self, svg: &mut String) {
+        let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
+        for power in self.kl[0]..=self.kl[1] {
+            let y = self.y(10f64.powi(power));
+            let _ = writeln!(
+                svg,
+                r##"<path d="M{LEFT} {y:.1}H{right}" stroke="#e3e3e3"/><text x="{:.1}" y="{:.1}" text-anchor="end">10<tspan dy="-5" font-size="9">{}</tspan></text>"##,
+                LEFT - 10.0,
+                y + 4.0,
+                power.to_string().replace('-', "−")
+            );
+        }
+        let mut tick = |x: f64, label: &str, colour: &str| {
+            let _ = writeln!(
+                svg,
+                r##"<path d="M{x:.1} {TOP}V{bottom}" stroke="{colour}"/><text x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"##,
+                bottom + 20.0
+            );
+        };
+        for power in self.bytes[0]..=self.bytes[1] {
+            for (factor, colour) in [(1.0, "#e3e3e3"), (2.0, "#f3f3f3"), (5.0, "#f3f3f3")] {
+                let bytes = factor * 10f64.powi(power);
+                if self.x(bytes) <= right {
+                    tick(self.x(bytes), &bytes.to_string(), colour);
+                }
+            }
+        }
+        tick(self.x(0.0), "0", "#e3e3e3");
+        let _ = writeln!(
+            svg,
+            r##"<path d="M{LEFT} {TOP}V{bottom}H{right}" stroke="#999" fill="none"/>
+<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#444">bytes per token stored for one adapter</text>
+<text transform="translate(28 {:.1}) rotate(-90)" text-anchor="middle" fill="#444">KL divergence from its own exact cache, nats</text>"##,
+            (LEFT + right) / 2.0,
+            bottom + 42.0,
+            (TOP + bottom) / 2.0
+        );
+    }
+}
+
+/// Those that nothing cheaper is closer than, by bytes.
+fn best(points: &[Mean]) -> Vec<&Mean> {
+    let mut ordered: Vec<&Mean> = points.iter().collect();
+    ordered.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.kl.total_cmp(&b.kl)));
+    let mut least = f64::INFINITY;
+    ordered.retain(|point| {
+        let is_closer = point.kl.max(LEAST) < least;
+        least = least.min(point.kl.max(LEAST));
+        is_closer
+    });
+    ordered
+}
+
+fn frontier(svg: &mut String, axes: &Axes, points: &[Mean]) {
+    let mut path = String::new();
+    for (i, point) in best(points).into_iter().enumerate() {
+        let (x, y) = (axes.x(point.bytes), axes.y(point.kl));
+        // Steps: between two of them the cheaper one is what there is.
+        let _ = if i == 0 { write!(path, "M{x:.1} {y:.1}") } else { write!(path, "H{x:.1}V{y:.1}") };
+    }
+    let _ = writeln!(
+        svg,
+        r##"<path d="{path}" fill="none" stroke="#d55e00" stroke-width="1.5" stroke-dasharray="5 4" opacity="0.8"/>"##
+    );
+}
+
+fn series<'a>(svg: &mut String, axes: &Axes, points: impl Iterator<Item = &'a Mean>, colour: &str) {
+    let mut points: Vec<&Mean> = points.collect();
+    points.sort_by(|a, b| a.bytes.total_cmp(&b.bytes));
+    for point in points {
+        let (x, y) = (axes.x(point.bytes), axes.y(point.kl));
+        let _ = writeln!(
+            svg,
+            r##"<circle cx="{x:.1}" cy="{y:.1}" r="6" fill="{colour}" fill-opacity="0.85" stroke="#fff"><title>{}: {:.0} bytes, {:.2e} nats, worst {:.2e}</title></circle>"##,
+            point.codec, point.bytes, point.kl, point.worst
+        );
+    }
+}
+
+/// The names of those that are best, and of what they are held against.
+fn labels(svg: &mut String, axes: &Axes, points: &[Mean]) {
+    for point in best(points) {
+        let (x, y) = (axes.x(point.bytes), axes.y(point.kl));
+        // Below the point, but not below the axis.
+        let y = if y + 18.0 < HEIGHT - BOTTOM { y + 13.0 } else { y - 8.0 };
+        let _ = writeln!(
+            svg,
+            r##"<text x="{:.1}" y="{y:.1}" font-size="11" fill="#444">{}</text>"##,
+            x + 9.0,
+            point.codec
+        );
+    }
+}
+
+fn legend(svg: &mut String, points: &[Mean]) {
+    const COLUMNS: usize = 3;
+    const COLUMN: f64 = 318.0;
+    const LINE: f64 = 22.0;
+    let is_there = |family: &Family| points.iter().any(|point| point.codec.family() == *family);
+    let families = Family::ALL.into_iter().zip(COLOURS).filter(|(family, _)| is_there(family));
+    let mut place = |i: usize, mark: &str, title: &str| {
+        let x = LEFT + COLUMN * (i % COLUMNS) as f64;
+        let y = HEIGHT - BOTTOM + 72.0 + LINE * (i / COLUMNS) as f64;
+        let _ = writeln!(
+            svg,
+            r##"<g transform="translate({x:.1} {y:.1})">{mark}<text x="24" y="4">{title}</text></g>"##
+        );
+    };
+    let mut count = 0;
+    for (family, colour) in families {
+        place(
+            count,
+            &format!(r##"<circle cx="8" cy="0" r="6" fill="{colour}"/>"##),
+            &escaped(family.title()),
+        );
+        count += 1;
+    }
+    let line = r##"<path d="M0 0H17" stroke="#d55e00" stroke-width="1.5" stroke-dasharray="5 4"/>"##;
+    place(count, line, "nothing cheaper is closer");
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use interleaf_calibrate::Codec;
+
+    use super::super::report::Row;
+    use super::*;
+
+    fn row(codec: Codec, bytes: f64, kl: f64) -> Row {
+        Row {
+            codec,
+            setting: "text".into(),
+            adapter: "a".into(),
+            bytes_per_token: bytes,
+            bytes_per_token_with_base: bytes,
+            bits: 0.0,
+            bits_with_base: 0.0,
+            ratio_to_f16: 0.0,
+            kl_mean: kl,
+            kl_p99: kl,
+            top1: 1.0,
+            ppl_ratio: 1.0,
+            e_k: 0.0,
+            e_v: 0.0,
+            error_left: 0.0,
+        }
+    }
+
+    #[test]
+    fn every_codec_is_drawn_and_the_best_are_named() {
+        let rows: Vec<Row> = Codec::ALL
+            .into_iter()
+            .enumerate()
+            .map(|(i, codec)| row(codec, if codec == Codec::Base { 0.0 } else { 100.0 * i as f64 }, 1e-4))
+            .collect();
+        let report = Report {
+            model: "a<b".into(),
+            backend: "cpu".into(),
+            prefix_tokens: 512,
+            scored_tokens: 191,
+            f16_bytes_per_token: 3072,
+            rows,
+        };
+        let svg = draw(&report);
+        assert_eq!(svg.matches("<title>").count(), Codec::ALL.len());
+        assert!(svg.contains("a&lt;b") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        // All are equally close, so that only the cheapest is named.
+        assert_eq!(best(&report.means(None)).len(), 1);
+    }
+}

@@ -1,0 +1,78 @@
+//! `interleaf quality` and `interleaf calibrate` as a user runs them.
+
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn interleaf(store: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_interleaf"));
+    command.args(args).env("INTERLEAF_STORE", store).output().expect("the binary starts")
+}
+
+fn json(store: &Path, args: &[&str]) -> Value {
+    let output = interleaf(store, args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+#[test]
+fn codecs_are_measured_and_drawn() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plot = folder.path().join("quality.svg");
+    let plot = plot.to_str().expect("a path of text");
+    let args =
+        ["quality", "--adapters", "rust-code", "--codecs", "f16,base,delta-4,mobilora", "--sequences", "1"];
+    let report = json(folder.path(), &[&args[..], &["--json", "--plot", plot]].concat());
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 4 * 2);
+    let number = |codec: &str, field: &str| -> f64 {
+        let row = rows.iter().find(|row| row["codec"] == codec).expect("a row");
+        row[field].as_f64().expect("a number")
+    };
+    assert_eq!([number("f16", "bits"), number("base", "bits"), number("delta-4", "bits")], [16.0, 0.0, 4.5]);
+    assert_eq!(number("delta-4", "bytes_per_token_with_base"), 864.0 + 3072.0);
+    assert!(number("f16", "kl_mean") < 1e-6);
+    assert!(number("delta-4", "kl_mean") < 0.1 * number("base", "kl_mean"));
+    assert!(number("mobilora", "e_k") < number("delta-4", "e_k"));
+    assert!(number("delta-4", "top1") > 0.95 && (number("delta-4", "ppl_ratio") - 1.0).abs() < 0.01);
+    let svg = std::fs::read_to_string(plot).expect("a plot");
+    assert!(svg.starts_with("<svg") && svg.contains("delta-4") && svg.ends_with("</svg>\n"));
+    // Nothing was calibrated, for nothing needed it.
+    assert!(!folder.path().join("calibrations").exists());
+}
+
+#[test]
+fn a_calibration_is_kept_and_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo-model/files/calib/cargo-toml.txt");
+    let report = json(folder.path(), &["calibrate", "--adapter", "cargo-toml", "--text", text, "--json"]);
+    let row = &report["rows"][0];
+    assert!(row["fitted_windows"].as_u64().expect("windows") > 8, "{row}");
+    assert!(Path::new(row["file"].as_str().expect("a file")).starts_with(folder.path()));
+    let args =
+        ["quality", "--adapters", "cargo-toml", "--codecs", "base,low-rank-16-int4", "--sequences", "1"];
+    let output = interleaf(folder.path(), &[&args[..], &["--json"]].concat());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !message.contains("calibrated first"), "{message}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let kl = |i: usize| report["rows"][i]["kl_mean"].as_f64().expect("a number");
+    assert!(kl(1) < 0.3 * kl(0), "{report}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (args, words) in [
+        (&["quality", "--codecs", "delta-3"][..], "no codec \"delta-3\"; there are: f16, q8-grouped"),
+        (&["quality", "--sequences", "0"], "--sequences must be at least 1"),
+        (&["calibrate", "--adapter", "no-such-adapter"], "no-such-adapter/adapter_config.json: no such file"),
+    ] {
+        let output = interleaf(folder.path(), args);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(words), "{args:?}: {message}");
+    }
+}
