@@ -65,7 +65,7 @@ fn what_is_not_one_value_for_each_element_is_refused() {
 #[test]
 fn pages_that_others_may_find_are_not_written() {
     let mut engine = engine();
-    let (sequence, _) = engine.resume_sequence(None, &prompt()).unwrap();
+    let (sequence, _) = engine.resume_sequence(None, &prompt(), 0.0).unwrap();
     feed(&mut engine, sequence, &prompt());
     let kv = Kv::read(&mut engine, sequence, 21).unwrap();
     assert!(matches!(kv.write(&mut engine, sequence), Err(EngineError::SharedPages)));
