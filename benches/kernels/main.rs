@@ -1,5 +1,6 @@
 //! Kernel benches, by stem.
 
+mod coded_attention;
 mod lora_matmul;
 mod paged_attention;
 mod rig;
@@ -9,6 +10,7 @@ mod step_overhead;
 criterion::criterion_main!(
     lora_matmul::benches,
     paged_attention::benches,
+    coded_attention::benches,
     sample::benches,
     step_overhead::benches
 );
