@@ -204,6 +204,6 @@ mod tests {
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
         assert_eq!((size_of::<Params>(), offset_of!(Params, token_groups)), (36, 32));
-        assert_eq!((size_of::<RopedParams>(), offset_of!(RopedParams, head_dim)), (72, 68));
+        assert_eq!((size_of::<RopedParams>(), offset_of!(RopedParams, head_dim)), (68, 64));
     }
 }

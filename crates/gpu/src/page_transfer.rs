@@ -1,4 +1,4 @@
-//! Pages between host and device, and from slot to slot, in pieces: no transfer is bounded by what one buffer can hold,
+//! Pages between host and device, and from place to place, in pieces: no transfer is bounded by what one buffer can hold,
 //! and what a large one needs is freed with it.
 
 use interleaf_contract::{BackendError, Bytes, PageAddress, PageCopy, PageData};
@@ -27,7 +27,7 @@ pub(crate) fn write(gpu: &Gpu, pool: &PagePool, pages: &[PageData]) -> Result<()
     uploader.finish("pages")
 }
 
-/// Copies pages from slot to slot, after whatever was submitted so far. They have been checked: none of them reads what
+/// Copies pages from place to place, after whatever was submitted so far. They have been checked: none of them reads what
 /// another writes.
 pub(crate) fn copy(
     gpu: &Gpu,
@@ -39,33 +39,55 @@ pub(crate) fn copy(
     if copies.is_empty() {
         return Ok(());
     }
-    let page_bytes = pool.geometry.page_bytes() as u64;
-    let most = (COPIED_BYTES.min(gpu.caps.binding_bytes) / page_bytes).max(1);
+    let most = COPIED_BYTES.min(gpu.caps.binding_bytes) as usize;
+    let rounds = pieces(copies, most, |copy| copy.from);
+    let length = |copy: &PageCopy| copy.from.bytes().len();
+    let longest = rounds.iter().map(|round| round.iter().map(length).sum::<usize>()).max().unwrap_or(0);
     // WebGPU copies no buffer to itself, not even to another place in it, so pages go by way of another one.
-    let between = scratch.take(gpu, page_bytes * most.min(copies.len() as u64))?;
+    let between = scratch.take(gpu, longest as u64)?;
     scratch.give(&between);
     let mut recording = Recording::default();
-    for round in copies.chunks(usize::try_from(most).unwrap_or(usize::MAX)) {
-        let places =
-            || (0..).step_by(pool.geometry.page_bytes()).map(|at| (Place::Buffer(between.clone()), at));
-        for (copy, place) in round.iter().zip(places()) {
+    for round in rounds {
+        let places = || {
+            round.iter().scan(0, |next, copy| {
+                let at = *next;
+                *next += length(copy) as u64;
+                Some((copy, (Place::Buffer(between.clone()), at), length(copy) as u64))
+            })
+        };
+        for (copy, place, bytes) in places() {
             let (stripe, at) = pool.locate(copy.from)?;
-            recording.copy((Place::Buffer(stripe.clone()), at), place, page_bytes);
+            recording.copy((Place::Buffer(stripe.clone()), at), place, bytes);
         }
-        for (copy, place) in round.iter().zip(places()) {
+        for (copy, place, bytes) in places() {
             let (stripe, at) = pool.locate(copy.to)?;
-            recording.copy(place, (Place::Buffer(stripe.clone()), at), page_bytes);
+            recording.copy(place, (Place::Buffer(stripe.clone()), at), bytes);
         }
     }
     submitter.submit(gpu, &recording, None, None, |_| ())?;
     Ok(())
 }
 
+/// Parts of a list, in order, whose pages are as many bytes together at most, or one page each.
+fn pieces<T>(all: &[T], most: usize, page: impl Fn(&T) -> PageAddress) -> Vec<&[T]> {
+    let mut pieces = Vec::new();
+    let (mut first, mut bytes) = (0, 0);
+    for (i, one) in all.iter().enumerate() {
+        let length = page(one).bytes().len();
+        if i > first && bytes + length > most {
+            pieces.push(&all[first..i]);
+            (first, bytes) = (i, 0);
+        }
+        bytes += length;
+    }
+    pieces.push(&all[first..]);
+    pieces
+}
+
 /// A read under way.
 #[derive(Debug)]
 pub(crate) struct PageRead {
     pieces: Vec<(Pending, Vec<PageAddress>)>,
-    page_bytes: usize,
     /// Freed with the read: a swap of everything must not hold its size for ever.
     buffers: BufferPool,
 }
@@ -73,7 +95,7 @@ pub(crate) struct PageRead {
 impl PageRead {
     /// A read of no pages.
     pub(crate) const fn none() -> Self {
-        Self { pieces: Vec::new(), page_bytes: 0, buffers: BufferPool::new("pages", READ_BACK) }
+        Self { pieces: Vec::new(), buffers: BufferPool::new("pages", READ_BACK) }
     }
 
     /// Starts reading pages as whatever was submitted so far leaves them. Addresses have been checked.
@@ -87,12 +109,11 @@ impl PageRead {
         if pages.is_empty() {
             return Ok(read);
         }
-        read.page_bytes = pool.geometry.page_bytes();
-        for piece in pages.chunks((PIECE_BYTES / read.page_bytes).max(1)) {
+        for piece in pieces(pages, PIECE_BYTES, |page| *page) {
             let mut recording = Recording::default();
             for page in piece {
                 let (stripe, at) = pool.locate(*page)?;
-                recording.read_back(Place::Buffer(stripe.clone()), at, read.page_bytes as u64);
+                recording.read_back(Place::Buffer(stripe.clone()), at, page.bytes().len() as u64);
             }
             let pending = Pending::submit(gpu, submitter, &mut read.buffers, &recording, None)?;
             read.pieces.push((pending, piece.to_vec()));
@@ -110,11 +131,27 @@ impl PageRead {
         let mut pages = Vec::new();
         for (pending, addresses) in self.pieces {
             let bytes = Bytes::from(pending.wait(gpu, &mut self.buffers)?);
-            for (i, address) in addresses.into_iter().enumerate() {
-                let bytes = bytes.slice(i * self.page_bytes..(i + 1) * self.page_bytes);
-                pages.push(PageData { address, bytes });
+            let mut at = 0;
+            for address in addresses {
+                let end = at + address.bytes().len();
+                pages.push(PageData { address, bytes: bytes.slice(at..end) });
+                at = end;
             }
         }
         Ok(pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_in_order_and_no_longer_than_they_may_be() {
+        let pages: Vec<PageAddress> =
+            [1, 2, 3, 9, 1, 1].map(|units| PageAddress { layer: 0, at: 0, units }).into();
+        let units = |piece: &&[PageAddress]| piece.iter().map(|page| page.units).collect::<Vec<_>>();
+        let found: Vec<_> = pieces(&pages, 3 * 16, |page| *page).iter().map(units).collect();
+        assert_eq!(found, [vec![1, 2], vec![3], vec![9], vec![1, 1]]);
     }
 }
