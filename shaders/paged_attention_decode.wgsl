@@ -27,7 +27,7 @@ struct Params {
 #include "lib/abreast_${ABREAST}.wgsl"
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
-#include "lib/pages_apart.wgsl"
+#include "lib/pages_apart${CODED}.wgsl"
 #include "lib/softmax_state.wgsl"
 #include "lib/softcap_scores.wgsl"
 #include "lib/attention_block.wgsl"

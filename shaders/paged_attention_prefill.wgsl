@@ -29,7 +29,7 @@ struct Params {
 #include "lib/abreast_4.wgsl"
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
-#include "lib/pages_one.wgsl"
+#include "lib/pages_one${CODED}.wgsl"
 #include "lib/softmax_state.wgsl"
 #include "lib/softcap_scores.wgsl"
 #include "lib/attention_block.wgsl"

@@ -60,12 +60,12 @@ fn attend_block(
 #end
             continue;
         }
-        let rows = page_rows(pages, first_chunk + token / ${CHUNK}u, K_PAGE, kv_head, token % ${CHUNK}u);
+        ${ROWS} rows = page_rows(pages, first_chunk + token / ${CHUNK}u, K_PAGE, kv_head, token % ${CHUNK}u);
 #repeat v ${VECTORS}
         var dot_${v} = abreast(0.0);
 #end
         for (var quad = 0u; quad < ${QUADS}u; quad++) {
-            let keys = page_quads(rows, quad);
+            let keys = page_quads(${OF}rows, quad);
 #repeat v ${VECTORS}
 #repeat e 4
             dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], abreast(keys.quad_${v}[${e}]), dot_${v});
@@ -121,7 +121,8 @@ fn attend_block(
         for (var chunk = skipped / ${CHUNK}u; chunk * ${CHUNK}u < count; chunk++) {
             let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
             for (var token = group; token < tokens; token += ${GROUPS}u) {
-                let values = page_quads(page_rows(pages, first_chunk + chunk, V_PAGE, kv_head, token), quad);
+                ${ROWS} rows = page_rows(pages, first_chunk + chunk, V_PAGE, kv_head, token);
+                let values = page_quads(${OF}rows, quad);
 #repeat v ${VECTORS}
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
                 let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});

@@ -5,15 +5,16 @@ use std::collections::HashMap;
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, ConstantsId, DevicePeaks, DeviceWork,
-    Matrix, MatrixId, MemoryReport, PageAddress, PageCodec, PageCopy, PageData, PageElement, PageTicket,
-    PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, Waiter,
-    check,
+    Matrix, MatrixId, MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageElement,
+    PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket,
+    VectorId, Waiter, check,
 };
 
 use crate::adapters::GpuAdapter;
 use crate::buffers::{BufferPool, READ_BACK, STORAGE};
 use crate::chain::Chosen;
 use crate::command::{Recorder, Recording, Submitter};
+use crate::constants::Constants;
 use crate::device::Gpu;
 use crate::error::{self, BACKEND};
 use crate::factors::Factors;
@@ -23,7 +24,7 @@ use crate::page_transfer::{self, PageRead};
 use crate::pages::{PagePool, PoolPlan};
 use crate::peaks::{MOST_READ, Probe};
 use crate::readback::Pending;
-use crate::step::{Plan, Results};
+use crate::step::{Held, Plan, Results};
 use crate::weights::Weights;
 use crate::work::{Profiler, StepWork};
 
@@ -34,6 +35,7 @@ pub struct GpuBackend {
     kernels: Kernels,
     weights: Weights,
     factors: Factors,
+    constants: Constants,
     pool: Option<PagePool>,
     scratch: BufferPool,
     read_backs: BufferPool,
@@ -64,6 +66,7 @@ impl GpuBackend {
             kernels: Kernels::default(),
             weights: Weights::default(),
             factors: Factors::default(),
+            constants: Constants::default(),
             pool: None,
             scratch: BufferPool::new("activations", STORAGE),
             read_backs: BufferPool::new("results", READ_BACK),
@@ -127,8 +130,9 @@ impl GpuBackend {
         loop {
             self.scratch.give_all_but(self.chosen.buffer());
             let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
-            let pool = self.pool.as_ref();
-            match Plan::record(step, &self.weights, &self.factors, pool, &self.chosen, &mut recorder) {
+            let (pool, constants, chosen) = (self.pool.as_ref(), &self.constants, &self.chosen);
+            let held = Held { pool, constants, chosen };
+            match Plan::record(step, &self.weights, &self.factors, held, &mut recorder) {
                 Ok(results) => return Ok((recorder.recording, results)),
                 Err(e) => {
                     let refused = self.kernels.take_refused() && !self.forced;
@@ -177,12 +181,14 @@ impl check::Inventory for GpuBackend {
     }
 
     fn reads(&self, codec: PageCodec) -> bool {
-        codec == PageCodec::Exact(self.pool().element)
+        match codec {
+            PageCodec::Exact(element) => element == self.pool().element,
+            _ => true,
+        }
     }
 
     fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError> {
-        let (backend, kind, handle) = (BACKEND, "constants of pages", id.0.into());
-        Err(BackendError::UnknownHandle { backend, kind, handle })
+        self.constants.get(id).map(|found| (found.rows, found.channels, found.rope))
     }
 
     fn name(&self) -> &'static str {
@@ -327,6 +333,20 @@ impl Backend for GpuBackend {
         }
     }
 
+    fn create_constants(&mut self, constants: PageConstants) -> Result<ConstantsId, BackendError> {
+        check::constants(&constants, self)?;
+        let before = self.constants.bytes();
+        let created = self.constants.create(&self.gpu, &constants);
+        if self.constants.bytes() != before {
+            self.submitter.forget_bind_groups();
+        }
+        created
+    }
+
+    fn drop_constants(&mut self, constants: ConstantsId) -> Result<(), BackendError> {
+        self.constants.drop_constants(constants)
+    }
+
     fn drain(&mut self) -> Result<(), BackendError> {
         // An app in the background may be ended without a word.
         if let Some(pipelines) = &mut self.gpu.pipelines {
@@ -359,7 +379,7 @@ impl Backend for GpuBackend {
     fn memory(&self) -> MemoryReport {
         MemoryReport {
             base: self.weights.bytes(),
-            adapters: self.factors.bytes(),
+            adapters: self.factors.bytes() + self.constants.bytes(),
             kv: self.pool.as_ref().map_or(0, PagePool::bytes),
             activations: self.scratch.bytes()
                 + self.read_backs.bytes()

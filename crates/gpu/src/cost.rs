@@ -228,8 +228,10 @@ mod tests {
     use std::sync::Arc;
 
     use interleaf_contract::{
-        Activation, Adapter, AttentionShape, Backend, Batch, Bytes, LoraSite, Matrix, Numerics, Op, Output,
-        PageElement, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind, RowSet, Sequence, Step,
+        Activation, Adapter, AttentionShape, Backend, Batch, Bits, Bytes, ChunkEntry, Coefficients,
+        ConstantsId, LoraSite, Matrix, Numerics, Op, Output, PageCodec, PageConstants, PageElement,
+        PageEntry, PageHalf, PagePlace, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind,
+        RowSet, Sequence, Step, Width,
     };
 
     use super::*;
@@ -441,6 +443,113 @@ mod tests {
                     let found = crate::instrument::loads(kernel, &counted);
                     assert_eq!(found, expected, "{kernel}, layer {i}, rows {rows:?}");
                 }
+            }
+        }
+    }
+
+    /// Codecs of a half: those that stand alone, and those over an anchor.
+    fn codecs(half: PageHalf) -> [Vec<PageCodec>; 2] {
+        let bits = [Bits::Two, Bits::Four, Bits::Eight];
+        let alone = bits
+            .into_iter()
+            .flat_map(|b| [PageCodec::Quantised(b), PageCodec::Grouped(b), PageCodec::Profiled(b)]);
+        let low_rank =
+            |rank, coefficients, keeps_first| PageCodec::LowRank { rank, coefficients, keeps_first };
+        let over = bits.map(PageCodec::Delta).into_iter().chain([
+            PageCodec::Steps(Width::One),
+            PageCodec::Steps(Width::Two),
+            low_rank(16, Coefficients::Codes(Bits::Four), true),
+            low_rank(6, Coefficients::F16, false),
+            low_rank(40, Coefficients::Codes(Bits::Eight), false),
+        ]);
+        [alone.filter(|codec| codec.is_sound(half)).collect(), over.collect()]
+    }
+
+    /// Pages of a chunk of a sequence in every codec in turn, over anchors that all sequences share. Where they are is
+    /// theirs alone; what is there is not counted.
+    fn coded(pool: &PoolGeometry, sequence: u32, chunk: u32, constants: [ConstantsId; 2]) -> ChunkEntry {
+        let place = |number: u32| number * pool.element.bytes(pool.page_elements()) as u32 / 16;
+        let entry = |half: PageHalf| {
+            let number = 2 * chunk + u32::from(half == PageHalf::V);
+            let id = constants[usize::from(half == PageHalf::V)];
+            let with = |codec: PageCodec| Some(id).filter(|_| codec.constant_rows() > 0);
+            let [alone, over] = codecs(half);
+            let turn = |codecs: &[PageCodec], i: u32| codecs[i as usize % codecs.len()];
+            let anchor = if chunk.is_multiple_of(3) { pool.element.into() } else { turn(&alone, number / 3) };
+            let anchor = PagePlace { codec: anchor, at: place(number), constants: with(anchor) };
+            match (chunk + sequence) % 5 {
+                0 => anchor.into(),
+                1 => {
+                    let codec = turn(&alone, number + sequence);
+                    let at = place(number + 100 * (1 + sequence));
+                    PageEntry { codec, at, constants: with(codec), anchor: None }
+                }
+                _ => {
+                    // The first two have the same page at times.
+                    let owner = if chunk.is_multiple_of(4) { sequence.max(1) } else { sequence };
+                    let codec = turn(&over, number + owner);
+                    let at = place(number + 100 * (1 + owner));
+                    PageEntry { codec, at, constants: with(codec), anchor: Some(anchor) }
+                }
+            }
+        };
+        ChunkEntry { k: entry(PageHalf::K), v: entry(PageHalf::V) }
+    }
+
+    #[test]
+    fn costs_of_coded_pages_are_what_shaders_load() {
+        let Some(mut gpu) = device(GpuOptions::default()) else { return };
+        for (i, (heads, kv_heads, head_dim, window)) in
+            [(4, 2, 32, None), (3, 1, 66, Some(40)), (6, 3, 80, None), (2, 1, 6, Some(290))]
+                .into_iter()
+                .enumerate()
+        {
+            let element = if i % 2 == 0 { PageElement::F16 } else { PageElement::F32 };
+            let (kv, dim) = (kv_heads as usize, head_dim as usize);
+            let pool = PoolGeometry { layers: 1, kv_heads: kv, head_dim: dim, slots: 400, element };
+            gpu.create_pool(pool).unwrap();
+            let half = dim / 4;
+            let angles = vec![0.0; 512 * half];
+            let rope = interleaf_contract::RopeTable {
+                rotary_dim: 2 * half,
+                positions: 512,
+                cos: angles.clone(),
+                sin: angles,
+            };
+            let rope = gpu.create_rope(rope).unwrap();
+            let constants = [Some(rope), None].map(|rope| {
+                let channels = kv * dim;
+                let values = vec![1.0; 41 * channels];
+                gpu.create_constants(PageConstants { name: "c".into(), values, channels, rope }).unwrap()
+            });
+            let mut batch = Batch::default();
+            use RowKind::{Generated, Prompt};
+            let rows = [(Generated, 300, 1), (Generated, 290, 1), (Generated, 20, 1), (Prompt, 250, 11)];
+            for (sequence, (kind, first, count)) in (0_u32..).zip(rows) {
+                for position in first..first + count {
+                    batch.rows.push(Row { token: 0, position, sequence, adapter: -1, kind });
+                }
+                let mut pages = PageTable::default();
+                for chunk in 0..(first + count).div_ceil(16) {
+                    // Rows are appended to numbers.
+                    let own = pool.slot(350 + 10 * sequence + chunk % 10);
+                    let entry =
+                        if chunk < first / 16 { coded(&pool, sequence, chunk, constants) } else { own };
+                    pages.push(1, |_| entry);
+                }
+                batch.sequences.push(Sequence { pages });
+            }
+            let rows = batch.rows.len();
+            let mut step = Step::new(batch).unwrap();
+            let cols = heads * head_dim;
+            let [q, out] = [(); 2].map(|()| step.tensor(RowSet::All, cols));
+            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.125, softcap: None, window };
+            step.push(Op::Load { out: q, data: Arc::from(vec![0.0; rows * cols as usize]) });
+            step.push(Op::PagedAttention { layer: 0, shape, q, out });
+            let (expected, counted) = count(&mut gpu, step);
+            for (kernel, expected) in expected {
+                let found = crate::instrument::loads(kernel, &counted);
+                assert_eq!(found, expected, "{kernel}, {heads} heads, {kv_heads} of {head_dim}");
             }
         }
     }

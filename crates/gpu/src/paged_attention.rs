@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, PageElement, RowSet, Tensor,
+    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, GROUP_CHANNELS, PageElement, RowSet, Tensor,
 };
 
 use crate::command::{Place, Recorder, word};
@@ -11,18 +11,27 @@ use crate::cost::{self, Loads};
 use crate::decide::{self, AttentionTile, Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::pages::row_words;
-use crate::rows::AttentionTiles;
+use crate::rows::{AttentionTiles, BlockRead};
 use crate::step::Plan;
 
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Variant {
     /// One block of a generated row, or of a few.
-    Decode(PageElement, AttentionTile, Half),
+    Decode(PageElement, AttentionTile, Half, Pages),
     /// The blocks of a generated row, joined.
     Merge(AttentionTile),
     /// All blocks of a tile of prompt rows.
-    Prefill(PageElement, AttentionTile, Half),
+    Prefill(PageElement, AttentionTile, Half, Pages),
+}
+
+/// Which pages a kernel reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Pages {
+    /// The pool's own numbers.
+    Exact,
+    /// Any.
+    Coded,
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -75,22 +84,30 @@ struct PrefillParams {
 impl Variant {
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
+        // Numbers in f32 have no use for halves; scales of codes have.
         let half = match self {
-            Self::Decode(PageElement::F16, _, half) | Self::Prefill(PageElement::F16, _, half) => half,
+            Self::Decode(PageElement::F16, _, half, _) | Self::Prefill(PageElement::F16, _, half, _) => half,
+            Self::Decode(_, _, half, Pages::Coded) | Self::Prefill(_, _, half, Pages::Coded) => half,
             Self::Decode(..) | Self::Merge(_) | Self::Prefill(..) => Half::Integer,
         };
-        let (name, tile, element, bindings, params): (_, _, _, &[Access], _) = match self {
-            Self::Decode(element, tile, _) => {
-                let bindings = &[Read, Read, Read, Write];
-                ("paged_attention_decode", tile, Some(element), bindings, size_of::<DecodeParams>())
+        let bindings = |pages: Pages| -> &'static [Access] {
+            match pages {
+                Pages::Exact => &[Read, Read, Read, Write],
+                Pages::Coded => &[Read, Read, Read, Write, Read, Read, Read],
+            }
+        };
+        let (name, tile, pages, bindings, params): (_, _, _, &[Access], _) = match self {
+            Self::Decode(element, tile, _, pages) => {
+                let read = Some((element, pages));
+                ("paged_attention_decode", tile, read, bindings(pages), size_of::<DecodeParams>())
             }
             Self::Merge(tile) => {
                 let bindings = &[Read, Read, Write];
                 ("paged_attention_merge", tile, None, bindings, size_of::<MergeParams>())
             }
-            Self::Prefill(element, tile, _) => {
-                let bindings = &[Read, Read, Read, Write];
-                ("paged_attention_prefill", tile, Some(element), bindings, size_of::<PrefillParams>())
+            Self::Prefill(element, tile, _, pages) => {
+                let read = Some((element, pages));
+                ("paged_attention_prefill", tile, read, bindings(pages), size_of::<PrefillParams>())
             }
         };
         let numbers = [
@@ -106,11 +123,21 @@ impl Variant {
             ("CHUNK", CHUNK_TOKENS as u32),
         ];
         let mut constants: Vec<(&str, String)> = numbers.map(|(n, v)| (n, v.to_string())).into();
-        if let Some(element) = element {
+        if let Some((element, pages)) = pages {
+            let coded = pages == Pages::Coded;
             let narrow = if tile.head_dim.is_multiple_of(4) { "" } else { "_narrow" };
-            constants.push(("CODEC", format!("{element}{narrow}")));
+            let codec = if coded { format!("coded_{element}") } else { format!("{element}{narrow}") };
+            constants.push(("CODEC", codec));
+            constants.push(("NARROW", narrow.to_owned()));
+            constants.push(("CODED", if coded { "_coded" } else { "" }.to_owned()));
+            // Reading coded pages keeps what was loaded last.
+            constants.push(("ROWS", if coded { "var" } else { "let" }.to_owned()));
+            constants.push(("OF", if coded { "&" } else { "" }.to_owned()));
             constants.push(("HALF", half.name().to_owned()));
             constants.push(("ROW_WORDS", row_words(element, tile.head_dim).to_string()));
+            constants.push(("GROUP", GROUP_CHANNELS.to_string()));
+            constants
+                .extend([("WORDS", "5"), ("CONSTANTS", "6"), ("TABLE", "7")].map(|(n, v)| (n, v.to_owned())));
         }
         Template { name, constants, bindings, params, needs: Needs::Nothing }
     }
@@ -126,12 +153,17 @@ impl Variant {
                 (PageElement::F16, Half::Integer),
                 (PageElement::F16, Half::Native),
                 (PageElement::F32, Half::Integer),
+                (PageElement::F32, Half::Native),
             ] {
-                for heads in [1, 2, 4] {
-                    all.push(Self::Decode(element, decide::attention_decode(head_dim, heads), half));
-                    all.push(Self::Decode(element, decide::attention_shared(caps, head_dim, heads), half));
+                for pages in [Pages::Exact, Pages::Coded] {
+                    for heads in [1, 2, 4] {
+                        let alone = decide::attention_decode(head_dim, heads);
+                        let shared = decide::attention_shared(caps, head_dim, heads);
+                        all.extend([alone, shared].map(|tile| Self::Decode(element, tile, half, pages)));
+                    }
+                    let prefill = decide::attention_prefill(caps, head_dim);
+                    all.push(Self::Prefill(element, prefill, half, pages));
                 }
-                all.push(Self::Prefill(element, decide::attention_prefill(caps, head_dim), half));
             }
         }
         all
@@ -161,33 +193,52 @@ pub(crate) fn record(
     let shared = decide::attention_shared(caps, shape.head_dim, heads_per_kv);
     let prefill = decide::attention_prefill(caps, shape.head_dim);
     let (band, directory_at) = (plan.band(layer), plan.directory(recorder, pool, layer));
+    let coded = plan.coded(recorder, layer)?;
+    let constants = plan.constants();
     let tables = &mut recorder.recording.tables;
     let records_at = plan.rows.records(plan.step, RowSet::All, tables);
     let tiles = AttentionTiles { shared: shared.vectors, prefill: prefill.queries(), window: shape.window };
-    let rows = plan.rows.attention(plan.step, band, tiles, tables).clone();
+    let parts = coded.as_ref().map(|coded| (&*coded.parts, pool.geometry));
+    let rows = plan.rows.attention(plan.step, band, tiles, parts, tables).clone();
     let window = shape.window.unwrap_or(u32::MAX);
     let softcap = shape.softcap.unwrap_or(0.0);
-    let places = |target: &wgpu::Buffer| {
-        vec![
+    let places = |target: &wgpu::Buffer, pages: Pages| {
+        let stripe = Place::Buffer(stripe.clone());
+        let mut places = vec![
             Place::Buffer(q.buffer.clone()),
-            Place::Buffer(stripe.clone()),
+            stripe.clone(),
             Place::Tables,
             Place::Buffer(target.clone()),
-        ]
+        ];
+        if let (Pages::Coded, Some(coded)) = (pages, &coded) {
+            places.extend([stripe, constants.clone(), coded.rope.clone()]);
+        }
+        places
+    };
+    let directory_of = |pages| match (pages, &coded) {
+        (Pages::Coded, Some(coded)) => coded.directory_at,
+        _ => directory_at,
     };
 
     if rows.merges.count > 0 {
         let state = 2 + u64::from(shape.head_dim);
         let states = u64::from(rows.states) * u64::from(shape.heads);
         let partials = recorder.scratch.take(recorder.gpu, states * state * size_of::<f32>() as u64)?;
-        for (items, blocks, tile) in
-            [(rows.alone, &rows.alone_blocks, alone), (rows.shared, &rows.shared_blocks, shared)]
-        {
+        let numbers = |blocks: &[BlockRead], tile| {
+            let pages = blocks.iter().map(|block| block.pages(tile, element)).sum::<u64>();
+            pages * u64::from(shape.kv_heads)
+        };
+        for (items, pages, bytes, tile) in [
+            (rows.alone, Pages::Exact, numbers(&rows.alone_blocks, alone), alone),
+            (rows.shared, Pages::Exact, numbers(&rows.shared_blocks, shared), shared),
+            (rows.coded.alone, Pages::Coded, rows.coded.alone_pages, alone),
+            (rows.coded.shared, Pages::Coded, rows.coded.shared_pages, shared),
+        ] {
             let params = DecodeParams {
                 items: items.count,
                 items_at: items.at,
                 records_at,
-                directory_at,
+                directory_at: directory_of(pages),
                 heads: shape.heads,
                 kv_heads: shape.kv_heads,
                 vectors: heads_per_kv.div_ceil(tile.abreast),
@@ -197,14 +248,14 @@ pub(crate) fn record(
                 scale: shape.scale,
                 softcap,
             };
-            let vectors = u64::from(params.kv_heads) * u64::from(params.vectors);
-            let kernel = Kernel::PagedAttention(Variant::Decode(element, tile, half));
-            let mut loads = Loads::default();
-            for block in blocks {
-                loads.pages += vectors * block.pages(tile, element);
-                loads.activations += vectors * cost::queries(tile);
-            }
-            recorder.dispatch(kernel, &params, places(&partials), u64::from(items.count) * vectors, loads)?;
+            let workgroups = u64::from(items.count) * u64::from(params.kv_heads) * u64::from(params.vectors);
+            let kernel = Kernel::PagedAttention(Variant::Decode(element, tile, half, pages));
+            let loads = Loads {
+                pages: bytes * u64::from(params.vectors),
+                activations: workgroups * cost::queries(tile),
+                ..Loads::default()
+            };
+            recorder.dispatch(kernel, &params, places(&partials, pages), workgroups, loads)?;
         }
 
         let params = MergeParams {
@@ -226,32 +277,35 @@ pub(crate) fn record(
         recorder.scratch.give(&partials);
     }
 
-    let params = PrefillParams {
-        tiles: rows.tiles.count,
-        tiles_at: rows.tiles.at,
-        records_at,
-        directory_at,
-        heads: shape.heads,
-        kv_heads: shape.kv_heads,
-        q_at: word(q.at),
-        q_stride: word(q.stride),
-        out_at: word(out.at),
-        out_stride: word(out.stride),
-        out_columns: word(out.columns()),
-        window,
-        scale: shape.scale,
-        softcap,
-    };
-    let kernel = Kernel::PagedAttention(Variant::Prefill(element, prefill, half));
-    let workgroups = u64::from(rows.tiles.count) * u64::from(shape.heads);
-    let mut loads = Loads::default();
-    for tile in &rows.tile_blocks {
-        loads.activations += u64::from(shape.heads) * cost::queries(prefill);
-        for block in tile {
-            loads.pages += u64::from(shape.heads) * block.pages(prefill, element);
-        }
+    let blocks = rows.tile_blocks.iter().flatten();
+    let numbers = blocks.map(|block| block.pages(prefill, element)).sum::<u64>() * u64::from(shape.heads);
+    let codes = rows.coded.tile_pages * u64::from(heads_per_kv);
+    for (tiles, pages, bytes) in
+        [(rows.tiles, Pages::Exact, numbers), (rows.coded.tiles, Pages::Coded, codes)]
+    {
+        let params = PrefillParams {
+            tiles: tiles.count,
+            tiles_at: tiles.at,
+            records_at,
+            directory_at: directory_of(pages),
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            q_at: word(q.at),
+            q_stride: word(q.stride),
+            out_at: word(out.at),
+            out_stride: word(out.stride),
+            out_columns: word(out.columns()),
+            window,
+            scale: shape.scale,
+            softcap,
+        };
+        let kernel = Kernel::PagedAttention(Variant::Prefill(element, prefill, half, pages));
+        let workgroups = u64::from(tiles.count) * u64::from(shape.heads);
+        let activations = workgroups * cost::queries(prefill);
+        let loads = Loads { pages: bytes, activations, ..Loads::default() };
+        recorder.dispatch(kernel, &params, places(&out.buffer, pages), workgroups, loads)?;
     }
-    recorder.dispatch(kernel, &params, places(&out.buffer), workgroups, loads)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -262,8 +316,8 @@ mod tests {
 
     #[test]
     fn parameters_are_laid_out_as_wgsl_has_them() {
-        assert_eq!((size_of::<DecodeParams>(), offset_of!(DecodeParams, softcap)), (52, 48));
+        assert_eq!((size_of::<DecodeParams>(), offset_of!(DecodeParams, softcap)), (48, 44));
         assert_eq!((size_of::<MergeParams>(), offset_of!(MergeParams, out_columns)), (24, 20));
-        assert_eq!((size_of::<PrefillParams>(), offset_of!(PrefillParams, softcap)), (60, 56));
+        assert_eq!((size_of::<PrefillParams>(), offset_of!(PrefillParams, softcap)), (56, 52));
     }
 }

@@ -1,7 +1,7 @@
 //! The page pool: one buffer per layer, in which pages lie where their entries say. Where that is; attention itself is in `paged_attention`, moving pages in `page_transfer`.
 
 use interleaf_contract::{
-    BackendError, CHUNK_TOKENS, ContractError, PageAddress, PageElement, PoolGeometry, Step, check,
+    BackendError, Batch, CHUNK_TOKENS, ContractError, PageAddress, PageElement, PoolGeometry, Step, check,
 };
 
 use crate::buffers::{STORAGE, create};
@@ -72,21 +72,26 @@ impl PagePool {
     /// entries of K and of V.
     pub(crate) fn directory(&self, step: &Step, layer: usize) -> Vec<u32> {
         let batch = step.batch();
-        let mut chunks = vec![0; batch.sequences.len()];
-        for row in &batch.rows {
-            let needed = row.position as usize / CHUNK_TOKENS + 1;
-            if let Some(found) = chunks.get_mut(row.sequence as usize) {
-                *found = needed.max(*found);
-            }
-        }
-        let mut words = vec![0; chunks.len()];
-        for (i, (sequence, chunks)) in batch.sequences.iter().zip(chunks).enumerate() {
+        let mut words = vec![0; batch.sequences.len()];
+        for (i, (sequence, chunks)) in batch.sequences.iter().zip(chunks_read(batch)).enumerate() {
             words[i] = word(words.len());
             let entries = sequence.pages.entries(layer).iter().take(chunks);
             words.extend(entries.flat_map(|entry| [entry.k.at, entry.v.at]));
         }
         words
     }
+}
+
+/// Chunks of each sequence up to its last row's.
+pub(crate) fn chunks_read(batch: &Batch) -> Vec<usize> {
+    let mut chunks = vec![0; batch.sequences.len()];
+    for row in &batch.rows {
+        let needed = row.position as usize / CHUNK_TOKENS + 1;
+        if let Some(found) = chunks.get_mut(row.sequence as usize) {
+            *found = needed.max(*found);
+        }
+    }
+    chunks
 }
 
 /// u32 of one head of one token.

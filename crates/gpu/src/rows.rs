@@ -4,11 +4,12 @@
 
 use std::collections::HashMap;
 
-use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, Row, RowSet, Step};
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, PoolGeometry, Row, RowSet, Step};
 
 use crate::command::word;
 use crate::cost;
 use crate::decide::{AttentionTile, ROW_TILE, Strategy};
+use crate::parts::{PartLoads, PartTables, Parts};
 
 /// A list in the tables: its first word and its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +59,21 @@ pub(crate) struct AttentionRows {
     pub alone_blocks: Vec<BlockRead>,
     pub shared_blocks: Vec<BlockRead>,
     pub tile_blocks: Vec<Vec<BlockRead>>,
+    /// The same of what is read with coded pages.
+    pub coded: CodedRows,
+}
+
+/// Blocks and tiles that have pages in other codecs than the pool's own numbers, by kernels of their own: what a row is
+/// computed by depends on its own pages, never on those of the rows beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct CodedRows {
+    pub alone: List,
+    pub shared: List,
+    pub tiles: List,
+    /// Bytes of pages that each of them loads in all, once for every KV head.
+    pub alone_pages: u64,
+    pub shared_pages: u64,
+    pub tile_pages: u64,
 }
 
 /// The tokens of a block that are read, from `skipped` to below `count`, and how many of them once more for another
@@ -130,6 +146,7 @@ impl RowTables {
         step: &Step,
         band: usize,
         tiles: AttentionTiles,
+        coded: Option<(&PartTables, PoolGeometry)>,
         tables: &mut Vec<u32>,
     ) -> &AttentionRows {
         once(&mut self.attention, (tiles, band), || {
@@ -137,7 +154,8 @@ impl RowTables {
                 let sequence = &step.batch().sequences[row.sequence as usize];
                 sequence.pages.entry(band, chunk).map(|entry| [entry.k.at, entry.v.at])
             };
-            attention_rows(&step.batch().rows, tiles, page, tables)
+            let coded = coded.map(|(parts, pool)| Coded { parts, loads: PartLoads::new(pool) });
+            attention_rows(&step.batch().rows, tiles, page, coded, tables)
         })
     }
 }
@@ -193,8 +211,8 @@ fn matmul_rows(rows: &[&Row], adapters: usize, tables: &mut Vec<u32>) -> MatmulR
     MatmulRows { adapters_at, decode, prefill, groups, used, group_sizes, decode_slots, prefill_slots }
 }
 
-/// Where a block begins, and with which pages of K and V.
-type BlockStart = (u32, Option<[u32; 2]>);
+/// Where a block begins, with which pages of K and V, or over which, and whether any of its pages is coded.
+type BlockStart = (u32, Option<[u32; 2]>, bool);
 
 /// A block of a generated row.
 #[derive(Debug, Clone, Copy)]
@@ -204,10 +222,52 @@ struct Block {
     length: u32,
 }
 
+/// The coded pages of a band, and what they load.
+struct Coded<'a> {
+    parts: &'a PartTables,
+    loads: PartLoads,
+}
+
+impl Coded<'_> {
+    fn parts(&self, row: &Row, chunk: usize) -> Option<[Parts; 2]> {
+        self.parts.sequences.get(row.sequence as usize)?.get(chunk).copied()
+    }
+
+    /// Whether any of a sequence's pages is coded, from one chunk to below another.
+    fn has_any(&self, row: &Row, chunks: std::ops::Range<usize>) -> bool {
+        let parts = self.parts.sequences.get(row.sequence as usize).map_or(&[][..], Vec::as_slice);
+        let chunks = chunks.start.min(parts.len())..chunks.end.min(parts.len());
+        parts[chunks].iter().flatten().any(|parts| !parts.is_exact())
+    }
+
+    /// Bytes that rows load of a block from `first` on together, the longest of them first.
+    fn reads(&mut self, rows: &[Row], group: &[Block], first: u32, read: BlockRead) -> u64 {
+        let mut bytes = 0;
+        for token in (first + read.skipped) / CHUNK_TOKENS as u32 * CHUNK_TOKENS as u32..first + read.count {
+            let (chunk, of_chunk) = (token as usize / CHUNK_TOKENS, token as usize % CHUNK_TOKENS);
+            // Keys from the first token that is seen, values from its chunk's first.
+            let halves = if token < first + read.skipped { 1..2 } else { 0..2 };
+            let of = |block: &Block| self.parts(&rows[block.row as usize], chunk);
+            let Some(theirs) = group.first().and_then(of) else { continue };
+            let reached =
+                group.iter().skip(1).filter(|block| chunk < (block.length as usize).div_ceil(CHUNK_TOKENS));
+            let others: Vec<[Parts; 2]> = reached.filter_map(of).collect();
+            for half in halves {
+                bytes += self.loads.page(theirs[half], of_chunk);
+                for own in &others {
+                    bytes += self.loads.beside(own[half], theirs[half], of_chunk);
+                }
+            }
+        }
+        bytes
+    }
+}
+
 fn attention_rows(
     rows: &[Row],
     tile: AttentionTiles,
     page: impl Fn(&Row, usize) -> Option<[u32; 2]>,
+    mut coded: Option<Coded<'_>>,
     tables: &mut Vec<u32>,
 ) -> AttentionRows {
     const SPLIT: u32 = ATTENTION_SPLIT as u32;
@@ -217,6 +277,8 @@ fn attention_rows(
     let mut merges = Vec::new();
     let mut tiles = Vec::new();
     let mut tile_blocks = Vec::new();
+    let mut coded_tiles = Vec::new();
+    let mut coded_rows = CodedRows::default();
     let mut states = 0;
     let mut first_row = 0;
     for run in rows.chunk_by(|a, b| a.sequence == b.sequence && a.kind == b.kind) {
@@ -227,7 +289,14 @@ fn attention_rows(
                     let blocks = seen_from(length, tile.window) / SPLIT..row.position / SPLIT + 1;
                     merges.extend([number, states, word(blocks.len())]);
                     for first in blocks.map(|block| block * SPLIT) {
-                        let key = (first, page(row, first as usize / CHUNK_TOKENS));
+                        let chunk = first as usize / CHUNK_TOKENS;
+                        let chunks = chunk..length.min(first + SPLIT).div_ceil(CHUNK_TOKENS as u32) as usize;
+                        let of_block = coded.as_ref().filter(|coded| coded.has_any(row, chunks));
+                        let start = match of_block {
+                            Some(coded) => coded.parts(row, chunk).map(|parts| parts.map(Parts::base_at)),
+                            None => page(row, chunk),
+                        };
+                        let key = (first, start, of_block.is_some());
                         let at = *index.entry(key).or_insert_with(|| {
                             together.push((key, Vec::new()));
                             together.len() - 1
@@ -239,9 +308,23 @@ fn attention_rows(
             }
             Strategy::Prefill => {
                 let size = tile.prefill as usize;
-                for (rows, at) in run.chunks(size).zip((first_row..).step_by(size)) {
+                // Rows before the first coded page, then those behind it.
+                let exact = coded.as_ref().map_or(run.len(), |coded| {
+                    let is_exact =
+                        |row: &Row| !coded.has_any(row, 0..row.position as usize / CHUNK_TOKENS + 1);
+                    run.partition_point(is_exact)
+                });
+                let (exact, behind) = run.split_at(exact);
+                for (rows, at) in exact.chunks(size).zip((first_row..).step_by(size)) {
                     tiles.extend([at, word(rows.len())]);
                     tile_blocks.push(tile_reads(rows, tile.window));
+                }
+                let first_behind = first_row + word(exact.len());
+                for (rows, at) in behind.chunks(size).zip((first_behind..).step_by(size)) {
+                    coded_tiles.extend([at, word(rows.len())]);
+                    if let Some(coded) = &mut coded {
+                        coded_rows.tile_pages += tile_bytes(coded, rows, tile.window);
+                    }
                 }
             }
         }
@@ -249,15 +332,31 @@ fn attention_rows(
     }
     let (mut alone, mut shared) = (Vec::new(), Vec::new());
     let (mut alone_blocks, mut shared_blocks) = (Vec::new(), Vec::new());
-    for ((first, _), mut blocks) in together {
+    let (mut coded_alone, mut coded_shared) = (Vec::new(), Vec::new());
+    for ((first, _, is_coded), mut blocks) in together {
         blocks.sort_by_key(|block| std::cmp::Reverse(block.length));
         for group in blocks.chunks(tile.shared.max(1) as usize) {
-            let (items, reads, width) = if group.len() == 1 {
-                (&mut alone, &mut alone_blocks, 1)
-            } else {
-                (&mut shared, &mut shared_blocks, tile.shared as usize)
+            let is_alone = group.len() == 1;
+            let width = if is_alone { 1 } else { tile.shared as usize };
+            let reads = group_reads(rows, group, first, tile.window, &page);
+            let items = match (&mut coded, is_alone) {
+                (Some(coded), true) if is_coded => {
+                    coded_rows.alone_pages += coded.reads(rows, group, first, reads);
+                    &mut coded_alone
+                }
+                (Some(coded), false) if is_coded => {
+                    coded_rows.shared_pages += coded.reads(rows, group, first, reads);
+                    &mut coded_shared
+                }
+                (_, true) => {
+                    alone_blocks.push(reads);
+                    &mut alone
+                }
+                (_, false) => {
+                    shared_blocks.push(reads);
+                    &mut shared
+                }
             };
-            reads.push(group_reads(rows, group, first, tile.window, &page));
             items.extend([first, word(group.len())]);
             items.extend((0..width).flat_map(|i| {
                 let block = group[i.min(group.len() - 1)];
@@ -265,7 +364,11 @@ fn attention_rows(
             }));
         }
     }
+    coded_rows.alone = list(tables, 4, coded_alone);
+    coded_rows.shared = list(tables, 2 + 2 * tile.shared as usize, coded_shared);
+    coded_rows.tiles = list(tables, 2, coded_tiles);
     AttentionRows {
+        coded: coded_rows,
         alone: list(tables, 4, alone),
         shared: list(tables, 2 + 2 * tile.shared as usize, shared),
         merges: list(tables, 3, merges),
@@ -289,6 +392,20 @@ fn tile_reads(rows: &[Row], window: Option<u32>) -> Vec<BlockRead> {
     let split = ATTENTION_SPLIT as u32;
     let blocks = (from / split..to.div_ceil(split)).map(|block| block * split);
     blocks.map(|at| BlockRead { skipped: from.max(at) - at, count: (to - at).min(split), again: 0 }).collect()
+}
+
+/// Bytes of coded pages that a tile of prompt rows loads.
+fn tile_bytes(coded: &mut Coded<'_>, rows: &[Row], window: Option<u32>) -> u64 {
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return 0 };
+    let split = ATTENTION_SPLIT as u32;
+    let from = seen_from(first.position + 1, window) / split * split;
+    let block = Block { row: 0, state: 0, length: last.position + 1 };
+    let starts = (from..).step_by(ATTENTION_SPLIT);
+    tile_reads(rows, window)
+        .iter()
+        .zip(starts)
+        .map(|(read, at)| coded.reads(std::slice::from_ref(last), &[block], at, *read))
+        .sum()
 }
 
 /// What generated rows read of a block together: a page that is not the first row's is read once more.
@@ -368,14 +485,14 @@ mod tests {
             .collect();
         let mut tables = Vec::new();
         let page = |row: &Row, _| Some([row.sequence; 2]);
-        let found = attention_rows(&rows, ALONE, page, &mut tables);
+        let found = attention_rows(&rows, ALONE, page, None, &mut tables);
         let alone = [[0, 1, 0, 0], [0, 1, 5, 1], [256, 1, 5, 2]];
         assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
         assert_eq!(words(&tables, found.merges, 3), [0, 0, 1, 5, 1, 2]);
         assert_eq!(words(&tables, found.tiles, 2), [1, 2, 3, 1, 4, 1]);
         assert_eq!((found.states, found.shared.count), (3, 0));
         let windowed = AttentionTiles { window: Some(1), ..ALONE };
-        let found = attention_rows(&rows, windowed, page, &mut tables);
+        let found = attention_rows(&rows, windowed, page, None, &mut tables);
         assert_eq!(words(&tables, found.alone, 4), [[0, 1, 0, 0], [256, 1, 5, 1]].as_flattened());
     }
 
@@ -390,7 +507,7 @@ mod tests {
         let page =
             |row: &Row, chunk| Some([if row.sequence == 3 || chunk > 0 { row.sequence } else { 9 }; 2]);
         let tiles = AttentionTiles { shared: 3, ..ALONE };
-        let found = attention_rows(&rows, tiles, page, &mut tables);
+        let found = attention_rows(&rows, tiles, page, None, &mut tables);
         // Rows 1, 2 and 0 share a workgroup; row 4 shares their page too, but is one too many.
         assert_eq!(words(&tables, found.shared, 8), [0, 3, 1, 1, 2, 3, 0, 0]);
         let alone = [[0, 1, 4, 5], [256, 1, 1, 2], [0, 1, 3, 4]];

@@ -1,13 +1,17 @@
 //! Turns a checked step into a recording: every operation is recorded in order, before any runs.
 
+use std::sync::Arc;
+
 use interleaf_contract::{BackendError, Bands, Op, ProjectionId, Step, StepOutput, Tensor};
 
 use crate::chain::Chosen;
 use crate::command::{Place, Recorder, word};
+use crate::constants::Constants;
 use crate::factors::Factors;
 use crate::fuse::{Norm, Work, fuse};
 use crate::pack::widen_rows;
 use crate::pages::PagePool;
+use crate::parts::PartTables;
 use crate::rows::RowTables;
 use crate::sample::Choices;
 use crate::tensors::{Placed, Tensors};
@@ -22,12 +26,31 @@ pub(crate) struct Plan<'a> {
     pub factors: &'a Factors,
     pub tensors: Tensors<'a>,
     pub rows: RowTables,
-    pool: Option<&'a PagePool>,
-    /// What the step before chose.
-    chosen: &'a Chosen,
+    held: Held<'a>,
     bands: Bands,
     /// Where the directory of each band is, by its first layer.
     directories: Vec<(usize, u32)>,
+    /// The coded pages of each band that attention has read, and where their directory is.
+    coded: Vec<(usize, Option<CodedBand>)>,
+}
+
+/// What a step finds on the device besides weights and adapters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held<'a> {
+    pub pool: Option<&'a PagePool>,
+    /// What coded pages are decoded with.
+    pub constants: &'a Constants,
+    /// What the step before chose.
+    pub chosen: &'a Chosen,
+}
+
+/// A band whose layers have coded pages.
+#[derive(Debug, Clone)]
+pub(crate) struct CodedBand {
+    pub parts: Arc<PartTables>,
+    pub directory_at: u32,
+    /// The table that expanded keys are turned by.
+    pub rope: Place,
 }
 
 /// Where a probe's values are in what is read back.
@@ -70,19 +93,19 @@ impl<'a> Plan<'a> {
         step: &'a Step,
         weights: &'a Weights,
         factors: &'a Factors,
-        pool: Option<&'a PagePool>,
-        chosen: &'a Chosen,
+        held: Held<'a>,
         recorder: &mut Recorder<'_>,
     ) -> Result<Results, BackendError> {
-        let head_dim = pool.map_or(0, |pool| word(pool.geometry.head_dim));
+        let head_dim = held.pool.map_or(0, |pool| word(pool.geometry.head_dim));
         let together = |projections: &[(ProjectionId, Tensor)]| {
             weights.are_together(projections.iter().map(|(id, _)| *id))
         };
         let works = fuse(step.ops(), head_dim, together);
         let tensors = Tensors::new(step, &works, together);
         let rows = RowTables::default();
-        let (bands, directories) = (Bands::of(&step.batch().sequences), Vec::new());
-        let mut plan = Self { step, weights, factors, tensors, rows, pool, chosen, bands, directories };
+        let bands = Bands::of(&step.batch().sequences);
+        let (directories, coded) = (Vec::new(), Vec::new());
+        let mut plan = Self { step, weights, factors, tensors, rows, held, bands, directories, coded };
         let mut results = Results::default();
         let mut done = 0;
         for (work, used) in &works {
@@ -159,7 +182,12 @@ impl<'a> Plan<'a> {
     }
 
     pub(crate) fn pool(&self) -> Result<&'a PagePool, BackendError> {
-        self.pool.ok_or_else(|| error::unknown("page pool", 0))
+        self.held.pool.ok_or_else(|| error::unknown("page pool", 0))
+    }
+
+    /// The buffer of all constants of pages.
+    pub(crate) fn constants(&self) -> Place {
+        self.held.constants.place()
     }
 
     /// Where the token of each row is. What the step before chose is copied to its place there, and was not read by
@@ -167,7 +195,7 @@ impl<'a> Plan<'a> {
     pub(crate) fn tokens(&mut self, recorder: &mut Recorder<'_>) -> Result<u32, BackendError> {
         let recording = &mut recorder.recording;
         let at = self.rows.tokens(self.step, &mut recording.tables);
-        self.chosen.copy_to(recording, &self.step.batch().chained, at)?;
+        self.held.chosen.copy_to(recording, &self.step.batch().chained, at)?;
         Ok(at)
     }
 
@@ -187,6 +215,34 @@ impl<'a> Plan<'a> {
         tables.extend(pool.directory(self.step, band));
         self.directories.push((band, at));
         at
+    }
+
+    /// The coded pages of a layer, if it has any. Layers with the same pages share them.
+    pub(crate) fn coded(
+        &mut self,
+        recorder: &mut Recorder<'_>,
+        layer: u32,
+    ) -> Result<Option<CodedBand>, BackendError> {
+        let band = self.band(layer);
+        if let Some((_, coded)) = self.coded.iter().find(|(of, _)| *of == band) {
+            return Ok(coded.clone());
+        }
+        let coded = match PartTables::of(self.step, band, self.held.constants)? {
+            None => None,
+            Some(parts) => {
+                let rope = parts.rope.map(|rope| self.weights.rope(rope)).transpose()?;
+                let half = rope.map_or(0, |rope| word(rope.rotary_dim / 2));
+                let sines_at = rope.map_or(0, |rope| word(rope.positions)) * half;
+                let tables = &mut recorder.recording.tables;
+                let (words, before) = parts.directory(half, sines_at);
+                let directory_at = word(tables.len() + before);
+                tables.extend(words);
+                let rope = rope.map_or(Place::Tables, |rope| Place::Buffer(rope.buffer.clone()));
+                Some(CodedBand { parts: Arc::new(parts), directory_at, rope })
+            }
+        };
+        self.coded.push((band, coded.clone()));
+        Ok(coded)
     }
 
     fn load(&mut self, recorder: &mut Recorder<'_>, out: Tensor, data: &[f32]) -> Result<(), BackendError> {
