@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, ConstantsId, DevicePeaks, DeviceWork,
     Matrix, MatrixId, MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageElement,
-    PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket,
-    VectorId, Waiter, check,
+    PageRecode, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
+    Ticket, VectorId, Waiter, check,
 };
 
 use crate::adapters::GpuAdapter;
@@ -20,6 +20,7 @@ use crate::error::{self, BACKEND};
 use crate::factors::Factors;
 use crate::kernel::Kernels;
 use crate::options::{GpuFailure, GpuOptions};
+use crate::page_codec;
 use crate::page_transfer::{self, PageRead};
 use crate::pages::{PagePool, PoolPlan};
 use crate::peaks::{MOST_READ, Probe};
@@ -127,12 +128,22 @@ impl GpuBackend {
     /// Records a step by the kernels that were decided on or, where the driver refuses one of them, by the next
     /// ones: nothing has run yet.
     fn record(&mut self, step: &Step) -> Result<(Recording, Results), BackendError> {
+        self.record_by(|weights, factors, held, recorder| {
+            Plan::record(step, weights, factors, held, recorder)
+        })
+    }
+
+    /// The same of whatever records kernels.
+    fn record_by<T>(
+        &mut self,
+        record: impl Fn(&Weights, &Factors, Held<'_>, &mut Recorder<'_>) -> Result<T, BackendError>,
+    ) -> Result<(Recording, T), BackendError> {
         loop {
             self.scratch.give_all_but(self.chosen.buffer());
             let mut recorder = Recorder::new(&self.gpu, &mut self.kernels, &mut self.scratch);
             let (pool, constants, chosen) = (self.pool.as_ref(), &self.constants, &self.chosen);
             let held = Held { pool, constants, chosen };
-            match Plan::record(step, &self.weights, &self.factors, held, &mut recorder) {
+            match record(&self.weights, &self.factors, held, &mut recorder) {
                 Ok(results) => return Ok((recorder.recording, results)),
                 Err(e) => {
                     let refused = self.kernels.take_refused() && !self.forced;
@@ -345,6 +356,19 @@ impl Backend for GpuBackend {
 
     fn drop_constants(&mut self, constants: ConstantsId) -> Result<(), BackendError> {
         self.constants.drop_constants(constants)
+    }
+
+    fn recode_pages(&mut self, pages: &[PageRecode]) -> Result<(), BackendError> {
+        check::recodes(pages, self)?;
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let (recording, ()) = self.record_by(|weights, _, held, recorder| {
+            let pool = held.pool.ok_or_else(|| error::unknown("page pool", 0))?;
+            page_codec::record(weights, held, pool, pages, recorder)
+        })?;
+        self.submitter.submit(&self.gpu, &recording, None, None, |_| ())?;
+        Ok(())
     }
 
     fn drain(&mut self) -> Result<(), BackendError> {

@@ -12,8 +12,8 @@ use crate::options::GpuFailure;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
 use crate::{
-    embed, error, kv_append, lora_matmul, paged_attention, quantise, rms_norm, roofline, rope, sample,
-    softcap, swiglu,
+    embed, error, kv_append, lora_matmul, page_codec, paged_attention, quantise, rms_norm, roofline, rope,
+    sample, softcap, swiglu,
 };
 
 /// One pipeline. Small and hashable: the key of the cache.
@@ -24,6 +24,7 @@ pub(crate) enum Kernel {
     LoraMatmul(lora_matmul::Variant),
     Rope(rope::Variant),
     KvAppend(kv_append::Variant),
+    PageCodec(page_codec::Variant),
     PagedAttention(paged_attention::Variant),
     Quantise(quantise::Variant),
     SwiGlu(swiglu::Variant),
@@ -85,6 +86,7 @@ impl Kernel {
             Self::LoraMatmul(variant) => variant.template(),
             Self::Rope(variant) => variant.template(),
             Self::KvAppend(variant) => variant.template(),
+            Self::PageCodec(variant) => variant.template(),
             Self::PagedAttention(variant) => variant.template(),
             Self::Quantise(variant) => variant.template(),
             Self::SwiGlu(variant) => variant.template(),
@@ -240,6 +242,7 @@ mod tests {
         all.extend(lora_matmul::Variant::all().into_iter().map(Kernel::LoraMatmul));
         all.extend(rope::Variant::all().into_iter().map(Kernel::Rope));
         all.extend(kv_append::Variant::all().into_iter().map(Kernel::KvAppend));
+        all.extend(page_codec::Variant::all().into_iter().map(Kernel::PageCodec));
         all.extend(paged_attention::Variant::all().into_iter().map(Kernel::PagedAttention));
         all.extend(quantise::Variant::all().into_iter().map(Kernel::Quantise));
         all.extend(swiglu::Variant::all().into_iter().map(Kernel::SwiGlu));

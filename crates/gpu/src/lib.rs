@@ -32,6 +32,7 @@ mod limits;
 mod lora_matmul;
 mod options;
 mod pack;
+mod page_codec;
 mod page_transfer;
 mod paged_attention;
 mod pages;

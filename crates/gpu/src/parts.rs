@@ -103,6 +103,11 @@ impl Parts {
         self.base.at
     }
 
+    /// The words by which kernels know the page itself.
+    pub(crate) fn page_words(self) -> [u32; 3] {
+        self.over.unwrap_or(self.base).words()
+    }
+
     /// The words by which kernels know it and what it lies over.
     pub(crate) fn words(self) -> [u32; 6] {
         /// A form that is no page.
