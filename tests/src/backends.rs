@@ -41,10 +41,11 @@ pub fn reference_and_others() -> Vec<Boxed> {
     backends
 }
 
-/// Those that read and store pages in every codec: the reference, then the CPU on every tier. The GPU reads exact pages.
+/// Those that read and store pages in every codec: the reference, then the CPU on every tier and the GPU.
 pub fn of_every_codec() -> Vec<Boxed> {
     let mut backends = vec![reference(Numerics::ActF32)];
     backends.extend(cpu_tiers(2, Numerics::ActF32));
+    backends.extend(gpu());
     backends
 }
 
@@ -69,8 +70,13 @@ fn gpu_with(options: interleaf_gpu::GpuOptions) -> Option<Boxed> {
 
 /// The GPU by every variant of its kernels that the device can run, each forced by name, and on the lowest tier; the
 /// others are skipped with their reason. A tensor's bytes are kept small on that tier, so that matrices are split.
-#[cfg(feature = "gpu")]
 pub fn gpu_variants() -> Vec<Boxed> {
+    gpu_variants_within(Some(1 << 20))
+}
+
+/// The same with so many bytes behind a binding on the lowest tier, or as many as it has.
+#[cfg(feature = "gpu")]
+pub fn gpu_variants_within(binding_bytes: Option<u64>) -> Vec<Boxed> {
     use interleaf_gpu::{GpuBackend, GpuOptions, GpuTier, GpuVariant};
     let Some(_) = gpu() else { return Vec::new() };
     let mut variants: Vec<Boxed> = Vec::new();
@@ -86,7 +92,7 @@ pub fn gpu_variants() -> Vec<Boxed> {
     }
     let lowest = GpuOptions {
         tier: GpuTier::Lowest,
-        binding_bytes: Some(1 << 20),
+        binding_bytes,
         dispatches_per_submit: 2,
         ..GpuOptions::default()
     };
@@ -96,7 +102,7 @@ pub fn gpu_variants() -> Vec<Boxed> {
 
 /// The GPU by every variant of its kernels.
 #[cfg(not(feature = "gpu"))]
-pub fn gpu_variants() -> Vec<Boxed> {
+pub fn gpu_variants_within(_: Option<u64>) -> Vec<Boxed> {
     gpu().into_iter().collect()
 }
 

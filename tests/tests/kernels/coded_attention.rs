@@ -81,3 +81,13 @@ fn any_number_of_threads_gives_the_same_bits() {
         assert_bits(&label, &one, &two);
     }
 }
+
+/// On the lowest tier too; heads of whole quads and others, and rows of both kinds.
+#[test]
+fn every_variant_of_the_gpu() {
+    let mut backends = vec![backends::reference(Numerics::ActF32)];
+    backends.extend(backends::gpu_variants_within(None));
+    let sequences = vec![generated(290), generated(300), prompt(40, 18), generated(17)];
+    check(&case((4, 2), 64, sequences.clone(), 30), &mut backends);
+    check(&case((3, 1), 66, sequences, 31), &mut backends);
+}
