@@ -140,7 +140,7 @@ on_arm() {
     step env -u INTERLEAF_REQUIRE_GPU -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS "${arm_env[@]}" \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="timeout 600 qemu-aarch64-static -cpu $core" \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="timeout 1500 qemu-aarch64-static -cpu $core" \
         "$@"
 }
 
