@@ -96,7 +96,7 @@ pub unsafe trait Isa: Copy + 'static {
     /// LANES of f32.
     type V: Copy;
     /// Sixteen f32 in as many vectors as they fill.
-    type Sixteen: Copy + AsRef<[Self::V]>;
+    type Sixteen: Copy + AsRef<[Self::V]> + AsMut<[Self::V]>;
 
     /// Runs a kernel with the tier's instructions.
     ///

@@ -3,10 +3,10 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use bytemuck::cast_slice;
-use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout};
+use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, GROUP_CHANNELS, PageCodec, PageElement};
 
-use super::Page;
 use super::exact::halves;
+use super::{Anchor, Page, Scratch};
 use crate::isa::Isa;
 use crate::math::{f16_to_f32, load_first, store_first};
 
@@ -16,23 +16,142 @@ pub const SIXTEEN: usize = 16;
 /// Decodes one head, and adds its anchor if there is one.
 ///
 /// # Safety
-/// The machine has the tier. `out` is tokens × head_dim, and `anchor` as long or empty.
+/// The machine has the tier. `out` is tokens × head_dim, and what `anchor` gives as long.
 #[inline(always)]
 pub unsafe fn decode<I: Isa>(
     layout: &CodeLayout,
     page: &Page<'_>,
     kv_head: usize,
-    anchor: &[f32],
+    anchor: Anchor<'_>,
     out: &mut [f32],
-    steps: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) {
-    let codes = &page.bytes[kv_head * layout.head_bytes..][..layout.head_bytes];
+    let Scratch { steps, anchor_steps, .. } = scratch;
     read_steps::<I>(layout, page, kv_head, steps);
-    let head = Head { codes, steps, anchor, dim: page.head_dim, group: layout.group };
-    match layout.bits {
-        Bits::Two => head.decode::<I, 2>(out),
-        Bits::Four => head.decode::<I, 4>(out),
-        Bits::Eight => head.decode::<I, 8>(out),
+    let head = Head { codes: codes(layout, page, kv_head), steps, dim: page.head_dim, group: layout.group };
+    match anchor {
+        Anchor::None => head.of_bits::<I>(layout.bits, Nothing, out),
+        Anchor::Values(values) => head.of_bits::<I>(layout.bits, Numbers(values), out),
+        Anchor::Page(under) => match under.codec {
+            PageCodec::Exact(PageElement::F16) => {
+                let numbers: &[u16] = cast_slice(under.bytes);
+                head.of_bits::<I>(layout.bits, Halves(&numbers[kv_head * out.len()..][..out.len()]), out);
+            }
+            _ => {
+                let of = CodeLayout::new(under.codec, under.half, under.kv_heads, under.head_dim);
+                let Some(of) = of else { unreachable!("{} is not added as it is read", under.codec) };
+                read_steps::<I>(&of, under, kv_head, anchor_steps);
+                let (codes, steps) = (codes(&of, under, kv_head), &**anchor_steps);
+                match of.group {
+                    None => head.of_bits::<I>(layout.bits, ByChannel { codes, steps }, out),
+                    Some(_) => head.of_bits::<I>(layout.bits, ByToken { codes, steps }, out),
+                }
+            }
+        },
+    }
+}
+
+/// Whether a page's differences can be added to its anchor as both are read.
+pub fn adds_as_read(page: &Page<'_>, anchor: &Page<'_>) -> bool {
+    let simple = matches!(
+        anchor.codec,
+        PageCodec::Exact(PageElement::F16)
+            | PageCodec::Quantised(Bits::Eight)
+            | PageCodec::Profiled(Bits::Eight)
+    );
+    simple && matches!(page.codec, PageCodec::Delta(_)) && page.head_dim.is_multiple_of(GROUP_CHANNELS)
+}
+
+fn codes<'a>(layout: &CodeLayout, page: &Page<'a>, kv_head: usize) -> &'a [u8] {
+    &page.bytes[kv_head * layout.head_bytes..][..layout.head_bytes]
+}
+
+/// What differences are added to, sixteen at a time.
+trait Under: Copy {
+    /// `values` plus the `nth` sixteen of a head whose tokens have so many.
+    unsafe fn add_to<I: Isa>(self, values: I::Sixteen, nth: usize, of_token: usize) -> I::Sixteen;
+
+    /// All of it, where it is decoded: rows of any length are added to no other.
+    fn numbers(&self) -> &[f32] {
+        &[]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Nothing;
+
+impl Under for Nothing {
+    #[inline(always)]
+    unsafe fn add_to<I: Isa>(self, values: I::Sixteen, _nth: usize, _of_token: usize) -> I::Sixteen {
+        values
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Numbers<'a>(&'a [f32]);
+
+impl Under for Numbers<'_> {
+    #[inline(always)]
+    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, _of_token: usize) -> I::Sixteen {
+        for (i, value) in values.as_mut().iter_mut().enumerate() {
+            *value = I::add(*value, I::load(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
+        }
+        values
+    }
+
+    fn numbers(&self) -> &[f32] {
+        self.0
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Halves<'a>(&'a [u16]);
+
+impl Under for Halves<'_> {
+    #[inline(always)]
+    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, _of_token: usize) -> I::Sixteen {
+        for (i, value) in values.as_mut().iter_mut().enumerate() {
+            *value = I::add(*value, I::load_f16(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
+        }
+        values
+    }
+}
+
+/// Codes of 8 bits with a step for each channel.
+#[derive(Clone, Copy)]
+struct ByChannel<'a> {
+    codes: &'a [u8],
+    steps: &'a [f32],
+}
+
+impl Under for ByChannel<'_> {
+    #[inline(always)]
+    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, of_token: usize) -> I::Sixteen {
+        let steps = self.steps.as_ptr().add(nth % of_token * SIXTEEN);
+        let under = I::steps_8(self.codes.as_ptr().add(nth * SIXTEEN));
+        for (i, (value, under)) in values.as_mut().iter_mut().zip(under.as_ref()).enumerate() {
+            *value = I::add(*value, I::mul(*under, I::load(steps.add(i * I::LANES))));
+        }
+        values
+    }
+}
+
+/// Codes of 8 bits with a step for each token.
+#[derive(Clone, Copy)]
+struct ByToken<'a> {
+    codes: &'a [u8],
+    steps: &'a [f32],
+}
+
+impl Under for ByToken<'_> {
+    #[inline(always)]
+    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, of_token: usize) -> I::Sixteen {
+        let step = I::splat(*self.steps.as_ptr().add(nth / of_token));
+        let under = I::steps_8(self.codes.as_ptr().add(nth * SIXTEEN));
+        for (value, under) in values.as_mut().iter_mut().zip(under.as_ref()) {
+            *value = I::add(*value, I::mul(*under, step));
+        }
+        values
     }
 }
 
@@ -82,46 +201,54 @@ unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: usiz
 struct Head<'a> {
     codes: &'a [u8],
     steps: &'a [f32],
-    anchor: &'a [f32],
     dim: usize,
     group: Option<usize>,
 }
 
 impl Head<'_> {
     #[inline(always)]
-    unsafe fn decode<I: Isa, const BITS: usize>(&self, out: &mut [f32]) {
-        let is_whole = self.dim.is_multiple_of(SIXTEEN);
-        match (self.group, self.anchor.is_empty()) {
-            (Some(32), true) if self.dim.is_multiple_of(32) => self.by_token::<I, BITS, 2, false>(out),
-            (Some(32), false) if self.dim.is_multiple_of(32) => self.by_token::<I, BITS, 2, true>(out),
-            (Some(64), true) if self.dim == 64 => self.by_token::<I, BITS, 4, false>(out),
-            (Some(128), true) if self.dim == 128 => self.by_token::<I, BITS, 8, false>(out),
-            (None, true) if is_whole => self.by_channel::<I, BITS>(out),
-            _ => self.any::<I, BITS>(out),
+    unsafe fn of_bits<I: Isa>(&self, bits: Bits, under: impl Under, out: &mut [f32]) {
+        match bits {
+            Bits::Two => self.decode::<I, 2>(under, out),
+            Bits::Four => self.decode::<I, 4>(under, out),
+            Bits::Eight => self.decode::<I, 8>(under, out),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn decode<I: Isa, const BITS: usize>(&self, under: impl Under, out: &mut [f32]) {
+        match self.group {
+            Some(32) if self.dim == 64 => self.by_token::<I, BITS, 2, 4>(under, out),
+            Some(32) if self.dim.is_multiple_of(32) => self.by_token::<I, BITS, 2, 0>(under, out),
+            Some(64) if self.dim == 64 => self.by_token::<I, BITS, 4, 4>(under, out),
+            Some(128) if self.dim == 128 => self.by_token::<I, BITS, 8, 8>(under, out),
+            None if self.dim.is_multiple_of(SIXTEEN) => self.by_channel::<I, BITS>(out),
+            _ => self.any::<I, BITS>(under.numbers(), out),
         }
     }
 
     /// A step for each so many sixteens, one after another: whole groups of a token's channels, or tokens of the usual
-    /// lengths.
+    /// lengths. Sixteens of a token are given where they are known beforehand.
     #[inline(always)]
-    unsafe fn by_token<I: Isa, const BITS: usize, const SIXTEENS: usize, const OVER: bool>(
+    unsafe fn by_token<I: Isa, const BITS: usize, const SIXTEENS: usize, const OF_TOKEN: usize>(
         &self,
+        under: impl Under,
         out: &mut [f32],
     ) {
         assert_eq!(self.steps.len() * SIXTEENS * SIXTEEN, out.len(), "a step for each group");
-        let (codes, anchor, out) = (self.codes.as_ptr(), self.anchor.as_ptr(), out.as_mut_ptr());
+        let of_token = if OF_TOKEN == 0 { self.dim / SIXTEEN } else { OF_TOKEN };
+        let (codes, out) = (self.codes.as_ptr(), out.as_mut_ptr());
         for (group, step) in self.steps.iter().enumerate() {
             let step = I::splat(*step);
             for part in 0..SIXTEENS {
                 let nth = group * SIXTEENS + part;
-                let codes = sixteen::<I, BITS>(codes.add(nth * BITS * SIXTEEN / 8));
-                for (i, code) in codes.as_ref().iter().enumerate() {
-                    let at = nth * SIXTEEN + i * I::LANES;
-                    let mut value = I::mul(*code, step);
-                    if OVER {
-                        value = I::add(value, I::load(anchor.add(at)));
-                    }
-                    I::store(out.add(at), value);
+                let mut values = sixteen::<I, BITS>(codes.add(nth * BITS * SIXTEEN / 8));
+                for value in values.as_mut() {
+                    *value = I::mul(*value, step);
+                }
+                let values = under.add_to::<I>(values, nth, of_token);
+                for (i, value) in values.as_ref().iter().enumerate() {
+                    I::store(out.add(nth * SIXTEEN + i * I::LANES), *value);
                 }
             }
         }
@@ -145,7 +272,7 @@ impl Head<'_> {
 
     /// Rows of any length: the codes first, then row by row what they are multiplied with.
     #[inline(always)]
-    unsafe fn any<I: Isa, const BITS: usize>(&self, out: &mut [f32]) {
+    unsafe fn any<I: Isa, const BITS: usize>(&self, anchor: &[f32], out: &mut [f32]) {
         for first in (0..out.len()).step_by(SIXTEEN) {
             let codes = sixteen::<I, BITS>(self.codes.as_ptr().add(first * BITS / 8));
             for (i, code) in codes.as_ref().iter().enumerate() {
@@ -164,9 +291,9 @@ impl Head<'_> {
                     };
                     let p = values[i..].as_mut_ptr();
                     let mut value = I::mul(load_first::<I>(p, lanes), step);
-                    if !self.anchor.is_empty() {
+                    if !anchor.is_empty() {
                         let at = token * self.dim + g * group + i;
-                        value = I::add(value, load_first::<I>(self.anchor[at..].as_ptr(), lanes));
+                        value = I::add(value, load_first::<I>(anchor[at..].as_ptr(), lanes));
                     }
                     store_first::<I>(p, value, lanes);
                 }

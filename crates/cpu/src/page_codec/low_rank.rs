@@ -49,7 +49,26 @@ impl<'a> Basis<'a> {
     #[inline(always)]
     pub unsafe fn add<I: Isa>(&self, weight: f32, z: &[f32], out: &mut [f32]) {
         assert!(z.len() == self.rank && out.len() == self.mean.len(), "one row");
-        for i in (0..out.len()).step_by(I::LANES) {
+        /// Vectors at once, lest every product wait for the one before it.
+        const WIDE: usize = 4;
+        let wide = out.len() / (WIDE * I::LANES) * (WIDE * I::LANES);
+        for i in (0..wide).step_by(WIDE * I::LANES) {
+            let (p, mean) = (out[i..].as_mut_ptr(), self.mean[i..].as_ptr());
+            let mut sums: [I::V; WIDE] = std::array::from_fn(|v| {
+                let at = v * I::LANES;
+                I::fma(I::splat(weight), I::load(mean.add(at)), I::load(p.add(at)))
+            });
+            for (k, z) in z.iter().enumerate() {
+                let direction = self.directions[k * self.stride + i..][..WIDE * I::LANES].as_ptr();
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = I::fma(I::splat(*z), I::load(direction.add(v * I::LANES)), *sum);
+                }
+            }
+            for (v, sum) in sums.into_iter().enumerate() {
+                I::store(p.add(v * I::LANES), sum);
+            }
+        }
+        for i in (wide..out.len()).step_by(I::LANES) {
             let lanes = I::LANES.min(out.len() - i);
             let p = out[i..].as_mut_ptr();
             let mean = load_first::<I>(self.mean[i..].as_ptr(), lanes);
@@ -114,7 +133,7 @@ impl<'a> Basis<'a> {
 pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
     let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return &[] };
     let layout = layout(page);
-    let Scratch { steps, coefficients: z } = scratch;
+    let Scratch { steps, coefficients: z, .. } = scratch;
     z.resize(CHUNK_TOKENS * usize::from(rank), 0.0);
     let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
     match coefficients {

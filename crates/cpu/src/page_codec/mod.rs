@@ -12,6 +12,7 @@ mod steps;
 
 use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec};
 
+pub use self::codes::adds_as_read;
 pub use self::exact::encode;
 pub use self::low_rank::{Basis, coefficients};
 pub use self::page::{Page, Pages};
@@ -23,16 +24,28 @@ use crate::isa::{Isa, Kernel};
 pub struct Scratch {
     /// Steps of one head, or of one token's coefficients.
     steps: Vec<f32>,
+    /// Those of its anchor, where both are read at once.
+    anchor_steps: Vec<f32>,
     /// Coefficients, tokens × rank.
     coefficients: Vec<f32>,
+}
+
+/// What a page is decoded over.
+#[derive(Debug, Clone, Copy)]
+pub enum Anchor<'a> {
+    /// It stands alone.
+    None,
+    /// What the anchor decodes to, one head.
+    Values(&'a [f32]),
+    /// The anchor itself, if [`adds_as_read`]: the same bits, without a way through memory.
+    Page(&'a Page<'a>),
 }
 
 /// Decodes one head of a page, tokens × head_dim.
 pub struct Decode<'a> {
     pub page: &'a Page<'a>,
     pub kv_head: usize,
-    /// What the anchor decodes to; empty for codecs that stand alone.
-    pub anchor: &'a [f32],
+    pub anchor: Anchor<'a>,
     pub out: &'a mut [f32],
     pub scratch: &'a mut Scratch,
 }
@@ -44,19 +57,25 @@ impl Kernel for Decode<'_> {
     unsafe fn run<I: Isa>(self) {
         let Self { page, kv_head, anchor, out, scratch } = self;
         let elements = CHUNK_TOKENS * page.head_dim;
-        let over = if page.codec.stands_alone() { 0 } else { elements };
-        assert!(out.len() == elements && anchor.len() == over, "one head of a page, over one of its anchor");
+        let values = match anchor {
+            Anchor::Values(values) => values,
+            Anchor::None | Anchor::Page(_) => &[],
+        };
+        assert!(
+            out.len() == elements && (values.is_empty() || values.len() == elements),
+            "one head of a page"
+        );
         match page.codec {
             PageCodec::Exact(element) => exact::decode::<I>(element, page.bytes, kv_head * elements, out),
-            PageCodec::Steps(width) => steps::decode(width, page.bytes, kv_head * elements, anchor, out),
-            PageCodec::LowRank { .. } => low_rank::decode::<I>(page, kv_head, anchor, out, scratch),
+            PageCodec::Steps(width) => steps::decode(width, page.bytes, kv_head * elements, values, out),
+            PageCodec::LowRank { .. } => low_rank::decode::<I>(page, kv_head, values, out, scratch),
             PageCodec::Quantised(_)
             | PageCodec::Profiled(_)
             | PageCodec::Grouped(_)
             | PageCodec::Delta(_) => {
                 let layout = CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim);
                 let Some(layout) = layout else { unreachable!("{} is of codes", page.codec) };
-                codes::decode::<I>(&layout, page, kv_head, anchor, out, &mut scratch.steps);
+                codes::decode::<I>(&layout, page, kv_head, anchor, out, scratch);
             }
         }
     }

@@ -6,10 +6,10 @@ use std::ops::Range;
 use interleaf_contract::{ChunkEntry, PageCodec, PageHalf, PagePlace};
 
 use super::Task;
-use super::plan::anchor;
+use super::plan::{self, anchor};
 use crate::isa::Isa;
 use crate::lines::LINE;
-use crate::page_codec::{Basis, Decode, Page, Pages, Scratch};
+use crate::page_codec::{Anchor, Basis, Decode, Page, Pages, Scratch, adds_as_read};
 
 /// Pages that are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
 const PAGES_AHEAD: usize = 2;
@@ -35,7 +35,7 @@ impl<'a> Load<'a, '_> {
         let pages = self.task.group.pages();
         self.fetch_later::<I>(half, chunk, |half, chunk| anchor(self.entry(pages, chunk).half(half)));
         let page = self.find(half, chunk, anchor(self.entry(pages, chunk).half(half)));
-        Decode { page: &page, kv_head: self.task.kv_head, anchor: &[], out, scratch }.on::<I>();
+        Decode { page: &page, kv_head: self.task.kv_head, anchor: Anchor::None, out, scratch }.on::<I>();
     }
 
     /// A chunk's page as one of the tables has it: the anchor, or `out` with the difference added to it.
@@ -55,8 +55,33 @@ impl<'a> Load<'a, '_> {
         }
         self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
         let page = self.find(half, chunk, entry.place());
-        Decode { page: &page, kv_head: self.task.kv_head, anchor, out, scratch }.on::<I>();
+        Decode { page: &page, kv_head: self.task.kv_head, anchor: Anchor::Values(anchor), out, scratch }
+            .on::<I>();
         out
+    }
+
+    /// Decodes a chunk's page at once with its anchor; says whether it could: of a task whose rows all have the same pages,
+    /// and in codecs that allow it.
+    #[inline(always)]
+    pub unsafe fn at_once<I: Isa>(
+        &self,
+        half: PageHalf,
+        chunk: usize,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> bool {
+        let pages = self.task.group.pages();
+        let entry = self.entry(pages, chunk).half(half);
+        let Some(anchor) = entry.anchor.filter(|_| self.task.group.is_of_one()) else { return false };
+        let (page, under) = (self.find(half, chunk, entry.place()), self.find(half, chunk, anchor));
+        if !adds_as_read(&page, &under) {
+            return false;
+        }
+        self.fetch_later::<I>(half, chunk, |half, chunk| plan::anchor(self.entry(pages, chunk).half(half)));
+        self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
+        Decode { page: &page, kv_head: self.task.kv_head, anchor: Anchor::Page(&under), out, scratch }
+            .on::<I>();
+        true
     }
 
     /// V of a chunk, if it is in coefficients for every token: they can be weighted as they are.
@@ -92,8 +117,10 @@ impl<'a> Load<'a, '_> {
         let Some((half, chunk)) = next.filter(|(_, chunk)| self.chunks.contains(chunk)) else { return };
         let page = self.find(half, chunk, place(half, chunk));
         for part in page.parts(self.task.kv_head) {
-            for line in part.step_by(LINE) {
-                I::prefetch(page.bytes[line..].as_ptr());
+            // Pages begin on no line of their own: the last byte may be on one more.
+            let last = part.end.checked_sub(1).filter(|last| part.contains(last));
+            for byte in part.step_by(LINE).chain(last) {
+                I::prefetch(page.bytes[byte..].as_ptr());
             }
         }
     }

@@ -125,12 +125,14 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     }
     while i < width {
         let lanes = I::LANES.min(width - i);
-        for (weights, o) in weights.into_iter().zip(o) {
-            let mut sum = load_first::<I>(o.add(i), lanes);
-            for t in 0..tokens {
-                let value = load_first::<I>(values.add(t * width + i), lanes);
-                sum = I::fma(I::splat(*weights.add(t)), value, sum);
+        let mut sums: [I::V; Q] = std::array::from_fn(|q| load_first::<I>(o[q].add(i), lanes));
+        for t in 0..tokens {
+            let value = load_first::<I>(values.add(t * width + i), lanes);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = I::fma(I::splat(*weights.add(t)), value, *sum);
             }
+        }
+        for (sum, o) in sums.into_iter().zip(o) {
             store_first::<I>(o.add(i), sum, lanes);
         }
         i += lanes;

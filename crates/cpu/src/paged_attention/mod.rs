@@ -188,20 +188,27 @@ unsafe fn run_task<I: Isa>(
         let load = Load { pages, layer: layer.layer, task, chunks: chunks.clone() };
         for chunk in chunks.clone() {
             let at = chunk * CHUNK_TOKENS - start;
-            load.anchor::<I>(PageHalf::K, chunk, &mut work.anchor, &mut work.decode);
+            let is_whole = load.at_once::<I>(PageHalf::K, chunk, &mut work.page, &mut work.decode);
+            if !is_whole {
+                load.anchor::<I>(PageHalf::K, chunk, &mut work.anchor, &mut work.decode);
+            }
             for member in task.group.members() {
                 let seeing = seeing(&seen, &member.rows, at);
                 if seeing.is_empty() {
                     continue;
                 }
-                let page = load.over::<I>(
-                    member.pages,
-                    PageHalf::K,
-                    chunk,
-                    &work.anchor,
-                    &mut work.page,
-                    &mut work.decode,
-                );
+                let page = if is_whole {
+                    &work.page
+                } else {
+                    load.over::<I>(
+                        member.pages,
+                        PageHalf::K,
+                        chunk,
+                        &work.anchor,
+                        &mut work.page,
+                        &mut work.decode,
+                    )
+                };
                 transpose::<I>(page, dim, &mut work.keys);
                 let seeing = seeing.start * group..seeing.end * group;
                 score_all::<I>(&queries, seeing, &work.keys, shape.scale, &mut work.scores, at);
@@ -221,7 +228,10 @@ unsafe fn run_task<I: Isa>(
         let mut gathering = work.gathered.begin(task.group.members().count(), rows.len() * group);
         for chunk in chunks {
             let at = chunk * CHUNK_TOKENS - start;
-            load.anchor::<I>(PageHalf::V, chunk, &mut work.anchor, &mut work.decode);
+            let is_whole = load.at_once::<I>(PageHalf::V, chunk, &mut work.page, &mut work.decode);
+            if !is_whole {
+                load.anchor::<I>(PageHalf::V, chunk, &mut work.anchor, &mut work.decode);
+            }
             for (index, member) in task.group.members().enumerate() {
                 if seeing(&seen, &member.rows, at).is_empty() {
                     continue;
@@ -234,14 +244,18 @@ unsafe fn run_task<I: Isa>(
                     gathering.add::<I>(index, basis, &page, &weights, &mut sums, &mut work.decode);
                     continue;
                 }
-                let page = load.over::<I>(
-                    member.pages,
-                    PageHalf::V,
-                    chunk,
-                    &work.anchor,
-                    &mut work.page,
-                    &mut work.decode,
-                );
+                let page = if is_whole {
+                    &work.page
+                } else {
+                    load.over::<I>(
+                        member.pages,
+                        PageHalf::V,
+                        chunk,
+                        &work.anchor,
+                        &mut work.page,
+                        &mut work.decode,
+                    )
+                };
                 accumulate_all::<I>(&weights, page, &mut sums);
             }
         }

@@ -60,6 +60,11 @@ impl<'a> Group<'a> {
         })
     }
 
+    /// Whether all rows have the same pages.
+    pub fn is_of_one(&self) -> bool {
+        self.members.len() == 1
+    }
+
     /// The pages of one of the members.
     pub fn pages(&self) -> &'a [ChunkEntry] {
         self.members.first().map_or(&[], |member| member.pages)
