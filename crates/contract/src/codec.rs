@@ -5,6 +5,7 @@ use crate::{CHUNK_TOKENS, PageElement, PageHalf};
 
 mod constants;
 mod layout;
+mod name;
 
 pub use constants::{ConstantsId, PageConstants};
 pub use layout::{CodeLayout, CoefficientLayout};
@@ -203,27 +204,6 @@ impl PageCodec {
 impl From<PageElement> for PageCodec {
     fn from(element: PageElement) -> Self {
         Self::Exact(element)
-    }
-}
-
-impl std::fmt::Display for PageCodec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exact(element) => element.fmt(f),
-            Self::Quantised(bits) => write!(f, "q{}", bits.count()),
-            Self::Profiled(bits) => write!(f, "q{}-profiled", bits.count()),
-            Self::Grouped(bits) => write!(f, "q{}-grouped", bits.count()),
-            Self::Delta(bits) => write!(f, "delta-{}", bits.count()),
-            Self::Steps(width) => write!(f, "steps-{}", 8 * *width as usize),
-            Self::LowRank { rank, coefficients, keeps_first } => {
-                write!(f, "low-rank-{rank}-")?;
-                match coefficients {
-                    Coefficients::F16 => f.write_str("f16")?,
-                    Coefficients::Codes(bits) => write!(f, "int{}", bits.count())?,
-                }
-                f.write_str(if *keeps_first { "-first" } else { "" })
-            }
-        }
     }
 }
 

@@ -30,8 +30,8 @@ mod weights;
 mod fixture;
 
 pub use calibration::{
-    Calibration, Directions, HalfCalibration, JointCalibration, LayerCalibration, MOST_DIRECTIONS, MadeFrom,
-    MeasuredCodec,
+    Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MOST_DIRECTIONS,
+    MadeFrom, MeasuredCodec, Rung,
 };
 pub use chat::{ChatMessage, ChatTemplate};
 pub use config::{Biases, LayerKind, ModelConfig, Proj};

@@ -10,10 +10,12 @@
 mod read;
 mod write;
 
+use interleaf_contract::PageCodec;
+
 use crate::Digest;
 
 /// Raised when a file of old would mean something else now.
-const VERSION: usize = 1;
+const VERSION: usize = 2;
 
 /// The most directions that a basis has.
 pub const MOST_DIRECTIONS: usize = 255;
@@ -33,6 +35,32 @@ pub struct Calibration {
     pub joint: Option<JointCalibration>,
     /// What each codec cost, on windows that nothing was fitted to.
     pub measured: Vec<MeasuredCodec>,
+    /// What pages may be stored as for a call that allows a loss.
+    pub ladder: Ladder,
+}
+
+/// Mixes of codecs from few bytes to many, and what errors of each layer cost.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Ladder {
+    /// By layer, of keys and of values: the mean divergence of outputs, in nats, that reading the base's there costs, over
+    /// the squared relative error that this is. 0 where there is no difference.
+    pub sensitivities: Vec<[f32; 2]>,
+    /// The smallest first.
+    pub rungs: Vec<Rung>,
+}
+
+/// A way of storing a chunk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rung {
+    /// By layer, of keys and of values: as what; `None` where the base's page stands for it.
+    pub layers: Vec<[Option<PageCodec>; 2]>,
+    /// The mean divergence of outputs over windows stored so, in nats.
+    pub kl: f32,
+    /// What the divergence is at most, as a multiple of the sum of squared relative errors that are each weighted by their
+    /// sensitivity: the most that one of the windows had.
+    pub factor: f32,
+    /// The mean of that bound over the windows, in nats.
+    pub bound: f32,
 }
 
 /// What a calibration was made from. Every window was run on its own, from position 0.
@@ -133,6 +161,22 @@ impl JointCalibration {
     }
 }
 
+impl Ladder {
+    /// What the mean divergence of outputs is at most, in nats, over pages stored as a rung has it: `squares` are squared
+    /// errors relative to what was exact, by layer, of keys and of values.
+    #[must_use]
+    pub fn divergence(&self, rung: &Rung, squares: &[[f64; 2]]) -> f64 {
+        f64::from(rung.factor) * self.weighted(squares)
+    }
+
+    /// Squared relative errors, each times what it costs.
+    #[must_use]
+    pub fn weighted(&self, squares: &[[f64; 2]]) -> f64 {
+        let costs = self.sensitivities.iter().flatten().zip(squares.iter().flatten());
+        costs.map(|(cost, square)| f64::from(*cost) * square).sum()
+    }
+}
+
 impl Calibration {
     /// The codec's measurement, if it was measured.
     #[must_use]
@@ -150,6 +194,11 @@ mod names {
     pub const K_ERRORS: &str = "measured.k_errors";
     pub const V_ERRORS: &str = "measured.v_errors";
     pub const KL: &str = "measured.kl";
+    pub const SENSITIVITIES: &str = "ladder.sensitivities";
+    pub const RUNGS: &str = "ladder.rungs";
+
+    /// What stands for a codec where the base's page does for an adapter's.
+    pub const SAME: &str = "same";
 
     /// Of a layer's profile.
     pub fn profile(layer: usize) -> String {
@@ -207,6 +256,21 @@ mod tests {
                 v_errors: vec![0.3, 0.4],
                 kl: 0.01,
             }],
+            ladder: Ladder {
+                sensitivities: vec![[0.0, 0.25], [0.5, 0.125]],
+                rungs: vec![
+                    Rung { layers: vec![[None, None]; 2], kl: 1e-3, factor: 1.5, bound: 2e-3 },
+                    Rung {
+                        layers: vec![
+                            [None, PageCodec::named("delta-4")],
+                            [PageCodec::named("low-rank-4-f16"), PageCodec::named("delta-2")],
+                        ],
+                        kl: 1e-4,
+                        factor: 2.5,
+                        bound: 2e-4,
+                    },
+                ],
+            },
         }
     }
 
@@ -254,9 +318,16 @@ mod tests {
         refused(&|c| c.layers[0].v.prediction[3] = f32::NAN, &["layers.0.v.prediction", "element 3"]);
         refused(&|c| c.layers[0].profile[3] = -1.0, &["layers.0.k.profile", "below 0"]);
         refused(&|c| c.measured[0].kl = f32::INFINITY, &["measured.kl"]);
+        refused(&|c| c.ladder.sensitivities[1][0] = -1.0, &["ladder.sensitivities", "below 0"]);
+        refused(&|c| c.ladder.rungs[1].factor = -1.0, &["ladder.rungs", "below 0"]);
+        let deep = PageCodec::named("low-rank-8-f16");
+        refused(&|c| c.ladder.rungs[1].layers[1][0] = deep, &["rungs", "directions", "low-rank-8-f16"]);
+        let profiled = PageCodec::named("q4-profiled");
+        refused(&|c| c.ladder.rungs[1].layers[1][1] = profiled, &["rungs", "q4-profiled"]);
         let one_layer = |c: &mut Calibration| {
             c.layers.truncate(1);
             c.measured.clear();
+            c.ladder = Ladder::default();
         };
         refused(&one_layer, &["layers.1.k.profile is missing"]);
         refused(&|c| c.made_from.fitted = 0, &["fitted_windows"]);

@@ -1,8 +1,10 @@
 //! A calibration from its file: bound to its model and adapter, and every tensor checked.
 
+use interleaf_contract::{PageCodec, PageHalf};
+
 use super::{
-    Calibration, Directions, HalfCalibration, JointCalibration, LayerCalibration, MOST_DIRECTIONS, MadeFrom,
-    MeasuredCodec, VERSION, names,
+    Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MOST_DIRECTIONS,
+    MadeFrom, MeasuredCodec, Rung, VERSION, names,
 };
 use crate::config::limits;
 use crate::json::Object;
@@ -14,6 +16,9 @@ const HEADER: &str = "calibration";
 
 /// The most codecs of which there are measurements.
 const MOST_CODECS: usize = 1 << 10;
+
+/// The most rungs of a ladder.
+const MOST_RUNGS: usize = 64;
 
 /// A file, and the sizes that its tensors follow from.
 struct Reader<'a> {
@@ -80,6 +85,7 @@ impl Calibration {
             layers: (0..config.layers).map(|layer| reader.layer(layer)).collect::<Result<_, _>>()?,
             joint,
             measured: reader.measured(&header)?,
+            ladder: reader.ladder(&header)?,
         })
     }
 }
@@ -96,13 +102,8 @@ fn header(file: &TensorFile) -> Result<Object, ModelError> {
 
 impl Reader<'_> {
     fn layer(&self, layer: usize) -> Result<LayerCalibration, ModelError> {
-        let name = names::profile(layer);
-        let profile = self.values(&name, &[self.width])?;
-        if profile.iter().any(|magnitude| *magnitude < 0.0) {
-            return Err(self.file.get(&name)?.refusal("a magnitude is below 0"));
-        }
         Ok(LayerCalibration {
-            profile,
+            profile: self.costs(&names::profile(layer), &[self.width])?,
             k: self.half(&names::half(layer, "k"))?,
             v: self.half(&names::half(layer, "v"))?,
         })
@@ -153,6 +154,64 @@ impl Reader<'_> {
             kl,
         });
         Ok(measured.collect())
+    }
+
+    fn ladder(&self, header: &Object) -> Result<Ladder, ModelError> {
+        let refused = |expected: String| header.error("rungs", expected);
+        let list = header.list("rungs")?.filter(|list| list.len() <= MOST_RUNGS);
+        let list = list.ok_or_else(|| refused(format!("a list of at most {MOST_RUNGS}")))?;
+        let rungs = list.iter().map(|rung| {
+            let names: Vec<[String; 2]> = serde_json::from_value(rung.clone())
+                .map_err(|e| refused(format!("names for layers: {e}")))?;
+            if names.len() != self.layers {
+                return Err(refused(format!("names for each of {} layers", self.layers)));
+            }
+            let layer = |[k, v]: &[String; 2]| {
+                let page = |half, name: &str| match name {
+                    names::SAME => Ok(None),
+                    _ => self.page_codec(half, name).map(Some).map_err(refused),
+                };
+                Ok([page(PageHalf::K, k)?, page(PageHalf::V, v)?])
+            };
+            names.iter().map(layer).collect::<Result<Vec<_>, ModelError>>()
+        });
+        let rungs = rungs.collect::<Result<Vec<_>, ModelError>>()?;
+        // One that was not measured has none.
+        let layers = if rungs.is_empty() { 0 } else { self.layers };
+        let sensitivities = self.costs(names::SENSITIVITIES, &[layers, 2])?;
+        let figures = self.costs(names::RUNGS, &[rungs.len(), 3])?;
+        let rung = |(layers, figures): (Vec<_>, &[f32])| Rung {
+            layers,
+            kl: figures[0],
+            factor: figures[1],
+            bound: figures[2],
+        };
+        Ok(Ladder {
+            sensitivities: sensitivities.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect(),
+            rungs: rungs.into_iter().zip(figures.chunks_exact(3)).map(rung).collect(),
+        })
+    }
+
+    /// A codec of pages over the base's, with no more directions than there are.
+    fn page_codec(&self, half: PageHalf, name: &str) -> Result<PageCodec, String> {
+        let is_lawful = |codec: &PageCodec| codec.is_sound(half) && !matches!(codec, PageCodec::Profiled(_));
+        let codec =
+            PageCodec::named(name).filter(is_lawful).ok_or_else(|| format!("codecs, not {name:?}"))?;
+        match codec {
+            PageCodec::LowRank { rank, .. } if usize::from(rank) > self.rank => {
+                Err(format!("at most {} directions, not those of {name}", self.rank))
+            }
+            codec => Ok(codec),
+        }
+    }
+
+    /// All elements of a tensor, none below 0.
+    fn costs(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let values = self.values(name, shape)?;
+        match values.iter().any(|value| *value < 0.0) {
+            true => Err(self.file.get(name)?.refusal("a value is below 0")),
+            false => Ok(values),
+        }
     }
 
     /// All elements of a tensor, finite, as f32.

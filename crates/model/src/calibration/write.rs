@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use half::f16;
+use interleaf_contract::PageCodec;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError};
 use serde_json::json;
 
-use super::{Calibration, Directions, HalfCalibration, VERSION, names};
+use super::{Calibration, Directions, HalfCalibration, Rung, VERSION, names};
 use crate::ModelError;
 
 /// A tensor to be written.
@@ -81,6 +82,11 @@ impl Calibration {
         tensors.exact(names::V_ERRORS, &[codecs, layers], &errors(|measured| &measured.v_errors));
         let kl: Vec<f32> = self.measured.iter().map(|measured| measured.kl).collect();
         tensors.exact(names::KL, &[codecs], &kl);
+        let sensitivities: Vec<f32> = self.ladder.sensitivities.iter().flatten().copied().collect();
+        tensors.exact(names::SENSITIVITIES, &[sensitivities.len() / 2, 2], &sensitivities);
+        let rungs: Vec<f32> =
+            self.ladder.rungs.iter().flat_map(|rung| [rung.kl, rung.factor, rung.bound]).collect();
+        tensors.exact(names::RUNGS, &[self.ladder.rungs.len(), 3], &rungs);
 
         // One entry, so that its order is not a hash's.
         let metadata = HashMap::from([("calibration".to_owned(), self.header())]);
@@ -97,6 +103,7 @@ impl Calibration {
         let rank = self.layers.first().map_or(0, |layer| layer.k.basis.rank());
         let residual_rank = self.layers.first().map_or(0, |layer| layer.v.residual.rank());
         let codecs: Vec<&str> = self.measured.iter().map(|measured| measured.codec.as_str()).collect();
+        let rungs: Vec<Vec<[String; 2]>> = self.ladder.rungs.iter().map(rung_names).collect();
         json!({
             "version": VERSION,
             "model": self.model.to_string(),
@@ -111,7 +118,13 @@ impl Calibration {
             "joint_rank": self.joint.as_ref().map(super::JointCalibration::rank),
             "joint_residual_rank": self.joint.as_ref().map(|joint| joint.residual.rank()),
             "codecs": codecs,
+            "rungs": rungs,
         })
         .to_string()
     }
+}
+
+fn rung_names(rung: &Rung) -> Vec<[String; 2]> {
+    let name = |codec: &Option<PageCodec>| codec.map_or(names::SAME.to_owned(), |codec| codec.to_string());
+    rung.layers.iter().map(|[k, v]| [name(k), name(v)]).collect()
 }
