@@ -1,16 +1,20 @@
 //! Calibrating one adapter: run, fit, measure.
 
 use interleaf_contract::CHUNK_TOKENS;
-use interleaf_model::{Calibration, Digest, MadeFrom, MeasuredCodec};
+use interleaf_model::{Calibration, Digest, Ladder, MadeFrom, MeasuredCodec};
 use interleaf_runtime::Engine;
 
 use crate::fit::Fit;
 use crate::kv::Kv;
+use crate::ladder::ladder;
 use crate::turns::Turns;
 use crate::{CalibrateError, Codec, Measured, Parts, Windows, measure};
 
 /// Every so-manieth window is held back from the fit, for measuring; the last one where there are fewer.
 pub const HELD_BACK: usize = 8;
+
+/// The most windows that the ladder is measured on.
+const LADDER_WINDOWS: usize = 8;
 
 /// The fewest tokens of a window: a page to be stored, and another one to read over it.
 const FEWEST_TOKENS: usize = 2 * CHUNK_TOKENS;
@@ -67,6 +71,7 @@ pub fn calibrate(
         layers: found.layers,
         joint: found.joint,
         measured: Vec::new(),
+        ladder: Ladder::default(),
     };
     let codecs: Vec<Codec> = Codec::ALL.into_iter().filter(|codec| codec.is_in(&calibration)).collect();
     let (mut done, total) = (0, codecs.len() * held_back.rows.len());
@@ -75,6 +80,10 @@ pub fn calibrate(
         progress(Progress::Measured(done, total));
     })?;
     calibration.measured = measured.iter().map(kept).collect();
+    let some = some_of(windows);
+    calibration.ladder = ladder(engine, adapter, &some, parts, &calibration, &mut |done, total| {
+        progress(Progress::Measured(done, total));
+    })?;
     Ok(calibration)
 }
 
@@ -86,6 +95,14 @@ fn kept(measured: &Measured) -> MeasuredCodec {
         v_errors: errors(1),
         kl: measured.kl_mean() as f32,
     }
+}
+
+/// Windows from all parts, for measuring what errors cost. Whether a codec was fitted to them does not matter, since errors
+/// are measured too.
+fn some_of(windows: &Windows) -> Windows {
+    let step = windows.rows.len().div_ceil(LADDER_WINDOWS);
+    let rows = windows.rows.iter().rev().step_by(step.max(1)).cloned().collect();
+    Windows { text: windows.text.clone(), rows }
 }
 
 /// Windows to be fitted to, and those held back.

@@ -82,7 +82,7 @@ impl Family {
 
 impl Codec {
     /// Every codec that is compared.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Page(PageCodec::Exact(PageElement::F16)),
         Self::Page(PageCodec::Grouped(Bits::Eight)),
         Self::Page(PageCodec::Grouped(Bits::Four)),
@@ -96,6 +96,7 @@ impl Codec {
         Self::Page(PageCodec::Delta(Bits::Four)),
         Self::Page(PageCodec::Delta(Bits::Two)),
         Self::MobiLora,
+        low_rank(8, Bits::Four, false),
         low_rank(16, Bits::Eight, false),
         low_rank(16, Bits::Four, false),
         low_rank(16, Bits::Four, true),

@@ -1,5 +1,5 @@
 //! How the KV pages of an adapter differ from its base's, fitted once for each adapter ([`calibrate`]), and what storing them
-//! by each [`Codec`] costs in quality ([`measure`]).
+//! by each [`Codec`] costs in quality ([`measure`]), or an engine that shares them within a budget ([`hold`]).
 //!
 //! It runs windows of tokens through an engine and reads its pages; nothing here is needed to answer a request. What a
 //! calibration holds and its file are [`interleaf_model::Calibration`]'s. Definitions of codecs are `kernels-ref`'s.
@@ -8,7 +8,9 @@ mod calibrate;
 mod codec;
 mod error;
 mod fit;
+mod held;
 mod kv;
+mod ladder;
 mod measure;
 mod moments;
 mod pages;
@@ -20,6 +22,7 @@ mod windows;
 pub use calibrate::{HELD_BACK, Progress, calibrate};
 pub use codec::{Codec, Family};
 pub use error::CalibrateError;
+pub use held::{Budgets, Held, Outcome, Reader, Shared, hold, unshared_bytes};
 pub use kv::Kv;
 pub use measure::{Measured, Parts, f16_bytes_per_token, measure};
 pub use windows::{Windows, cut, read_windows};

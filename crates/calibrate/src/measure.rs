@@ -6,7 +6,7 @@ use interleaf_model::{Calibration, WeightFormat};
 use interleaf_runtime::Engine;
 
 use crate::kv::{self, Kv};
-use crate::prefix::{Means, Prefix};
+use crate::prefix::{Means, Prefix, Stored};
 use crate::score::{Reference, Score};
 use crate::turns::Turns;
 use crate::{CalibrateError, Codec, Windows, fit};
@@ -92,6 +92,38 @@ pub fn measure(
     calibration: Option<&Calibration>,
     done: &mut dyn FnMut(),
 ) -> Result<Vec<Measured>, CalibrateError> {
+    let mut sums: Vec<Sums> = codecs.iter().map(|_| Sums::default()).collect();
+    let store = |prefix: &Prefix<'_>, codec: usize| prefix.store(codecs[codec]);
+    each_way(
+        engine,
+        adapter,
+        windows,
+        parts,
+        calibration,
+        codecs.len(),
+        store,
+        |codec, prefix, stored, score| {
+            sums[codec].add(stored.bytes, &stored.kv, prefix, score);
+            done();
+        },
+    )?;
+    let tokens = windows.rows.len() * parts.prefix;
+    Ok(codecs.iter().zip(sums).map(|(codec, sums)| sums.finish(*codec, tokens)).collect())
+}
+
+/// Lets an adapter read on, in each window, over what each of several ways to store makes of its cache of the prefix.
+/// `store` puts a prefix through one, and `each` is told what came of it.
+#[expect(clippy::too_many_arguments, reason = "what is measured, on what, and two functions")]
+pub fn each_way(
+    engine: &mut Engine,
+    adapter: &str,
+    windows: &Windows,
+    parts: Parts,
+    calibration: Option<&Calibration>,
+    ways: usize,
+    store: impl Fn(&Prefix<'_>, usize) -> Result<Stored, CalibrateError>,
+    mut each: impl FnMut(usize, &Prefix<'_>, &Stored, Score),
+) -> Result<(), CalibrateError> {
     let length = parts.prefix + parts.continuation;
     if let Some(row) = windows.rows.iter().find(|row| row.len() < length) {
         return Err(CalibrateError::Windows {
@@ -112,7 +144,6 @@ pub fn measure(
     let turns = Turns::new(engine.config(), parts.prefix);
     let embedding = engine.model().embedding(WeightFormat::Stored)?;
     let means = Means { adapter, calibration, embedding: &embedding, turns: &turns };
-    let mut sums: Vec<Sums> = codecs.iter().map(|_| Sums::default()).collect();
     for row in &windows.rows {
         let (prefix, after) = row[..length].split_at(parts.prefix);
         let base = Kv::compute(engine, None, prefix)?;
@@ -121,17 +152,15 @@ pub fn measure(
         let own = Kv::read(engine, sequence, prefix.len())?;
         let reference = Reference::new(engine, sequence, after)?;
         let pair = Prefix::new(engine.config(), prefix, base, own, means);
-        for (codec, sums) in codecs.iter().zip(&mut sums) {
-            let stored = pair.store(*codec)?;
+        for way in 0..ways {
+            let stored = store(&pair, way)?;
             engine.truncate_sequence(sequence, prefix.len())?;
             stored.kv.write(engine, sequence)?;
-            sums.add(stored.bytes, &stored.kv, &pair, reference.score(engine, sequence, after)?);
-            done();
+            each(way, &pair, &stored, reference.score(engine, sequence, after)?);
         }
         engine.close_sequence(sequence)?;
     }
-    let tokens = windows.rows.len() * parts.prefix;
-    Ok(codecs.iter().zip(sums).map(|(codec, sums)| sums.finish(*codec, tokens)).collect())
+    Ok(())
 }
 
 impl Sums {
@@ -171,7 +200,7 @@ impl Sums {
 }
 
 /// The square of the distance.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
 }
 

@@ -98,8 +98,10 @@ impl<'a> Prefix<'a> {
     pub fn store(&self, codec: Codec) -> Result<Stored, CalibrateError> {
         Ok(match codec {
             Codec::Base => Stored { kv: self.base.clone(), bytes: 0 },
-            Codec::MobiLora => self.by_page(&self.base, |_, _| Ok(Form::Steps))?,
-            Codec::Page(codec) => self.by_page(&self.base, |layer, half| self.form(codec, layer, half))?,
+            Codec::MobiLora => self.by_page(&self.base, |_, _| Ok(Some(Form::Steps)))?,
+            Codec::Page(codec) => {
+                self.by_page(&self.base, |layer, half| self.form(codec, layer, half).map(Some))?
+            }
             Codec::Predicted => self.over_base(self.predicted(codec)?.clone(), 0),
             Codec::PredictedAnd { rank, bits } => {
                 let anchor = self.over_base(self.predicted(codec)?.clone(), 0).kv;
@@ -108,7 +110,7 @@ impl<'a> Prefix<'a> {
                 self.by_page(&anchor, |layer, half| {
                     let calibrated = half_of(self.layer(Codec::Page(page), layer)?, half);
                     let rows = calibrated.residual.rows.iter().take(usize::from(rank) * self.width);
-                    Ok(self.low_rank(page, layer, half, vec![0.0; self.width], rows))
+                    Ok(Some(self.low_rank(page, layer, half, vec![0.0; self.width], rows)))
                 })?
             }
             Codec::Joint { rank } => {
@@ -134,6 +136,15 @@ impl<'a> Prefix<'a> {
         })
     }
 
+    /// What a mix of codecs makes of it: for each layer one for keys and one for values, `None` where the base's stand for
+    /// them.
+    pub fn store_mixed(&self, mix: &[[Option<PageCodec>; 2]]) -> Result<Stored, CalibrateError> {
+        self.by_page(&self.base, |layer, half| {
+            let codec = mix.get(layer).and_then(|halves| halves[half as usize]);
+            codec.map(|codec| self.form(codec, layer, half)).transpose()
+        })
+    }
+
     /// The base's cache with a difference added whose keys are turned back.
     fn over_base(&self, mut difference: Kv, bytes: usize) -> Stored {
         for (layer, [keys, _]) in difference.layers.iter_mut().enumerate() {
@@ -143,17 +154,18 @@ impl<'a> Prefix<'a> {
         Stored { kv: difference, bytes }
     }
 
-    /// The adapter's own cache through pages of a form for each layer's keys and values, over those of an anchor.
+    /// The adapter's own cache through pages of a form for each layer's keys and values, over those of an anchor, which stand
+    /// for them where there is none.
     fn by_page<'f>(
         &'f self,
         anchor: &Kv,
-        form: impl Fn(usize, PageHalf) -> Result<Form<'f>, CalibrateError>,
+        form: impl Fn(usize, PageHalf) -> Result<Option<Form<'f>>, CalibrateError>,
     ) -> Result<Stored, CalibrateError> {
         let (mut layers, mut bytes) = (Vec::with_capacity(self.own.layers.len()), 0);
         for (layer, (own, anchor)) in self.own.layers.iter().zip(&anchor.layers).enumerate() {
             let mut store = |half: PageHalf| {
                 let i = half as usize;
-                let form = form(layer, half)?;
+                let Some(form) = form(layer, half)? else { return Ok(anchor[i].clone()) };
                 let (values, stored) = through(&form, half, self.kv_heads, self.width, &own[i], &anchor[i]);
                 bytes += stored;
                 Ok::<_, CalibrateError>(values)

@@ -69,7 +69,7 @@ impl Bits {
 }
 
 /// How coefficients of a [`PageCodec::LowRank`] page are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Coefficients {
     /// IEEE binary16.
     F16,
@@ -118,7 +118,7 @@ impl Width {
 ///
 /// A page that another one is decoded over is its *anchor*. Anchors stand alone ([`PageCodec::stands_alone`]), and a
 /// difference is taken against what the anchor decodes to, not against what it was encoded from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PageCodec {
     /// Every element as a number.
     Exact(PageElement),

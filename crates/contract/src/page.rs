@@ -17,7 +17,7 @@ pub const ATTENTION_SPLIT: usize = 256;
 const _: () = assert!(ATTENTION_SPLIT.is_multiple_of(CHUNK_TOKENS));
 
 /// How numbers are stored that stand for themselves: the elements of exact pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum PageElement {
     /// IEEE binary16, rounded to nearest even.

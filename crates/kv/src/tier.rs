@@ -158,6 +158,11 @@ impl Tier {
         self.stripes[if self.striped { layer } else { 0 }].offset(piece)
     }
 
+    /// Bytes of a piece, rounding included.
+    pub fn piece_bytes(&self, piece: Piece, layer: usize) -> u64 {
+        self.stripes[if self.striped { layer } else { 0 }].size(piece)
+    }
+
     /// Bytes that may be held for one piece.
     pub fn slab_bytes(&self) -> u64 {
         self.stripes.first().map_or(1, Blocks::slab_bytes)

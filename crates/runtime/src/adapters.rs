@@ -137,6 +137,12 @@ impl Adapters {
         self.resident[adapter.0].id
     }
 
+    /// What is known of an adapter, under the first of its names.
+    pub fn summary(&self, adapter: Acting) -> Option<&AdapterSummary> {
+        let found = self.by_name.values().find(|registered| registered.acting == Some(adapter));
+        found.map(|found| &found.summary)
+    }
+
     /// Where an adapter acts on a prompt and its answer; `None` if nowhere.
     ///
     /// An activated LoRA acts from the first token of the last occurrence of its invocation on (Greenewald et

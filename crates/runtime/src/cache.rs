@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use interleaf_contract::PoolGeometry;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, KvError, Manager, Op, Open, Opened,
-    SequenceId,
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KvError, Manager, Op, Open,
+    Opened, SequenceId,
 };
 use interleaf_model::Digest;
 
@@ -165,6 +165,24 @@ impl Cache {
             Some(drift) => self.manager.encoded(op.id, drift),
             None => self.manager.cancelled(op.id),
         }
+    }
+
+    /// Whether pages may take other forms than the exact one.
+    pub fn encodes(&self) -> bool {
+        self.encodes
+    }
+
+    /// What the manager knows an adapter by.
+    pub fn id(&self, Acting(place): Acting) -> AdapterId {
+        self.adapters[place].id
+    }
+
+    /// Pages of an adapter may take these forms, too. Returns the number of the first.
+    pub fn add_forms(&mut self, adapter: Acting, forms: Vec<Form>) -> Result<usize, KvError> {
+        let id = self.id(adapter);
+        let first = self.manager.forms_of(Some(id))? + 1;
+        self.manager.add_forms(Some(id), forms)?;
+        Ok(first)
     }
 
     /// A copy has been made, or not.

@@ -1,27 +1,56 @@
 //! Encodes chunks that nobody uses any more, for calls that allow a loss, and says what that costs.
 
-use interleaf_contract::{PageHalf, PageLoss, PageRecode};
 use interleaf_kv::Op;
 
+use crate::adapters::Activation;
+use crate::forms::{Found, Residence};
 use crate::{Engine, EngineError};
 
-/// What the mean divergence of outputs is at most, as a multiple of the squared relative errors of K and of V: it covered
-/// every encoding that was measured on two trained models and ten adapters.
-const DIVERGENCE: f64 = 0.25;
-
 impl Engine {
+    /// Before an adapter's first call that allows a loss: looks into the store for its calibration, whose forms its pages may
+    /// take from then on. Without one they have those that need none.
+    pub(crate) fn find_forms(
+        &mut self,
+        activation: Option<Activation>,
+        drift: f32,
+    ) -> Result<(), EngineError> {
+        let Some(Activation { adapter, .. }) = activation else { return Ok(()) };
+        let id = self.cache.id(adapter);
+        if drift <= 0.0 || !self.cache.encodes() || !self.store.is_kept() || self.calibrated.is_known(id) {
+            return Ok(());
+        }
+        let Some(summary) = self.adapters.summary(adapter).cloned() else { return Ok(()) };
+        let model = self.model_digest();
+        let Some(calibration) = self.store.calibration(self.model.config(), model, summary.digest) else {
+            self.calibrated.set_missing(id);
+            return Ok(());
+        };
+        let Self { model, reserved, ropes, backend, fallback, .. } = self;
+        let (config, pool) = (model.config(), &reserved.geometry);
+        let on = Residence { config, pool, ropes, backend: &mut **backend, is_last: fallback.is_none() };
+        let found = Found::new(&summary.name, &calibration, on)?;
+        let first = self.cache.add_forms(adapter, found.forms.clone())?;
+        self.calibrated.add(id, found, first);
+        Ok(())
+    }
+
     /// Carries encodings out, one chunk after the other, and reports what each costs. What the manager does not keep it
     /// does not keep: the exact pages are there until then.
     pub(crate) fn encode_pages(&mut self, moves: Vec<Op>) -> Result<(), EngineError> {
         let mut left = moves;
         while let Some(op) = left.pop() {
-            let pages = self.cache.manager().recodes(op.id);
+            let manager = self.cache.manager();
+            let (stored, all) = (manager.recodes(op.id), manager.comparisons(op.id));
             let losses = self.on_device(|engine| {
-                engine.backend.recode_pages(&pages)?;
-                Ok(engine.backend.compare_pages(&pages)?)
+                engine.backend.recode_pages(&stored)?;
+                Ok(engine.backend.compare_pages(&all)?)
             });
             match losses {
-                Ok(losses) => left.extend(self.cache.encoded(op, Some(divergence(&pages, &losses)))),
+                Ok(losses) => {
+                    let encoding = self.cache.manager().encoding(op.id);
+                    let drift = self.calibrated.divergence(encoding, &all, &losses);
+                    left.extend(self.cache.encoded(op, Some(drift)));
+                }
                 Err(error) => {
                     for op in left.into_iter().chain([op]) {
                         self.cache.encoded(op, None);
@@ -32,22 +61,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// A bound on the mean divergence of outputs over pages that have lost something: of K and of V the squared error relative
-/// to what they were, over all layers.
-fn divergence(pages: &[PageRecode], losses: &[PageLoss]) -> f32 {
-    let relative = |half: PageHalf| {
-        let of_half = pages.iter().zip(losses).filter(|(page, _)| page.half == half);
-        let (error, norm) = of_half.fold((0.0, 0.0), |(error, norm), (_, loss)| {
-            (error + f64::from(loss.error), norm + f64::from(loss.norm))
-        });
-        // What was nothing and is something is of no use.
-        match (error > 0.0, norm > 0.0) {
-            (false, _) => 0.0,
-            (true, true) => error / norm,
-            (true, false) => f64::INFINITY,
-        }
-    };
-    (DIVERGENCE * (relative(PageHalf::K) + relative(PageHalf::V))) as f32
 }

@@ -15,6 +15,7 @@ use interleaf_model::{
 use crate::adapters::{AdapterSummary, Adapters};
 use crate::cache::Cache;
 use crate::fallback::Fallback;
+use crate::forms::Calibrated;
 use crate::history::Histories;
 use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
@@ -110,6 +111,8 @@ pub struct Engine {
     pub(crate) weights: WeightFormat,
     pub(crate) adapters: Adapters,
     pub(crate) cache: Cache,
+    /// Forms of adapters' pages that calibrations gave.
+    pub(crate) calibrated: Calibrated,
     /// Where the model goes if its device fails; `None` where such a failure is an error.
     pub(crate) fallback: Option<Fallback>,
     pub(crate) histories: Histories,
@@ -119,7 +122,7 @@ pub struct Engine {
     tokenizer_file: String,
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
-    store: Store,
+    pub(crate) store: Store,
     /// The model's files as they were when they were opened.
     seen: Seen,
     digest: OnceLock<Digest>,
@@ -198,6 +201,7 @@ impl Engine {
             weights: options.weights,
             adapters: Adapters::default(),
             cache,
+            calibrated: Calibrated::default(),
             fallback,
             histories: Histories::default(),
             context,
@@ -362,6 +366,13 @@ impl Engine {
             kv_shared_layers: usage.shared_layers,
             kv_encoded: usage.encoded,
         }
+    }
+
+    /// Bytes of the pool's pages by the codec that they are stored in, rounding included.
+    #[must_use]
+    pub fn kv_by_codec(&self) -> Vec<(String, u64)> {
+        let by_codec = self.cache.manager().usage_by_codec();
+        by_codec.into_iter().map(|(codec, bytes)| (codec.to_string(), bytes)).collect()
     }
 
     /// The tokenizer, for what needs one.

@@ -121,6 +121,7 @@ impl Engine {
         backend.create_pool(self.reserved.geometry)?;
         self.resident = resident::upload(&self.model, self.weights, backend, &mut |_| ())?;
         self.ropes = ropes(self.model.config(), self.reserved.positions, backend)?;
+        self.calibrated.make_resident_again(backend)?;
         self.adapters.make_resident_again(&self.model, &self.resident.modules, backend)
     }
 

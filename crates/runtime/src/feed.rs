@@ -108,6 +108,7 @@ impl Engine {
         prompt: &[u32],
         drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
+        self.find_forms(activation, drift)?;
         let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
         if let Err(error) = self.copy_pages(&opened.moves) {
@@ -118,6 +119,14 @@ impl Engine {
             self.histories.grow(sequence.id, &prompt[..opened.reused]);
         }
         Ok((sequence, opened.reused))
+    }
+
+    /// A bound on the mean divergence of outputs, in nats, that what a sequence reads costs.
+    ///
+    /// # Errors
+    /// If the sequence is not open.
+    pub fn sequence_drift(&self, sequence: SequenceHandle) -> Result<f32, EngineError> {
+        Ok(self.cache.manager().drift(sequence.id)?)
     }
 
     /// Carries copies out. They take effect before any step that is submitted later.

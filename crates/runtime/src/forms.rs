@@ -1,16 +1,32 @@
-//! The forms that pages are kept in for calls that allow a loss, where no calibration says better: 8 bits alone, and 4 or 8
-//! bits of the difference from the base's pages. What a chunk in one of them costs is measured when it is encoded (`encode`).
+//! The forms that pages are kept in for calls that allow a loss.
+//!
+//! Where nothing is known of an adapter they are 8 bits alone, and 4 or 8 bits of the difference from the base's pages. Where
+//! the store has its calibration they are the rungs of its ladder besides. What a chunk in one of them costs is measured when
+//! it is encoded (`encode`).
 
-use interleaf_contract::{Bits, PageCodec, PageHalf, PoolGeometry};
-use interleaf_kv::{Form, LayerForm, Layers, Over, PageForm};
+use std::collections::HashMap;
+
+use interleaf_contract::{
+    Backend, BackendError, Bits, ConstantsId, PageCodec, PageConstants, PageHalf, PageLoss, PageRecode,
+    PoolGeometry, RopeId,
+};
+use interleaf_kv::{AdapterId, Form, LayerForm, Layers, Over, PageForm};
+use interleaf_model::{Calibration, HalfCalibration, Ladder, ModelConfig};
+
+use crate::EngineError;
+
+/// What the mean divergence of outputs is at most where nothing better is known, as a multiple of the squared relative errors
+/// of K and of V: it covered every encoding that was measured on two trained models and ten adapters.
+const DIVERGENCE: f64 = 0.25;
+
+const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
 /// From the smallest: what is expected of each decides which are tried first, and is what two small models had at most
 /// (mean divergence over held-out pages).
 pub fn uncalibrated(pool: &PoolGeometry) -> Vec<Form> {
     let form = |codec: PageCodec, bits, drift, over| {
-        let page = |half| PageForm::stored(pool, half, codec, None);
-        let layer = LayerForm { k: page(PageHalf::K), v: page(PageHalf::V) };
-        let layers = Layers::Coded(vec![layer; pool.layers].into());
+        let [k, v] = HALVES.map(|half| PageForm::stored(pool, half, codec, None));
+        let layers = Layers::Coded(vec![LayerForm { k, v }; pool.layers].into());
         Form { layers, bits, drift, over, by_density: false }
     };
     vec![
@@ -18,4 +34,196 @@ pub fn uncalibrated(pool: &PoolGeometry) -> Vec<Form> {
         form(PageCodec::Quantised(Bits::Eight), 8, 1e-6, Over::Nothing),
         form(PageCodec::Delta(Bits::Eight), 8, 1e-7, Over::Base),
     ]
+}
+
+/// What is known of adapters' forms, by adapter.
+#[derive(Debug, Default)]
+pub struct Calibrated {
+    /// `None` of an adapter that was looked for in vain.
+    adapters: HashMap<AdapterId, Option<Known>>,
+}
+
+/// Forms that one adapter's pages may take.
+#[derive(Debug)]
+struct Known {
+    ladder: Ladder,
+    /// The number of the form of the first rung.
+    first: usize,
+    constants: Vec<ConstantsId>,
+    /// What they were made from, where another backend may need them.
+    origin: Vec<PageConstants>,
+}
+
+/// An adapter's forms before anybody knows of them.
+#[derive(Debug)]
+pub struct Found {
+    pub forms: Vec<Form>,
+    known: Known,
+}
+
+impl Calibrated {
+    /// Whether it has been looked for an adapter's calibration.
+    pub fn is_known(&self, adapter: AdapterId) -> bool {
+        self.adapters.contains_key(&adapter)
+    }
+
+    /// There is none.
+    pub fn set_missing(&mut self, adapter: AdapterId) {
+        self.adapters.insert(adapter, None);
+    }
+
+    /// The forms of [`Found`] are the manager's, from a number on.
+    pub fn add(&mut self, adapter: AdapterId, found: Found, first: usize) {
+        self.adapters.insert(adapter, Some(Known { first, ..found.known }));
+    }
+
+    /// Forgets everything, and what backends hold for it.
+    pub fn clear(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
+        let constants = self.adapters.drain().filter_map(|(_, known)| known);
+        constants.flat_map(|known| known.constants).try_for_each(|id| backend.drop_constants(id))
+    }
+
+    /// Makes all constants resident on another backend, which must name them as the one before did. There is no third: what was
+    /// kept for this is let go.
+    ///
+    /// # Errors
+    /// If there is no room, or it names them otherwise.
+    pub fn make_resident_again(&mut self, backend: &mut dyn Backend) -> Result<(), EngineError> {
+        let known = self.adapters.values_mut().flatten();
+        let mut all: Vec<(ConstantsId, PageConstants)> =
+            known.flat_map(|known| known.constants.iter().copied().zip(known.origin.drain(..))).collect();
+        all.sort_by_key(|(id, _)| id.0);
+        for (id, constants) in all {
+            let name = constants.name.clone();
+            if backend.create_constants(constants)? != id {
+                let what = format!("{name} under the name that it had");
+                return Err(BackendError::Unsupported { backend: "engine", what }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A bound on the mean divergence of outputs over pages that have lost something, in nats: by the ladder of the adapter
+    /// whose form it is, or else by the squared relative errors of K and of V over all layers.
+    pub fn divergence(
+        &self,
+        encoding: Option<(Option<AdapterId>, u8)>,
+        pages: &[PageRecode],
+        losses: &[PageLoss],
+    ) -> f32 {
+        let known = encoding.and_then(|(adapter, form)| {
+            let known = self.adapters.get(&adapter?)?.as_ref()?;
+            Some((&known.ladder, known.ladder.rungs.get(usize::from(form).checked_sub(known.first)?)?))
+        });
+        let Some((ladder, rung)) = known else {
+            let of = |half| relative(pages.iter().zip(losses).filter(|(page, _)| page.half == half));
+            return (DIVERGENCE * HALVES.map(of).iter().sum::<f64>()) as f32;
+        };
+        let mut squares = vec![[0.0; 2]; ladder.sensitivities.len()];
+        for pair in pages.iter().zip(losses) {
+            if let Some(halves) = squares.get_mut(pair.0.layer as usize) {
+                halves[pair.0.half as usize] = relative(std::iter::once(pair));
+            }
+        }
+        ladder.divergence(rung, &squares) as f32
+    }
+}
+
+/// The squared error relative to what was there.
+fn relative<'a>(losses: impl Iterator<Item = (&'a PageRecode, &'a PageLoss)>) -> f64 {
+    let (error, norm) = losses.fold((0.0, 0.0), |(error, norm), (_, loss)| {
+        (error + f64::from(loss.error), norm + f64::from(loss.norm))
+    });
+    // What was nothing and is something is of no use.
+    match (error > 0.0, norm > 0.0) {
+        (false, _) => 0.0,
+        (true, true) => error / norm,
+        (true, false) => f64::INFINITY,
+    }
+}
+
+/// Where forms are used.
+pub struct Residence<'a> {
+    pub config: &'a ModelConfig,
+    pub pool: &'a PoolGeometry,
+    pub ropes: &'a [RopeId],
+    pub backend: &'a mut dyn Backend,
+    /// Whether no other backend will ever need their constants.
+    pub is_last: bool,
+}
+
+impl Found {
+    /// The forms of a calibration's ladder, with constants of theirs on a backend: of each layer's keys and values as many
+    /// directions as a rung needs.
+    ///
+    /// # Errors
+    /// If there is no room for the constants; none is held then.
+    pub fn new(name: &str, calibration: &Calibration, on: Residence<'_>) -> Result<Self, BackendError> {
+        let Residence { config, pool, ropes, backend, is_last } = on;
+        let ladder = calibration.ladder.clone();
+        let (mut constants, mut origin) = (Vec::new(), Vec::new());
+        let mut places = vec![[None; 2]; pool.layers];
+        for (layer, calibrated) in calibration.layers.iter().enumerate() {
+            for (half, of) in [(PageHalf::K, &calibrated.k), (PageHalf::V, &calibrated.v)] {
+                let codecs = ladder.rungs.iter().filter_map(|rung| rung.layers[layer][half as usize]);
+                let rows = codecs.map(PageCodec::constant_rows).max().unwrap_or(0);
+                if rows == 0 {
+                    continue;
+                }
+                let turn =
+                    config.layer_kinds.get(layer).and_then(|kind| kind.rope).filter(|_| half == PageHalf::K);
+                let made = PageConstants {
+                    name: format!("the basis of {name}'s {half:?} in layer {layer}"),
+                    values: values(of, rows),
+                    channels: of.mean.len(),
+                    rope: turn.and_then(|rope| ropes.get(rope).copied()),
+                };
+                if !is_last {
+                    origin.push(made.clone());
+                }
+                match backend.create_constants(made) {
+                    Ok(id) => {
+                        constants.push(id);
+                        places[layer][half as usize] = Some(id);
+                    }
+                    Err(error) => {
+                        constants.into_iter().try_for_each(|id| backend.drop_constants(id))?;
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let page = |layer: usize, half: PageHalf, codec: Option<PageCodec>| match codec {
+            Some(codec) => {
+                let constants = places[layer][half as usize].filter(|_| codec.constant_rows() > 0);
+                PageForm::stored(pool, half, codec, constants)
+            }
+            None => PageForm::Same,
+        };
+        let form = |rung: &interleaf_model::Rung| {
+            let layers = rung.layers.iter().enumerate().map(|(layer, [k, v])| LayerForm {
+                k: page(layer, PageHalf::K, *k),
+                v: page(layer, PageHalf::V, *v),
+            });
+            let layers: Vec<LayerForm> = layers.collect();
+            let (elements, bytes) =
+                (pool.layers * 2 * pool.kv_heads * pool.head_dim, layers.iter().map(LayerForm::bytes));
+            let bits = bytes.sum::<u64>() * 8 / (elements * interleaf_contract::CHUNK_TOKENS) as u64;
+            Form {
+                layers: Layers::Coded(layers.into()),
+                bits: bits as u32,
+                drift: rung.bound,
+                over: Over::Base,
+                by_density: false,
+            }
+        };
+        let forms = ladder.rungs.iter().map(form).collect();
+        Ok(Self { forms, known: Known { ladder, first: 0, constants, origin } })
+    }
+}
+
+/// The mean, and the first directions.
+fn values(of: &HalfCalibration, rows: usize) -> Vec<f32> {
+    let directions = of.basis.rows.iter().take((rows - 1) * of.mean.len());
+    of.mean.iter().chain(directions).copied().collect()
 }

@@ -48,6 +48,8 @@ impl Engine {
         }
         self.reserved = wanted;
         self.cache = self.cache.replaced(&wanted.geometry)?;
+        // Their keys are turned by tables of another length now; they are read again when they are needed.
+        self.on_device(|engine| Ok(engine.calibrated.clear(&mut *engine.backend)?))?;
         self.histories.clear();
         Ok(())
     }

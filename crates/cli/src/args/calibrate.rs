@@ -52,7 +52,17 @@ pub struct QualityArgs {
     /// The most windows of each adapter in each setting [default: all]
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub sequences: usize,
-    /// Draw divergence over bytes, as an SVG.
+    /// Measure the engine instead of codecs: what it holds of one prefix for base and adapters within such drift budgets, in
+    /// nats, and whether what its answers lose keeps to them; several with commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "codecs", value_parser = super::drift)]
+    pub budgets: Vec<f32>,
+    /// With --budgets: whether the base's pages, which others are decoded over, stay exact or have the same budgets
+    #[arg(long, value_enum, default_value_t = Anchor::Same, requires = "budgets")]
+    pub anchor: Anchor,
+    /// With --budgets: use no calibration
+    #[arg(long, requires = "budgets")]
+    pub uncalibrated: bool,
+    /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
     /// Worker threads of the CPU [default: one per core, on machines with fast and slow ones per fast core]
@@ -64,4 +74,13 @@ pub struct QualityArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub store: StoreArgs,
+}
+
+/// What the base's pages may lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Anchor {
+    /// Nothing.
+    Exact,
+    /// What the adapters' may.
+    Same,
 }

@@ -1,5 +1,7 @@
 //! `interleaf quality`: what each way of storing an adapter's KV pages costs, in bytes and in what the model says.
 
+mod budgets;
+mod budgets_plot;
 mod plot;
 mod report;
 
@@ -30,6 +32,9 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     };
     if args.sequences == 0 {
         return Err(CliError::Usage("--sequences must be at least 1, found 0".into()));
+    }
+    if !args.budgets.is_empty() {
+        return budgets::run(args);
     }
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
     let parts = Parts { prefix, continuation };

@@ -215,7 +215,7 @@ fn legend(svg: &mut String, points: &[Mean]) {
     place(count, line, "nothing cheaper is closer");
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 

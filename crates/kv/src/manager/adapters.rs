@@ -81,6 +81,16 @@ impl Manager {
         Ok(())
     }
 
+    /// How many forms besides the exact one an adapter's chunks, or the base's for `None`, may be kept in; those told of next
+    /// are counted from one more.
+    ///
+    /// # Errors
+    /// If the adapter is unknown.
+    pub fn forms_of(&self, adapter: Option<AdapterId>) -> Result<usize, KvError> {
+        let variant = adapter.map_or(Ok(BASE), |id| self.variant(id))?;
+        Ok(self.config.forms.len() + self.adapters[usize::from(variant)].forms.len())
+    }
+
     /// Tells of an adapter. Its weights, if they are in the pool, are loaded once a sequence is opened under it.
     ///
     /// # Errors

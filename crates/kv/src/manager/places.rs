@@ -140,34 +140,39 @@ impl Manager {
     /// What an encoding reads and writes, page by page. What is the same as its anchor's is not stored, hence not in it.
     #[must_use]
     pub fn recodes(&self, op: OpId) -> Vec<PageRecode> {
-        let Some(&Pending { kind: OpKind::Encode { form }, node, list, anchor, old, .. }) =
-            self.pending.get(&op)
-        else {
-            return Vec::new();
-        };
-        let at = &self.nodes[node as usize];
-        let (before, after) = (self.layers_of(at), self.layers_in(at.variant, form));
-        let chunk = (self.path_to(node).len() - 1) as u32;
-        let layers = usize::from(at.first)..self.config.layers;
-        let pages = layers.flat_map(|layer| {
-            let alone = |anchor: u32| {
-                let anchor = self.nodes.get(anchor as usize)?;
-                Some(self.stored_entry(anchor.pages[0], self.layers_of(anchor), layer, None))
-            };
-            let from = self.stored_entry(at.pages[0], before, layer, alone(old));
-            let to = self.stored_entry(list, after, layer, alone(anchor));
-            let is_stored = move |half| match after {
-                Layers::Coded(layers) => {
-                    layers.get(layer).is_some_and(|layer| layer.half(half) != PageForm::Same)
-                }
-                Layers::Alike(_) => true,
-            };
-            [PageHalf::K, PageHalf::V].into_iter().filter(move |half| is_stored(*half)).map(move |half| {
-                let (from, to, layer) = (from.half(half), to.half(half), layer as u32);
-                PageRecode { layer, half, chunk, from, to }
-            })
+        self.recoded(op).filter(|(_, form)| *form != PageForm::Same).map(|(page, _)| page).collect()
+    }
+
+    /// The same, and of what is the same as its anchor's where that is read: for whoever measures what the encoding loses.
+    #[must_use]
+    pub fn comparisons(&self, op: OpId) -> Vec<PageRecode> {
+        self.recoded(op).map(|(page, _)| page).collect()
+    }
+
+    fn recoded(&self, op: OpId) -> impl Iterator<Item = (PageRecode, PageForm)> {
+        let pending = self.pending.get(&op).copied();
+        let pending = pending.and_then(|pending| match pending.kind {
+            OpKind::Encode { form } => Some((pending, form)),
+            _ => None,
         });
-        pages.collect()
+        pending.into_iter().flat_map(move |(Pending { node, list, anchor, old, .. }, form)| {
+            let at = &self.nodes[node as usize];
+            let (before, after) = (self.layers_of(at), self.layers_in(at.variant, form));
+            let chunk = (self.path_to(node).len() - 1) as u32;
+            (usize::from(at.first)..self.config.layers).flat_map(move |layer| {
+                let alone = |anchor: u32| {
+                    let anchor = self.nodes.get(anchor as usize)?;
+                    Some(self.stored_entry(anchor.pages[0], self.layers_of(anchor), layer, None))
+                };
+                let from = self.stored_entry(at.pages[0], before, layer, alone(old));
+                let to = self.stored_entry(list, after, layer, alone(anchor));
+                let form = self.layer_form(after, layer);
+                [PageHalf::K, PageHalf::V].map(|half| {
+                    let (from, to, layer) = (from.half(half), to.half(half), layer as u32);
+                    (PageRecode { layer, half, chunk, from, to }, form.half(half))
+                })
+            })
+        })
     }
 
     /// A chunk's pages as kernels find them: those of K begin with its piece, those of V behind them.
@@ -191,15 +196,7 @@ impl Manager {
     ) -> ChunkEntry {
         let piece = (list != NONE).then(|| self.tiers[0].piece(list, layer)).flatten();
         let place = piece.map(|piece| self.tiers[0].offset(piece, layer));
-        let exact = || {
-            let (codec, bytes) = (self.config.element.into(), (self.config.page_bytes / 2) as u32);
-            let page = PageForm::Stored { codec, constants: None, bytes };
-            LayerForm { k: page, v: page }
-        };
-        let LayerForm { k, v } = match layers {
-            Layers::Coded(layers) => layers.get(layer).copied().unwrap_or_else(exact),
-            Layers::Alike(_) => exact(),
-        };
+        let LayerForm { k, v } = self.layer_form(layers, layer);
         let page = |form: PageForm, from: u32, anchor: Option<PageEntry>| match form {
             PageForm::Same => anchor.unwrap_or(PageEntry::exact(self.config.element, NONE)),
             PageForm::Stored { codec, constants, .. } => {
@@ -211,5 +208,28 @@ impl Manager {
         };
         let [over_k, over_v] = [PageHalf::K, PageHalf::V].map(|half| anchor.map(|anchor| anchor.half(half)));
         ChunkEntry { k: page(k, 0, over_k), v: page(v, k.bytes(), over_v) }
+    }
+
+    /// How one of a chunk's layers is stored.
+    pub(super) fn layer_form(&self, layers: &Layers, layer: usize) -> LayerForm {
+        let coded = match layers {
+            Layers::Coded(layers) => layers.get(layer).copied(),
+            Layers::Alike(_) => None,
+        };
+        coded.unwrap_or_else(|| {
+            let (codec, bytes) = (self.config.element.into(), (self.config.page_bytes / 2) as u32);
+            let page = PageForm::Stored { codec, constants: None, bytes };
+            LayerForm { k: page, v: page }
+        })
+    }
+
+    /// The variant of the chunk that is encoded, `None` for the base, and its new form.
+    #[must_use]
+    pub fn encoding(&self, op: OpId) -> Option<(Option<AdapterId>, u8)> {
+        let pending = self.pending.get(&op)?;
+        let OpKind::Encode { form } = pending.kind else { return None };
+        let variant = self.nodes[pending.node as usize].variant;
+        let generation = self.adapters[usize::from(variant)].generation;
+        Some(((variant != BASE).then_some(AdapterId { index: variant, generation }), form))
     }
 }

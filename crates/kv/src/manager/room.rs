@@ -1,6 +1,11 @@
 //! What is held of memory, and how much of it could be had.
 
+use std::collections::BTreeMap;
+
+use interleaf_contract::PageCodec;
+
 use super::{Manager, Pending, Usage};
+use crate::form::{LayerForm, PageForm};
 use crate::node::{EXACT, Kind, NONE, Node};
 use crate::tier::Tier;
 
@@ -34,6 +39,29 @@ impl Manager {
         let resident = self.adapters.iter().filter(|known| !known.pieces.is_empty());
         usage.adapters = resident.map(|known| known.bytes).sum();
         usage
+    }
+
+    /// Bytes of pages in memory, by the codec that they are stored in. What a piece is rounded up by counts with the larger of
+    /// its two pages.
+    #[must_use]
+    pub fn usage_by_codec(&self) -> BTreeMap<PageCodec, u64> {
+        let mut by_codec = BTreeMap::new();
+        for node in self.nodes.iter().filter(|node| node.is_in(0) && node.kind != Kind::Adapter) {
+            let layers = self.layers_of(node);
+            for layer in 0..self.config.layers {
+                let Some(piece) = self.tiers[0].piece(node.pages[0], layer) else { continue };
+                let form = self.layer_form(layers, layer);
+                let rounding = self.tiers[0].piece_bytes(piece, layer).saturating_sub(form.bytes());
+                let LayerForm { k, v } = form;
+                let (most, least) = if k.bytes() >= v.bytes() { (k, v) } else { (v, k) };
+                for (form, more) in [(most, rounding), (least, 0)] {
+                    if let PageForm::Stored { codec, bytes, .. } = form {
+                        *by_codec.entry(codec).or_default() += u64::from(bytes) + more;
+                    }
+                }
+            }
+        }
+        by_codec
     }
 
     /// How many chunks and adapters were taken from a tier so far, for whatever reason; what an adapter or an app took with

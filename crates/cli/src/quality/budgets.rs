@@ -1,0 +1,342 @@
+//! `interleaf quality --budgets`: what an engine holds within drift budgets, and whether they are kept.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use interleaf_calibrate::{Budgets, Held, Reader, Shared, hold, unshared_bytes};
+use interleaf_demo_model as demo_model;
+use interleaf_runtime::{AdapterSummary, BackendChoice, Engine, EngineOptions, Source};
+use serde::Serialize;
+
+use super::{budgets_plot, settings};
+use crate::args::{Anchor, QualityArgs};
+use crate::memory::backend_line;
+use crate::table::{self, Align};
+use crate::{CliError, calibrate, load, output};
+
+/// Tokens of the prefix that all adapters share.
+const SHARED_PREFIX: usize = 1024;
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub model: String,
+    backend: String,
+    calibrated: bool,
+    /// Whether the base's pages stayed exact.
+    exact_anchor: bool,
+    /// Each adapter alone with the base on one prefix.
+    pub pairs: Vec<Pair>,
+    /// All of them on one prefix.
+    held: Vec<Together>,
+}
+
+/// One adapter's call within a budget.
+#[derive(Debug, Serialize)]
+pub struct Pair {
+    pub budget: f32,
+    setting: String,
+    adapter: String,
+    /// Of the adapter's own pages.
+    bytes_per_token: f64,
+    /// Nats: what the engine said that it would lose at most, and what it lost.
+    pub estimated: f64,
+    pub kl_mean: f64,
+    top1: f64,
+}
+
+/// The base and all adapters on one prefix.
+#[derive(Debug, Serialize)]
+struct Together {
+    budget: f32,
+    tokens: usize,
+    bytes: u64,
+    base_bytes: u64,
+    /// A cache in f16 for each of them.
+    unshared_bytes: u64,
+    ratio: f64,
+    bytes_by_codec: BTreeMap<String, u64>,
+    kl_mean: f64,
+    /// The worst adapter's mean.
+    kl_worst: f64,
+    top1: f64,
+}
+
+/// Measures and prints.
+pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
+    let store = store(args)?;
+    let options = EngineOptions {
+        backend: BackendChoice::Cpu,
+        threads: args.threads,
+        store: if args.uncalibrated { None } else { store },
+        ..EngineOptions::default()
+    };
+    let mut engine = load::open(args.model.as_deref().map_or_else(load::demo_base, Source::dir), &options)?;
+    let adapters = calibrate::register(&mut engine, args.model.is_some(), &args.adapters)?;
+    let budgets: Vec<Budgets> = args.budgets.iter().map(|budget| both(args, *budget)).collect();
+    let windows = adapters.iter().map(|adapter| windows(&engine, args, adapter));
+    let windows: Vec<Vec<Set>> = windows.collect::<Result<_, CliError>>()?;
+
+    let together = together(&windows)?;
+    let count: usize = windows.iter().flatten().map(|set| set.prefixes.len()).sum();
+    let bar =
+        load::bar(count * budgets.len() + together.len() * adapters.len() * (budgets.len() + 1), "measuring");
+    let mut pairs = Vec::new();
+    for (adapter, sets) in adapters.iter().zip(&windows) {
+        for set in sets {
+            bar.set_message(format!("{}, {}", adapter.name, set.setting));
+            for (prefix, continuation) in set.prefixes.iter().zip(&set.continuations) {
+                let reader = Reader { adapter: adapter.name.clone(), continuation: continuation.clone() };
+                let shared = Shared { prefix: prefix.clone(), readers: vec![reader] };
+                let held = hold(&mut engine, &shared, &budgets, &mut || bar.inc(1))?;
+                pairs.extend(
+                    budgets.iter().zip(held).map(|(budget, held)| pair(*budget, set, &shared, &held)),
+                );
+            }
+        }
+    }
+    bar.set_message(format!("{} adapters on one prefix", adapters.len()));
+    // What costs nothing is there to be seen, too.
+    let with_exact: Vec<Budgets> =
+        std::iter::once(Budgets { base: 0.0, adapters: 0.0 }).chain(budgets.iter().copied()).collect();
+    let mut sums: Vec<Vec<Held>> = vec![Vec::new(); with_exact.len()];
+    let mut unshared = 0;
+    for continuations in &together {
+        let readers = adapters.iter().zip(&continuations.1).map(|(adapter, continuation)| Reader {
+            adapter: adapter.name.clone(),
+            continuation: continuation.clone(),
+        });
+        let shared = Shared { prefix: continuations.0.clone(), readers: readers.collect() };
+        unshared = unshared_bytes(&engine, &shared);
+        let held = hold(&mut engine, &shared, &with_exact, &mut || bar.inc(1))?;
+        sums.iter_mut().zip(held).for_each(|(sum, held)| sum.push(held));
+    }
+    bar.finish_and_clear();
+    let report = Report {
+        model: load::model_name(args.model.as_deref()),
+        backend: backend_line(&engine),
+        calibrated: !args.uncalibrated,
+        exact_anchor: args.anchor == Anchor::Exact,
+        pairs,
+        held: with_exact.iter().zip(&sums).map(|(budget, held)| of_all(*budget, held, unshared)).collect(),
+    };
+    if let Some(path) = &args.plot {
+        std::fs::write(path, budgets_plot::draw(&report))
+            .map_err(|e| CliError::File { path: path.clone(), reason: e.to_string() })?;
+    }
+    if args.json {
+        output::json(&report)?;
+    } else {
+        report.lines().into_iter().try_for_each(output::line)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const fn both(args: &QualityArgs, budget: f32) -> Budgets {
+    let base = match args.anchor {
+        Anchor::Exact => 0.0,
+        Anchor::Same => budget,
+    };
+    Budgets { base, adapters: budget }
+}
+
+/// The store, with a calibration of each adapter in it.
+fn store(args: &QualityArgs) -> Result<Option<PathBuf>, CliError> {
+    let folder = args.store.folder();
+    if args.uncalibrated {
+        return Ok(None);
+    }
+    if folder.is_none() {
+        return Err(CliError::Usage(
+            "--budgets takes calibrations from the store: name one, or --uncalibrated".into(),
+        ));
+    }
+    let mut engine = calibrate::open(args.model.as_deref(), args.threads, folder.clone())?;
+    let adapters = calibrate::register(&mut engine, args.model.is_some(), &args.adapters)?;
+    engine.reserve_kv(2, calibrate::WINDOW)?;
+    super::calibrations(&mut engine, args, &adapters)?;
+    Ok(folder)
+}
+
+/// An adapter's windows in one setting.
+struct Set {
+    setting: String,
+    prefixes: Vec<Vec<u32>>,
+    continuations: Vec<Vec<u32>>,
+}
+
+fn windows(engine: &Engine, args: &QualityArgs, adapter: &AdapterSummary) -> Result<Vec<Set>, CliError> {
+    let [prefix, continuation] = demo_model::EVALUATION_PARTS;
+    let parts = interleaf_calibrate::Parts { prefix, continuation };
+    let sets = settings(engine, args, adapter, parts)?.into_iter().map(|(setting, mut windows)| {
+        windows.rows.truncate(args.sequences);
+        let (prefixes, continuations) =
+            windows.rows.iter().map(|row| (row[..prefix].to_vec(), row[prefix..].to_vec())).unzip();
+        Set { setting, prefixes, continuations }
+    });
+    Ok(sets.collect())
+}
+
+/// Prefixes that all adapters share, each with what follows for every adapter: the prefixes of the last setting one behind the
+/// other, beginning with another one for each.
+fn together(windows: &[Vec<Set>]) -> Result<Vec<(Vec<u32>, Vec<Vec<u32>>)>, CliError> {
+    let sets: Vec<&Set> = windows.iter().filter_map(|sets| sets.last()).collect();
+    let Some(first) = sets.first() else { return Ok(Vec::new()) };
+    let mut distinct: Vec<&[u32]> = Vec::new();
+    for prefix in &first.prefixes {
+        if !distinct.contains(&prefix.as_slice()) {
+            distinct.push(prefix);
+        }
+    }
+    let tokens: usize = distinct.iter().map(|prefix| prefix.len()).sum();
+    if tokens < SHARED_PREFIX + distinct.len() {
+        return Err(CliError::Usage(format!(
+            "a prefix of {SHARED_PREFIX} tokens needs more windows than {}: a longer --text, or more --sequences",
+            distinct.len()
+        )));
+    }
+    let joined = |start: usize| -> Vec<u32> {
+        let behind = (1..distinct.len()).flat_map(|next| &distinct[(start + next) % distinct.len()][1..]);
+        distinct[start].iter().chain(behind).take(SHARED_PREFIX).copied().collect()
+    };
+    let count = sets.iter().map(|set| set.continuations.len()).min().unwrap_or(0);
+    let of = |i: usize| {
+        let continuations = sets.iter().map(|set| set.continuations[i].clone()).collect();
+        (joined(i % distinct.len()), continuations)
+    };
+    Ok((0..count).map(of).collect())
+}
+
+fn pair(budget: Budgets, set: &Set, shared: &Shared, held: &Held) -> Pair {
+    let (reader, outcome) = (&shared.readers[0], &held.readers[0]);
+    Pair {
+        budget: budget.adapters,
+        setting: set.setting.clone(),
+        adapter: reader.adapter.clone(),
+        bytes_per_token: outcome.bytes as f64 / shared.prefix.len() as f64,
+        estimated: outcome.estimated,
+        kl_mean: outcome.kl_mean(),
+        top1: outcome.same_top as f64 / (outcome.kl.len() as f64).max(1.0),
+    }
+}
+
+/// Means over prefixes; of adapters the worst.
+fn of_all(budget: Budgets, held: &[Held], unshared: u64) -> Together {
+    let count = held.len().max(1) as u64;
+    let mean = |of: &dyn Fn(&Held) -> u64| held.iter().map(of).sum::<u64>() / count;
+    let adapters = held.first().map_or(0, |held| held.readers.len());
+    let kl =
+        |adapter: usize| held.iter().map(|held| held.readers[adapter].kl_mean()).sum::<f64>() / count as f64;
+    let scored: usize = held.iter().flat_map(|held| &held.readers).map(|reader| reader.kl.len()).sum();
+    let same: usize = held.iter().flat_map(|held| &held.readers).map(|reader| reader.same_top).sum();
+    let mut bytes_by_codec: BTreeMap<String, u64> = BTreeMap::new();
+    for (codec, bytes) in held.iter().flat_map(|held| &held.by_codec) {
+        *bytes_by_codec.entry(codec.clone()).or_default() += bytes / count;
+    }
+    let bytes = mean(&|held| held.bytes);
+    Together {
+        budget: budget.adapters,
+        tokens: SHARED_PREFIX,
+        bytes,
+        base_bytes: mean(&|held| held.base_bytes),
+        unshared_bytes: unshared,
+        ratio: bytes as f64 / (unshared as f64).max(1.0),
+        bytes_by_codec,
+        kl_mean: (0..adapters).map(kl).sum::<f64>() / adapters.max(1) as f64,
+        kl_worst: (0..adapters).map(kl).fold(0.0, f64::max),
+        top1: same as f64 / (scored as f64).max(1.0),
+    }
+}
+
+impl Report {
+    fn lines(&self) -> Vec<String> {
+        let anchor = if self.exact_anchor {
+            "the base's pages exact"
+        } else {
+            "the base's pages within the same budget"
+        };
+        let known = if self.calibrated { "calibrated" } else { "uncalibrated" };
+        let mut lines = vec![format!("{}, {}; {known}, {anchor}", self.model, self.backend), String::new()];
+        let right = |name| (name, Align::Right);
+        let columns = [
+            right("budget, nats"),
+            right("calls"),
+            right("within it"),
+            right("within estimate"),
+            right("mean KL"),
+            right("mean estimate"),
+            right("worst KL / budget"),
+            right("same top token"),
+            right("bytes per token"),
+        ];
+        lines.extend(table::render(&columns, &self.of_budgets()));
+        lines.push(String::new());
+        let columns = [
+            right("budget, nats"),
+            right("tokens"),
+            right("bytes held"),
+            right("of f16 caches"),
+            right("mean KL"),
+            right("worst adapter"),
+            right("same top token"),
+            ("bytes by codec", Align::Left),
+        ];
+        let rows: Vec<Vec<String>> = self.held.iter().map(Together::cells).collect();
+        lines.extend(table::render(&columns, &rows));
+        lines
+    }
+
+    fn of_budgets(&self) -> Vec<Vec<String>> {
+        let mut budgets: Vec<f32> = self.pairs.iter().map(|pair| pair.budget).collect();
+        budgets.dedup();
+        budgets.sort_by(f32::total_cmp);
+        budgets.dedup();
+        budgets
+            .into_iter()
+            .map(|budget| of_budget(budget, self.pairs.iter().filter(|pair| pair.budget == budget)))
+            .collect()
+    }
+}
+
+fn of_budget<'a>(budget: f32, pairs: impl Iterator<Item = &'a Pair> + Clone) -> Vec<String> {
+    let count = pairs.clone().count().max(1) as f64;
+    let mean = |of: &dyn Fn(&Pair) -> f64| pairs.clone().map(of).sum::<f64>() / count;
+    let share =
+        |of: &dyn Fn(&Pair) -> bool| 100.0 * pairs.clone().filter(|pair| of(pair)).count() as f64 / count;
+    let limit = f64::from(budget);
+    let worst = pairs.clone().map(|pair| pair.kl_mean / limit).fold(0.0, f64::max);
+    vec![
+        nats(budget),
+        format!("{count}"),
+        format!("{:.1} %", share(&|pair| pair.kl_mean <= limit)),
+        format!("{:.1} %", share(&|pair| pair.kl_mean <= pair.estimated)),
+        format!("{:.2e}", mean(&|pair| pair.kl_mean)),
+        format!("{:.2e}", mean(&|pair| pair.estimated)),
+        format!("{worst:.2}"),
+        format!("{:.2} %", 100.0 * mean(&|pair| pair.top1)),
+        format!("{:.0}", mean(&|pair| pair.bytes_per_token)),
+    ]
+}
+
+fn nats(budget: f32) -> String {
+    if budget > 0.0 { format!("{budget:.0e}") } else { "exact".into() }
+}
+
+impl Together {
+    fn cells(&self) -> Vec<String> {
+        let by_codec =
+            self.bytes_by_codec.iter().map(|(codec, bytes)| format!("{codec} {}", table::bytes(*bytes)));
+        let by_codec: Vec<String> = by_codec.collect();
+        vec![
+            nats(self.budget),
+            self.tokens.to_string(),
+            table::bytes(self.bytes),
+            format!("{:.1} %", 100.0 * self.ratio),
+            format!("{:.2e}", self.kl_mean),
+            format!("{:.2e}", self.kl_worst),
+            format!("{:.2} %", 100.0 * self.top1),
+            by_codec.join(", "),
+        ]
+    }
+}
