@@ -19,6 +19,13 @@ const STEP: f64 = 0.7;
 /// No rung follows one of which less is expected, in nats.
 const LEAST_DIVERGENCE: f64 = 1e-6;
 
+/// How many standard deviations of logarithms the bound for another window is above the mean of those seen: of eight windows,
+/// so that one in fifty others exceeds it (Student's t of 7 degrees of freedom at 0.98, 2.5, times the root of 1 + 1/8).
+const DEVIATIONS: f64 = 2.65;
+
+/// The deviation where one window tells of none: as the most that was seen of two models.
+const UNKNOWN_DEVIATION: f64 = 0.8;
+
 const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
 /// By layer, for keys and for values: the codec, or `None` where the base's stand for them.
@@ -100,8 +107,11 @@ pub fn ladder(
         ladder.sensitivities[place.layer][place.half] = place.sensitivity as f32;
     }
     let mixes = mixes(&places, layers);
-    for (layers, outcomes) in mixes.iter().zip(run(&mixes)?) {
-        ladder.rungs.push(rung(&ladder, layers.clone(), &outcomes));
+    let outcomes = run(&mixes)?;
+    let spread = spread(&ladder, &outcomes);
+    for (layers, outcomes) in mixes.into_iter().zip(outcomes) {
+        let rung = rung(&ladder, layers, &outcomes, spread);
+        ladder.rungs.push(rung);
     }
     Ok(ladder)
 }
@@ -180,13 +190,33 @@ fn mixes(places: &[Place], layers: usize) -> Vec<Mix> {
     mixes
 }
 
-fn rung(ladder: &Ladder, layers: Mix, outcomes: &[Outcome]) -> Rung {
-    let count = (outcomes.len() as f64).max(1.0);
-    let kl = outcomes.iter().map(|outcome| outcome.kl).sum::<f64>() / count;
-    let weighted = || outcomes.iter().map(|outcome| (outcome.kl, ladder.weighted(&outcome.squares)));
-    let factor = weighted().filter(|(_, sum)| *sum > 0.0).map(|(kl, sum)| kl / sum).fold(0.0, f64::max);
-    let bound = factor * weighted().map(|(_, sum)| sum).sum::<f64>() / count;
-    Rung { layers, kl: kl as f32, factor: factor as f32, bound: bound as f32 }
+/// For each window with a loss, the logarithm of its divergence over the weighted sum of its errors.
+fn logarithms(ladder: &Ladder, outcomes: &[Outcome]) -> Vec<f64> {
+    let ratios = outcomes.iter().map(|outcome| (outcome.kl, ladder.weighted(&outcome.squares)));
+    ratios.filter(|(kl, sum)| *kl > 0.0 && *sum > 0.0).map(|(kl, sum)| (kl / sum).ln()).collect()
+}
+
+/// The standard deviation of these logarithms from window to window, all mixes in one.
+fn spread(ladder: &Ladder, outcomes: &[Vec<Outcome>]) -> f64 {
+    let (mut squares, mut freedom) = (0.0, 0);
+    for outcomes in outcomes {
+        let logarithms = logarithms(ladder, outcomes);
+        let mean = mean(&logarithms);
+        squares += logarithms.iter().map(|log| (log - mean).powi(2)).sum::<f64>();
+        freedom += logarithms.len().saturating_sub(1);
+    }
+    if freedom > 0 { (squares / freedom as f64).sqrt() } else { UNKNOWN_DEVIATION }
+}
+
+fn rung(ladder: &Ladder, layers: Mix, outcomes: &[Outcome], spread: f64) -> Rung {
+    let kl = mean(&outcomes.iter().map(|outcome| outcome.kl).collect::<Vec<_>>());
+    let sums: Vec<f64> = outcomes.iter().map(|outcome| ladder.weighted(&outcome.squares)).collect();
+    let factor = (mean(&logarithms(ladder, outcomes)) + DEVIATIONS * spread).exp();
+    Rung { layers, kl: kl as f32, factor: factor as f32, bound: (factor * mean(&sums)) as f32 }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / (values.len() as f64).max(1.0)
 }
 
 /// What each mix did to each window.
@@ -212,7 +242,7 @@ fn outcomes(
         store,
         |mix, prefix, stored, score| {
             // Rounding may take a divergence of nothing below it.
-            let kl = (score.kl.iter().sum::<f64>() / (score.kl.len() as f64).max(1.0)).max(0.0);
+            let kl = mean(&score.kl).max(0.0);
             outcomes[mix].push(Outcome { kl, squares: squares(prefix, stored) });
             count += 1;
             done(count, total);

@@ -208,11 +208,12 @@ impl Manager {
 
     /// Whether a chunk could be decoded over another of the same tokens: that is another variant's, whole, in memory, and
     /// not itself decoded over something. How much that has lost does not matter, since the difference is taken from what
-    /// it decodes to. What shares its lower layers with the base stays with the base.
+    /// it decodes to. What shares its lower layers with the base stays with the base; where these are another of its chunks',
+    /// which has lost something, the chunk loses that, too.
     fn is_anchor_of(&self, anchor: u32, node: u32) -> bool {
         let own = &self.nodes[node as usize];
         let found = &self.nodes[anchor as usize];
-        let is_other = found.variant != own.variant && (own.first == 0 || own.anchor == anchor);
+        let is_other = found.variant != own.variant && (own.first == 0 || found.variant == BASE);
         self.is_decodable(found) && is_other
     }
 
@@ -255,7 +256,9 @@ impl Manager {
     pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) {
         let Pending { node, list, anchor, .. } = pending;
         let at = &self.nodes[node as usize];
-        let drift = pending.drift.map_or_else(|| self.drift_in(node, form), |drift| at.drift + drift);
+        let over = self.nodes.get(anchor as usize).filter(|_| at.first > 0 && anchor != at.anchor);
+        let unmeasured = || self.drift_in(node, form) + over.map_or(0.0, |over| over.drift);
+        let drift = pending.drift.map_or_else(unmeasured, |drift| at.drift + drift);
         // Others may have used it meanwhile, who allow less.
         let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
             let own = children::key(at);
@@ -288,7 +291,19 @@ impl Manager {
         at.needs = if needs_anchor { self.config.layers as u8 } else { low };
         let first = self.nodes[parent as usize].children;
         self.nodes[parent as usize].children = children::insert(&mut self.nodes, first, node);
+        let left = self.nodes[node as usize].anchor;
         self.follow(node, if needs_anchor || low > 0 { anchor } else { NONE });
+        if left != NONE && self.is_left_behind(left) {
+            self.evict(left, 0);
+        }
+    }
+
+    /// Whether a chunk of the base that has some layers only, for those who shared them, is of no use to anybody any more.
+    fn is_left_behind(&self, node: u32) -> bool {
+        let at = &self.nodes[node as usize];
+        let is_used =
+            at.pins > 0 || at.busy > 0 || at.followers > 0 || at.below[0] > 0 || at.children != NONE;
+        at.kind == Kind::Shared && at.is_in(0) && usize::from(at.top[0]) < self.config.layers && !is_used
     }
 
     /// A chunk in memory follows another anchor, or none.

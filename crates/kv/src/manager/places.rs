@@ -143,10 +143,24 @@ impl Manager {
         self.recoded(op).filter(|(_, form)| *form != PageForm::Same).map(|(page, _)| page).collect()
     }
 
-    /// The same, and of what is the same as its anchor's where that is read: for whoever measures what the encoding loses.
+    /// The same, and of what is the same as its anchor's where that is read, lower layers that are shared with another chunk
+    /// from then on included: for whoever measures what the encoding loses.
     #[must_use]
     pub fn comparisons(&self, op: OpId) -> Vec<PageRecode> {
-        self.recoded(op).map(|(page, _)| page).collect()
+        let shared =
+            self.pending.get(&op).copied().into_iter().flat_map(|Pending { node, anchor, old, .. }| {
+                let at = &self.nodes[node as usize];
+                let layers = if old == anchor { 0 } else { usize::from(at.first) };
+                let chunk = (self.path_to(node).len() - 1) as u32;
+                (0..layers).flat_map(move |layer| {
+                    let [from, to] = [old, anchor].map(|anchor| self.entry(anchor, layer));
+                    [PageHalf::K, PageHalf::V].map(|half| {
+                        let (from, to, layer) = (from.half(half), to.half(half), layer as u32);
+                        PageRecode { layer, half, chunk, from, to }
+                    })
+                })
+            });
+        shared.chain(self.recoded(op).map(|(page, _)| page)).collect()
     }
 
     fn recoded(&self, op: OpId) -> impl Iterator<Item = (PageRecode, PageForm)> {

@@ -57,7 +57,7 @@ pub struct Rung {
     /// The mean divergence of outputs over windows stored so, in nats.
     pub kl: f32,
     /// What the divergence is at most, as a multiple of the sum of squared relative errors that are each weighted by their
-    /// sensitivity: the most that one of the windows had.
+    /// sensitivity: hardly any window exceeds it.
     pub factor: f32,
     /// The mean of that bound over the windows, in nats.
     pub bound: f32,
