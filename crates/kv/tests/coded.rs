@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use interleaf_contract::{
-    Bits, CHUNK_TOKENS, ConstantsId, PAGE_UNIT, PageCodec, PageElement, PageEntry, PageHalf, PoolGeometry,
+    Bits, CHUNK_TOKENS, ConstantsId, PAGE_UNIT, PageCodec, PageElement, PageEntry, PageHalf, PageRecode,
+    PoolGeometry,
 };
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
@@ -62,9 +63,14 @@ impl World {
     }
 
     fn adapter(&mut self, forms: Vec<Form>) -> AdapterId {
+        self.adapter_above(0, forms)
+    }
+
+    /// One whose lower layers are the base's.
+    fn adapter_above(&mut self, shared_layers: usize, forms: Vec<Form>) -> AdapterId {
         let key = AdapterKey { digest: ContentDigest([3; 32]), scale_bits: 1.0_f32.to_bits() };
         let (translation, rank_rows) = (None, Vec::new());
-        let spec = AdapterSpec { key, shared_layers: 0, is_activated: false, translation, rank_rows };
+        let spec = AdapterSpec { key, shared_layers, is_activated: false, translation, rank_rows };
         let id = self.manager.add_adapter(spec).expect("new");
         self.manager.add_forms(Some(id), forms).expect("lawful");
         id
@@ -174,6 +180,36 @@ fn an_anchor_may_be_encoded_itself_and_stays_as_it_is_under_who_follows() {
     assert_eq!(world.answer(None, 0.0), []);
     assert_eq!(world.entries(Some(adapter), 0.1), found);
     assert!(world.entries(None, 0.0).iter().flatten().all(|entry| entry.codec == PageElement::F16.into()));
+}
+
+#[test]
+fn shared_layers_are_the_encoded_bases_once_a_chunk_is_decoded_over_that() {
+    let mut world = World::new(vec![alone()]);
+    let adapter = world.adapter_above(1, vec![over_base()]);
+    let moves = world.answer(None, 0.1);
+    world.encode(&moves, 0.001);
+    let base = world.entries(None, 0.1);
+    let moves = world.answer(Some(adapter), 0.1);
+    let shared = world.entries(Some(adapter), 0.1)[0];
+    assert!(shared.iter().all(|entry| entry.codec == PageElement::F16.into()), "{shared:?}");
+    for op in &moves {
+        // What it no longer shares exactly counts as lost, though nothing of it is written.
+        let (written, compared) = (world.manager.recodes(op.id), world.manager.comparisons(op.id));
+        let layers = |pages: &[PageRecode]| pages.iter().map(|page| page.layer).collect::<Vec<_>>();
+        assert_eq!((layers(&written), layers(&compared)), (vec![1, 2, 2], vec![0, 0, 1, 1, 2, 2]));
+        assert_eq!(
+            (compared[0].from.codec, compared[0].to.codec),
+            (PageElement::F16.into(), base[0][0].codec)
+        );
+    }
+    world.encode(&moves, 0.02);
+    let found = world.entries(Some(adapter), 0.1);
+    assert_eq!(found[0], base[0]);
+    assert_eq!(found[2][1].anchor, Some(base[2][1].place()));
+    // The exact layer that was shared before went with who shared it.
+    let by_codec = world.manager.usage_by_codec();
+    assert!(!by_codec.contains_key(&PageElement::F16.into()), "{by_codec:?}");
+    assert_eq!(by_codec.values().sum::<u64>(), world.manager.usage().cached);
 }
 
 #[test]

@@ -143,7 +143,8 @@ impl Manager {
             let anchor = &self.nodes[node.anchor as usize];
             let is_exact = anchor.form == EXACT && anchor.drift == 0.0;
             holds!(anchor.kind == Kind::Shared, "its anchor is nobody's");
-            holds!(is_exact || node.first == 0, "its lower layers are not the base's to the bit");
+            let is_told = is_exact || node.first == 0 || node.drift > 0.0;
+            holds!(is_told, "its lower layers are not the base's to the bit, and it is said to be exact");
             holds!(self.stands_alone(anchor), "its anchor is itself decoded over something");
             holds!(anchor.variant == BASE || node.first == 0, "its lower layers are another adapter's");
             holds!(anchor.text() == node.text(), "its anchor is of other tokens");

@@ -176,8 +176,9 @@ impl Manager {
             && at.followers == 0
     }
 
-    /// The chunks of the same tokens under other variants, exact ones before lossy ones, as far as there are any: for the base first, and then for
-    /// each adapter that has some, those from the path's first chunk on. Nothing where no form is decoded over another's.
+    /// The chunks of the same tokens under other variants, whole ones before others and exact ones before lossy ones, as far as
+    /// there are any: for the base first, and then for each adapter that has some, those from the path's first chunk on.
+    /// Nothing where no form is decoded over another's.
     pub(super) fn twins(&self, path: &[u32]) -> Vec<Vec<u32>> {
         let is_over = |form: &Form| form.over != Over::Nothing;
         let variant = path.last().map_or(BASE, |&last| self.nodes[last as usize].variant);
@@ -199,7 +200,12 @@ impl Manager {
             let children = self.nodes[at as usize].children;
             let find =
                 |is_lossy| children::find(&self.nodes, children, Key { variant, from: 0, is_lossy, tokens });
-            let Some(next) = find(false).or_else(|| find(true)) else { break };
+            // Of an exact chunk there may be lower layers only, for those who share them.
+            let is_whole = |twin: &u32| self.is_decodable(&self.nodes[*twin as usize]);
+            let (exact, lossy) = (find(false), find(true));
+            let Some(next) = exact.filter(is_whole).or(lossy.filter(is_whole)).or(exact).or(lossy) else {
+                break;
+            };
             twins.push(next);
             at = next;
         }
@@ -291,10 +297,13 @@ impl Manager {
         at.needs = if needs_anchor { self.config.layers as u8 } else { low };
         let first = self.nodes[parent as usize].children;
         self.nodes[parent as usize].children = children::insert(&mut self.nodes, first, node);
-        let left = self.nodes[node as usize].anchor;
+        let mut left = self.nodes[node as usize].anchor;
         self.follow(node, if needs_anchor || low > 0 { anchor } else { NONE });
-        if left != NONE && self.is_left_behind(left) {
+        // Those before it may have waited for it.
+        while left != NONE && self.is_left_behind(left) {
+            let before = self.nodes[left as usize].parent;
             self.evict(left, 0);
+            left = before;
         }
     }
 
