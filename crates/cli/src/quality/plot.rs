@@ -19,7 +19,8 @@ const GAP: f64 = 90.0;
 const LEAST: f64 = 1e-8;
 
 /// One colour for each of [`Family::ALL`], told apart in shades of grey and by the colour-blind, too (Okabe and Ito).
-const COLOURS: [&str; 7] = ["#555555", "#000000", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#009e73"];
+const COLOURS: [&str; 8] =
+    ["#777777", "#000000", "#0072b2", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#009e73"];
 
 /// Draws the means over adapters and settings.
 pub fn draw(report: &Report) -> String {
@@ -223,6 +224,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use interleaf_calibrate::Codec;
 
+    use super::super::bytes::Bytes;
     use super::super::report::Row;
     use super::*;
 
@@ -231,11 +233,7 @@ mod tests {
             codec,
             setting: "text".into(),
             adapter: "a".into(),
-            bytes_per_token: bytes,
-            bytes_per_token_with_base: bytes,
-            bits: 0.0,
-            bits_with_base: 0.0,
-            ratio_to_f16: 0.0,
+            bytes: Bytes { bytes_per_token: bytes, ..Bytes::default() },
             kl_mean: kl,
             kl_p99: kl,
             top1: 1.0,
@@ -259,6 +257,10 @@ mod tests {
             prefix_tokens: 512,
             scored_tokens: 191,
             f16_bytes_per_token: 3072,
+            anchor: "f16".into(),
+            adapters: 1,
+            windows: Vec::new(),
+            calibrations: Vec::new(),
             rows,
         };
         let svg = draw(&report);
