@@ -1,6 +1,7 @@
 //! `interleaf quality`: what each way of storing an adapter's KV pages costs, in bytes and in what the model says.
 
 mod bytes;
+mod labels;
 mod plot;
 mod report;
 
