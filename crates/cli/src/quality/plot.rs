@@ -286,7 +286,7 @@ mod tests {
         let svg = draw(&report);
         assert_eq!(svg.matches("<title>").count(), Codec::ALL.len());
         assert!(svg.contains("a&lt;b") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert!(svg.contains(">base</text>") && svg.contains(">own-products</text>"), "{svg}");
+        assert!(svg.matches("paint-order").count() > 5 && svg.contains(">base</text>"), "{svg}");
         // All are equally close, so that only the cheapest is best.
         assert_eq!(best(&report.means(None)).len(), 1);
     }
