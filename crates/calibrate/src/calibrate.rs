@@ -8,7 +8,7 @@ use crate::fit::Fit;
 use crate::kv::Kv;
 use crate::ladder::ladder;
 use crate::turns::Turns;
-use crate::{CalibrateError, Codec, Measured, Parts, Windows, measure};
+use crate::{CalibrateError, Codec, Measured, Parts, Subject, Windows, measure};
 
 /// Every so-manieth window is held back from the fit, for measuring; the last one where there are fewer.
 pub const HELD_BACK: usize = 8;
@@ -75,13 +75,15 @@ pub fn calibrate(
     };
     let codecs: Vec<Codec> = Codec::ALL.into_iter().filter(|codec| codec.is_in(&calibration)).collect();
     let (mut done, total) = (0, codecs.len() * held_back.rows.len());
-    let measured = measure(engine, adapter, &held_back, parts, &codecs, Some(&calibration), &mut || {
+    let subject = Subject::calibrated(adapter, &calibration);
+    let measured = measure(engine, subject, &held_back, parts, &codecs, &mut || {
         done += 1;
         progress(Progress::Measured(done, total));
     })?;
     calibration.measured = measured.iter().map(kept).collect();
     let some = some_of(windows);
-    calibration.ladder = ladder(engine, adapter, &some, parts, &calibration, &mut |done, total| {
+    let subject = Subject::calibrated(adapter, &calibration);
+    calibration.ladder = ladder(engine, subject, &some, parts, &mut |done, total| {
         progress(Progress::Measured(done, total));
     })?;
     Ok(calibration)

@@ -18,6 +18,8 @@ pub enum Codec {
     Base,
     /// Page by page in MobiLoRA's steps, each of the smallest width that does.
     MobiLora,
+    /// The adapter's own low-rank products over the base's pages ([`Products`](crate::Products)).
+    OwnProducts,
     /// The linear prediction from the base's keys and values of the same layer; nothing is stored.
     Predicted,
     /// What that leaves in its calibrated basis.
@@ -52,6 +54,8 @@ pub enum Family {
     Delta,
     /// MobiLoRA's.
     MobiLora,
+    /// The adapter's own products.
+    OwnProducts,
     /// A basis for each layer.
     LowRank,
     /// A prediction for each layer, and what it leaves.
@@ -62,8 +66,16 @@ pub enum Family {
 
 impl Family {
     /// Every one, in the order of legends.
-    pub const ALL: [Self; 7] =
-        [Self::Own, Self::Base, Self::Delta, Self::MobiLora, Self::LowRank, Self::Predicted, Self::Joint];
+    pub const ALL: [Self; 8] = [
+        Self::Own,
+        Self::Base,
+        Self::Delta,
+        Self::MobiLora,
+        Self::OwnProducts,
+        Self::LowRank,
+        Self::Predicted,
+        Self::Joint,
+    ];
 
     /// What it is, in a few words.
     #[must_use]
@@ -73,6 +85,7 @@ impl Family {
             Self::Base => "the base's cache, nothing added",
             Self::Delta => "base + difference in groups of 32",
             Self::MobiLora => "base + MobiLoRA's difference",
+            Self::OwnProducts => "base + the adapter's own products",
             Self::LowRank => "base + calibrated basis of each layer",
             Self::Predicted => "prediction of each layer + residual",
             Self::Joint => "joint prediction of all layers + residual",
@@ -82,7 +95,7 @@ impl Family {
 
 impl Codec {
     /// Every codec that is compared.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Page(PageCodec::Exact(PageElement::F16)),
         Self::Page(PageCodec::Grouped(Bits::Eight)),
         Self::Page(PageCodec::Grouped(Bits::Four)),
@@ -96,6 +109,7 @@ impl Codec {
         Self::Page(PageCodec::Delta(Bits::Four)),
         Self::Page(PageCodec::Delta(Bits::Two)),
         Self::MobiLora,
+        Self::OwnProducts,
         low_rank(8, Bits::Four, false),
         low_rank(16, Bits::Eight, false),
         low_rank(16, Bits::Four, false),
@@ -121,6 +135,7 @@ impl Codec {
             Self::Page(PageCodec::LowRank { .. }) => Family::LowRank,
             Self::Page(_) => Family::Own,
             Self::Base => Family::Base,
+            Self::OwnProducts => Family::OwnProducts,
             Self::Predicted | Self::PredictedAnd { .. } => Family::Predicted,
             Self::Joint { .. } | Self::JointAnd { .. } => Family::Joint,
         }
@@ -140,7 +155,7 @@ impl Codec {
     pub const fn is_calibrated(self) -> bool {
         match self {
             Self::Page(codec) => codec.constant_rows() > 0,
-            Self::Base | Self::MobiLora => false,
+            Self::Base | Self::MobiLora | Self::OwnProducts => false,
             Self::Predicted | Self::PredictedAnd { .. } | Self::Joint { .. } | Self::JointAnd { .. } => true,
         }
     }
@@ -161,6 +176,8 @@ impl Codec {
             Self::Joint { rank } => joint.is_some_and(|joint| rank <= joint.rank()),
             Self::JointAnd { rank, .. } => joint.is_some_and(|joint| rank <= joint.residual.rank()),
             Self::Page(_) | Self::Base | Self::MobiLora | Self::Predicted => true,
+            // These are the adapter's files'.
+            Self::OwnProducts => false,
         }
     }
 }
@@ -175,6 +192,7 @@ impl fmt::Display for Codec {
             Self::Page(codec) => codec.fmt(f),
             Self::Base => f.write_str("base"),
             Self::MobiLora => f.write_str("mobilora"),
+            Self::OwnProducts => f.write_str("own-products"),
             Self::Predicted => f.write_str("predicted"),
             Self::PredictedAnd { rank, bits } => write!(f, "predicted+{rank}-int{}", bits.count()),
             Self::Joint { rank } => write!(f, "joint-{rank}"),

@@ -40,6 +40,14 @@ pub enum CalibrateError {
         /// The adapter.
         adapter: String,
     },
+    /// A codec of the adapter's own products, of which there are none.
+    #[error("no products of {adapter}'s own: {reason}")]
+    NoProducts {
+        /// The adapter.
+        adapter: String,
+        /// Why not.
+        reason: String,
+    },
     /// Numbers that nothing can be fitted to.
     #[error("{what} cannot be fitted: {reason}")]
     Fit {

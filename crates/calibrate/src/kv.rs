@@ -56,6 +56,20 @@ impl Kv {
     }
 }
 
+/// Gives tokens to a sequence and returns what the attention of each layer was given of them, tokens × hidden.
+pub fn feed_tapped(
+    engine: &mut Engine,
+    sequence: SequenceHandle,
+    tokens: &[u32],
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    let mut inputs = vec![Vec::new(); engine.config().layers];
+    for piece in tokens.chunks(PIECE) {
+        let of_piece = engine.attention_inputs(sequence, piece)?;
+        inputs.iter_mut().zip(of_piece).for_each(|(inputs, piece)| inputs.extend(piece));
+    }
+    Ok(inputs)
+}
+
 /// Gives tokens to a sequence of which only K and V are wanted.
 pub fn feed(engine: &mut Engine, sequence: SequenceHandle, tokens: &[u32]) -> Result<(), EngineError> {
     for piece in tokens.chunks(PIECE) {

@@ -6,12 +6,12 @@
 //! is no noise; hence each mix is measured too, and the most that the sum was exceeded by in a window makes it a bound.
 
 use interleaf_contract::{PageCodec, PageElement, PageHalf};
-use interleaf_model::{Calibration, Ladder, Rung};
+use interleaf_model::{Ladder, MeasuredCodec, Rung};
 use interleaf_runtime::Engine;
 
-use crate::measure::{distance, each_way};
+use crate::measure::{Seen, distance, each_way};
 use crate::prefix::{Prefix, Stored};
-use crate::{CalibrateError, Codec, Parts, Windows};
+use crate::{CalibrateError, Codec, Parts, Subject, Windows};
 
 /// Of two rungs that follow each other, the divergence that is expected of the second, as a share of the first's, at most.
 const STEP: f64 = 0.7;
@@ -71,10 +71,9 @@ struct Outcome {
 /// If a window is too short, or the engine fails.
 pub fn ladder(
     engine: &mut Engine,
-    adapter: &str,
+    subject: Subject<'_>,
     windows: &Windows,
     parts: Parts,
-    calibration: &Calibration,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Ladder, CalibrateError> {
     let config = engine.config();
@@ -82,14 +81,14 @@ pub fn ladder(
     let mut places: Vec<Place> = (0..layers)
         .flat_map(|layer| [0, 1].map(|half| (layer, half)))
         .map(|(layer, half)| {
-            let choices = hull(choices(calibration, layer, half, heads, head_dim));
+            let choices = hull(choices(subject, layer, half, heads, head_dim));
             Place { layer, half, choices, sensitivity: 0.0 }
         })
         .collect();
     // Where nothing differs there is nothing to be lost.
     places.retain(|place| place.choices.first().is_some_and(|choice| choice.square > 0.0));
 
-    let mut run = |mixes: &[Mix]| outcomes(engine, adapter, windows, parts, calibration, mixes, done);
+    let mut run = |mixes: &[Mix]| outcomes(engine, subject, windows, parts, mixes, done);
     let exact = Some(PageCodec::Exact(PageElement::F32));
     let alone = |place: &Place| {
         let mut mix = vec![[exact; 2]; layers];
@@ -118,7 +117,7 @@ pub fn ladder(
 
 /// Everything that is decoded over the base's pages and was measured, and the base's pages themselves.
 fn choices(
-    calibration: &Calibration,
+    subject: Subject<'_>,
     layer: usize,
     half: usize,
     heads: usize,
@@ -130,13 +129,13 @@ fn choices(
         Codec::Page(page) if !page.stands_alone() => Some(Some(*page)),
         _ => None,
     };
-    let choice = |measured: &interleaf_model::MeasuredCodec| {
+    let choice = |measured: &MeasuredCodec| {
         let codec = codec(&measured.codec.parse().ok()?)?;
         let bytes = codec.map_or(0, |codec| codec.page_bytes(HALVES[half], heads, head_dim));
         let errors = [&measured.k_errors, &measured.v_errors][half];
         Some(Choice { codec, bytes, square: f64::from(*errors.get(layer)?).powi(2) })
     };
-    calibration.measured.iter().filter_map(choice).collect()
+    subject.calibration.iter().flat_map(|calibration| &calibration.measured).filter_map(choice).collect()
 }
 
 /// The lower convex hull of squared errors over bytes.
@@ -222,32 +221,22 @@ fn mean(values: &[f64]) -> f64 {
 /// What each mix did to each window.
 fn outcomes(
     engine: &mut Engine,
-    adapter: &str,
+    subject: Subject<'_>,
     windows: &Windows,
     parts: Parts,
-    calibration: &Calibration,
     mixes: &[Mix],
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<Outcome>>, CalibrateError> {
     let mut outcomes: Vec<Vec<Outcome>> = mixes.iter().map(|_| Vec::new()).collect();
     let (mut count, total) = (0, mixes.len() * windows.rows.len());
     let store = |prefix: &Prefix<'_>, mix: usize| prefix.store_mixed(&mixes[mix]);
-    each_way(
-        engine,
-        adapter,
-        windows,
-        parts,
-        Some(calibration),
-        mixes.len(),
-        store,
-        |mix, prefix, stored, score| {
-            // Rounding may take a divergence of nothing below it.
-            let kl = mean(&score.kl).max(0.0);
-            outcomes[mix].push(Outcome { kl, squares: squares(prefix, stored) });
-            count += 1;
-            done(count, total);
-        },
-    )?;
+    each_way(engine, subject, windows, parts, mixes.len(), store, |mix, Seen { prefix, stored, score, .. }| {
+        // Rounding may take a divergence of nothing below it.
+        let kl = mean(&score.kl).max(0.0);
+        outcomes[mix].push(Outcome { kl, squares: squares(prefix, &stored) });
+        count += 1;
+        done(count, total);
+    })?;
     Ok(outcomes)
 }
 

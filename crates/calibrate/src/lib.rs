@@ -4,6 +4,8 @@
 //! It runs windows of tokens through an engine and reads its pages; nothing here is needed to answer a request. What a
 //! calibration holds and its file are [`interleaf_model::Calibration`]'s. Definitions of codecs are `kernels-ref`'s.
 
+mod anchor;
+mod basis;
 mod calibrate;
 mod codec;
 mod error;
@@ -15,14 +17,17 @@ mod measure;
 mod moments;
 mod pages;
 mod prefix;
+mod products;
 mod score;
 mod turns;
 mod windows;
 
+pub use anchor::Anchor;
 pub use calibrate::{HELD_BACK, Progress, calibrate};
 pub use codec::{Codec, Family};
 pub use error::CalibrateError;
 pub use held::{Budgets, Held, Outcome, Reader, Shared, hold, unshared_bytes};
 pub use kv::Kv;
-pub use measure::{Measured, Parts, f16_bytes_per_token, measure};
+pub use measure::{Measured, Parts, Subject, f16_bytes_per_token, measure};
+pub use products::Products;
 pub use windows::{Windows, cut, read_windows};

@@ -6,10 +6,11 @@ use interleaf_model::{Calibration, WeightFormat};
 use interleaf_runtime::Engine;
 
 use crate::kv::{self, Kv};
-use crate::prefix::{Means, Prefix, Stored};
+use crate::prefix::{self, Means, Prefix, Stored};
+use crate::products::{Pass, Products};
 use crate::score::{Reference, Score};
 use crate::turns::Turns;
-use crate::{CalibrateError, Codec, Windows, fit};
+use crate::{Anchor, CalibrateError, Codec, Windows, fit};
 
 /// Where windows are parted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,27 @@ pub struct Parts {
     pub continuation: usize,
 }
 
+/// Whose cache is measured, and what is known for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The adapter, by its name in the engine.
+    pub adapter: &'a str,
+    /// What codecs that need a calibration are measured with.
+    pub calibration: Option<&'a Calibration>,
+    /// What [`Codec::OwnProducts`] is measured with.
+    pub products: Option<&'a Products>,
+    /// How the base's pages are stored. Differences are taken from what they decode to.
+    pub anchor: Anchor,
+}
+
+impl<'a> Subject<'a> {
+    /// An adapter with its calibration alone, over a base as f16 numbers.
+    #[must_use]
+    pub fn calibrated(adapter: &'a str, calibration: &'a Calibration) -> Self {
+        Self { adapter, calibration: Some(calibration), products: None, anchor: Anchor::F16 }
+    }
+}
+
 /// What one codec cost.
 #[derive(Debug, Clone)]
 pub struct Measured {
@@ -27,6 +49,10 @@ pub struct Measured {
     pub codec: Codec,
     /// Bytes that it stores for a token on top of the base's cache.
     pub bytes_per_token: f64,
+    /// Bytes of the base's cache for a token, where it is read.
+    pub base_bytes_per_token: f64,
+    /// Bytes of what all pages of this adapter are decoded with ([`Codec::basis_bytes`]).
+    pub basis_bytes: usize,
     /// Divergence of each scored position, in nats, ascending.
     pub kl: Vec<f64>,
     /// Share of positions whose most likely token is the same.
@@ -71,6 +97,7 @@ impl Measured {
 #[derive(Debug, Default)]
 struct Sums {
     bytes: usize,
+    base_bytes: usize,
     score: Score,
     /// By layer, of keys and of values: squared error, and square of the adapter's own.
     errors: Vec<[[f64; 2]; 2]>,
@@ -78,51 +105,57 @@ struct Sums {
     difference: f64,
 }
 
-/// Measures codecs on windows, each under `adapter`. The engine must keep its pages as f32 and have room for one sequence of
-/// such a window. `done` is called after each codec of each window.
+/// Measures codecs on windows, each under the subject's adapter. The engine must keep its pages as f32 and have room for one
+/// sequence of such a window. `done` is called after each codec of each window.
 ///
 /// # Errors
-/// If a window is too short, a codec needs a calibration that is not given, or the engine fails.
+/// If a window is too short, a codec needs a calibration or products that are not given, or the engine fails.
 pub fn measure(
     engine: &mut Engine,
-    adapter: &str,
+    subject: Subject<'_>,
     windows: &Windows,
     parts: Parts,
     codecs: &[Codec],
-    calibration: Option<&Calibration>,
     done: &mut dyn FnMut(),
 ) -> Result<Vec<Measured>, CalibrateError> {
     let mut sums: Vec<Sums> = codecs.iter().map(|_| Sums::default()).collect();
     let store = |prefix: &Prefix<'_>, codec: usize| prefix.store(codecs[codec]);
-    each_way(
-        engine,
-        adapter,
-        windows,
-        parts,
-        calibration,
-        codecs.len(),
-        store,
-        |codec, prefix, stored, score| {
-            sums[codec].add(stored.bytes, &stored.kv, prefix, score);
-            done();
-        },
-    )?;
+    each_way(engine, subject, windows, parts, codecs.len(), store, |codec, seen| {
+        sums[codec].base_bytes += if codecs[codec].is_over_base() { seen.base_bytes } else { 0 };
+        sums[codec].add(seen);
+        done();
+    })?;
     let tokens = windows.rows.len() * parts.prefix;
-    Ok(codecs.iter().zip(sums).map(|(codec, sums)| sums.finish(*codec, tokens)).collect())
+    let finish = |(codec, sums): (&Codec, Sums)| {
+        let basis_bytes = subject.calibration.map_or(0, |calibration| codec.basis_bytes(calibration));
+        sums.finish(*codec, tokens, basis_bytes)
+    };
+    Ok(codecs.iter().zip(sums).map(finish).collect())
+}
+
+/// What one way of storing did to a window.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// What was stored.
+    pub prefix: &'a Prefix<'a>,
+    /// Bytes of the base's cache.
+    pub base_bytes: usize,
+    /// What became of the adapter's.
+    pub stored: Stored,
+    /// What it then said.
+    pub score: Score,
 }
 
 /// Lets an adapter read on, in each window, over what each of several ways to store makes of its cache of the prefix.
 /// `store` puts a prefix through one, and `each` is told what came of it.
-#[expect(clippy::too_many_arguments, reason = "what is measured, on what, and two functions")]
 pub fn each_way(
     engine: &mut Engine,
-    adapter: &str,
+    subject: Subject<'_>,
     windows: &Windows,
     parts: Parts,
-    calibration: Option<&Calibration>,
     ways: usize,
     store: impl Fn(&Prefix<'_>, usize) -> Result<Stored, CalibrateError>,
-    mut each: impl FnMut(usize, &Prefix<'_>, &Stored, Score),
+    mut each: impl FnMut(usize, Seen<'_>),
 ) -> Result<(), CalibrateError> {
     let length = parts.prefix + parts.continuation;
     if let Some(row) = windows.rows.iter().find(|row| row.len() < length) {
@@ -143,20 +176,32 @@ pub fn each_way(
     }
     let turns = Turns::new(engine.config(), parts.prefix);
     let embedding = engine.model().embedding(WeightFormat::Stored)?;
+    let Subject { adapter, calibration, products, anchor } = subject;
     let means = Means { adapter, calibration, embedding: &embedding, turns: &turns };
     for row in &windows.rows {
-        let (prefix, after) = row[..length].split_at(parts.prefix);
-        let base = Kv::compute(engine, None, prefix)?;
+        let (before, after) = row[..length].split_at(parts.prefix);
+        let exact = Kv::compute(engine, None, before)?;
+        let base = prefix::anchored(anchor, engine.config(), &exact);
         let sequence = engine.open_sequence(Some(adapter), row)?;
-        kv::feed(engine, sequence, prefix)?;
-        let own = Kv::read(engine, sequence, prefix.len())?;
+        let pass = match products {
+            Some(products) => {
+                let inputs = kv::feed_tapped(engine, sequence, before)?;
+                Some(Pass { products, inputs, from: sequence.adapter_from() })
+            }
+            None => {
+                kv::feed(engine, sequence, before)?;
+                None
+            }
+        };
+        let own = Kv::read(engine, sequence, before.len())?;
         let reference = Reference::new(engine, sequence, after)?;
-        let pair = Prefix::new(engine.config(), prefix, base, own, means);
+        let pair = Prefix::new(engine.config(), before, [base.kv, own], pass, means);
         for way in 0..ways {
             let stored = store(&pair, way)?;
-            engine.truncate_sequence(sequence, prefix.len())?;
+            engine.truncate_sequence(sequence, before.len())?;
             stored.kv.write(engine, sequence)?;
-            each(way, &pair, &stored, reference.score(engine, sequence, after)?);
+            let score = reference.score(engine, sequence, after)?;
+            each(way, Seen { prefix: &pair, base_bytes: base.bytes, stored, score });
         }
         engine.close_sequence(sequence)?;
     }
@@ -164,7 +209,8 @@ pub fn each_way(
 }
 
 impl Sums {
-    fn add(&mut self, bytes: usize, kv: &Kv, pair: &Prefix<'_>, score: Score) {
+    fn add(&mut self, seen: Seen<'_>) {
+        let Seen { prefix: pair, stored: Stored { kv, bytes }, score, .. } = seen;
         self.bytes += bytes;
         self.score.kl.extend(score.kl);
         self.score.same_top += score.same_top;
@@ -183,13 +229,15 @@ impl Sums {
         }
     }
 
-    fn finish(mut self, codec: Codec, tokens: usize) -> Measured {
+    fn finish(mut self, codec: Codec, tokens: usize, basis_bytes: usize) -> Measured {
         self.score.kl.sort_by(f64::total_cmp);
         let scored = (self.score.kl.len() as f64).max(1.0);
         let root = |[error, square]: [f64; 2]| if square > 0.0 { (error / square).sqrt() } else { 0.0 };
         Measured {
             codec,
             bytes_per_token: self.bytes as f64 / tokens.max(1) as f64,
+            base_bytes_per_token: self.base_bytes as f64 / tokens.max(1) as f64,
+            basis_bytes,
             same_top: self.score.same_top as f64 / scored,
             nll: [self.score.nll / scored, self.score.own_nll / scored],
             kl: self.score.kl,

@@ -1,16 +1,22 @@
 //! The keys or the values of one layer through encoded pages: what is counted are the bytes of these, and what is read on over
 //! is what they decode to.
 
-use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageHalf, RopeTable};
-use interleaf_kernels_ref::page_codec::{PageContext, decode_page, encode_page, steps_width};
+use interleaf_contract::{CHUNK_TOKENS, Coefficients, PageCodec, PageHalf, RopeTable};
+use interleaf_kernels_ref::page_codec::{
+    PageContext, decode_page, encode_coefficients, encode_page, steps_width,
+};
 
 /// How pages are stored.
 #[derive(Debug)]
 pub enum Form<'a> {
     /// In one codec; of those that keep the first token, only in the first page.
     Coded { codec: PageCodec, constants: Vec<f32>, rope: Option<&'a RopeTable> },
+    /// In coefficients that are known already, tokens × rank, as f16 numbers.
+    Known { rank: u8, coefficients: Vec<f32>, constants: Vec<f32>, rope: Option<&'a RopeTable> },
     /// In MobiLoRA's steps, each of the smallest width that does.
     Steps,
+    /// Not at all: the anchor's stand for them.
+    Nothing,
 }
 
 impl Form<'_> {
@@ -37,9 +43,18 @@ pub fn through(
     {
         let values = transpose(values, CHUNK_TOKENS, kv_heads);
         let anchor = transpose(anchor, CHUNK_TOKENS, kv_heads);
-        let (codec, constants, rope) = match form {
-            Form::Steps => (PageCodec::Steps(steps_width(&values, &anchor)), &[][..], None),
-            Form::Coded { codec, constants, rope } => (in_chunk(*codec, chunk), &constants[..], *rope),
+        let (codec, constants, rope, known) = match form {
+            Form::Steps => (PageCodec::Steps(steps_width(&values, &anchor)), &[][..], None, None),
+            Form::Coded { codec, constants, rope } => (in_chunk(*codec, chunk), &constants[..], *rope, None),
+            Form::Known { rank, coefficients, constants, rope } => {
+                let of_page = CHUNK_TOKENS * usize::from(*rank);
+                let known = &coefficients[chunk * of_page..][..of_page];
+                (of_numbers(*rank), &constants[..], *rope, Some(known))
+            }
+            Form::Nothing => {
+                out.extend(transpose(&anchor, kv_heads, CHUNK_TOKENS));
+                continue;
+            }
         };
         let anchor: &[f32] = if codec.stands_alone() { &[] } else { &anchor };
         let position = chunk * CHUNK_TOKENS;
@@ -48,13 +63,20 @@ pub fn through(
         let bytes = codec.page_bytes(half, kv_heads, head_dim);
         let mut words = vec![0u32; bytes.div_ceil(size_of::<u32>())];
         let page: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
-        encode_page(codec, &context, &values, page);
+        match known {
+            Some(coefficients) => encode_coefficients(codec, &context, coefficients, &values, page),
+            None => encode_page(codec, &context, &values, page),
+        }
         let mut decoded = vec![0.0; elements];
         decode_page(codec, &context, page, &mut decoded);
         out.extend(transpose(&decoded, kv_heads, CHUNK_TOKENS));
         stored += bytes;
     }
     (out, stored)
+}
+
+const fn of_numbers(rank: u8) -> PageCodec {
+    PageCodec::LowRank { rank, coefficients: Coefficients::F16, keeps_first: false }
 }
 
 /// Only the first token of a sequence is like no other.

@@ -2,14 +2,15 @@
 
 use std::cell::OnceCell;
 
-use interleaf_contract::{Coefficients, Matrix, PageCodec, PageHalf};
+use interleaf_contract::{Coefficients, Matrix, PageCodec, PageHalf, RopeTable};
 use interleaf_kernels_ref::joint_low_rank::{self, JointBasis, JointMap};
 use interleaf_kernels_ref::weight;
 use interleaf_model::{Calibration, HalfCalibration, JointCalibration, LayerCalibration, ModelConfig};
 
 use crate::pages::{Form, through};
+use crate::products::Pass;
 use crate::turns::Turns;
-use crate::{CalibrateError, Codec, Kv, fit};
+use crate::{Anchor, CalibrateError, Codec, Kv, fit};
 
 /// One prefix.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Prefix<'a> {
     /// Own minus base, keys turned back.
     difference: Kv,
     adapter: &'a str,
+    /// Of the adapter's own pass.
+    pass: Option<Pass<'a>>,
     calibration: Option<&'a Calibration>,
     embedding: &'a Matrix,
     turns: &'a Turns,
@@ -31,6 +34,20 @@ pub struct Prefix<'a> {
     predicted: OnceCell<Kv>,
     joint_inputs: OnceCell<Vec<f32>>,
     joint: OnceCell<Vec<f32>>,
+}
+
+/// The base's cache as its pages are stored, and the bytes of these.
+pub fn anchored(anchor: Anchor, config: &ModelConfig, kv: &Kv) -> Stored {
+    let mut bytes = 0;
+    let layers = kv.layers.iter().map(|layer| {
+        [PageHalf::K, PageHalf::V].map(|half| {
+            let (form, values) = (Form::plain(anchor.codec()), &layer[half as usize]);
+            let (values, stored) = through(&form, half, config.kv_heads, fit::width(config), values, values);
+            bytes += stored;
+            values
+        })
+    });
+    Stored { kv: Kv { tokens: kv.tokens, layers: layers.collect() }, bytes }
 }
 
 /// What predictions are made with.
@@ -56,7 +73,14 @@ pub struct Stored {
 }
 
 impl<'a> Prefix<'a> {
-    pub fn new(config: &ModelConfig, tokens: &'a [u32], base: Kv, own: Kv, means: Means<'a>) -> Self {
+    /// `base` is what its pages decode to; `pass` is of the adapter's own products, without which no codec keeps them.
+    pub fn new(
+        config: &ModelConfig,
+        tokens: &'a [u32],
+        [base, own]: [Kv; 2],
+        pass: Option<Pass<'a>>,
+        means: Means<'a>,
+    ) -> Self {
         let width = fit::width(config);
         let unturned = |kv: &Kv| {
             let mut kv = kv.clone();
@@ -75,6 +99,7 @@ impl<'a> Prefix<'a> {
             inputs,
             difference,
             adapter: means.adapter,
+            pass,
             calibration: means.calibration,
             embedding: means.embedding,
             turns: means.turns,
@@ -99,6 +124,15 @@ impl<'a> Prefix<'a> {
         Ok(match codec {
             Codec::Base => Stored { kv: self.base.clone(), bytes: 0 },
             Codec::MobiLora => self.by_page(&self.base, |_, _| Ok(Some(Form::Steps)))?,
+            Codec::OwnProducts => {
+                let none = || CalibrateError::NoProducts {
+                    adapter: self.adapter.into(),
+                    reason: "they were not given".into(),
+                };
+                let pass = self.pass.as_ref().ok_or_else(none)?;
+                let form = |layer, half| Ok(Some(pass.form(layer, half, self.rope(layer, half))));
+                self.by_page(&self.base, form)?
+            }
             Codec::Page(codec) => {
                 self.by_page(&self.base, |layer, half| self.form(codec, layer, half).map(Some))?
             }
@@ -201,8 +235,12 @@ impl<'a> Prefix<'a> {
         rows: impl Iterator<Item = &'r f32>,
     ) -> Form<'_> {
         constants.extend(rows);
-        let rope = self.turns.table(layer).filter(|_| half == PageHalf::K);
-        Form::Coded { codec, constants, rope }
+        Form::Coded { codec, constants, rope: self.rope(layer, half) }
+    }
+
+    /// What expanded keys are turned by.
+    fn rope(&self, layer: usize, half: PageHalf) -> Option<&'a RopeTable> {
+        self.turns.table(layer).filter(|_| half == PageHalf::K)
     }
 
     /// What is known of a layer.

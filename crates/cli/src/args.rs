@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageElement, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
-pub use calibrate::{Anchor, CalibrateArgs, QualityArgs};
+pub use calibrate::{CalibrateArgs, QualityArgs};
 pub use simulate::SimulateArgs;
 
 /// One base model, many LoRA adapters, one mixed batch.
@@ -417,8 +417,8 @@ pub struct VerifyArgs {
     /// golden.safetensors.
     #[arg(long, value_name = "DIR", required_unless_present = "suite")]
     pub golden: Option<PathBuf>,
-    /// Instead of one golden set, every folder in DIR and below that has config.json and golden/, or golden/
-    /// alone that names a base beside it: each on every backend, in one table.
+    /// Instead of one golden set, every folder in DIR and below that has golden/ and config.json, or golden/ and
+    /// base/config.json, or golden/ alone that names a base beside it: each on every backend, in one table.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "golden", "adapters", "backend"])]
     pub suite: Option<PathBuf>,
     /// What the suite runs on.

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use interleaf_calibrate::{Progress, Windows, calibrate, cut, read_windows};
-use interleaf_demo_model as demo_model;
+use interleaf_calibrate::{Progress, Windows, calibrate};
 use interleaf_runtime::{
     AdapterSummary, BackendChoice, Calibration, Engine, EngineOptions, PageElement, Source, Store,
     write_calibration,
@@ -13,10 +12,8 @@ use interleaf_runtime::{
 use serde::Serialize;
 
 use crate::args::CalibrateArgs;
+use crate::windows::{Demo, WINDOW};
 use crate::{CliError, load, output, table};
-
-/// Tokens of a window.
-pub const WINDOW: usize = 512;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -49,12 +46,15 @@ struct Codec {
 /// Calibrates the adapters and keeps what was found.
 pub fn run(args: &CalibrateArgs) -> Result<ExitCode, CliError> {
     let mut engine = open(args.model.as_deref(), args.threads, args.store.folder())?;
-    let adapters = register(&mut engine, args.model.is_some(), args.adapter.as_slice())?;
+    let demo = Demo::new(&engine)?;
     engine.reserve_kv(2, WINDOW)?;
     let store = Store::new(args.store.folder());
     let mut report = Report { model: load::model_name(args.model.as_deref()), rows: Vec::new() };
+    let sources = sources(args.model.is_some(), args.adapter.as_slice());
+    let register = |(name, source): &(String, Source)| engine.register_adapter(name, source);
+    let adapters = sources.iter().map(register).collect::<Result<Vec<_>, _>>()?;
     for adapter in adapters {
-        let windows = windows(&engine, args.model.is_none(), &adapter.name, args.text.as_deref())?;
+        let windows = demo.calibration(&engine, &adapter.name, args.text.as_deref())?;
         let start = Instant::now();
         let calibration = with_bar(&mut engine, &adapter, &windows)?;
         let file = match &args.output {
@@ -89,55 +89,17 @@ pub fn open(model: Option<&Path>, threads: usize, store: Option<PathBuf>) -> Res
     load::open(model.map_or_else(load::demo_base, Source::dir), &options)
 }
 
-/// Registers adapters: folders, or where the model is the demo's their names; none of them means all of the demo's.
-pub fn register(
-    engine: &mut Engine,
-    is_another: bool,
-    adapters: &[PathBuf],
-) -> Result<Vec<AdapterSummary>, CliError> {
+/// Adapters by name: folders, or where the model is the demo's their names; none of them means all of the demo's.
+pub fn sources(is_another: bool, adapters: &[PathBuf]) -> Vec<(String, Source)> {
+    let all = || load::demo_adapters().map(|(name, source)| (name.to_owned(), source));
     if adapters.is_empty() && !is_another {
-        let all = load::demo_adapters();
-        return all.map(|(name, source)| Ok(engine.register_adapter(name, &source)?)).collect();
+        return all().collect();
     }
-    let register = |path: &PathBuf| {
-        let named = || load::demo_adapters().find(|(name, _)| !is_another && path.as_os_str() == *name);
-        match named() {
-            Some((name, source)) => Ok(engine.register_adapter(name, &source)?),
-            None => Ok(engine.register_adapter(&load::model_name(Some(path)), &Source::dir(path))?),
-        }
+    let source = |path: &PathBuf| {
+        let named = all().find(|(name, _)| !is_another && path.as_os_str() == name.as_str());
+        named.unwrap_or_else(|| (load::model_name(Some(path)), Source::dir(path)))
     };
-    adapters.iter().map(register).collect()
-}
-
-/// What an adapter is calibrated on.
-pub fn windows(
-    engine: &Engine,
-    is_demo: bool,
-    adapter: &str,
-    text: Option<&Path>,
-) -> Result<Windows, CliError> {
-    let tokenizer = engine.tokenizer("a text");
-    if let Some(path) = text {
-        let text = read_text(path)?;
-        return Ok(cut(tokenizer?, &path.display().to_string(), &text, WINDOW.min(engine.context()))?);
-    }
-    match demo_model::CALIBRATION.iter().find(|(name, _)| is_demo && *name == adapter) {
-        Some((name, bytes)) => {
-            Ok(read_windows(&format!("the demo model's windows for {name}"), bytes, "input_ids")?)
-        }
-        None => {
-            let name = "the demo model's text of all domains";
-            output::note(format_args!(
-                "{adapter}: calibrated on {name}, the Rust documentation; better on what it is used for (--text)"
-            ));
-            let text = String::from_utf8_lossy(demo_model::MIXED_TEXT);
-            Ok(cut(tokenizer?, name, &text, WINDOW.min(engine.context()))?)
-        }
-    }
-}
-
-pub fn read_text(path: &Path) -> Result<String, CliError> {
-    std::fs::read_to_string(path).map_err(|e| CliError::File { path: path.to_owned(), reason: e.to_string() })
+    adapters.iter().map(source).collect()
 }
 
 /// Calibrates one adapter under a progress bar.

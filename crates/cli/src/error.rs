@@ -33,6 +33,14 @@ pub enum CliError {
         /// What was expected and found.
         reason: String,
     },
+    /// An adapter that there is nothing to measure on.
+    #[error("{adapter}: {reason}; say what is read with --text")]
+    NoWindows {
+        /// The adapter.
+        adapter: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A measurement that began on one device and ended on another.
     #[error("the {from} failed on the way and the {to} went on: what was measured is of neither")]
     Moved {

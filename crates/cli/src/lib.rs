@@ -25,6 +25,7 @@ mod sampling;
 mod simulate;
 mod table;
 pub mod verify;
+mod windows;
 
 use std::process::ExitCode;
 

@@ -102,15 +102,14 @@ pub fn open_chosen(args: &ModelArgs, options: &EngineOptions) -> Result<(Engine,
     Ok((opened, chosen))
 }
 
-/// What a model is called in reports: its folder's name, or the embedded model's.
+/// What a model is called in reports: its folder's name, or the embedded model's. A folder `base` has adapters beside it, and
+/// is called by what holds them.
 pub fn model_name(folder: Option<&Path>) -> String {
-    match folder {
-        Some(folder) => {
-            let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-            absolute
-                .file_name()
-                .map_or_else(|| absolute.display().to_string(), |n| n.to_string_lossy().into_owned())
-        }
-        None => demo_model::NAME.into(),
-    }
+    let Some(folder) = folder else { return demo_model::NAME.into() };
+    let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let own = name(&absolute);
+    let holder = || absolute.parent().and_then(name);
+    let called = if own.as_deref() == Some("base") { holder().or(own) } else { own };
+    called.unwrap_or_else(|| absolute.display().to_string())
 }

@@ -12,6 +12,10 @@ fn interleaf(store: &Path, args: &[&str]) -> Output {
     command.args(args).env("INTERLEAF_STORE", store).output().expect("the binary starts")
 }
 
+fn data(path: &str) -> String {
+    format!("{}/../../tests/data/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
 fn json(store: &Path, args: &[&str]) -> Value {
     let output = interleaf(store, args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -34,6 +38,7 @@ fn codecs_are_measured_and_drawn() {
     };
     assert_eq!([number("f16", "bits"), number("base", "bits"), number("delta-4", "bits")], [16.0, 0.0, 4.5]);
     assert_eq!(number("delta-4", "bytes_per_token_with_base"), 864.0 + 3072.0);
+    assert_eq!(number("delta-4", "bytes_per_token_shared"), (864.0 + 3072.0) / 2.0);
     assert!(number("f16", "kl_mean") < 1e-6);
     assert!(number("delta-4", "kl_mean") < 0.1 * number("base", "kl_mean"));
     assert!(number("mobilora", "e_k") < number("delta-4", "e_k"));
@@ -42,6 +47,44 @@ fn codecs_are_measured_and_drawn() {
     assert!(svg.starts_with("<svg") && svg.contains("delta-4") && svg.ends_with("</svg>\n"));
     // Nothing was calibrated, for nothing needed it.
     assert!(!folder.path().join("calibrations").exists());
+}
+
+/// A model with the demo's tokenizer, under adapters that are called as the demo's.
+#[test]
+fn another_model_is_measured_on_the_demo_models_windows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, adapter) = (data("tiny-narrow-llama/base"), data("tiny-narrow-llama/adapters/rust-code"));
+    let codecs = "q8,base,delta-4,own-products";
+    let args = ["quality", "--model", &model, "--adapters", &adapter, "--codecs", codecs, "--anchor", "q8"];
+    let report = json(folder.path(), &[&args[..], &["--sequences", "1", "--json"]].concat());
+    assert_eq!((&report["model"], &report["anchor"]), (&"tiny-narrow-llama".into(), &"q8".into()));
+    let text = "the demo model's windows, same document";
+    assert_eq!((&report["windows"][0]["text"], &report["windows"][0]["windows"]), (&text.into(), &1.into()));
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 4 * 2);
+    let number = |codec: &str, field: &str| -> f64 {
+        let row = rows.iter().find(|row| row["codec"] == codec).expect("a row");
+        row[field].as_f64().expect("a number")
+    };
+    // Twelve matrices of 64 channels: codes, and scales by the page for keys and by the token for values.
+    let base = number("q8", "bytes_per_token");
+    assert_eq!([base, number("delta-4", "bytes_per_token")], [810.0, 12.0 * 36.0]);
+    for codec in ["base", "delta-4", "own-products"] {
+        assert_eq!(number(codec, "base_bytes_per_token"), base);
+    }
+    assert_eq!(number("delta-4", "bytes_per_token_with_base"), 810.0 + 432.0);
+    // 32 coefficients each.
+    assert_eq!(number("own-products", "bytes_per_token"), 12.0 * 64.0);
+    assert!(number("own-products", "kl_mean") < 0.8 * number("base", "kl_mean"));
+    assert!(number("delta-4", "kl_mean") < 0.1 * number("own-products", "kl_mean"));
+}
+
+#[test]
+fn another_models_adapter_is_calibrated_on_the_demo_models_windows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, adapter) = (data("tiny-narrow-llama/base"), data("tiny-narrow-llama/adapters/book-prose"));
+    let report = json(folder.path(), &["calibrate", "--model", &model, "--adapter", &adapter, "--json"]);
+    assert_eq!(report["rows"][0]["text"], "the demo model's windows for book-prose");
 }
 
 #[test]
@@ -65,9 +108,30 @@ fn a_calibration_is_kept_and_used() {
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
+    let [qwen3, its_adapter] = [data("families/qwen3"), data("families/qwen3/adapter")];
+    let other = folder.path().join("other");
+    std::fs::create_dir(&other).expect("a folder");
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        let from = Path::new(&data("tiny-narrow-llama/adapters/book-prose")).join(file);
+        std::fs::copy(from, other.join(file)).expect("copies");
+    }
+    let (narrow, other) = (data("tiny-narrow-llama/base"), other.display().to_string());
     for (args, words) in [
         (&["quality", "--codecs", "delta-3"][..], "no codec \"delta-3\"; there are: f16, q8-grouped"),
         (&["quality", "--sequences", "0"], "--sequences must be at least 1"),
+        (&["quality", "--model", &narrow], "--adapters"),
+        (
+            &["quality", "--model", &qwen3, "--adapters", &its_adapter, "--codecs", "base"],
+            "adapter: the model's tokenizer is not the demo model's; say what is read with --text",
+        ),
+        (
+            &["quality", "--model", &narrow, "--adapters", &other, "--codecs", "base"],
+            "other: the demo model has no windows for an adapter of that name",
+        ),
+        (
+            &["quality", "--model", &qwen3, "--adapters", &its_adapter, "--codecs", "own-products"],
+            "no products of adapter's own: the model's keys are normed after their projection",
+        ),
         (&["calibrate", "--adapter", "no-such-adapter"], "no-such-adapter/adapter_config.json: no such file"),
     ] {
         let output = interleaf(folder.path(), args);

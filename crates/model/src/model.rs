@@ -167,6 +167,12 @@ impl Model {
         self.tensors.get(&weight(self.names().head))?.matrix(format).map(Some)
     }
 
+    /// What a projection is called, as [`ProjectionWeights::name`] and [`crate::PeftSite::module`] say it.
+    #[must_use]
+    pub fn projection_name(&self, layer: usize, proj: Proj) -> String {
+        self.names().projection(layer, proj)
+    }
+
     /// A projection's matrix in a format, and its bias if it has one.
     ///
     /// # Errors

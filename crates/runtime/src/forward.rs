@@ -19,18 +19,34 @@ struct Buffers {
     up: Tensor,
 }
 
+/// What is read back of a pass besides its logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tap {
+    /// Nothing.
+    Nothing,
+    /// What the attention of each layer is given, in the order of layers.
+    AttentionInputs,
+}
+
 /// What a pass is over.
 struct Pass<'a> {
     step: &'a mut Step,
     config: &'a ModelConfig,
     ropes: &'a [RopeId],
+    tap: Tap,
     b: Buffers,
 }
 
 /// Records a whole forward pass over the step's batch. `ropes` are the tables of `config.ropes`. Returns the
 /// logits of its output rows, outputs × vocabulary, or `None` where the batch asks for none and the head is
 /// left out.
-pub fn record(step: &mut Step, model: &Resident, ropes: &[RopeId], config: &ModelConfig) -> Option<Tensor> {
+pub fn record(
+    step: &mut Step,
+    model: &Resident,
+    ropes: &[RopeId],
+    config: &ModelConfig,
+    tap: Tap,
+) -> Option<Tensor> {
     let (hidden, mlp) = (cols(config.hidden_size), cols(config.intermediate_size));
     let q = cols(config.heads * config.head_dim);
     let kv = cols(config.kv_heads * config.head_dim);
@@ -46,7 +62,7 @@ pub fn record(step: &mut Step, model: &Resident, ropes: &[RopeId], config: &Mode
         gate: all(mlp),
         up: all(mlp),
     };
-    let mut pass = Pass { step, config, ropes, b };
+    let mut pass = Pass { step, config, ropes, tap, b };
 
     let out = pass.b.x;
     pass.step.push(Op::Embed { table: model.embedding, scale: config.embedding_scale, out });
@@ -84,6 +100,9 @@ impl Pass<'_> {
         let (heads, kv_heads) = (cols(self.config.heads), cols(self.config.kv_heads));
         let Buffers { x, normed, q, k, v, mixed, delta, .. } = self.b;
         self.norm(x, residual, layer.input_norm, 1, normed);
+        if self.tap == Tap::AttentionInputs {
+            self.step.probe(normed);
+        }
         let [wq, wk, wv] = layer.qkv;
         self.step.push(Op::LoraMatmul { x: normed, projections: vec![(wq, q), (wk, k), (wv, v)] });
         if let Some([on_q, on_k]) = layer.head_norms {

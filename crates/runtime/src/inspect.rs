@@ -1,12 +1,12 @@
-//! The cache as numbers: reading back what attention reads, for checks, and putting other numbers in its place, to measure
-//! what they would cost.
+//! The cache as numbers: reading back what attention reads and what its projections are given, for checks, and putting other
+//! numbers in its place, to measure what they would cost.
 
 use interleaf_contract::{
-    BackendError, Bytes, CHUNK_TOKENS, PageAddress, PageData, PageEntry, PageHalf, PoolGeometry,
+    BackendError, Bytes, CHUNK_TOKENS, PageAddress, PageData, PageEntry, PageHalf, PoolGeometry, RowKind,
 };
 use interleaf_kernels_ref::page_codec::{PageContext, decode_page, encode};
 
-use crate::{Engine, EngineError, SequenceHandle};
+use crate::{Engine, EngineError, Feed, SequenceHandle, Want};
 
 impl Engine {
     /// K and V of a sequence in one layer, each `[kv_head][token][head_dim]`: keys after the rotary
@@ -23,6 +23,20 @@ impl Engine {
             let keys = engine.read_half(sequence, layer, PageHalf::K)?;
             Ok((keys, engine.read_half(sequence, layer, PageHalf::V)?))
         })
+    }
+
+    /// Gives a sequence new tokens of a prompt, as [`Engine::feed`] does, and returns what the attention of each layer is
+    /// given of them: the normed hidden states that queries, keys and values are projected from, tokens × hidden.
+    ///
+    /// # Errors
+    /// As of [`Engine::feed`].
+    pub fn attention_inputs(
+        &mut self,
+        sequence: SequenceHandle,
+        tokens: &[u32],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let feed = Feed { sequence, tokens, kind: RowKind::Prompt, want: Want::Nothing };
+        self.on_some_device(&[sequence], |engine| engine.tapped_step(&feed))
     }
 
     /// Puts other keys and values in the place of a sequence's own in one layer, as [`Engine::read_kv`] returns them, for all

@@ -4,7 +4,8 @@
 use interleaf_contract::{AdapterId, Batch, Chained, Op, Output, Row, Sampler, Sequence, Step, Ticket};
 use interleaf_kv::SequenceId;
 
-use crate::{Engine, EngineError, Fed, Feed, Want, forward};
+use crate::forward::{self, Tap};
+use crate::{Engine, EngineError, Fed, Feed, Want};
 
 /// A step that the device was given. The cache has room for what it appends; the tokens before it are known.
 #[derive(Debug)]
@@ -93,6 +94,35 @@ impl Engine {
         Ok(self.cache.commit(feed.sequence.id, feed.tokens)?)
     }
 
+    /// Takes a step of one feed, of which nothing is wanted but what the attention of each layer is given: rows × hidden, by
+    /// layer.
+    pub(crate) fn tapped_step(&mut self, feed: &Feed<'_>) -> Result<Vec<Vec<f32>>, EngineError> {
+        let start = self.cache.manager().room(feed.sequence.id)?;
+        let room = self.make_room_for(std::slice::from_ref(feed), &[start]);
+        match room.and_then(|()| self.tapped(feed, start)) {
+            Ok(inputs) => {
+                self.remember(feed)?;
+                Ok(inputs)
+            }
+            Err(error) => {
+                self.take_back(&[(feed.sequence.id, start)]);
+                Err(error)
+            }
+        }
+    }
+
+    fn tapped(&mut self, feed: &Feed<'_>, start: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        let config = self.model.config();
+        let (batch, _) = self.batch(std::slice::from_ref(feed), &[start], Vec::new())?;
+        if batch.rows.is_empty() {
+            return Ok(vec![Vec::new(); config.layers]);
+        }
+        let mut step = Step::new(batch)?;
+        forward::record(&mut step, &self.resident, &self.ropes, config, Tap::AttentionInputs);
+        let ticket = self.backend.submit(step)?;
+        Ok(self.backend.wait(ticket)?.probes)
+    }
+
     /// Computes tokens that there are pages for, those of a feed from a position on.
     pub(crate) fn compute(&mut self, feed: &Feed<'_>, start: usize) -> Result<(), EngineError> {
         let submitted = self.submit(std::slice::from_ref(feed), &[start], Vec::new())?;
@@ -139,7 +169,8 @@ impl Engine {
         let probe = wanted.iter().any(|wanted| wanted.logits);
         let sample = batch.outputs.iter().any(|o| o.sampler.is_some());
         let mut step = Step::new(batch)?;
-        let logits = forward::record(&mut step, &self.resident, &self.ropes, self.model.config());
+        let config = self.model.config();
+        let logits = forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Nothing);
         if let Some(logits) = logits {
             if sample {
                 step.push(Op::Sample { logits });

@@ -30,6 +30,11 @@ pub fn family(name: &str, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     args(Some(folder.clone()), folder.join("golden"), backend, pages)
 }
 
+pub fn narrow(backend: BackendArg, pages: PagesArg) -> VerifyArgs {
+    let folder = data("tiny-narrow-llama");
+    args(Some(folder.join("base")), folder.join("golden"), backend, pages)
+}
+
 pub fn passes(args: &VerifyArgs, cases: usize) -> Report {
     let report = verify(args).unwrap_or_else(|e| panic!("{args:?}: {e}"));
     let failed: Vec<_> = report.cases.iter().filter(|c| !c.passed).collect();
@@ -76,6 +81,18 @@ fn demo_model_on_the_cpu_with_f16_pages() {
             assert!(f64::from(d.margin) < 2.0 * case.max_abs_logit_error.expect("given"), "{case:?}");
         }
     }
+}
+
+/// Five models, three prompts and the perplexity windows of each.
+pub const NARROW_CASES: usize = 5 * 4;
+
+/// One key/value head, and adapters that change much of what is cached.
+#[test]
+fn narrow_model_on_both_backends() {
+    for (backend, logit) in [(BackendArg::Ref, 1e-4), (BackendArg::Cpu, 1e-3)] {
+        within(&passes(&narrow(backend, PagesArg::F32), NARROW_CASES), logit);
+    }
+    passes(&narrow(BackendArg::Cpu, PagesArg::F16), NARROW_CASES);
 }
 
 pub const FAMILIES: [&str; 8] =

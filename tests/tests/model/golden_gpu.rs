@@ -6,7 +6,7 @@ use interleaf_runtime::{BackendChoice, Engine, Feed, RowKind, Source, Want};
 use interleaf_tests::backends;
 use interleaf_tests::tolerance::assert_bits;
 
-use crate::golden::{DEMO_CASES, FAMILIES, demo, family, passes, within};
+use crate::golden::{DEMO_CASES, FAMILIES, NARROW_CASES, demo, family, narrow, passes, within};
 use crate::support::{self, data, options};
 
 /// `verify` on the GPU, on the lowest tier or by a variant of its kernels.
@@ -43,6 +43,15 @@ fn demo_model_with_f16_pages() {
     if backends::gpu().is_some() {
         let args = on_gpu(demo(BackendArg::Gpu, PagesArg::F16), GpuTierArg::Best, None);
         within_the_cap(&passes(&args, DEMO_CASES));
+    }
+}
+
+#[test]
+fn narrow_model_with_either_page() {
+    if backends::gpu().is_some() {
+        let on = |pages| on_gpu(narrow(BackendArg::Gpu, pages), GpuTierArg::Best, None);
+        within(&passes(&on(PagesArg::F32), NARROW_CASES), 2e-3);
+        within_the_cap(&passes(&on(PagesArg::F16), NARROW_CASES));
     }
 }
 

@@ -15,4 +15,5 @@ mod lossy;
 mod peft_decisions;
 mod reuse;
 mod support;
+mod tapped;
 mod text;

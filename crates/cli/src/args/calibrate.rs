@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use interleaf_calibrate::Anchor;
 
 use super::StoreArgs;
 
@@ -16,7 +17,8 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// What it is calibrated on, UTF-8: at least two windows of 512 tokens, better sixteen, half of them of what the adapter
-    /// was trained for [default: the demo model's windows for each adapter; for other models the demo's text]
+    /// was trained for [default: the demo model's windows for an adapter of that name, of models with its tokenizer; else its
+    /// text of all domains]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// Where the calibration is written to [default: the store]
@@ -37,18 +39,22 @@ pub struct CalibrateArgs {
 #[derive(Debug, Clone, Args)]
 pub struct QualityArgs {
     /// A Hugging Face model folder [default: the embedded demo model]
-    #[arg(long, value_name = "DIR", requires_all = ["adapters", "text"])]
+    #[arg(long, value_name = "DIR", requires = "adapters")]
     pub model: Option<PathBuf>,
     /// PEFT adapter folders, or names of the demo model's; several with commas [default: all of the demo model's]
     #[arg(long, value_name = "DIR", value_delimiter = ',')]
     pub adapters: Vec<PathBuf>,
     /// What is read, UTF-8, in windows of a prefix of 512 tokens and a continuation of 192 [default: the demo model's
-    /// windows for each adapter, in both settings]
+    /// windows for an adapter of that name, in both settings, of models with its tokenizer]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// Codecs by name, such as delta-4; several with commas [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub codecs: Vec<String>,
+    /// How the base's pages are stored. Differences are taken from what they decode to. With --budgets: q8 where the budget
+    /// allows it.
+    #[arg(long, value_enum, default_value_t = AnchorArg::F16)]
+    pub anchor: AnchorArg,
     /// The most windows of each adapter in each setting [default: all]
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     pub sequences: usize,
@@ -56,9 +62,6 @@ pub struct QualityArgs {
     /// nats, and whether what its answers lose keeps to them; several with commas
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "codecs", value_parser = super::drift)]
     pub budgets: Vec<f32>,
-    /// With --budgets: whether the base's pages, which others are decoded over, stay exact or have the same budgets
-    #[arg(long, value_enum, default_value_t = Anchor::Same, requires = "budgets")]
-    pub anchor: Anchor,
     /// With --budgets: use no calibration
     #[arg(long, requires = "budgets")]
     pub uncalibrated: bool,
@@ -76,11 +79,20 @@ pub struct QualityArgs {
     pub store: StoreArgs,
 }
 
-/// What the base's pages may lose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Anchor {
-    /// Nothing.
-    Exact,
-    /// What the adapters' may.
-    Same,
+/// `--anchor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AnchorArg {
+    /// As half-precision numbers.
+    F16,
+    /// In 8 bits, keys by the page's channel and values by the token.
+    Q8,
+}
+
+impl From<AnchorArg> for Anchor {
+    fn from(arg: AnchorArg) -> Self {
+        match arg {
+            AnchorArg::F16 => Self::F16,
+            AnchorArg::Q8 => Self::Q8,
+        }
+    }
 }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use interleaf_calibrate::{Budgets, Held, Reader, Shared, hold, unshared_bytes};
+use interleaf_calibrate::{Budgets, Held, Parts, Reader, Shared, hold, unshared_bytes};
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{AdapterSummary, BackendChoice, Engine, EngineOptions, Source};
 use serde::Serialize;
 
-use super::{budgets_plot, settings};
-use crate::args::{Anchor, QualityArgs};
+use super::budgets_plot;
+use crate::args::{AnchorArg, QualityArgs};
 use crate::memory::backend_line;
 use crate::table::{self, Align};
+use crate::windows::{Demo, WINDOW};
 use crate::{CliError, calibrate, load, output};
 
 /// Tokens of the prefix that all adapters share.
@@ -65,17 +66,21 @@ struct Together {
 
 /// Measures and prints.
 pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
-    let store = store(args)?;
+    let folder = args.store.folder().filter(|_| !args.uncalibrated);
+    if !args.uncalibrated {
+        calibrate_all(args, folder.clone())?;
+    }
     let options = EngineOptions {
         backend: BackendChoice::Cpu,
         threads: args.threads,
-        store: if args.uncalibrated { None } else { store },
+        store: folder,
         ..EngineOptions::default()
     };
     let mut engine = load::open(args.model.as_deref().map_or_else(load::demo_base, Source::dir), &options)?;
-    let adapters = calibrate::register(&mut engine, args.model.is_some(), &args.adapters)?;
+    let demo = Demo::new(&engine)?;
+    let adapters = register(&mut engine, args)?;
     let budgets: Vec<Budgets> = args.budgets.iter().map(|budget| both(args, *budget)).collect();
-    let windows = adapters.iter().map(|adapter| windows(&engine, args, adapter));
+    let windows = adapters.iter().map(|adapter| windows(&engine, args, demo, adapter));
     let windows: Vec<Vec<Set>> = windows.collect::<Result<_, CliError>>()?;
 
     let together = together(&windows)?;
@@ -117,7 +122,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         model: load::model_name(args.model.as_deref()),
         backend: backend_line(&engine),
         calibrated: !args.uncalibrated,
-        exact_anchor: args.anchor == Anchor::Exact,
+        exact_anchor: args.anchor == AnchorArg::F16,
         pairs,
         held: with_exact.iter().zip(&sums).map(|(budget, held)| of_all(*budget, held, unshared)).collect(),
     };
@@ -135,28 +140,27 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
 
 const fn both(args: &QualityArgs, budget: f32) -> Budgets {
     let base = match args.anchor {
-        Anchor::Exact => 0.0,
-        Anchor::Same => budget,
+        AnchorArg::F16 => 0.0,
+        AnchorArg::Q8 => budget,
     };
     Budgets { base, adapters: budget }
 }
 
-/// The store, with a calibration of each adapter in it.
-fn store(args: &QualityArgs) -> Result<Option<PathBuf>, CliError> {
-    let folder = args.store.folder();
-    if args.uncalibrated {
-        return Ok(None);
-    }
+fn register(engine: &mut Engine, args: &QualityArgs) -> Result<Vec<AdapterSummary>, CliError> {
+    let sources = calibrate::sources(args.model.is_some(), &args.adapters).into_iter();
+    sources.map(|(name, source)| Ok(engine.register_adapter(&name, &source)?)).collect()
+}
+
+/// Puts a calibration of each adapter into the store that it is missing from.
+fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<(), CliError> {
     if folder.is_none() {
-        return Err(CliError::Usage(
-            "--budgets takes calibrations from the store: name one, or --uncalibrated".into(),
-        ));
+        return Err(CliError::Usage("--budgets takes calibrations from the store: it needs one, or --uncalibrated".into()));
     }
-    let mut engine = calibrate::open(args.model.as_deref(), args.threads, folder.clone())?;
-    let adapters = calibrate::register(&mut engine, args.model.is_some(), &args.adapters)?;
-    engine.reserve_kv(2, calibrate::WINDOW)?;
-    super::calibrations(&mut engine, args, &adapters)?;
-    Ok(folder)
+    let mut engine = calibrate::open(args.model.as_deref(), args.threads, folder)?;
+    let demo = Demo::new(&engine)?;
+    let adapters = register(&mut engine, args)?;
+    engine.reserve_kv(2, WINDOW)?;
+    adapters.iter().try_for_each(|adapter| super::calibration(&mut engine, args, demo, adapter).map(drop))
 }
 
 /// An adapter's windows in one setting.
@@ -166,10 +170,10 @@ struct Set {
     continuations: Vec<Vec<u32>>,
 }
 
-fn windows(engine: &Engine, args: &QualityArgs, adapter: &AdapterSummary) -> Result<Vec<Set>, CliError> {
+fn windows(engine: &Engine, args: &QualityArgs, demo: Demo, adapter: &AdapterSummary) -> Result<Vec<Set>, CliError> {
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
-    let parts = interleaf_calibrate::Parts { prefix, continuation };
-    let sets = settings(engine, args, adapter, parts)?.into_iter().map(|(setting, mut windows)| {
+    let parts = Parts { prefix, continuation };
+    let sets = demo.evaluation(engine, &adapter.name, args.text.as_deref(), parts)?.into_iter().map(|(setting, mut windows)| {
         windows.rows.truncate(args.sequences);
         let (prefixes, continuations) =
             windows.rows.iter().map(|row| (row[..prefix].to_vec(), row[prefix..].to_vec())).unzip();

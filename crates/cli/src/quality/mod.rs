@@ -2,24 +2,37 @@
 
 mod budgets;
 mod budgets_plot;
+mod bytes;
+mod labels;
 mod plot;
 mod report;
 
 use std::process::ExitCode;
 
 use indicatif::ProgressBar;
-use interleaf_calibrate::{Codec, Measured, Parts, Windows, cut, f16_bytes_per_token, measure, read_windows};
+use interleaf_calibrate::{
+    CalibrateError, Codec, Measured, Parts, Products, Subject, Windows, f16_bytes_per_token, measure,
+};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{AdapterSummary, Calibration, Engine, Store};
+use interleaf_runtime::{AdapterSummary, Calibration, Engine, PeftAdapter, Source, Store};
 
 use crate::args::QualityArgs;
+use crate::windows::Demo;
 use crate::{CliError, calibrate, load, output};
 
-use report::{Report, Row};
+use bytes::Sharing;
+use report::{Calibrated, Measurement, Report, Row, Used};
+
+/// An adapter, and what is known of it beside the engine.
+struct Known {
+    adapter: AdapterSummary,
+    products: Option<Products>,
+    calibration: Option<Calibration>,
+}
 
 /// What is measured.
-struct Work {
-    adapter: AdapterSummary,
+struct Work<'a> {
+    known: &'a Known,
     setting: String,
     windows: Windows,
 }
@@ -39,32 +52,50 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
     let parts = Parts { prefix, continuation };
     let mut engine = calibrate::open(args.model.as_deref(), args.threads, args.store.folder())?;
-    let adapters = calibrate::register(&mut engine, args.model.is_some(), &args.adapters)?;
+    let demo = Demo::new(&engine)?;
+    let mut all = Vec::new();
+    for (name, source) in calibrate::sources(args.model.is_some(), &args.adapters) {
+        let adapter = engine.register_adapter(&name, &source)?;
+        let products = products(&engine, args, &codecs, &name, &source)?;
+        all.push(Known { adapter, products, calibration: None });
+    }
+    let mut settings = Vec::new();
+    for Known { adapter, .. } in &all {
+        settings.push(demo.evaluation(&engine, &adapter.name, args.text.as_deref(), parts)?);
+    }
     engine.reserve_kv(2, prefix + continuation)?;
-    let mut work = Vec::new();
-    for adapter in &adapters {
-        for (setting, mut windows) in settings(&engine, args, adapter, parts)? {
-            windows.rows.truncate(args.sequences);
-            work.push(Work { adapter: adapter.clone(), setting, windows });
+    if codecs.iter().any(|codec| codec.is_calibrated()) {
+        for known in &mut all {
+            known.calibration = Some(calibration(&mut engine, args, demo, &known.adapter)?);
         }
     }
-    let calibrations = if codecs.iter().any(|codec| codec.is_calibrated()) {
-        calibrations(&mut engine, args, &adapters)?
-    } else {
-        Vec::new()
-    };
-    let windows: usize = work.iter().map(|work| work.windows.rows.len()).sum();
-    let bar = load::bar(windows * codecs.len(), "measuring");
+    let mut work = Vec::new();
+    for (known, settings) in all.iter().zip(settings) {
+        for (setting, mut windows) in settings {
+            windows.rows.truncate(args.sequences);
+            work.push(Work { known, setting, windows });
+        }
+    }
+    let sharing = Sharing { f16_bytes: f16_bytes_per_token(&engine), adapters: all.len() };
+    let count: usize = work.iter().map(|work| work.windows.rows.len()).sum();
+    let bar = load::bar(count * codecs.len(), "measuring");
     let mut rows = Vec::new();
     for work in &work {
-        bar.set_message(format!("{}, {}", work.adapter.name, work.setting));
-        let calibration = calibrations.iter().find(|(name, _)| *name == work.adapter.name);
-        let measured = one(&mut engine, work, parts, &codecs, calibration.map(|(_, c)| c), &bar)?;
-        let unshared = f16_bytes_per_token(&engine);
-        rows.extend(measured.iter().map(|m| Row::new(m, &work.setting, &work.adapter.name, unshared)));
+        let name = &work.known.adapter.name;
+        bar.set_message(format!("{name}, {}", work.setting));
+        let measured = one(&mut engine, args, work, parts, &codecs, &bar)?;
+        rows.extend(measured.iter().map(|measured| Row::new(measured, &work.setting, name, sharing)));
     }
     bar.finish_and_clear();
-    let report = Report::new(load::model_name(args.model.as_deref()), &engine, parts, rows);
+    let measurement = Measurement {
+        model: load::model_name(args.model.as_deref()),
+        anchor: args.anchor.into(),
+        parts,
+        sharing,
+        windows: work.iter().map(Used::new).collect(),
+        calibrations: all.iter().filter_map(Calibrated::new).collect(),
+    };
+    let report = Report::new(measurement, &engine, rows);
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::draw(&report))
             .map_err(|e| CliError::File { path: path.clone(), reason: e.to_string() })?;
@@ -79,63 +110,60 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
 
 fn one(
     engine: &mut Engine,
-    work: &Work,
+    args: &QualityArgs,
+    work: &Work<'_>,
     parts: Parts,
     codecs: &[Codec],
-    calibration: Option<&Calibration>,
     bar: &ProgressBar,
 ) -> Result<Vec<Measured>, CliError> {
-    // Of a model that is too wide for a joint map there are no such rows.
-    let is_there = |codec: &&Codec| calibration.is_none_or(|calibration| codec.is_in(calibration));
+    let Known { adapter, products, calibration } = work.known;
+    let is_there = |codec: &&Codec| match codec {
+        Codec::OwnProducts => products.is_some(),
+        // Of a model that is too wide for a joint map there are no such rows.
+        codec => calibration.as_ref().is_none_or(|calibration| codec.is_in(calibration)),
+    };
     let codecs: Vec<Codec> = codecs.iter().filter(is_there).copied().collect();
-    let name = &work.adapter.name;
-    Ok(measure(engine, name, &work.windows, parts, &codecs, calibration, &mut || bar.inc(1))?)
+    let (calibration, products) = (calibration.as_ref(), products.as_ref());
+    let subject = Subject { adapter: &adapter.name, calibration, products, anchor: args.anchor.into() };
+    Ok(measure(engine, subject, &work.windows, parts, &codecs, &mut || bar.inc(1))?)
 }
 
-/// The windows of each setting.
-fn settings(
+/// An adapter's own products, if they are asked for. Where there are none that is said, or refused if they were asked for by
+/// name.
+fn products(
     engine: &Engine,
     args: &QualityArgs,
-    adapter: &AdapterSummary,
-    parts: Parts,
-) -> Result<Vec<(String, Windows)>, CliError> {
-    if let Some(path) = &args.text {
-        let text = calibrate::read_text(path)?;
-        let length = parts.prefix + parts.continuation;
-        let windows = cut(engine.tokenizer("a text")?, &path.display().to_string(), &text, length)?;
-        return Ok(vec![("text".into(), windows)]);
+    codecs: &[Codec],
+    name: &str,
+    source: &Source,
+) -> Result<Option<Products>, CliError> {
+    if !codecs.contains(&Codec::OwnProducts) {
+        return Ok(None);
     }
-    let of = |(setting, bytes): &demo_model::File| {
-        let tensor = format!("{}/input_ids", adapter.name);
-        Ok((
-            String::from(*setting),
-            read_windows(&format!("the demo model's windows, {setting}"), bytes, &tensor)?,
-        ))
-    };
-    demo_model::EVALUATION.iter().map(of).collect()
+    let peft = PeftAdapter::open(name, source, engine.model())?;
+    match Products::new(engine.model(), &peft) {
+        Err(error @ CalibrateError::NoProducts { .. }) if args.codecs.is_empty() => {
+            output::note(format_args!("{} is left out: {error}", Codec::OwnProducts));
+            Ok(None)
+        }
+        products => Ok(Some(products?)),
+    }
 }
 
-/// Of each adapter what the store has, or what is found now and kept.
-fn calibrations(
+/// Of an adapter what the store has, or what is found now and kept.
+fn calibration(
     engine: &mut Engine,
     args: &QualityArgs,
-    adapters: &[AdapterSummary],
-) -> Result<Vec<(String, Calibration)>, CliError> {
+    demo: Demo,
+    adapter: &AdapterSummary,
+) -> Result<Calibration, CliError> {
     let store = Store::new(args.store.folder());
-    let mut all = Vec::new();
-    for adapter in adapters {
-        let kept = store.calibration(engine.config(), engine.model_digest(), adapter.digest);
-        let calibration = match kept {
-            Some(calibration) => calibration,
-            None => {
-                output::note(format_args!("{}: calibrated first, and kept in the store", adapter.name));
-                let windows = calibrate::windows(engine, args.model.is_none(), &adapter.name, None)?;
-                let calibration = calibrate::with_bar(engine, adapter, &windows)?;
-                store.keep_calibration(&calibration)?;
-                calibration
-            }
-        };
-        all.push((adapter.name.clone(), calibration));
+    if let Some(kept) = store.calibration(engine.config(), engine.model_digest(), adapter.digest) {
+        return Ok(kept);
     }
-    Ok(all)
+    output::note(format_args!("{}: calibrated first, and kept in the store", adapter.name));
+    let windows = demo.calibration(engine, &adapter.name, None)?;
+    let calibration = calibrate::with_bar(engine, adapter, &windows)?;
+    store.keep_calibration(&calibration)?;
+    Ok(calibration)
 }

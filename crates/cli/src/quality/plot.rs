@@ -1,10 +1,12 @@
 //! Divergence over bytes as an SVG, both on logarithmic axes: a series for each family of codecs, and the line that nothing
-//! is below. Codecs that store nothing stand left of the axis' beginning. Text is in whatever sans-serif font the viewer has.
+//! is below. Codecs that store nothing stand left of the axis' beginning. Text is in whatever sans-serif font the viewer has;
+//! where names stand is in `labels`.
 
 use std::fmt::Write;
 
 use interleaf_calibrate::Family;
 
+use super::labels::{self, Area};
 use super::report::{Mean, Report};
 
 const WIDTH: f64 = 1080.0;
@@ -19,7 +21,8 @@ const GAP: f64 = 90.0;
 const LEAST: f64 = 1e-8;
 
 /// One colour for each of [`Family::ALL`], told apart in shades of grey and by the colour-blind, too (Okabe and Ito).
-const COLOURS: [&str; 7] = ["#555555", "#000000", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9", "#009e73"];
+const COLOURS: [&str; 8] =
+    ["#777777", "#000000", "#0072b2", "#cc79a7", "#a6761d", "#e69f00", "#56b4e9", "#009e73"];
 
 /// Draws the means over adapters and settings.
 pub fn draw(report: &Report) -> String {
@@ -32,59 +35,65 @@ pub fn draw(report: &Report) -> String {
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="13" fill="#222">
 <rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>
 <text x="{LEFT}" y="34" font-size="20" font-weight="600">What storing an adapter's KV pages costs</text>
-<text x="{LEFT}" y="58" fill="#666">{}: {} tokens stored, then {} scored; means over {} adapters and {} settings; on top of one shared base cache</text>
+<text x="{LEFT}" y="58" fill="#666">{}: {} tokens stored, then {} scored; means over {} and {}; on top of one base cache as {}</text>
 "##,
         escaped(&report.model),
         report.prefix_tokens,
         report.scored_tokens,
-        adapters(report),
-        report.settings().len(),
+        count(report.adapters, "adapter"),
+        count(report.settings().len(), "setting"),
+        report.anchor,
     );
     axes.draw(&mut svg);
     frontier(&mut svg, &axes, &points);
     for (family, colour) in Family::ALL.into_iter().zip(COLOURS) {
         series(&mut svg, &axes, points.iter().filter(|point| point.codec.family() == family), colour);
     }
-    labels(&mut svg, &axes, &points);
+    names(&mut svg, &axes, &points);
     legend(&mut svg, &points);
     svg.push_str("</svg>\n");
     svg
 }
 
-fn adapters(report: &Report) -> usize {
-    let mut names: Vec<&str> = report.rows.iter().map(|row| row.adapter.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.len()
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Marks of a logarithmic axis about a number: 1, 2 and 5 of its decade and of the next ones.
+fn ticks(about: f64) -> impl Iterator<Item = f64> {
+    let decade = about.log10().floor() as i32;
+    (decade..=decade + 1).flat_map(|power| [1.0, 2.0, 5.0].map(|factor| factor * 10f64.powi(power)))
 }
 
 /// From bytes and nats to places.
 struct Axes {
+    /// Where the logarithmic axis begins and ends.
+    bytes: [f64; 2],
     /// Powers of ten.
-    bytes: [i32; 2],
     kl: [i32; 2],
 }
 
 impl Axes {
     fn of(points: &[Mean]) -> Self {
-        let decades = |values: Vec<f64>, else_from: f64| {
+        let ends = |values: Vec<f64>, else_from: f64| {
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = values.iter().copied().fold(0.0, f64::max);
-            let (least, most) = if most > 0.0 { (least, most) } else { (else_from, else_from) };
-            let from = least.log10().floor() as i32;
-            [from, (most.log10().ceil() as i32).max(from + 1)]
+            if most > 0.0 { [least, most] } else { [else_from; 2] }
         };
-        Self {
-            bytes: decades(points.iter().map(|p| p.bytes).filter(|bytes| *bytes > 0.0).collect(), 1.0),
-            kl: decades(points.iter().map(|p| p.kl.max(LEAST)).collect(), LEAST),
-        }
+        let [least, most] = ends(points.iter().map(|p| p.kl.max(LEAST)).collect(), LEAST);
+        let from = least.log10().floor() as i32;
+        let kl = [from, (most.log10().ceil() as i32).max(from + 1)];
+        let [least, most] = ends(points.iter().map(|p| p.bytes).filter(|bytes| *bytes > 0.0).collect(), 1.0);
+        let from = ticks(least).filter(|tick| *tick <= least).last().unwrap_or(least);
+        let to = ticks(most).find(|tick| *tick >= most && *tick > from).unwrap_or(10.0 * most);
+        Self { bytes: [from, to], kl }
     }
 
     fn x(&self, bytes: f64) -> f64 {
         if bytes <= 0.0 {
             return LEFT + GAP / 2.0;
         }
-        let [from, to] = self.bytes.map(f64::from);
+        let [from, to] = self.bytes.map(f64::log10);
         let start = LEFT + GAP;
         start + (bytes.log10() - from) / (to - from) * (WIDTH - RIGHT - start)
     }
@@ -113,20 +122,26 @@ impl Axes {
                 bottom + 20.0
             );
         };
-        for power in self.bytes[0]..=self.bytes[1] {
-            for (factor, colour) in [(1.0, "#e3e3e3"), (2.0, "#f3f3f3"), (5.0, "#f3f3f3")] {
-                let bytes = factor * 10f64.powi(power);
-                if self.x(bytes) <= right {
-                    tick(self.x(bytes), &bytes.to_string(), colour);
-                }
-            }
+        let [from, to] = self.bytes;
+        let mut bytes = from;
+        while bytes <= to {
+            let colour = if bytes.log10().fract() == 0.0 { "#e3e3e3" } else { "#f3f3f3" };
+            tick(self.x(bytes), &bytes.to_string(), colour);
+            bytes = ticks(bytes).find(|tick| *tick > bytes).unwrap_or(f64::INFINITY);
         }
         tick(self.x(0.0), "0", "#e3e3e3");
+        // The column of those that store nothing is not on the logarithmic axis.
+        let (pause, start) = (LEFT + GAP - 24.0, LEFT + GAP - 12.0);
         let _ = writeln!(
             svg,
-            r##"<path d="M{LEFT} {TOP}V{bottom}H{right}" stroke="#999" fill="none"/>
+            r##"<path d="M{LEFT} {TOP}V{bottom}H{pause}M{start} {bottom}H{right}" stroke="#999" fill="none"/>
+<path d="M{:.1} {:.1}l6 -10M{:.1} {:.1}l6 -10" stroke="#999"/>
 <text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#444">bytes per token stored for one adapter</text>
 <text transform="translate(28 {:.1}) rotate(-90)" text-anchor="middle" fill="#444">KL divergence from its own exact cache, nats</text>"##,
+            pause - 3.0,
+            bottom + 5.0,
+            start - 3.0,
+            bottom + 5.0,
             (LEFT + right) / 2.0,
             bottom + 42.0,
             (TOP + bottom) / 2.0
@@ -173,17 +188,23 @@ fn series<'a>(svg: &mut String, axes: &Axes, points: impl Iterator<Item = &'a Me
     }
 }
 
-/// The names of those that are best, and of what they are held against.
-fn labels(svg: &mut String, axes: &Axes, points: &[Mean]) {
-    for point in best(points) {
-        let (x, y) = (axes.x(point.bytes), axes.y(point.kl));
-        // Below the point, but not below the axis.
-        let y = if y + 18.0 < HEIGHT - BOTTOM { y + 13.0 } else { y - 8.0 };
+/// The names of as many as there is room for, first of those that are best. All are in the titles of their points.
+fn names(svg: &mut String, axes: &Axes, points: &[Mean]) {
+    let best = best(points);
+    let is_best = |point: &Mean| best.iter().any(|best| best.codec == point.codec);
+    let mut ordered: Vec<&Mean> = points.iter().collect();
+    ordered.sort_by_key(|point| !is_best(point));
+    let area = Area { left: LEFT, top: TOP, right: WIDTH - RIGHT, bottom: HEIGHT - BOTTOM };
+    let at = |point: &&Mean| ([axes.x(point.bytes), axes.y(point.kl)], point.codec.to_string());
+    let named: Vec<([f64; 2], String)> = ordered.iter().map(at).collect();
+    for (place, (point, (_, name))) in
+        labels::place(&area, &named).into_iter().zip(ordered.iter().zip(&named))
+    {
+        let Some([x, y]) = place else { continue };
+        let colour = if is_best(point) { "#222" } else { "#777" };
         let _ = writeln!(
             svg,
-            r##"<text x="{:.1}" y="{y:.1}" font-size="11" fill="#444">{}</text>"##,
-            x + 9.0,
-            point.codec
+            r##"<text x="{x:.1}" y="{y:.1}" font-size="11" fill="{colour}" stroke="#fff" stroke-width="3" paint-order="stroke">{name}</text>"##
         );
     }
 }
@@ -223,6 +244,7 @@ pub fn escaped(text: &str) -> String {
 mod tests {
     use interleaf_calibrate::Codec;
 
+    use super::super::bytes::Bytes;
     use super::super::report::Row;
     use super::*;
 
@@ -231,11 +253,7 @@ mod tests {
             codec,
             setting: "text".into(),
             adapter: "a".into(),
-            bytes_per_token: bytes,
-            bytes_per_token_with_base: bytes,
-            bits: 0.0,
-            bits_with_base: 0.0,
-            ratio_to_f16: 0.0,
+            bytes: Bytes { bytes_per_token: bytes, ..Bytes::default() },
             kl_mean: kl,
             kl_p99: kl,
             top1: 1.0,
@@ -247,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn every_codec_is_drawn_and_the_best_are_named() {
+    fn every_codec_is_drawn_and_named() {
         let rows: Vec<Row> = Codec::ALL
             .into_iter()
             .enumerate()
@@ -259,12 +277,17 @@ mod tests {
             prefix_tokens: 512,
             scored_tokens: 191,
             f16_bytes_per_token: 3072,
+            anchor: "f16".into(),
+            adapters: 1,
+            windows: Vec::new(),
+            calibrations: Vec::new(),
             rows,
         };
         let svg = draw(&report);
         assert_eq!(svg.matches("<title>").count(), Codec::ALL.len());
         assert!(svg.contains("a&lt;b") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        // All are equally close, so that only the cheapest is named.
+        assert!(svg.matches("paint-order").count() > 5 && svg.contains(">base</text>"), "{svg}");
+        // All are equally close, so that only the cheapest is best.
         assert_eq!(best(&report.means(None)).len(), 1);
     }
 }

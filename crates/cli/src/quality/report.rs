@@ -1,11 +1,24 @@
 //! What `interleaf quality` prints: a row for each codec, setting and adapter, and the means over adapters.
 
-use interleaf_calibrate::{Codec, Family, Measured, Parts, f16_bytes_per_token};
+use interleaf_calibrate::{Anchor, Codec, Family, Measured, Parts};
 use interleaf_runtime::Engine;
 use serde::{Serialize, Serializer};
 
+use super::bytes::{BASIS_TOKENS, Bytes, Sharing};
+use super::{Known, Work};
 use crate::memory::backend_line;
 use crate::table::{self, Align};
+
+/// What was measured, and on what.
+#[derive(Debug)]
+pub struct Measurement {
+    pub model: String,
+    pub anchor: Anchor,
+    pub parts: Parts,
+    pub sharing: Sharing,
+    pub windows: Vec<Used>,
+    pub calibrations: Vec<Calibrated>,
+}
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -16,7 +29,49 @@ pub struct Report {
     pub scored_tokens: usize,
     /// What a token takes unshared, as f16.
     pub f16_bytes_per_token: usize,
+    /// How the base's pages are stored.
+    pub anchor: String,
+    /// How many read over them.
+    pub adapters: usize,
+    pub windows: Vec<Used>,
+    pub calibrations: Vec<Calibrated>,
     pub rows: Vec<Row>,
+}
+
+/// What was read under an adapter in one setting.
+#[derive(Debug, Serialize)]
+pub struct Used {
+    pub adapter: String,
+    pub setting: String,
+    pub text: String,
+    pub windows: usize,
+}
+
+impl Used {
+    pub fn new(work: &Work<'_>) -> Self {
+        Self {
+            adapter: work.known.adapter.name.clone(),
+            setting: work.setting.clone(),
+            text: work.windows.text.clone(),
+            windows: work.windows.rows.len(),
+        }
+    }
+}
+
+/// What an adapter's calibration was fitted to.
+#[derive(Debug, Serialize)]
+pub struct Calibrated {
+    pub adapter: String,
+    pub text: String,
+    pub windows: usize,
+}
+
+impl Calibrated {
+    pub fn new(known: &Known) -> Option<Self> {
+        let made_from = &known.calibration.as_ref()?.made_from;
+        let (text, windows) = (made_from.text.clone(), made_from.fitted);
+        Some(Self { adapter: known.adapter.name.clone(), text, windows })
+    }
 }
 
 /// One codec under one adapter in one setting.
@@ -26,15 +81,8 @@ pub struct Row {
     pub codec: Codec,
     pub setting: String,
     pub adapter: String,
-    /// Stored for this adapter alone.
-    pub bytes_per_token: f64,
-    /// With the base's cache as f16, where it is read: as if no other adapter shared it.
-    pub bytes_per_token_with_base: f64,
-    /// Of an element of the cache, of what is stored for this adapter alone.
-    pub bits: f64,
-    pub bits_with_base: f64,
-    /// What is stored for this adapter alone, over the same as f16.
-    pub ratio_to_f16: f64,
+    #[serde(flatten)]
+    pub bytes: Bytes,
     /// Nats.
     pub kl_mean: f64,
     pub kl_p99: f64,
@@ -53,19 +101,12 @@ fn by_name<S: Serializer>(codec: &Codec, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 impl Row {
-    /// `unshared` are the bytes of a token as f16.
-    pub fn new(measured: &Measured, setting: &str, adapter: &str, unshared: usize) -> Self {
-        let (bytes, unshared) = (measured.bytes_per_token, unshared as f64);
-        let with_base = if measured.codec.is_over_base() { bytes + unshared } else { bytes };
+    pub fn new(measured: &Measured, setting: &str, adapter: &str, sharing: Sharing) -> Self {
         Self {
             codec: measured.codec,
             setting: setting.into(),
             adapter: adapter.into(),
-            bytes_per_token: bytes,
-            bytes_per_token_with_base: with_base,
-            bits: 16.0 * bytes / unshared,
-            bits_with_base: 16.0 * with_base / unshared,
-            ratio_to_f16: bytes / unshared,
+            bytes: Bytes::new(measured, sharing),
             kl_mean: measured.kl_mean(),
             kl_p99: measured.kl_quantile(0.99),
             top1: measured.same_top,
@@ -82,6 +123,8 @@ impl Row {
 pub struct Mean {
     pub codec: Codec,
     pub bytes: f64,
+    with_basis: f64,
+    shared: f64,
     pub kl: f64,
     /// The largest of a row's means.
     pub worst: f64,
@@ -92,13 +135,18 @@ pub struct Mean {
 }
 
 impl Report {
-    pub fn new(model: String, engine: &Engine, parts: Parts, rows: Vec<Row>) -> Self {
+    pub fn new(measurement: Measurement, engine: &Engine, rows: Vec<Row>) -> Self {
+        let Measurement { model, anchor, parts, sharing, windows, calibrations } = measurement;
         Self {
             model,
             backend: backend_line(engine),
             prefix_tokens: parts.prefix,
             scored_tokens: parts.continuation.saturating_sub(1),
-            f16_bytes_per_token: f16_bytes_per_token(engine),
+            f16_bytes_per_token: sharing.f16_bytes,
+            anchor: anchor.to_string(),
+            adapters: sharing.adapters,
+            windows,
+            calibrations,
             rows,
         }
     }
@@ -123,7 +171,9 @@ impl Report {
             let mean = |of: fn(&Row) -> f64| rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64;
             (!rows.is_empty()).then(|| Mean {
                 codec,
-                bytes: mean(|row| row.bytes_per_token),
+                bytes: mean(|row| row.bytes.bytes_per_token),
+                with_basis: mean(|row| row.bytes.bytes_per_token_with_basis),
+                shared: mean(|row| row.bytes.bytes_per_token_shared),
                 kl: mean(|row| row.kl_mean),
                 worst: rows.iter().map(|row| row.kl_mean).fold(0.0, f64::max),
                 p99: mean(|row| row.kl_p99),
@@ -142,6 +192,9 @@ impl Report {
             ("bytes/token", Align::Right),
             ("bits", Align::Right),
             ("of f16", Align::Right),
+            ("with basis", Align::Right),
+            ("shared", Align::Right),
+            ("of f16", Align::Right),
             ("KL, nats", Align::Right),
             ("p99", Align::Right),
             ("worst adapter", Align::Right),
@@ -158,6 +211,9 @@ impl Report {
                 format!("{:.0}{mark}", mean.bytes),
                 format!("{:.2}", 16.0 * mean.bytes / unshared),
                 format!("1/{:.1}", unshared / mean.bytes).replace("inf", "∞"),
+                format!("{:.0}", mean.with_basis),
+                format!("{:.0}", mean.shared),
+                format!("{:.1} %", 100.0 * mean.shared / unshared),
                 format!("{:.2e}", mean.kl),
                 format!("{:.1e}", mean.p99),
                 format!("{:.2e}", mean.worst),
@@ -170,7 +226,7 @@ impl Report {
         let mut lines = Vec::new();
         for setting in self.settings() {
             let rows: Vec<Vec<String>> = self.means(Some(setting)).into_iter().map(cells).collect();
-            lines.push(format!("{setting}: means over adapters"));
+            lines.push(format!("{setting}: means over adapters, on {}", self.used(setting)));
             lines.extend(table::render(&columns, &rows));
             lines.push(String::new());
         }
@@ -178,7 +234,24 @@ impl Report {
             "{}: {} tokens stored, the {} after the next one scored, against each adapter's own exact cache",
             self.model, self.prefix_tokens, self.scored_tokens
         ));
+        lines.push(format!(
+            "+ base: over the base's pages as {}; with basis: and what pages are decoded with, spread over {BASIS_TOKENS} \
+             tokens; shared: the mean over the base and {} adapters, its pages counted once",
+            self.anchor, self.adapters
+        ));
+        for Calibrated { adapter, text, windows } in &self.calibrations {
+            lines.push(format!("{adapter}: calibrated on {windows} of {text}"));
+        }
         lines.push(format!("backend: {}", self.backend));
         lines
+    }
+
+    /// What was read in a setting: how many windows of each adapter, and of what.
+    fn used(&self, setting: &str) -> String {
+        let used: Vec<&Used> = self.windows.iter().filter(|used| used.setting == setting).collect();
+        let mut texts: Vec<&str> = used.iter().map(|used| used.text.as_str()).collect();
+        texts.dedup();
+        let windows: usize = used.iter().map(|used| used.windows).sum();
+        format!("{windows} of {}", texts.join(", "))
     }
 }

@@ -112,6 +112,19 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Whether another one makes the same tokens of every text, and the same text of tokens: by what their files say, however
+    /// it is written there.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let around = |Self { inner, .. }: &Self| {
+            let before = (inner.get_normalizer(), inner.get_pre_tokenizer());
+            let after = (inner.get_post_processor(), inner.get_decoder());
+            serde_json::to_value((inner.get_added_vocabulary(), before, after)).ok()
+        };
+        self.inner.get_model() == other.inner.get_model()
+            && around(self).is_some_and(|own| around(other) == Some(own))
+    }
+
     /// A stream that turns tokens into text as they come.
     #[must_use]
     pub fn stream(&self, skip_special_tokens: bool) -> TextStream {
@@ -158,6 +171,23 @@ mod tests {
         assert_eq!(tokenizer.vocab_size(), 257);
         assert_eq!(tokenizer.token_id("absent"), None);
         assert_eq!(tokenizer.decode(&[u32::MAX], false).unwrap(), "");
+    }
+
+    #[test]
+    fn tokenizers_are_the_same_by_what_they_say() {
+        let file = byte_level_tokenizer();
+        let one = open(&file.to_string()).unwrap().unwrap();
+        let is_same = |file: &serde_json::Value| {
+            one.is_same_as(&open(&serde_json::to_string_pretty(file).unwrap()).unwrap().unwrap())
+        };
+        assert!(is_same(&file), "with white space");
+        let mut other = file.clone();
+        let vocabulary = &mut other["model"]["vocab"];
+        (vocabulary["a"], vocabulary["b"]) = (vocabulary["b"].clone(), vocabulary["a"].clone());
+        assert!(!is_same(&other), "two tokens have changed places");
+        let mut other = file.clone();
+        other["post_processor"] = serde_json::Value::Null;
+        assert!(!is_same(&other), "no token before a text");
     }
 
     #[test]

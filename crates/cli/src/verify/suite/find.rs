@@ -22,7 +22,7 @@ pub fn sets(folder: &Path) -> Result<Vec<Set>, CliError> {
     let mut sets = Vec::new();
     walk(folder, folder, &mut HashSet::new(), &mut sets)?;
     if sets.is_empty() {
-        let reason = "there is no folder with config.json and golden/ in it or below".to_owned();
+        let reason = "there is no folder with golden/ and a model in it or below".to_owned();
         return Err(CliError::File { path: folder.to_owned(), reason });
     }
     sets.sort_by(|a, b| a.name.cmp(&b.name));
@@ -50,19 +50,21 @@ fn walk(top: &Path, folder: &Path, seen: &mut HashSet<PathBuf>, sets: &mut Vec<S
     Ok(())
 }
 
-/// The model beside a set of golden vectors: in the set's own folder or, where the vectors are of an adapter
-/// alone, in the folder beside it that they name.
+/// The model beside a set of golden vectors: in the set's own folder, or in its folder `base` or, where the vectors are of
+/// an adapter alone, in the folder beside it that they name.
 fn model(folder: &Path, golden: &Path) -> Result<PathBuf, CliError> {
     let is_model = |folder: &PathBuf| folder.join("config.json").is_file();
-    let own = folder.to_owned();
-    if is_model(&own) {
+    let own = [folder.to_owned(), folder.join("base")].into_iter().find(is_model);
+    if let Some(own) = own {
         return Ok(own);
     }
     // From an absolute path: `.` has a folder beside it, too.
     let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let named = golden::base(golden)?.and_then(|base| Some(absolute.parent()?.join(base)));
     named.filter(is_model).ok_or_else(|| {
-        let reason = "has golden/ but no config.json, and golden.json names no base beside it".to_owned();
+        let reason =
+            "has golden/ but no config.json here or in base/, and golden.json names no base beside it"
+                .to_owned();
         CliError::File { path: folder.to_owned(), reason }
     })
 }
@@ -87,13 +89,16 @@ mod tests {
         write(top, "a/deep/config.json", "{}");
         write(top, "a/deep/golden/index.json", "{}");
         write(top, "b-adapter/golden/golden.json", r#"{"base": "b"}"#);
+        write(top, "c/base/config.json", "{}");
+        write(top, "c/golden/index.json", "{}");
         write(top, "no-vectors/config.json", "{}");
         write(top, "no-vectors/golden/notes.txt", "");
         #[cfg(unix)]
         std::os::unix::fs::symlink(top, top.join("a/up")).unwrap();
         let found = sets(top).unwrap();
         let names: Vec<&str> = found.iter().map(|set| &*set.name).collect();
-        assert_eq!(names, ["a/deep", "b", "b-adapter"]);
+        assert_eq!(names, ["a/deep", "b", "b-adapter", "c"]);
+        assert_eq!(found[3].model, top.join("c/base"));
         assert_eq!(found[1].model.canonicalize().unwrap(), found[2].model.canonicalize().unwrap());
         assert_eq!(sets(&top.join("b")).unwrap()[0].name, ".");
     }
