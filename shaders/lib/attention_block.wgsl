@@ -5,8 +5,8 @@
 // to its sums, not even with weight 0, which an inf would turn into a NaN: a query's result does not depend
 // on the tokens that only other queries see.
 //
-// A thread scores whole tokens: no reduction, hence no barrier, within a head. ${QUADS} threads share a
-// token's values, a quad of the head each, and ${GROUPS} such groups take turns over a chunk's tokens.
+// A thread scores whole tokens: no reduction, hence no barrier, within a head. ${LANES} threads share a
+// token's values, ${SPAN} quads of the head side by side each, and ${GROUPS} such groups take turns over a chunk's tokens.
 //
 // Vectors may be rows of different sequences (lib/pages_apart) or of one (lib/pages_one). Either way a page that
 // several of them read is loaded once, for all of them.
@@ -16,7 +16,7 @@ var<workgroup> scores: array<abreast, ${VECTORS}u * ${SPLIT}u>;
 var<workgroup> shares: array<abreast, ${VECTORS}u * ${WORKGROUP}u>;        // (VECTORS, thread)
 
 const_assert ${SPLIT}u == 4u * ${WORKGROUP}u;  // the two uses of `scores` are of one size
-const_assert ${GROUPS}u * ${QUADS}u <= ${WORKGROUP}u && ${GROUPS}u <= ${CHUNK}u;
+const_assert ${GROUPS}u * ${LANES}u <= ${WORKGROUP}u && ${GROUPS}u <= ${CHUNK}u;
 
 fn sees(position: u32, start: abreast_u, length: abreast_u) -> abreast_b {
     return (abreast_u(position) < length) & (abreast_u(position) >= start);
@@ -111,48 +111,61 @@ fn attend_block(
     for (var i = 0u; i < ${WORKGROUP}u; i++) {
         block.sum_${v} += shares[${v}u * ${WORKGROUP}u + i];
     }
+#repeat s ${SPAN}
 #repeat e 4
-    var value_${v}_${e} = abreast(0.0);
+    var value_${v}_${s}_${e} = abreast(0.0);
 #end
 #end
-    let quad = thread % ${QUADS}u;
-    let group = thread / ${QUADS}u;
+#end
+    let lane = thread % ${LANES}u;
+    let group = thread / ${LANES}u;
     if (group < ${GROUPS}u) {
         for (var chunk = skipped / ${CHUNK}u; chunk * ${CHUNK}u < count; chunk++) {
             let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
             for (var token = group; token < tokens; token += ${GROUPS}u) {
                 ${ROWS} rows = page_rows(pages, first_chunk + chunk, V_PAGE, kv_head, token);
-                let values = page_quads(${OF}rows, quad);
+                // A loop: what decodes a quad is long, and is compiled once.
+                for (var s = 0u; s < min(${SPAN}u, ${QUADS}u - lane * ${SPAN}u); s++) {
+                    let values = page_quads(${OF}rows, lane * ${SPAN}u + s);
 #repeat v ${VECTORS}
-                let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
-                let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
+                    let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
+                    let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
+#repeat t ${SPAN}
+                    if (s == ${t}u) {
 #repeat e 4
-                let next_${v}_${e} = fma(weight_${v}, abreast(values.quad_${v}[${e}]), value_${v}_${e});
-                value_${v}_${e} = select(value_${v}_${e}, next_${v}_${e}, seen_${v});
+                        let next_${e} = fma(weight_${v}, abreast(values.quad_${v}[${e}]), value_${v}_${t}_${e});
+                        value_${v}_${t}_${e} = select(value_${v}_${t}_${e}, next_${e}, seen_${v});
+#end
+                    }
 #end
 #end
+                }
             }
         }
     }
+#repeat s ${SPAN}
     workgroupBarrier();
 #repeat v ${VECTORS}
 #repeat e 4
-    scores[(${v}u * 4u + ${e}u) * ${WORKGROUP}u + thread] = value_${v}_${e};
+    scores[(${v}u * 4u + ${e}u) * ${WORKGROUP}u + thread] = value_${v}_${s}_${e};
 #end
 #end
     workgroupBarrier();
 #repeat i ${OWNED}
     {
         let element = min(thread + ${i}u * ${WORKGROUP}u, ${HEAD_DIM}u - 1u);
+        if (element / 4u % ${SPAN}u == ${s}u) {
 #repeat v ${VECTORS}
-        let at_${v} = (${v}u * 4u + element % 4u) * ${WORKGROUP}u + element / 4u;
-        var sum_of_${v} = scores[at_${v}];
-        for (var g = 1u; g < ${GROUPS}u; g++) {
-            sum_of_${v} += scores[at_${v} + g * ${QUADS}u];
-        }
-        block.value_${v}_${i} = sum_of_${v};
+            let at_${v} = (${v}u * 4u + element % 4u) * ${WORKGROUP}u + element / (4u * ${SPAN}u);
+            var sum_of_${v} = scores[at_${v}];
+            for (var g = 1u; g < ${GROUPS}u; g++) {
+                sum_of_${v} += scores[at_${v} + g * ${LANES}u];
+            }
+            block.value_${v}_${i} = sum_of_${v};
 #end
+        }
     }
+#end
 #end
     workgroupBarrier();
     return block;

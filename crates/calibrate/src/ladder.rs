@@ -116,13 +116,7 @@ pub fn ladder(
 }
 
 /// Everything that is decoded over the base's pages and was measured, and the base's pages themselves.
-fn choices(
-    subject: Subject<'_>,
-    layer: usize,
-    half: usize,
-    heads: usize,
-    head_dim: usize,
-) -> Vec<Choice> {
+fn choices(subject: Subject<'_>, layer: usize, half: usize, heads: usize, head_dim: usize) -> Vec<Choice> {
     let codec = |codec: &Codec| match codec {
         Codec::Base => Some(None),
         Codec::Page(PageCodec::LowRank { keeps_first: true, .. }) => None,
@@ -230,13 +224,21 @@ fn outcomes(
     let mut outcomes: Vec<Vec<Outcome>> = mixes.iter().map(|_| Vec::new()).collect();
     let (mut count, total) = (0, mixes.len() * windows.rows.len());
     let store = |prefix: &Prefix<'_>, mix: usize| prefix.store_mixed(&mixes[mix]);
-    each_way(engine, subject, windows, parts, mixes.len(), store, |mix, Seen { prefix, stored, score, .. }| {
-        // Rounding may take a divergence of nothing below it.
-        let kl = mean(&score.kl).max(0.0);
-        outcomes[mix].push(Outcome { kl, squares: squares(prefix, &stored) });
-        count += 1;
-        done(count, total);
-    })?;
+    each_way(
+        engine,
+        subject,
+        windows,
+        parts,
+        mixes.len(),
+        store,
+        |mix, Seen { prefix, stored, score, .. }| {
+            // Rounding may take a divergence of nothing below it.
+            let kl = mean(&score.kl).max(0.0);
+            outcomes[mix].push(Outcome { kl, squares: squares(prefix, &stored) });
+            count += 1;
+            done(count, total);
+        },
+    )?;
     Ok(outcomes)
 }
 

@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageElement, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
-pub use calibrate::{CalibrateArgs, QualityArgs};
+pub use calibrate::{AnchorArg, CalibrateArgs, QualityArgs};
 pub use simulate::SimulateArgs;
 
 /// One base model, many LoRA adapters, one mixed batch.

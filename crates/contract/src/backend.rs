@@ -198,11 +198,13 @@ pub trait Backend: Send {
         }
     }
 
-    /// What pages have lost that were stored in other codecs: `to` of each against `from`, which is still there. Waits for
-    /// the device.
+    /// What pages have lost that were stored in other codecs: `to` of each against `from`, which is still there, in the
+    /// order asked. Nothing is written, and no matter which: a page may be compared with one that others lie over. Waits
+    /// for the device.
     ///
     /// # Errors
-    /// As [`Backend::recode_pages`].
+    /// If there is no pool, a page or an anchor is outside it, or constants are unknown or do not fit. Or if this backend
+    /// reads exact pages only.
     fn compare_pages(&mut self, pages: &[PageRecode]) -> Result<Vec<PageLoss>, BackendError> {
         match pages.first() {
             Some(page) => Err(unsupported(self, format!("pages in {}", page.to.codec))),

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Choices, ConstantsId, DevicePeaks, DeviceWork,
     Matrix, MatrixId, MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageElement,
-    PageRecode, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
-    Ticket, VectorId, Waiter, check,
+    PageLoss, PageRecode, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
+    StepOutput, Ticket, VectorId, Waiter, check,
 };
 
 use crate::adapters::GpuAdapter;
@@ -365,10 +365,30 @@ impl Backend for GpuBackend {
         }
         let (recording, ()) = self.record_by(|weights, _, held, recorder| {
             let pool = held.pool.ok_or_else(|| error::unknown("page pool", 0))?;
-            page_codec::record(weights, held, pool, pages, recorder)
+            page_codec::recode(weights, held, pool, pages, recorder)
         })?;
         self.submitter.submit(&self.gpu, &recording, None, None, |_| ())?;
         Ok(())
+    }
+
+    fn compare_pages(&mut self, pages: &[PageRecode]) -> Result<Vec<PageLoss>, BackendError> {
+        check::compared(pages, self)?;
+        if pages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (recording, ()) = self.record_by(|weights, _, held, recorder| {
+            let pool = held.pool.ok_or_else(|| error::unknown("page pool", 0))?;
+            page_codec::compare(weights, held, pool, pages, recorder)
+        })?;
+        let pending =
+            Pending::submit(&self.gpu, &mut self.submitter, &mut self.read_backs, &recording, None)?;
+        let found = pending.wait(&self.gpu, &mut self.read_backs)?;
+        Ok(page_codec::losses(&found, check::Inventory::pool(self).kv_heads))
+    }
+
+    /// The kernels ask for nothing that the lowest tier does not have.
+    fn codes_pages(&self) -> bool {
+        true
     }
 
     fn drain(&mut self) -> Result<(), BackendError> {

@@ -409,6 +409,10 @@ pub(crate) const fn activation_name(activation: Activation) -> &'static str {
 /// The largest head that attention has room for.
 pub(crate) const LARGEST_HEAD: usize = 256;
 
+/// Quads of a token's values, side by side, that a thread takes of coded pages: what they have in common is loaded once.
+/// Eight codes of 4 bits are a word. Sums take as many times the registers.
+pub(crate) const CODED_SPAN: u32 = 2;
+
 /// Attention over one block of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct AttentionTile {
@@ -425,9 +429,14 @@ impl AttentionTile {
         self.head_dim.div_ceil(4)
     }
 
-    /// Groups of threads that take turns over the values of a chunk's tokens.
-    pub(crate) const fn groups(self) -> u32 {
-        let groups = WORKGROUP / self.quads();
+    /// Threads that share a token's values where each takes `span` quads.
+    pub(crate) const fn lanes(self, span: u32) -> u32 {
+        self.quads().div_ceil(span)
+    }
+
+    /// Groups of so many threads that take turns over the values of a chunk's tokens.
+    pub(crate) const fn groups(self, span: u32) -> u32 {
+        let groups = WORKGROUP / self.lanes(span);
         if groups < CHUNK_TOKENS as u32 { groups } else { CHUNK_TOKENS as u32 }
     }
 
@@ -601,7 +610,10 @@ mod tests {
             }
             let tile = attention_prefill(caps, head_dim);
             assert!(tile.workgroup_bytes() <= caps.workgroup_bytes, "{head_dim}");
-            assert!(tile.groups() >= 1 && tile.groups() * tile.quads() <= WORKGROUP, "{head_dim}");
+            for span in [1, CODED_SPAN] {
+                let (groups, lanes) = (tile.groups(span), tile.lanes(span));
+                assert!(groups >= 1 && groups * lanes <= WORKGROUP, "{head_dim}");
+            }
             assert!(tile.owned() * WORKGROUP >= head_dim);
         }
         assert_eq!(attention_prefill(caps, 128).queries(), 8);

@@ -110,6 +110,10 @@ impl Variant {
                 ("paged_attention_prefill", tile, read, bindings(pages), size_of::<PrefillParams>())
             }
         };
+        let span = match pages {
+            Some((_, Pages::Coded)) => decide::CODED_SPAN,
+            Some((_, Pages::Exact)) | None => 1,
+        };
         let numbers = [
             ("WORKGROUP", WORKGROUP),
             ("HEAD_DIM", tile.head_dim),
@@ -117,7 +121,9 @@ impl Variant {
             ("VECTORS", tile.vectors),
             ("QUERY_ROWS", tile.queries()),
             ("QUADS", tile.quads()),
-            ("GROUPS", tile.groups()),
+            ("SPAN", span),
+            ("LANES", tile.lanes(span)),
+            ("GROUPS", tile.groups(span)),
             ("OWNED", tile.owned()),
             ("SPLIT", ATTENTION_SPLIT as u32),
             ("CHUNK", CHUNK_TOKENS as u32),

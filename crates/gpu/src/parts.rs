@@ -11,6 +11,7 @@ use interleaf_contract::{
 
 use crate::command::word;
 use crate::constants::Constants;
+use crate::decide::CODED_SPAN;
 use crate::error;
 use crate::pages::chunks_read;
 
@@ -209,8 +210,8 @@ fn row(form: Form, pool: &PoolGeometry, token: usize) -> u64 {
     (0..pool.kv_heads).map(|kv_head| Reader::new(form, pool, kv_head, token).row()).sum()
 }
 
-/// Reads a row as a kernel does: keys quad by quad, with a word that is still there not loaded again; values a quad to a
-/// thread. Words are counted from the page's first.
+/// Reads a row as a kernel does: keys quad by quad, with a word that is still there not loaded again; values a few quads to
+/// a thread, likewise. Words are counted from the page's first.
 struct Reader<'a> {
     form: Form,
     pool: &'a PoolGeometry,
@@ -229,7 +230,7 @@ impl<'a> Reader<'a> {
 
     fn row(mut self) -> u64 {
         for quad in 0..self.pool.head_dim.div_ceil(4) {
-            if self.form.half == PageHalf::V {
+            if self.form.half == PageHalf::V && quad.is_multiple_of(CODED_SPAN as usize) {
                 (self.code, self.scale, self.channel) = (None, None, None);
             }
             self.quad(quad);
@@ -354,12 +355,13 @@ mod tests {
         };
         for (codec, k, v) in [
             (PageElement::F16.into(), 256, 256),
-            (PageCodec::Grouped(Bits::Eight), 128 + 8, 128 + 128),
-            (PageCodec::Delta(Bits::Four), 64 + 8, 128 + 128),
-            (PageCodec::Delta(Bits::Two), 32 + 8, 128 + 128),
+            // Of values a scale for each thread, which has eight codes.
+            (PageCodec::Grouped(Bits::Eight), 128 + 8, 128 + 64),
+            (PageCodec::Delta(Bits::Four), 64 + 8, 64 + 64),
+            (PageCodec::Delta(Bits::Two), 32 + 8, 64 + 64),
             // Each channel's own part, once more for each token.
-            (PageCodec::Quantised(Bits::Eight), 128 + 4 + 128, 128 + 128),
-            (low_rank, 32 * 17 * 16 + 32 * 8 + 4, 32 * (17 * 16 + 12)),
+            (PageCodec::Quantised(Bits::Eight), 128 + 4 + 128, 128 + 64),
+            (low_rank, 32 * 17 * 16 + 32 * 8 + 4, 32 * (17 * 16 + 8) + 64),
         ] {
             assert_eq!([bytes(codec, PageHalf::K), bytes(codec, PageHalf::V)], [k, v], "{codec}");
         }

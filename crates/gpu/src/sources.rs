@@ -14,6 +14,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lora_matmul_decode.wgsl",
     "lora_matmul_prefill.wgsl",
     "lora_matmul_shrink.wgsl",
+    "page_codec_compare.wgsl",
     "page_codec_decode.wgsl",
     "page_codec_encode.wgsl",
     "page_codec_measure.wgsl",

@@ -59,7 +59,7 @@ impl Engine {
         let mut active = [Active::new(0, request, sequence, stream)];
         let result = self.run(&mut active, false, on_event);
         let [active] = active;
-        self.close_sequence(active.sequence)?;
+        self.end_sequence(active.sequence)?;
         let (adapter, prompt, drift) = (request.adapter.clone(), request.prompt.len(), request.drift);
         conversation.past = Some(Past { adapter, tokens: active.cached().to_vec(), prompt, drift });
         match result {

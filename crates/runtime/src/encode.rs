@@ -35,7 +35,10 @@ impl Engine {
     }
 
     /// Carries encodings out, one chunk after the other, and reports what each costs. What the manager does not keep it
-    /// does not keep: the exact pages are there until then.
+    /// does not keep: the exact pages are there until then. With a device that is left for another they are gone anyway.
+    ///
+    /// # Errors
+    /// If the device is suspended, or fails and may not be left. What is not encoded by then stays as it is.
     pub(crate) fn encode_pages(&mut self, moves: Vec<Op>) -> Result<(), EngineError> {
         let mut left = moves;
         while let Some(op) = left.pop() {
@@ -55,7 +58,7 @@ impl Engine {
                     for op in left.into_iter().chain([op]) {
                         self.cache.encoded(op, None);
                     }
-                    return Err(error);
+                    return self.leave(error);
                 }
             }
         }

@@ -188,8 +188,7 @@ impl Engine {
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
         let gate = (backend.info().name == "gpu").then(|| GpuGate::new(backend.waiter()));
         let first = ENGINES.fetch_add(1 << 40, Ordering::Relaxed);
-        // Where the pages may be lost with their device they are computed again in place, as exact ones.
-        let encodes = backend.codes_pages() && fallback.is_none();
+        let encodes = backend.codes_pages();
         let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first, encodes)?;
         Ok(Self {
             backend,

@@ -3,7 +3,7 @@
 //!
 //! Handles of callers outlive the move: sequences keep their names and adapters their places. It is said once.
 
-use interleaf_contract::{Backend, BackendError, PoolGeometry, RowKind};
+use interleaf_contract::{Backend, BackendError, CHUNK_TOKENS, PoolGeometry, RowKind};
 use interleaf_cpu::CpuOptions;
 
 use crate::reserve::ropes;
@@ -125,7 +125,8 @@ impl Engine {
         self.adapters.make_resident_again(&self.model, &self.resident.modules, backend)
     }
 
-    /// Computes all the pages again that a sequence has lost.
+    /// Computes all the pages again that a sequence has lost. Where they do not fit any more, since some were smaller, it
+    /// has those that do, and the next call tries again.
     fn regain(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
         while self.histories.is_lost(sequence.id) {
             self.regain_some(sequence)?;
@@ -133,19 +134,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Computes pages of one step again. Returns for how many tokens there are pages now, and how many there are.
+    /// Computes pages of one step again: where they were, or, from the first on that were kept in another form than a
+    /// forward pass computes, in new ones. Returns for how many tokens there are pages now, and how many there are.
     pub(crate) fn regain_some(&mut self, sequence: SequenceHandle) -> Result<(usize, usize), EngineError> {
         let Some((start, tokens)) = self.histories.lost(sequence.id, self.prefill_rows) else {
             return Ok((0, 0));
         };
-        let tokens = tokens.to_vec();
+        let places = self.cache.manager().tokens(sequence.id)?.saturating_sub(start);
+        let rows = if places == 0 { tokens.len() } else { tokens.len().min(places) };
+        let tokens = tokens[..rows].to_vec();
         // The CPU computes generated tokens as it does a prompt's, to the bit.
         let feed = Feed { sequence, tokens: &tokens, kind: RowKind::Prompt, want: Want::Nothing };
-        self.on_device(|engine| engine.compute(&feed, start))?;
-        let (done, total) = self.histories.regain(sequence.id, tokens.len());
-        if done == total {
+        if places == 0 {
+            self.on_device(|engine| engine.compute_new(&feed))?;
+        } else {
+            self.on_device(|engine| engine.compute(&feed, start))?;
+        }
+        let regained = self.histories.regain(sequence.id, rows);
+        if rows == places {
             self.cache.regained(sequence.id)?;
         }
-        Ok((done, total))
+        Ok(regained)
+    }
+
+    /// Chunks that a sequence lacks for what it is to compute again in new ones.
+    pub(crate) fn chunks_lost(&self, sequence: SequenceHandle) -> usize {
+        let room = self.cache.manager().room(sequence.id).unwrap_or(0);
+        let tokens = self.histories.tokens(sequence.id);
+        tokens.div_ceil(CHUNK_TOKENS).saturating_sub(room.div_ceil(CHUNK_TOKENS))
     }
 }

@@ -112,7 +112,8 @@ impl Engine {
         let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
         if let Err(error) = self.copy_pages(&opened.moves) {
-            self.cache.close(opened.sequence)?;
+            let moves = self.cache.close(opened.sequence)?;
+            moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
             return Err(error);
         }
         if self.fallback.is_some() {
@@ -159,6 +160,7 @@ impl Engine {
     /// If the sequence is not open, or a page that others use cannot be copied: for want of room, or because the GPU is
     /// suspended or failed. The sequence is then shorter, by the part of a chunk that was to be copied.
     pub fn truncate_sequence(&mut self, sequence: SequenceHandle, tokens: usize) -> Result<(), EngineError> {
+        let had = self.cache.manager().tokens(sequence.id).unwrap_or(tokens);
         let truncated = self.cache.truncate(sequence.id, tokens);
         let copied = match &truncated {
             Ok(Some(op)) => {
@@ -169,9 +171,9 @@ impl Engine {
             }
             _ => Ok(()),
         };
-        // What could not be copied is cut, too.
-        let left = self.cache.manager().tokens(sequence.id).unwrap_or(tokens);
-        self.histories.truncate(sequence.id, left);
+        // What could not be copied is cut, too. Where nothing was, there may be less than was lost with a device.
+        let left = self.cache.manager().tokens(sequence.id).ok().filter(|_| tokens < had);
+        self.histories.truncate(sequence.id, left.unwrap_or(tokens));
         truncated?;
         copied
     }

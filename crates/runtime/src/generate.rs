@@ -34,7 +34,7 @@ impl Engine {
         let result =
             self.open_all(requests, &mut active).and_then(|()| self.run(&mut active, true, on_event));
         for a in active.iter().filter(|a| !a.is_over()) {
-            self.close_sequence(a.sequence)?;
+            self.end_sequence(a.sequence)?;
         }
         match result {
             Ok(()) => Ok(active.into_iter().map(|a| a.completion(start)).collect()),
@@ -119,6 +119,11 @@ impl Engine {
         on_event: OnEvent<'_>,
     ) -> Result<(), EngineError> {
         loop {
+            // A step under way on a device that was left since comes to nothing.
+            let is_lost = |&(index, _): &(usize, usize)| self.histories.is_lost(active[index].sequence.id);
+            if ahead.as_ref().is_some_and(|ahead| ahead.plan(active).iter().any(is_lost)) {
+                self.drop_ahead(ahead);
+            }
             let mut plan = ahead.as_ref().map(|ahead| ahead.plan(active)).unwrap_or_default();
             if plan.is_empty() {
                 self.drop_ahead(ahead);
@@ -198,10 +203,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Closes a request's sequence. That its pages stay as they are, where the GPU is suspended, is nothing to break others
+    /// off for.
+    pub(crate) fn end_sequence(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
+        match self.close_sequence(sequence) {
+            Err(EngineError::GpuSuspended) => Ok(()),
+            closed => closed,
+        }
+    }
+
     /// Frees the pages of a request that has just ended, or those of what it has not said.
     fn ended(&mut self, a: &Active<'_>, close: bool) -> Result<(), EngineError> {
         match (a.is_over(), close) {
-            (true, true) => self.close_sequence(a.sequence),
+            (true, true) => self.end_sequence(a.sequence),
             (true, false) => self.truncate_sequence(a.sequence, a.cached().len()),
             (false, _) => Ok(()),
         }
@@ -212,7 +226,8 @@ impl Engine {
     /// in the cache what another is about to compute.
     fn plan(&self, active: &[Active<'_>]) -> Plan {
         let mut prompt_rows = self.prefill_rows;
-        let wanted = |a: &Active<'_>| a.chunks(0, a.prompt_left().clamp(1, self.prefill_rows));
+        let lost = |a: &Active<'_>| self.chunks_lost(a.sequence);
+        let wanted = |a: &Active<'_>| lost(a) + a.chunks(0, a.prompt_left().clamp(1, self.prefill_rows));
         let most = active.iter().filter(|a| !a.is_over()).map(wanted).sum();
         let mut chunks = self.cache.manager().available_chunks(most);
         let mut plan = Vec::new();
@@ -223,7 +238,7 @@ impl Engine {
             }
             let left = a.prompt_left();
             let rows = if left > 0 { left.min(prompt_rows) } else { 1 };
-            let needed = a.chunks(0, rows);
+            let needed = lost(a) + a.chunks(0, rows);
             if rows == 0 || needed > chunks {
                 continue;
             }

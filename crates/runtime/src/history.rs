@@ -51,6 +51,11 @@ impl Histories {
         self.by_sequence.values_mut().for_each(|history| history.paged = 0);
     }
 
+    /// How many tokens a sequence has, those included whose pages are lost.
+    pub fn tokens(&self, id: SequenceId) -> usize {
+        self.by_sequence.get(&id).map_or(0, |history| history.tokens.len())
+    }
+
     /// Whether a sequence has lost pages that have not been computed again.
     pub fn is_lost(&self, id: SequenceId) -> bool {
         self.by_sequence.get(&id).is_some_and(|history| history.paged < history.tokens.len())

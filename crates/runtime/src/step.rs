@@ -123,6 +123,13 @@ impl Engine {
         Ok(self.backend.wait(ticket)?.probes)
     }
 
+    /// Computes tokens behind those that there are pages for, and remembers nothing.
+    pub(crate) fn compute_new(&mut self, feed: &Feed<'_>) -> Result<(), EngineError> {
+        let step = self.start(std::slice::from_ref(feed), Vec::new())?;
+        self.finish(step, |_| true)?;
+        Ok(self.cache.commit(feed.sequence.id, feed.tokens)?)
+    }
+
     /// Computes tokens that there are pages for, those of a feed from a position on.
     pub(crate) fn compute(&mut self, feed: &Feed<'_>, start: usize) -> Result<(), EngineError> {
         let submitted = self.submit(std::slice::from_ref(feed), &[start], Vec::new())?;

@@ -3,8 +3,8 @@
 
 use interleaf_contract::{
     Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
-    PageCopy, PageData, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step,
-    StepOutput, Ticket, VectorId, Waiter,
+    PageCopy, PageData, PageLoss, PageRecode, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId,
+    RopeTable, Step, StepOutput, Ticket, VectorId, Waiter,
 };
 
 /// What is about to be given to the device.
@@ -22,6 +22,10 @@ pub enum Call {
     Results,
     /// Reading, writing or copying pages.
     Pages,
+    /// Storing pages in other codecs.
+    Recode,
+    /// Comparing pages.
+    Compare,
 }
 
 /// Refuses a call, or lets it pass.
@@ -107,6 +111,20 @@ impl Backend for Failing {
     fn copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), BackendError> {
         (self.fault)(Call::Pages)?;
         self.inner.copy_pages(copies)
+    }
+
+    fn recode_pages(&mut self, pages: &[PageRecode]) -> Result<(), BackendError> {
+        (self.fault)(Call::Recode)?;
+        self.inner.recode_pages(pages)
+    }
+
+    fn compare_pages(&mut self, pages: &[PageRecode]) -> Result<Vec<PageLoss>, BackendError> {
+        (self.fault)(Call::Compare)?;
+        self.inner.compare_pages(pages)
+    }
+
+    fn codes_pages(&self) -> bool {
+        self.inner.codes_pages()
     }
 
     fn memory(&self) -> MemoryReport {

@@ -8,6 +8,7 @@ mod fallback;
 mod fuzz;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod lossy;
 mod measure;
 mod memory;
 mod mutate;

@@ -3,6 +3,8 @@
 mod attention_mass;
 mod chained;
 mod coded_attention;
+#[cfg(feature = "gpu")]
+mod coded_loads;
 mod embed;
 mod fused;
 mod in_flight;

@@ -3,8 +3,8 @@
 
 use interleaf_contract::{
     BackendError, Batch, Bits, CHUNK_TOKENS, ChunkEntry, CoefficientLayout, Coefficients, ConstantsId,
-    ContractError, Op, PageCodec, PageElement, PageEntry, PageHalf, PageRecode, PageTable, PoolGeometry, Row,
-    RowKind, RowSet, Sequence, Step,
+    ContractError, Numerics, Op, PageCodec, PageElement, PageEntry, PageHalf, PageRecode, PageTable,
+    PoolGeometry, Row, RowKind, RowSet, Sequence, Step,
 };
 use interleaf_kernels_ref::page_codec::{PageContext, decode_page};
 use interleaf_tests::backends::{self, Boxed, label};
@@ -123,16 +123,14 @@ fn coefficients_are_read_within_the_rounding_of_their_sums() {
             run(backend, &back, ids).expect("they are read");
             let found = read(&mut **backend, stripe(&pool)).expect("the stripe");
             for recode in &back {
-                let PageCodec::LowRank { rank, .. } = recode.from.codec else { continue };
+                if !matches!(recode.from.codec, PageCodec::LowRank { .. }) {
+                    continue;
+                }
                 let bytes = pool.address(LAYER, recode.half, recode.to).bytes();
                 let (found, expected): (&[f32], &[f32]) =
                     (bytemuck::cast_slice(&found[bytes.clone()]), bytemuck::cast_slice(&expected[bytes]));
-                // Of the differences a mean below 1 and the coefficients, of which directions of length 1 make as much
-                // at most as they are together; of two numbers that are turned one may be the larger. Each product, sum,
-                // turn and the anchor's addition rounds once.
                 let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-                let sum = 2.0 * (1.0 + (CHUNK_TOKENS * head_dim) as f32) + largest;
-                let bound = f32::EPSILON * (f32::from(rank) + 8.0) / 2.0 * sum;
+                let bound = rounding(&pool, recode.from, largest);
                 for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
                     let label = format!("{} {}", label(&**backend), recode.from.codec);
                     assert!(
@@ -142,6 +140,123 @@ fn coefficients_are_read_within_the_rounding_of_their_sums() {
                 }
             }
         }
+    }
+}
+
+/// How far decoded numbers of a page may be from the reference's: of coefficients the rounding of their sums, of all
+/// others nothing.
+fn rounding(pool: &PoolGeometry, entry: PageEntry, largest: f32) -> f32 {
+    match entry.codec {
+        // Of the differences a mean below 1 and the coefficients, of which directions of length 1 make as much at most as
+        // they are together; of two numbers that are turned one may be the larger. Each product, sum, turn and the
+        // anchor's addition rounds once.
+        PageCodec::LowRank { rank, .. } => {
+            let sum = 2.0 * (1.0 + (CHUNK_TOKENS * pool.head_dim) as f32) + largest;
+            f32::EPSILON * (f32::from(rank) + 8.0) / 2.0 * sum
+        }
+        _ => 0.0,
+    }
+}
+
+/// Pages in every codec against what they were stored from and the other way round, against their anchors and themselves,
+/// and zeros of another layer in between.
+fn compared(pool: &PoolGeometry, stored: &Stored) -> Vec<PageRecode> {
+    let mut all = Vec::new();
+    for &page in stored.anchors.iter().chain(&stored.pages) {
+        let PageRecode { half, from, to, .. } = page;
+        all.extend([page, recode(half, to, from), recode(half, to, to)]);
+        all.extend(to.anchor.map(|anchor| recode(half, from, anchor.into())));
+        let zeros = pool.slot(0).half(half);
+        all.push(PageRecode { layer: 0, ..recode(half, zeros, zeros) });
+    }
+    all
+}
+
+#[test]
+fn what_pages_have_lost_is_what_the_reference_finds() {
+    let all = |half| [alone(half, PageElement::F32), differences(), low_ranks()].concat();
+    for (kv_heads, head_dim, element) in
+        [(2, 64, PageElement::F32), (1, 66, PageElement::F16), (3, 32, PageElement::F16)]
+    {
+        let pool = pool(kv_heads, head_dim, element);
+        let mut random = Random::new(7 + head_dim as u64);
+        let constants = Constants::new(kv_heads, head_dim, 64, &mut random);
+        let of = |half| all(half).into_iter().filter(|c| !matches!(c, PageCodec::Exact(_))).collect();
+        let (stored, _) = stored(&pool, of, &mut random);
+        let pages = compared(&pool, &stored);
+        let mut reference = backends::reference(Numerics::ActF32);
+        let losses = |backend: &mut Boxed, ids| {
+            let name = |r: &PageRecode| PageRecode { from: named(r.from, ids), to: named(r.to, ids), ..*r };
+            backend.compare_pages(&pages.iter().map(name).collect::<Vec<_>>()).expect("all pages are there")
+        };
+        let ids = stored.store(pool, &constants, &mut *reference).expect("the reference stores them");
+        let bytes = read(&mut *reference, stripe(&pool)).expect("the stripe");
+        let expected = losses(&mut reference, ids);
+        for backend in backends::of_every_codec().iter_mut().chain(&mut backends::gpu_variants_within(None)) {
+            let label = label(&**backend);
+            backend.create_pool(pool).expect("room for a pool");
+            let ids = constants.create(&mut **backend).expect("constants");
+            let data = interleaf_contract::PageData { address: stripe(&pool), bytes: bytes.clone() };
+            backend.write_pages(&[data]).expect("the reference's bits");
+            let found = losses(backend, ids);
+            assert_eq!(found.len(), pages.len(), "{label}");
+            for ((page, expected), found) in pages.iter().zip(&expected).zip(&found) {
+                let PageRecode { from, to, .. } = *page;
+                let n = pool.page_elements() as f32;
+                let largest = expected.norm.sqrt();
+                let [before, after] = [from, to].map(|entry| rounding(&pool, entry, largest));
+                // A sum of n squares rounds n times at most, and each square twice; what squares are of may itself be off.
+                let bound = |sum: f32, off: f32| {
+                    (n + 2.0) * (f32::EPSILON * sum + f32::MIN_POSITIVE)
+                        + 2.0 * off * (n * sum).sqrt()
+                        + n * off * off
+                };
+                let label = format!("{label} {kv_heads} heads of {head_dim} {element}");
+                let label = format!("{label}, {:?} from {} to {}", page.half, from.codec, to.codec);
+                let close = |found: f32, expected: f32, off| (found - expected).abs() <= bound(expected, off);
+                assert!(
+                    close(found.error, expected.error, before + after),
+                    "{label}: {found:?}, expected {expected:?}"
+                );
+                assert!(
+                    close(found.norm, expected.norm, before),
+                    "{label}: {found:?}, expected {expected:?}"
+                );
+                assert!(from != to || found.error == 0.0, "{label}: {found:?} from itself");
+            }
+        }
+    }
+}
+
+#[test]
+fn comparing_refuses_what_cannot_be_read_and_nothing_else() {
+    for backend in &mut backends::of_every_codec() {
+        let label = label(&**backend);
+        assert!(backend.codes_pages(), "{label}");
+        assert_eq!(backend.compare_pages(&[]).expect("nothing to compare, and nowhere"), [], "{label}");
+        let half = PageHalf::K;
+        let pool = PoolGeometry { slots: 8, ..pool(2, 32, PageElement::F16) };
+        backend.create_pool(pool).expect("room for a pool");
+        let mut room = Room::default();
+        let from = room.entry(&pool, half, pool.element.into(), None);
+        let base = room.entry(&pool, half, PageCodec::Quantised(Bits::Eight), None);
+        let delta = room.entry(&pool, half, PageCodec::Delta(Bits::Four), Some(base.place()));
+        // One that others lie over, and the same one twice.
+        let lawful = [delta, base, base].map(|to| recode(half, from, to));
+        assert_eq!(backend.compare_pages(&lawful).expect("all are there").len(), 3, "{label}");
+        let orphan = PageEntry { anchor: None, ..delta };
+        let beyond = PageEntry { at: pool.stripe_units() as u32, ..base };
+        for to in [orphan, beyond] {
+            let refused = backend.compare_pages(&[recode(half, from, base), recode(half, from, to)]);
+            assert!(matches!(refused, Err(BackendError::Contract(_))), "{label}: {refused:?}");
+        }
+        let profiled = room.entry(&pool, half, PageCodec::Profiled(Bits::Four), None);
+        let unknown = PageEntry { constants: Some(ConstantsId(77)), ..profiled };
+        let refused = backend.compare_pages(&[recode(half, from, unknown)]);
+        assert!(
+            matches!(refused, Err(BackendError::UnknownHandle { handle: 77, .. })),
+            "{label}: {refused:?}"
+        );
     }
 }
 

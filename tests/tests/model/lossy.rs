@@ -7,6 +7,7 @@ use interleaf_runtime::{
     BackendChoice, Completion, Engine, EngineOptions, Feed, PageElement, Request, RowKind, SamplingOptions,
     Want,
 };
+use interleaf_tests::backends;
 use interleaf_tests::tolerance::assert_bits;
 
 use super::support::{demo, models, options};
@@ -16,8 +17,14 @@ const BUDGET: f32 = 1e-3;
 /// Whole chunks of a shared beginning.
 const SHARED: usize = 12 * 16;
 
-fn engine(prefix_cache: bool) -> Engine {
-    let options = EngineOptions { prefix_cache, pages: PageElement::F16, ..options(BackendChoice::Cpu) };
+/// Those that encode pages.
+fn all() -> Vec<BackendChoice> {
+    let gpu = backends::gpu().map(|_| BackendChoice::Gpu);
+    std::iter::once(BackendChoice::Cpu).chain(gpu).collect()
+}
+
+fn engine(backend: BackendChoice, prefix_cache: bool) -> Engine {
+    let options = EngineOptions { prefix_cache, pages: PageElement::F16, ..options(backend) };
     let mut engine = demo(&options);
     engine.reserve_kv(40, 512).expect("a small pool");
     engine
@@ -88,23 +95,27 @@ fn divergence(exact: &[f32], found: &[f32], vocabulary: usize) -> f64 {
 
 #[test]
 fn what_is_read_costs_no_more_than_is_allowed_and_takes_less_room() {
-    let (mut exact, mut lossy) = (engine(true), engine(true));
+    all().into_iter().for_each(costs_and_room);
+}
+
+fn costs_and_room(backend: BackendChoice) {
+    let (mut exact, mut lossy) = (engine(backend, true), engine(backend, true));
     warm(&mut exact, 0.0);
     warm(&mut lossy, BUDGET);
     let (all, less) = (exact.memory(), lossy.memory());
     assert_eq!(all.kv_encoded, 0);
     assert!(less.kv_encoded > 0);
-    println!("cached: {} bytes exact, {} with a budget", all.kv_cached, less.kv_cached);
+    println!("{backend:?}, cached: {} bytes exact, {} with a budget", all.kv_cached, less.kv_cached);
     assert!(less.kv_cached * 10 < all.kv_cached * 5, "{less:?} against {all:?}");
 
-    let (mut cold, vocabulary) = (engine(false), exact.config().vocab_size);
+    let (mut cold, vocabulary) = (engine(backend, false), exact.config().vocab_size);
     for adapter in models() {
         let tokens = prompt(&lossy, 5);
         let (expected, none) = logits(&mut cold, adapter, &tokens, 0.0);
         let (found, cached) = logits(&mut lossy, adapter, &tokens, BUDGET);
         assert_eq!((none, cached), (0, SHARED), "{adapter:?}");
         let cost = divergence(&expected, &found, vocabulary);
-        println!("{adapter:?}: {cost:.1e}");
+        println!("{backend:?} {adapter:?}: {cost:.1e}");
         assert!(cost > 0.0 && cost <= f64::from(BUDGET), "{adapter:?}: {cost}");
         let completion = answer(&mut lossy, &prompt(&exact, 6), adapter, BUDGET);
         assert_eq!(completion.reused_tokens, SHARED, "{adapter:?}");
@@ -115,7 +126,11 @@ fn what_is_read_costs_no_more_than_is_allowed_and_takes_less_room() {
 /// A lossy run, then an exact one of the same tokens, whose answer is a cold run's to the bit; and back again.
 #[test]
 fn exact_calls_read_nothing_that_has_lost_anything() {
-    let (mut lossy, mut cold) = (engine(true), engine(false));
+    all().into_iter().for_each(exact_calls);
+}
+
+fn exact_calls(backend: BackendChoice) {
+    let (mut lossy, mut cold) = (engine(backend, true), engine(backend, false));
     warm(&mut lossy, BUDGET);
     for adapter in models() {
         let tokens = prompt(&lossy, 9);
@@ -131,11 +146,13 @@ fn exact_calls_read_nothing_that_has_lost_anything() {
 
 #[test]
 fn a_budget_is_a_divergence() {
-    let mut engine = engine(true);
-    let tokens = prompt(&engine, 0);
-    for drift in [-1.0, f32::NAN, f32::INFINITY] {
-        assert!(engine.resume_sequence(None, &tokens, drift).is_err(), "{drift}");
-        let request = request(&tokens, None, drift);
-        assert!(engine.generate(&[request], &mut |_| ControlFlow::Continue(())).is_err(), "{drift}");
+    for backend in all() {
+        let mut engine = engine(backend, true);
+        let tokens = prompt(&engine, 0);
+        for drift in [-1.0, f32::NAN, f32::INFINITY] {
+            assert!(engine.resume_sequence(None, &tokens, drift).is_err(), "{drift}");
+            let request = request(&tokens, None, drift);
+            assert!(engine.generate(&[request], &mut |_| ControlFlow::Continue(())).is_err(), "{drift}");
+        }
     }
 }

@@ -83,7 +83,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     let windows = adapters.iter().map(|adapter| windows(&engine, args, demo, adapter));
     let windows: Vec<Vec<Set>> = windows.collect::<Result<_, CliError>>()?;
 
-    let together = together(&windows)?;
+    let together = together(&adapters, &windows)?;
     let count: usize = windows.iter().flatten().map(|set| set.prefixes.len()).sum();
     let bar =
         load::bar(count * budgets.len() + together.len() * adapters.len() * (budgets.len() + 1), "measuring");
@@ -107,14 +107,9 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         std::iter::once(Budgets { base: 0.0, adapters: 0.0 }).chain(budgets.iter().copied()).collect();
     let mut sums: Vec<Vec<Held>> = vec![Vec::new(); with_exact.len()];
     let mut unshared = 0;
-    for continuations in &together {
-        let readers = adapters.iter().zip(&continuations.1).map(|(adapter, continuation)| Reader {
-            adapter: adapter.name.clone(),
-            continuation: continuation.clone(),
-        });
-        let shared = Shared { prefix: continuations.0.clone(), readers: readers.collect() };
-        unshared = unshared_bytes(&engine, &shared);
-        let held = hold(&mut engine, &shared, &with_exact, &mut || bar.inc(1))?;
+    for shared in &together {
+        unshared = unshared_bytes(&engine, shared);
+        let held = hold(&mut engine, shared, &with_exact, &mut || bar.inc(1))?;
         sums.iter_mut().zip(held).for_each(|(sum, held)| sum.push(held));
     }
     bar.finish_and_clear();
@@ -154,7 +149,9 @@ fn register(engine: &mut Engine, args: &QualityArgs) -> Result<Vec<AdapterSummar
 /// Puts a calibration of each adapter into the store that it is missing from.
 fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<(), CliError> {
     if folder.is_none() {
-        return Err(CliError::Usage("--budgets takes calibrations from the store: it needs one, or --uncalibrated".into()));
+        return Err(CliError::Usage(
+            "--budgets takes calibrations from the store: it needs one, or --uncalibrated".into(),
+        ));
     }
     let mut engine = calibrate::open(args.model.as_deref(), args.threads, folder)?;
     let demo = Demo::new(&engine)?;
@@ -170,21 +167,28 @@ struct Set {
     continuations: Vec<Vec<u32>>,
 }
 
-fn windows(engine: &Engine, args: &QualityArgs, demo: Demo, adapter: &AdapterSummary) -> Result<Vec<Set>, CliError> {
+fn windows(
+    engine: &Engine,
+    args: &QualityArgs,
+    demo: Demo,
+    adapter: &AdapterSummary,
+) -> Result<Vec<Set>, CliError> {
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
     let parts = Parts { prefix, continuation };
-    let sets = demo.evaluation(engine, &adapter.name, args.text.as_deref(), parts)?.into_iter().map(|(setting, mut windows)| {
-        windows.rows.truncate(args.sequences);
-        let (prefixes, continuations) =
-            windows.rows.iter().map(|row| (row[..prefix].to_vec(), row[prefix..].to_vec())).unzip();
-        Set { setting, prefixes, continuations }
-    });
+    let sets = demo.evaluation(engine, &adapter.name, args.text.as_deref(), parts)?.into_iter().map(
+        |(setting, mut windows)| {
+            windows.rows.truncate(args.sequences);
+            let (prefixes, continuations) =
+                windows.rows.iter().map(|row| (row[..prefix].to_vec(), row[prefix..].to_vec())).unzip();
+            Set { setting, prefixes, continuations }
+        },
+    );
     Ok(sets.collect())
 }
 
 /// Prefixes that all adapters share, each with what follows for every adapter: the prefixes of the last setting one behind the
 /// other, beginning with another one for each.
-fn together(windows: &[Vec<Set>]) -> Result<Vec<(Vec<u32>, Vec<Vec<u32>>)>, CliError> {
+fn together(adapters: &[AdapterSummary], windows: &[Vec<Set>]) -> Result<Vec<Shared>, CliError> {
     let sets: Vec<&Set> = windows.iter().filter_map(|sets| sets.last()).collect();
     let Some(first) = sets.first() else { return Ok(Vec::new()) };
     let mut distinct: Vec<&[u32]> = Vec::new();
@@ -206,8 +210,11 @@ fn together(windows: &[Vec<Set>]) -> Result<Vec<(Vec<u32>, Vec<Vec<u32>>)>, CliE
     };
     let count = sets.iter().map(|set| set.continuations.len()).min().unwrap_or(0);
     let of = |i: usize| {
-        let continuations = sets.iter().map(|set| set.continuations[i].clone()).collect();
-        (joined(i % distinct.len()), continuations)
+        let readers = adapters.iter().zip(&sets).map(|(adapter, set)| Reader {
+            adapter: adapter.name.clone(),
+            continuation: set.continuations[i].clone(),
+        });
+        Shared { prefix: joined(i % distinct.len()), readers: readers.collect() }
     };
     Ok((0..count).map(of).collect())
 }

@@ -7,7 +7,7 @@ mod pages;
 use std::collections::HashSet;
 
 use self::pages::StepPages;
-pub use self::pages::{constants, copies, page, page_data, pool, recodes};
+pub use self::pages::{compared, constants, copies, page, page_data, pool, recodes};
 use crate::{
     Adapter, AdapterId, AttentionShape, BackendError, Choices, ConstantsId, ContractError, MatrixId, Op,
     PageCodec, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step, Tensor,

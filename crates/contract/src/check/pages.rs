@@ -109,15 +109,27 @@ pub fn recodes(recodes: &[PageRecode], held: &impl Inventory) -> Result<(), Back
     let pool = held.pool();
     let mut written = Vec::new();
     let mut read = Vec::new();
-    for &PageRecode { layer, half, chunk, from, to } in recodes {
-        let pages = Pages { held, pool, layer, half, tokens: (chunk as usize + 1) * CHUNK_TOKENS };
-        pages.entry(from)?;
-        pages.entry(to)?;
+    compared(recodes, held)?;
+    for &PageRecode { layer, half, from, to, .. } in recodes {
         written.push(pool.address(layer, half, to));
         let anchors = [from, to].into_iter().filter_map(|entry| entry.anchor).map(PageEntry::from);
         read.extend(anchors.chain([from]).map(|entry| pool.address(layer, half, entry)));
     }
     apart(written, read.into_iter())
+}
+
+/// Checks pages that are to be compared with others.
+///
+/// # Errors
+/// If one of them, or an anchor, cannot be read here.
+pub fn compared(pages: &[PageRecode], held: &impl Inventory) -> Result<(), BackendError> {
+    let pool = held.pool();
+    for &PageRecode { layer, half, chunk, from, to } in pages {
+        let pages = Pages { held, pool, layer, half, tokens: (chunk as usize + 1) * CHUNK_TOKENS };
+        pages.entry(from)?;
+        pages.entry(to)?;
+    }
+    Ok(())
 }
 
 /// Pages of one layer and half, and how far their sequence reaches.

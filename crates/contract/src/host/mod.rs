@@ -260,7 +260,7 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     }
 
     fn compare_pages(&mut self, pages: &[PageRecode]) -> Result<Vec<PageLoss>, BackendError> {
-        check::recodes(pages, self)?;
+        check::compared(pages, self)?;
         self.kernels.compare(pages, &self.resident, &self.pool)
     }
 

@@ -336,6 +336,9 @@ impl Manager {
 
     /// The pages of memory are lost with the device that had them, and those of the sequences that are open will be
     /// computed again where they were ([`Manager::regained`]). Nothing else can be found any more.
+    ///
+    /// A forward pass computes exact pages, which have no room where others were: a sequence has only the tokens before
+    /// the first of its chunks that is kept in another form ([`Manager::tokens`]). Those behind come back like new ones.
     pub fn lose_memory(&mut self) {
         // Nothing is written any more for the sake of going.
         self.nodes.iter_mut().for_each(|node| node.leaving = false);
@@ -345,9 +348,15 @@ impl Manager {
         for node in self.nodes.iter_mut().filter(|node| matches!(node.kind, Kind::Shared | Kind::Adapter)) {
             node.ready = false;
         }
-        // A forward pass computes exact pages: what is kept in another form does not come back.
         self.cut_before(|manager, own| manager.nodes[own as usize].form != EXACT);
-        self.sequences.values_mut().for_each(|sequence| sequence.is_lost = true);
+        for sequence in self.sequences.values_mut() {
+            // Who has nothing has lost nothing, unless it be weights.
+            sequence.is_lost =
+                sequence.tokens > 0 || self.adapters[usize::from(sequence.variant)].is_pooled();
+            // What comes is computed over what it still has, and over nothing that it had besides.
+            let drifts = sequence.path.iter().map(|&own| self.nodes[own as usize].drift);
+            (sequence.found_drift, sequence.own_drift) = (drifts.fold(0.0, f32::max), 0.0);
+        }
         while self.evict_one(0) {}
         self.keep_what_is_followed();
     }

@@ -1,0 +1,245 @@
+//! Under `auto` calls that allow a loss go on on the CPU as exact ones do: what they read in another form than a forward
+//! pass computes is computed again as exact pages, elsewhere.
+//!
+//! The device that fails here computes as the CPU does, so what is computed again is equal to the bit to what was never
+//! encoded.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use interleaf_contract::{BackendError, Numerics};
+use interleaf_demo_model as demo;
+use interleaf_runtime::{
+    BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, Request, RowKind,
+    SamplingOptions, SequenceHandle, Source, Want,
+};
+use interleaf_tests::backends::{self, Boxed};
+use interleaf_tests::tolerance::assert_bits;
+
+use crate::failing::{Call, Failing, lost};
+use crate::measure::alone;
+
+const BUDGET: f32 = 1e-3;
+
+/// Whole chunks of a shared beginning.
+const SHARED: usize = 12 * 16;
+
+/// What refuses the first call of a kind after so many others of it, and all calls from then on; nothing until it is set.
+#[derive(Clone, Default)]
+struct Trap(Arc<Mutex<Option<(Call, usize)>>>);
+
+impl Trap {
+    fn set(&self, call: Call, after: usize) {
+        *self.0.lock().expect("whole") = Some((call, after));
+    }
+
+    fn fault(&self) -> impl FnMut(Call) -> Result<(), BackendError> + Send + 'static {
+        let (trap, mut is_lost) = (Self::clone(self), false);
+        move |call| {
+            let mut set = trap.0.lock().expect("whole");
+            if let Some((_, left)) = set.as_mut().filter(|(awaited, _)| *awaited == call) {
+                is_lost = is_lost || *left == 0;
+                *left = left.saturating_sub(1);
+            }
+            if is_lost && call != Call::Results { Err(lost()) } else { Ok(()) }
+        }
+    }
+}
+
+/// The demo model with two adapters on a device that fails, and room for so many chunks.
+fn engine(trap: &Trap, chunks: usize) -> Engine {
+    engine_on(backends::cpu(1, Numerics::ActQ8_0), trap, chunks)
+}
+
+fn engine_on(device: Boxed, trap: &Trap, chunks: usize) -> Engine {
+    let backend = BackendChoice::Auto;
+    let options = EngineOptions { backend, threads: 1, prefill_rows: 24, ..EngineOptions::default() };
+    let device = Failing::boxed(device, trap.fault());
+    let source = Source::Embedded { name: demo::NAME, files: demo::BASE };
+    let mut engine = Engine::open_on(device, source, &options, &mut |_| ()).expect("it loads");
+    for &(name, files) in &demo::ADAPTERS[..2] {
+        engine.register_adapter(name, &Source::Embedded { name, files }).expect("its adapters load");
+    }
+    engine.reserve_kv(chunks, 16).expect("a small pool");
+    engine
+}
+
+fn models() -> [Option<&'static str>; 3] {
+    [None, Some(demo::ADAPTERS[0].0), Some(demo::ADAPTERS[1].0)]
+}
+
+/// A beginning that all have in common, and some tokens of one's own.
+fn prompt(engine: &Engine, own: u32) -> Vec<u32> {
+    let text =
+        "A trait tells the compiler what a type can do. A vector owns its elements and grows. ".repeat(20);
+    let tokens = engine.tokenizer("a test").expect("it has one").encode(&text, true).expect("plain text");
+    tokens[..SHARED].iter().copied().chain((0..20).map(|i| 300 + 7 * own + i)).collect()
+}
+
+/// Requests of the base and the adapters, the later ones with longer answers.
+fn requests(engine: &Engine, own: u32, drift: f32) -> Vec<Request> {
+    let request = |(adapter, more): (Option<&str>, usize)| Request {
+        prompt: prompt(engine, own),
+        adapter: adapter.map(str::to_owned),
+        max_tokens: 6 + 4 * more,
+        sampling: SamplingOptions::default(),
+        stop: Vec::new(),
+        end_tokens: Vec::new(),
+        drift,
+    };
+    models().into_iter().zip(0..).map(request).collect()
+}
+
+/// Answers, whose text is all told of as it comes.
+fn answers(engine: &mut Engine, requests: &[Request]) -> Vec<Completion> {
+    let mut texts = vec![String::new(); requests.len()];
+    let completions = engine.generate(requests, &mut |event| {
+        if let Event::Text { request, text, .. } = event {
+            texts[request].push_str(&text);
+        }
+        ControlFlow::Continue(())
+    });
+    let completions = completions.expect("it answers");
+    for ((completion, told), request) in completions.iter().zip(&texts).zip(requests) {
+        assert_eq!(completion.text, *told);
+        assert_eq!((completion.reason, completion.tokens.len()), (FinishReason::Length, request.max_tokens));
+    }
+    completions
+}
+
+/// An engine whose shared beginning is encoded, for the base and the adapters over it.
+fn warm(trap: &Trap, chunks: usize) -> Engine {
+    warmed(engine(trap, chunks))
+}
+
+fn warmed(mut engine: Engine) -> Engine {
+    for request in requests(&engine, 0, BUDGET) {
+        answers(&mut engine, &[request]);
+    }
+    assert!(engine.memory().kv_encoded > 0);
+    engine
+}
+
+/// What exact calls are answered, whatever happened before.
+fn is_exact(engine: &mut Engine) {
+    let tokens = |completions: Vec<Completion>| completions.into_iter().map(|c| c.tokens).collect::<Vec<_>>();
+    let requests = requests(engine, 3, 0.0);
+    let expected = tokens(answers(&mut self::engine(&Trap::default(), 80), &requests));
+    assert_eq!(tokens(answers(engine, &requests)), expected);
+}
+
+#[test]
+fn answers_over_encoded_pages_go_on_where_they_were() {
+    let _alone = alone();
+    // While prompts are read, at the first tokens, among later ones; and on a GPU, if there is one.
+    let cpu = || backends::cpu(1, Numerics::ActQ8_0);
+    let devices = [0, 2, 5, 9].map(|steps| (cpu(), steps)).into_iter();
+    for (device, steps) in devices.chain(backends::gpu().map(|gpu| (gpu, 5))) {
+        let trap = Trap::default();
+        let mut engine = warmed(engine_on(device, &trap, 80));
+        let requests = requests(&engine, 5, BUDGET);
+        trap.set(Call::Step, steps);
+        let completions = answers(&mut engine, &requests);
+        assert_eq!(engine.backend().name, "cpu");
+        for (i, Completion { reused_tokens, drift, .. }) in completions.into_iter().enumerate() {
+            // Who begins after the loss finds nothing.
+            let found = i == 0 || steps > 4 || reused_tokens > 0;
+            assert_eq!(
+                (reused_tokens, drift > 0.0),
+                if found { (SHARED, true) } else { (0, false) },
+                "{steps}"
+            );
+            assert!(drift <= BUDGET, "{drift}");
+        }
+        assert_eq!(engine.memory().kv_in_use, 0, "every page is free again");
+        is_exact(&mut engine);
+        // And it encodes again.
+        let again = answers(&mut engine, &requests);
+        assert!(again.iter().all(|completion| completion.drift <= BUDGET));
+        assert!(engine.memory().kv_encoded > 0);
+    }
+}
+
+/// Exact pages of all do not fit at once: who finds no room waits for the others.
+#[test]
+fn exact_pages_take_turns_where_encoded_ones_had_room() {
+    let _alone = alone();
+    let trap = Trap::default();
+    let mut engine = warm(&trap, 34);
+    let requests = requests(&engine, 5, BUDGET);
+    trap.set(Call::Step, 4);
+    let completions = answers(&mut engine, &requests);
+    assert_eq!(engine.backend().name, "cpu");
+    assert!(completions.iter().all(|completion| completion.reused_tokens == SHARED));
+    assert_eq!(engine.memory().kv_in_use, 0);
+    is_exact(&mut engine);
+}
+
+/// The first answer ends, and its pages are to be encoded or what that costs is to be measured, while the next step of the
+/// others is under way.
+#[test]
+fn a_device_may_fail_while_it_encodes() {
+    let _alone = alone();
+    for call in [Call::Recode, Call::Compare] {
+        for after in [0, 1, 5] {
+            let trap = Trap::default();
+            let mut engine = engine(&trap, 80);
+            trap.set(call.clone(), after);
+            let requests = requests(&engine, 5, BUDGET);
+            let completions = answers(&mut engine, &requests);
+            assert_eq!(engine.backend().name, "cpu", "{call:?}");
+            // Nothing was read that had lost anything.
+            assert!(completions.iter().all(|completion| completion.drift == 0.0));
+            let exact: Vec<Request> =
+                requests.iter().map(|request| Request { drift: 0.0, ..request.clone() }).collect();
+            let expected = answers(&mut self::engine(&Trap::default(), 80), &exact);
+            for (found, expected) in completions.iter().zip(&expected) {
+                assert_eq!(found.tokens, expected.tokens, "{call:?} {after}");
+            }
+            assert_eq!(engine.memory().kv_in_use, 0);
+            is_exact(&mut engine);
+        }
+    }
+}
+
+/// What is computed again is exact: what comes after it is to the bit as if nothing had ever been encoded. A sequence may be
+/// cut back meanwhile, behind or before what was encoded.
+#[test]
+fn sequences_are_computed_again_as_exact_ones() {
+    let _alone = alone();
+    let feed = |engine: &mut Engine, sequence: SequenceHandle, tokens: &[u32], want: Want| {
+        let feed = Feed { sequence, tokens, kind: RowKind::Prompt, want };
+        engine.feed(&[feed]).expect("it runs").remove(0).logits
+    };
+    for adapter in models() {
+        for kept in [SHARED + 20, SHARED + 3, SHARED - 16, SHARED - 25, 7] {
+            let trap = Trap::default();
+            let mut lossy = warm(&trap, 80);
+            let tokens = prompt(&lossy, 5);
+            let (sequence, cached) = lossy.resume_sequence(adapter, &tokens, BUDGET).expect("it opens");
+            assert_eq!(cached, SHARED, "{adapter:?}");
+            feed(&mut lossy, sequence, &tokens[SHARED..], Want::Nothing);
+            trap.set(Call::Step, 0);
+            // Of another sequence, which has nothing.
+            let other = lossy.open_sequence(adapter, &tokens).expect("registered");
+            let first = feed(&mut lossy, other, &tokens[..9], Want::Logits);
+            assert_eq!(lossy.backend().name, "cpu");
+            lossy.truncate_sequence(sequence, kept).expect("open");
+            let found = feed(&mut lossy, sequence, &tokens[..9], Want::Logits);
+            let keys = lossy.read_kv(sequence, 0).expect("open").0;
+
+            let mut exact = engine(&Trap::default(), 80);
+            let cold = exact.open_sequence(adapter, &tokens).expect("registered");
+            assert_bits("of another", &feed(&mut exact, cold, &tokens[..9], Want::Logits), &first);
+            let cold = exact.open_sequence(adapter, &tokens).expect("registered");
+            feed(&mut exact, cold, &tokens[..kept], Want::Nothing);
+            let label = format!("{adapter:?}, {kept} kept");
+            assert_bits(&label, &feed(&mut exact, cold, &tokens[..9], Want::Logits), &found);
+            assert_bits(&label, &exact.read_kv(cold, 0).expect("open").0, &keys);
+            for open in [sequence, other] {
+                lossy.close_sequence(open).expect("open");
+            }
+            assert_eq!(lossy.memory().kv_in_use, 0, "{label}");
+        }
+    }
+}
