@@ -14,7 +14,7 @@ use crate::{CalibrateError, Codec, Measured, Parts, Subject, Windows, measure};
 pub const HELD_BACK: usize = 8;
 
 /// The most windows that the ladder is measured on.
-const LADDER_WINDOWS: usize = 8;
+const LADDER_WINDOWS: usize = 12;
 
 /// The fewest tokens of a window: a page to be stored, and another one to read over it.
 const FEWEST_TOKENS: usize = 2 * CHUNK_TOKENS;
@@ -81,7 +81,7 @@ pub fn calibrate(
         progress(Progress::Measured(done, total));
     })?;
     calibration.measured = measured.iter().map(kept).collect();
-    let some = some_of(windows);
+    let some = read_and_crossed(windows, prefix);
     let subject = Subject::calibrated(adapter, &calibration);
     calibration.ladder = ladder(engine, subject, &some, parts, &mut |done, total| {
         progress(Progress::Measured(done, total));
@@ -99,11 +99,18 @@ fn kept(measured: &Measured) -> MeasuredCodec {
     }
 }
 
-/// Windows from all parts, for measuring what errors cost. Whether a codec was fitted to them does not matter, since errors
+/// What the ladder is measured on: windows from all parts, as they are, and then each with the end of one that is half of all
+/// windows away, as who comes from one text to another reads. Whether a codec was fitted to them does not matter, since errors
 /// are measured too.
-fn some_of(windows: &Windows) -> Windows {
-    let step = windows.rows.len().div_ceil(LADDER_WINDOWS);
-    let rows = windows.rows.iter().rev().step_by(step.max(1)).cloned().collect();
+fn read_and_crossed(windows: &Windows, prefix: usize) -> Windows {
+    let rows = &windows.rows;
+    let step = rows.len().div_ceil(LADDER_WINDOWS / 2).max(1);
+    let some = || (0..rows.len()).rev().step_by(step);
+    let crossed = some().map(|i| {
+        let other = &rows[(i + rows.len() / 2) % rows.len()];
+        rows[i].iter().take(prefix).chain(other.iter().skip(prefix)).copied().collect()
+    });
+    let rows = some().map(|i| rows[i].clone()).chain(crossed).collect();
     Windows { text: windows.text.clone(), rows }
 }
 
@@ -133,6 +140,15 @@ fn part(windows: &Windows) -> Result<(Vec<&[u32]>, Windows), CalibrateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_are_read_as_they_are_and_crossed() {
+        let rows: Vec<Vec<u32>> = (0..16).map(|i| vec![10 * i, 10 * i + 1, 10 * i + 2]).collect();
+        let found = read_and_crossed(&Windows { text: "t".into(), rows }, 2).rows;
+        assert_eq!(found.len(), 12);
+        assert_eq!((&found[0], &found[1]), (&vec![150, 151, 152], &vec![120, 121, 122]));
+        assert_eq!((&found[6], &found[7]), (&vec![150, 151, 72], &vec![120, 121, 42]));
+    }
 
     #[test]
     fn windows_are_held_back() {

@@ -19,9 +19,10 @@ const STEP: f64 = 0.7;
 /// No rung follows one of which less is expected, in nats.
 const LEAST_DIVERGENCE: f64 = 1e-6;
 
-/// How many standard deviations of logarithms the bound for another window is above the mean of those seen: of eight windows,
-/// so that one in fifty others exceeds it (Student's t of 7 degrees of freedom at 0.98, 2.5, times the root of 1 + 1/8).
-const DEVIATIONS: f64 = 2.65;
+/// How many standard deviations of logarithms the bound for another window is above the mean of those seen: of twelve
+/// windows, so that one in a hundred others like them exceeds it (Student's t of 11 degrees of freedom at 0.99, 2.72, times
+/// the root of 1 + 1/12). Texts of another kind are less like them.
+const DEVIATIONS: f64 = 2.83;
 
 /// The deviation where one window tells of none: as the most that was seen of two models.
 const UNKNOWN_DEVIATION: f64 = 0.8;
