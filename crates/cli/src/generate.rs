@@ -19,6 +19,8 @@ struct Report<'a> {
     prompt_tokens: usize,
     /// Of these, found in the cache.
     reused_tokens: usize,
+    /// A bound on the mean divergence of outputs that reading these costs, in nats.
+    drift: f32,
     /// The first position that the adapter acted on.
     adapter_from: Option<usize>,
     finish_reason: &'static str,
@@ -76,6 +78,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             tokens: answer.tokens.len(),
             prompt_tokens: answer.prompt_tokens,
             reused_tokens: answer.reused_tokens,
+            drift: answer.drift,
             adapter_from: answer.adapter_from,
             finish_reason: answer.reason.name(),
             ttft_ms: ttft_ms(&answer),
@@ -103,9 +106,10 @@ fn summary(engine: &Engine, answer: &Completion) {
     let first = ttft_ms(answer).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
     let lines = [
         format!(
-            "{} prompt tokens ({} from the cache), {} generated ({}), first token after {first}, then {:.1} tokens/s",
+            "{} prompt tokens ({} from the cache{}), {} generated ({}), first token after {first}, then {:.1} tokens/s",
             answer.prompt_tokens,
             answer.reused_tokens,
+            drift(answer),
             answer.tokens.len(),
             answer.reason.name(),
             answer.tokens_per_second()
@@ -121,6 +125,11 @@ fn summary(engine: &Engine, answer: &Completion) {
             output::note(line);
         }
     }
+}
+
+/// What reading from the cache cost, where it cost anything.
+pub fn drift(answer: &Completion) -> String {
+    if answer.drift > 0.0 { format!(", estimated drift {:.1e} nats", answer.drift) } else { String::new() }
 }
 
 /// Milliseconds to the first token.

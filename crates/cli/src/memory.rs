@@ -1,12 +1,14 @@
 //! Bytes by kind, for reports.
 
+use std::collections::BTreeMap;
+
 use interleaf_runtime::{Engine, MemoryUse, WeightFormat};
 use serde::Serialize;
 
 use crate::table::{bytes, threads};
 
 /// Bytes held, by kind.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct MemoryRow {
     /// Base weights.
     pub base: u64,
@@ -22,6 +24,8 @@ pub struct MemoryRow {
     pub kv_shared_layers: u64,
     /// Of these two, pages that are not stored as they were computed, for answers that allow a loss.
     pub kv_encoded: u64,
+    /// The same pages, those that are stored as they were computed included, by codec.
+    pub kv_by_codec: BTreeMap<String, u64>,
     /// Activations and scratch.
     pub activations: u64,
 }
@@ -38,14 +42,19 @@ impl MemoryRow {
             kv_cached,
             kv_shared_layers,
             kv_encoded,
+            kv_by_codec: engine.kv_by_codec().into_iter().collect(),
             activations: backend.activations,
         }
     }
 
     /// One line.
     pub fn line(&self) -> String {
+        // Where everything is stored as it was computed there is nothing to tell.
+        let codecs = self.kv_by_codec.iter().filter(|_| self.kv_encoded > 0);
+        let codecs: Vec<String> = codecs.map(|(codec, held)| format!("{codec} {}", bytes(*held))).collect();
+        let by_codec = if codecs.is_empty() { String::new() } else { format!(": {}", codecs.join(", ")) };
         format!(
-            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded), activations {}",
+            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded{by_codec}), activations {}",
             bytes(self.base),
             bytes(self.adapters),
             bytes(self.kv),

@@ -88,11 +88,14 @@ fn what_its_users_allow_is_kept_over_the_bases_pages() {
     let adapter = world.adapter(1, 1, None);
     // Without the base's there is nothing to be decoded over.
     assert_eq!(world.answer(Some(adapter), &text(), 0.1), []);
-    world.answer(None, &text(), 0.0);
-    let before = world.manager.held_bytes(0);
-    let moves = world.answer(Some(adapter), &text(), 0.1);
+    assert_eq!(world.manager.lacking_base(), Some((text().to_vec(), 0.1)));
+    // Once that is there, of which a layer was, it is.
+    let before = world.manager.held_bytes(0) + 6 * PAGE;
+    let moves = world.answer(None, &text(), 0.0);
     assert_eq!(moves.len(), 2);
     world.done(moves);
+    assert_eq!(world.manager.lacking_base(), None);
+    assert_eq!(world.answer(Some(adapter), &text(), 0.1), []);
     // Three of four layers of two chunks are a quarter of what they were; four fit into a block.
     assert_eq!(before - world.manager.held_bytes(0), 6 * PAGE - 3 * PAGE);
     let over = vec![Source::Shared, Source::OverAnchor(0), Source::OverAnchor(0), Source::OverAnchor(0)];

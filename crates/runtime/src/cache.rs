@@ -167,6 +167,11 @@ impl Cache {
         }
     }
 
+    /// Tokens of which adapters' pages would take less over the base's, which are not there, and what their users allow.
+    pub fn lacking_base(&self) -> Option<(Vec<u32>, f32)> {
+        self.manager.lacking_base().filter(|_| self.is_kept)
+    }
+
     /// Whether pages may take other forms than the exact one.
     pub fn encodes(&self) -> bool {
         self.encodes

@@ -43,6 +43,7 @@ mod resident;
 mod sampling;
 mod step;
 mod store;
+mod tend;
 mod text;
 
 pub use adapters::AdapterSummary;

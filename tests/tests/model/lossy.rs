@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 
+use interleaf_contract::CHUNK_TOKENS;
 use interleaf_runtime::{
     BackendChoice, Completion, Engine, EngineOptions, Feed, PageElement, Request, RowKind, SamplingOptions,
     Want,
@@ -12,13 +13,13 @@ use interleaf_tests::tolerance::assert_bits;
 
 use super::support::{demo, models, options};
 
-const BUDGET: f32 = 1e-3;
+pub(super) const BUDGET: f32 = 1e-3;
 
 /// Whole chunks of a shared beginning.
-const SHARED: usize = 12 * 16;
+pub(super) const SHARED: usize = 12 * 16;
 
 /// Those that encode pages.
-fn all() -> Vec<BackendChoice> {
+pub(super) fn all() -> Vec<BackendChoice> {
     let gpu = backends::gpu().map(|_| BackendChoice::Gpu);
     std::iter::once(BackendChoice::Cpu).chain(gpu).collect()
 }
@@ -31,7 +32,7 @@ fn engine(backend: BackendChoice, prefix_cache: bool) -> Engine {
 }
 
 /// A beginning that all have in common, and some tokens of one's own.
-fn prompt(engine: &Engine, own: u32) -> Vec<u32> {
+pub(super) fn prompt(engine: &Engine, own: u32) -> Vec<u32> {
     let text =
         "A trait tells the compiler what a type can do. A vector owns its elements and grows. ".repeat(20);
     let tokens = engine.tokenizer("a test").expect("it has one").encode(&text, true).expect("plain text");
@@ -50,7 +51,7 @@ fn request(prompt: &[u32], adapter: Option<&str>, drift: f32) -> Request {
     }
 }
 
-fn answer(engine: &mut Engine, prompt: &[u32], adapter: Option<&str>, drift: f32) -> Completion {
+pub(super) fn answer(engine: &mut Engine, prompt: &[u32], adapter: Option<&str>, drift: f32) -> Completion {
     let request = request(prompt, adapter, drift);
     engine.generate(&[request], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0)
 }
@@ -64,7 +65,12 @@ fn warm(engine: &mut Engine, drift: f32) {
 }
 
 /// Logits of the tokens behind the shared ones, and how many were in the cache.
-fn logits(engine: &mut Engine, adapter: Option<&str>, tokens: &[u32], drift: f32) -> (Vec<f32>, usize) {
+pub(super) fn logits(
+    engine: &mut Engine,
+    adapter: Option<&str>,
+    tokens: &[u32],
+    drift: f32,
+) -> (Vec<f32>, usize) {
     let (sequence, cached) = engine.resume_sequence(adapter, tokens, drift).expect("it opens");
     assert!(cached <= SHARED, "nothing of one's own is there");
     let before = &tokens[cached..SHARED];
@@ -79,7 +85,7 @@ fn logits(engine: &mut Engine, adapter: Option<&str>, tokens: &[u32], drift: f32
 }
 
 /// The mean divergence of rows of logits from others, in nats.
-fn divergence(exact: &[f32], found: &[f32], vocabulary: usize) -> f64 {
+pub(super) fn divergence(exact: &[f32], found: &[f32], vocabulary: usize) -> f64 {
     let log_softmax = |row: &[f32]| -> Vec<f64> {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|l| f64::from(l - largest).exp()).sum();
@@ -141,6 +147,94 @@ fn exact_calls(backend: BackendChoice) {
         // What an exact call has computed answers for the next one.
         let completion = answer(&mut lossy, &prompt(&cold, 11), adapter, 0.0);
         assert_eq!((completion.reused_tokens, completion.drift), (SHARED, 0.0), "{adapter:?}");
+    }
+}
+
+/// One adapter's text makes way for another's and comes back: exact calls answer as if there were no cache, to the bit where
+/// generated rows are computed as a prompt's are, and others within their budget.
+#[test]
+fn what_was_evicted_comes_back_as_it_was_or_within_its_budget() {
+    all().into_iter().for_each(evicted);
+}
+
+fn evicted(backend: BackendChoice) {
+    let mut cold = engine(backend, false);
+    let vocabulary = cold.config().vocab_size;
+    let (a, b) = (Some("rust-code"), Some("api-docs"));
+    // Chunks that the base's pages and one adapter's fit into, exact ones or encoded: another text needs most of them.
+    for (drift, chunks) in [(0.0, 34), (BUDGET, 22)] {
+        let mut small = engine(backend, true);
+        small.reserve_kv(1, chunks * CHUNK_TOKENS).expect("a small pool");
+        let mut call = 0;
+        let mut agrees = |small: &mut Engine, when: &str| {
+            // Of what is its own alone nothing is there.
+            call += 1;
+            let tokens = prompt(small, call);
+            let (expected, _) = logits(&mut cold, a, &tokens, 0.0);
+            let (found, cached) = logits(small, a, &tokens, drift);
+            println!("{backend:?}, budget {drift}, {when}: {cached} tokens were there");
+            if drift == 0.0 {
+                assert_bits(when, &expected, &found);
+            } else {
+                let cost = divergence(&expected, &found, vocabulary);
+                assert!(cost <= f64::from(drift), "{when}: {cost}");
+            }
+            cached
+        };
+        let mut evicted = 0;
+        // A GPU in software takes its time.
+        let rounds = if backend == BackendChoice::Cpu { 3 } else { 1 };
+        for round in 0..rounds {
+            let tokens = prompt(&small, 20 + round);
+            logits(&mut small, None, &tokens, drift);
+            agrees(&mut small, "over the base");
+            // Each as often as what is to go.
+            for other in 0..4 {
+                for (i, adapter) in [b, None, b, None, b, None].into_iter().enumerate() {
+                    let mut tokens = prompt(&small, 40 + i as u32);
+                    tokens[..SHARED].rotate_left(1 + 4 * round as usize + other);
+                    logits(&mut small, adapter, &tokens, 0.0);
+                }
+            }
+            evicted += SHARED - agrees(&mut small, "after others");
+            // The base's are computed again for it, and its own encoded over them.
+            while small.tend(64).expect("it runs") > 0 {}
+            agrees(&mut small, "after idle work");
+        }
+        assert!(evicted > 0, "there was room for everything");
+    }
+}
+
+/// An adapter reads a text that the base never saw: idle work computes the base's pages, and the adapter's take less.
+#[test]
+fn idle_work_brings_the_bases_pages() {
+    for backend in all() {
+        let (mut engine, mut cold) = (engine(backend, true), engine(backend, false));
+        let (first, second) = (prompt(&engine, 3), prompt(&engine, 4));
+        logits(&mut engine, Some("rust-code"), &first, BUDGET);
+        let alone = engine.memory().kv_cached;
+        assert!(engine.kv_by_codec().iter().all(|(codec, _)| !codec.starts_with("delta")));
+        let mut computed = 0;
+        loop {
+            match engine.tend(48).expect("it runs") {
+                0 => break,
+                more => computed += more,
+            }
+        }
+        assert!(computed >= SHARED, "{computed}");
+        let by_codec = engine.kv_by_codec();
+        let bytes =
+            |name: &str| by_codec.iter().filter(|(codec, _)| codec == name).map(|(_, b)| b).sum::<u64>();
+        assert!(bytes("delta-4") > 0 && bytes("delta-4") < alone, "{by_codec:?}");
+        let (expected, _) = logits(&mut cold, Some("rust-code"), &second, 0.0);
+        let (found, cached) = logits(&mut engine, Some("rust-code"), &second, BUDGET);
+        assert_eq!(cached, SHARED);
+        let cost = divergence(&expected, &found, engine.config().vocab_size);
+        assert!(cost <= f64::from(BUDGET), "{cost}");
+        // Exact calls leave nothing to do.
+        let mut exact = self::engine(backend, true);
+        logits(&mut exact, Some("api-docs"), &first, 0.0);
+        assert_eq!(exact.tend(48).expect("it runs"), 0);
     }
 }
 

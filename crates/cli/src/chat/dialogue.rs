@@ -8,6 +8,10 @@ use interleaf_runtime::{
 
 use crate::{CliError, answers, prompt};
 
+/// Tokens of the base's that are computed between two turns at most, for adapters' pages to be kept over: a fraction of a
+/// second's.
+const IDLE_TOKENS: usize = 256;
+
 /// A conversation under way.
 pub struct Dialogue {
     pub engine: Engine,
@@ -118,6 +122,10 @@ impl Dialogue {
         self.totals.reused += answer.reused_tokens;
         self.totals.generated += answer.tokens.len();
         self.last = Some((answer, request.adapter));
+        if failure.is_none() && self.answering.drift > 0.0 {
+            // The one who asks reads meanwhile.
+            self.engine.tend(IDLE_TOKENS)?;
+        }
         failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 

@@ -20,7 +20,8 @@ pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
         };
         let first = generate::ttft_ms(last).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
         rows.push(("last adapter", acted));
-        rows.push(("last prompt", reuse(last.prompt_tokens, last.reused_tokens)));
+        let read = reuse(last.prompt_tokens, last.reused_tokens) + &generate::drift(last);
+        rows.push(("last prompt", read));
         rows.push((
             "last answer",
             format!(

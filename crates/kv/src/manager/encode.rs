@@ -120,7 +120,7 @@ impl Manager {
     }
 
     /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything: of
-    /// those that take more than what was found to be too small.
+    /// those that take more than what was found to be too small. What is decoded over something stays as it is.
     pub(super) fn encode_behind(
         &mut self,
         node: u32,
@@ -130,19 +130,20 @@ impl Manager {
     ) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
-        if forms == 0 || !self.may_change(node) || at.form != EXACT || at.drift > 0.0 {
+        let is_computed_over_loss = at.form == EXACT && at.drift > 0.0;
+        if forms == 0 || !self.may_change(node) || !self.stands_alone(at) || is_computed_over_loss {
             return None;
         }
         let bytes_in =
             |layers: &Layers| self.tiers[0].chunk_bytes(usize::from(at.first)..self.config.layers, layers);
-        let (least_budget, now) = (at.least_budget, bytes_in(&self.exact));
+        let (left, now) = (at.least_budget - at.drift, bytes_in(self.layers_of(at)));
         let mut best: Option<(u64, u8, u32)> = None;
         for number in 1..=forms as u8 {
             let Some(form) = self.form(at.variant, number) else { continue };
             let &Form { drift, over, by_density, .. } = form;
             let bytes = bytes_in(&form.layers);
             let is_smallest = bytes > too_small && bytes < best.map_or(now, |(bytes, ..)| bytes);
-            if by_density || drift > least_budget || !is_smallest {
+            if by_density || drift > left || !is_smallest {
                 continue;
             }
             let variants = match over {
@@ -161,6 +162,57 @@ impl Manager {
         }
         let (_, form, anchor) = best?;
         self.encode(node, form, anchor)
+    }
+
+    /// A chunk of the base is as it will stay: others' of the same tokens that stand alone may be smaller over it.
+    pub(super) fn encode_over(&mut self, node: u32) -> Vec<Op> {
+        let at = &self.nodes[node as usize];
+        if at.variant != BASE || at.kind != Kind::Shared || !self.has_forms_over() {
+            return Vec::new();
+        }
+        let path = self.path_to(node);
+        let Some(salt) = path.first().and_then(|&first| self.salt_of(first)) else { return Vec::new() };
+        let place = path.len() - 1;
+        let mut moves = Vec::new();
+        for variant in 1..self.adapters.len() as u16 {
+            let twin = self.twins_in(&path, salt, variant).get(place).copied();
+            let over = [path.clone()];
+            moves.extend(twin.and_then(|twin| self.encode_behind(twin, place, &over, 0)));
+        }
+        moves
+    }
+
+    /// Whether there are forms that are decoded over another variant's.
+    fn has_forms_over(&self) -> bool {
+        let own = self.adapters.iter().flat_map(|known| &known.forms);
+        self.config.forms.iter().chain(own).any(|form| form.over != Over::Nothing)
+    }
+
+    /// Tokens of which pages under an adapter would take less over the base's, of which there are none, the longest such
+    /// prefix; and what its users allow. For whoever has the time to compute these.
+    #[must_use]
+    pub fn lacking_base(&self) -> Option<(Vec<u32>, f32)> {
+        if !self.has_forms_over() {
+            return None;
+        }
+        let could_be_smaller = |node: u32, at: &Node| {
+            at.variant != BASE
+                && at.from == 0
+                && at.least_budget > at.drift
+                && self.may_change(node)
+                && self.stands_alone(at)
+                && !(at.form == EXACT && at.drift > 0.0)
+        };
+        let all = (0..).zip(&self.nodes).filter(|(node, at)| could_be_smaller(*node, at));
+        let lacking = all.filter_map(|(node, at)| {
+            let path = self.path_to(node);
+            let salt = path.first().and_then(|&first| self.salt_of(first)).filter(|salt| *salt == 0)?;
+            let twin = self.twins_in(&path, salt, BASE).get(path.len() - 1).copied();
+            let is_there = twin.is_some_and(|twin| self.is_decodable(&self.nodes[twin as usize]));
+            (!is_there).then_some((path, at.least_budget))
+        });
+        let (path, budget) = lacking.max_by_key(|(path, _)| path.len())?;
+        Some((path.iter().flat_map(|&chunk| self.nodes[chunk as usize].text()).copied().collect(), budget))
     }
 
     /// Whether a chunk's pages may be put into another form: they are there, and nobody uses or depends on them.

@@ -241,6 +241,7 @@ impl Manager {
                 moves.push(op);
                 continue;
             }
+            moves.extend(self.encode_over(node));
             let anchor = self.nodes[node as usize].anchor;
             for node in [anchor, node].into_iter().filter(|node| *node != NONE) {
                 moves.extend(self.write_behind(node, 0));

@@ -47,7 +47,7 @@ impl Manager {
         pending.drift = Some(drift.max(f32::MIN_POSITIVE));
         let node = pending.node;
         let at = &self.nodes[node as usize];
-        if at.drift + drift <= at.least_budget || at.kind != Kind::Shared || at.form != EXACT {
+        if at.drift + drift <= at.least_budget || at.kind != Kind::Shared || !self.stands_alone(at) {
             return self.end(op, End::Done);
         }
         let too_small = self.bytes_in(node, form);
@@ -85,6 +85,7 @@ impl Manager {
                 if end != End::Cancelled && self.nodes[node as usize].kind == Kind::Shared {
                     moves.extend(self.write_behind(node, 0));
                 }
+                moves.extend(self.encode_over(node));
             }
             OpKind::Read { .. } | OpKind::Recompute if pending.list != NONE => {
                 // Nobody waited for it any more.

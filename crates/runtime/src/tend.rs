@@ -1,0 +1,39 @@
+//! What an engine does while nobody asks it anything: pages of the base for texts that only adapters have read, so that theirs
+//! can be kept as what differs.
+
+use interleaf_contract::CHUNK_TOKENS;
+use interleaf_kv::KvError;
+
+use crate::{Engine, EngineError, Feed, RowKind, Want};
+
+impl Engine {
+    /// Does some idle work: computes the base's pages of at most `tokens` tokens, whole chunks, of the longest text that
+    /// adapters' calls with a drift budget have left in the cache without them, and encodes theirs over these. Returns how many
+    /// tokens were computed; 0 where there is nothing to do, or no room to do it in.
+    ///
+    /// # Errors
+    /// If the GPU is suspended, or the device fails. What is there stays.
+    pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
+        let Some((text, drift)) = self.cache.lacking_base() else { return Ok(0) };
+        let (sequence, reused) = self.resume_sequence(None, &text, drift)?;
+        // Whole chunks alone are read by others; the last may have been left out of what was found.
+        let start = reused / CHUNK_TOKENS * CHUNK_TOKENS;
+        let most = (tokens / CHUNK_TOKENS).max(1) * CHUNK_TOKENS;
+        let end = text.len().min(start + most);
+        let mut at = reused;
+        while at < end {
+            let piece = &text[at..end.min(at + self.prefill_rows)];
+            let feed = Feed { sequence, tokens: piece, kind: RowKind::Prompt, want: Want::Nothing };
+            match self.feed(&[feed]) {
+                Ok(_) => at += piece.len(),
+                Err(EngineError::Kv(KvError::Full { .. })) => break,
+                Err(error) => {
+                    self.close_sequence(sequence)?;
+                    return Err(error);
+                }
+            }
+        }
+        self.close_sequence(sequence)?;
+        Ok(at - reused)
+    }
+}

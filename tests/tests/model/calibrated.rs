@@ -1,0 +1,85 @@
+//! Calls that allow a loss under an adapter whose calibration is in the store: its pages take the forms of its ladder.
+
+use std::path::PathBuf;
+
+use interleaf_calibrate::{Windows, calibrate, read_windows};
+use interleaf_demo_model as demo_model;
+use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageElement, Store};
+use interleaf_tests::tolerance::assert_bits;
+
+use super::lossy::{BUDGET, SHARED, all, answer, divergence, logits, prompt};
+use super::support::{demo, options};
+
+const ADAPTER: &str = "rust-code";
+
+fn engine(backend: BackendChoice, store: Option<PathBuf>) -> Engine {
+    let options = EngineOptions { pages: PageElement::F16, store, ..options(backend) };
+    let mut engine = demo(&options);
+    engine.reserve_kv(8, 512).expect("a small pool");
+    engine
+}
+
+/// A store with a calibration from a few windows.
+fn store() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = EngineOptions { prefix_cache: false, ..options(BackendChoice::Cpu) };
+    let mut engine = demo(&options);
+    engine.reserve_kv(2, 256).expect("a small pool");
+    let all = demo_model::CALIBRATION.iter().find(|(name, _)| *name == ADAPTER).expect("it has windows");
+    let windows = read_windows(ADAPTER, all.1, "input_ids").expect("windows");
+    let rows = windows.rows.iter().step_by(3).map(|row| row[..256].to_vec()).collect();
+    let windows = Windows { rows, ..windows };
+    let digest = engine.adapters().find(|adapter| adapter.name == ADAPTER).expect("registered").digest;
+    let calibration = calibrate(&mut engine, ADAPTER, digest, &windows, &mut |_| ()).expect("it calibrates");
+    let rungs = &calibration.ladder.rungs;
+    assert!(rungs.len() > 3 && rungs.windows(2).all(|pair| pair[1].kl < pair[0].kl), "{rungs:?}");
+    let store = Store::new(Some(folder.path().to_owned()));
+    store.keep_calibration(&calibration).expect("room on the disk");
+    folder
+}
+
+#[test]
+fn pages_take_the_forms_of_the_adapters_ladder() {
+    let folder = store();
+    for backend in all() {
+        let (mut cold, mut plain) = (engine(backend, None), engine(backend, None));
+        let mut lossy = engine(backend, Some(folder.path().to_owned()));
+        for engine in [&mut plain, &mut lossy] {
+            warm(engine);
+        }
+        // A calibrated form is smaller, and holds coefficients.
+        let (more, less) = (plain.memory().kv_cached, lossy.memory().kv_cached);
+        println!("{backend:?}: {more} bytes uncalibrated, {less} calibrated: {:?}", lossy.kv_by_codec());
+        assert!(less < more, "{less} against {more}");
+        assert!(lossy.kv_by_codec().iter().any(|(codec, _)| codec.starts_with("low-rank")));
+        holds(&mut lossy, &mut cold, 5);
+        // Another pool has other tables and other constants.
+        lossy.reserve_kv(4, 1024).expect("a larger pool");
+        warm(&mut lossy);
+        holds(&mut lossy, &mut cold, 8);
+    }
+}
+
+fn warm(engine: &mut Engine) {
+    for adapter in [None, Some(ADAPTER)] {
+        let prompt = prompt(engine, 0);
+        answer(engine, &prompt, adapter, BUDGET);
+    }
+}
+
+/// What is read is within the budget, and exact calls read none of it.
+fn holds(lossy: &mut Engine, cold: &mut Engine, own: u32) {
+    let tokens = prompt(lossy, own);
+    let (expected, _) = logits(cold, Some(ADAPTER), &tokens, 0.0);
+    let (found, cached) = logits(lossy, Some(ADAPTER), &tokens, BUDGET);
+    assert_eq!(cached, SHARED);
+    let cost = divergence(&expected, &found, cold.config().vocab_size);
+    println!("divergence {cost:.1e}");
+    assert!(cost > 0.0 && cost <= f64::from(BUDGET), "{cost}");
+    let completion = answer(lossy, &prompt(cold, own + 1), Some(ADAPTER), BUDGET);
+    assert!(completion.drift > 0.0 && completion.drift <= BUDGET, "{}", completion.drift);
+    let (exact, cached) = logits(lossy, Some(ADAPTER), &prompt(cold, own + 2), 0.0);
+    assert_eq!(cached, 0);
+    let (expected, _) = logits(cold, Some(ADAPTER), &prompt(cold, own + 2), 0.0);
+    assert_bits("logits", &expected, &exact);
+}
