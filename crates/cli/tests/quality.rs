@@ -49,6 +49,31 @@ fn codecs_are_measured_and_drawn() {
     assert!(!folder.path().join("calibrations").exists());
 }
 
+#[test]
+fn budgets_are_kept_and_what_is_held_shrinks_with_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plot = folder.path().join("budgets.svg");
+    let plot = plot.to_str().expect("a path of text");
+    let args = ["quality", "--adapters", "release-notes", "--budgets", "1e-5,1e-3", "--uncalibrated"];
+    let more = ["--anchor", "q8", "--sequences", "3", "--json", "--plot", plot];
+    let report = json(folder.path(), &[&args[..], &more].concat());
+    let (pairs, held) =
+        (report["pairs"].as_array().expect("pairs"), report["held"].as_array().expect("held"));
+    // Two settings, three windows, two budgets; all on one prefix exact, and within each.
+    assert_eq!((pairs.len(), held.len()), (2 * 3 * 2, 3));
+    let number = |of: &Value, field: &str| of[field].as_f64().expect("a number");
+    for pair in pairs {
+        let (lost, said) = (number(pair, "kl_mean"), number(pair, "estimated"));
+        assert!(lost > 0.0 && lost <= said && said <= number(pair, "budget"), "{pair}");
+    }
+    assert_eq!(number(&held[0], "kl_mean"), 0.0);
+    assert_eq!(held[0]["bytes"], held[0]["unshared_bytes"], "{}", held[0]);
+    assert!(number(&held[2], "bytes") < number(&held[1], "bytes"), "{held:?}");
+    assert!(number(&held[2], "ratio") < 0.5 && held[2]["bytes_by_codec"]["delta-4"].is_u64(), "{}", held[2]);
+    let svg = std::fs::read_to_string(plot).expect("a plot");
+    assert!(svg.starts_with("<svg") && svg.contains("100.0 % kept") && svg.ends_with("</svg>\n"));
+}
+
 /// A model with the demo's tokenizer, under adapters that are called as the demo's.
 #[test]
 fn another_model_is_measured_on_the_demo_models_windows() {
@@ -119,6 +144,21 @@ fn what_cannot_be_is_refused_by_name() {
     for (args, words) in [
         (&["quality", "--codecs", "delta-3"][..], "no codec \"delta-3\"; there are: f16, q8-grouped"),
         (&["quality", "--sequences", "0"], "--sequences must be at least 1"),
+        (&["quality", "--budgets", "1e-4", "--codecs", "q8"], "cannot be used with"),
+        (&["quality", "--uncalibrated"], "--budgets"),
+        (
+            &[
+                "quality",
+                "--budgets",
+                "1e-4",
+                "--uncalibrated",
+                "--adapters",
+                "rust-code",
+                "--sequences",
+                "1",
+            ],
+            "needs more windows than 1",
+        ),
         (&["quality", "--model", &narrow], "--adapters"),
         (
             &["quality", "--model", &qwen3, "--adapters", &its_adapter, "--codecs", "base"],

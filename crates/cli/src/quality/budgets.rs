@@ -291,10 +291,11 @@ impl Report {
             right("mean KL"),
             right("worst adapter"),
             right("same top token"),
-            ("bytes by codec", Align::Left),
         ];
         let rows: Vec<Vec<String>> = self.held.iter().map(Together::cells).collect();
         lines.extend(table::render(&columns, &rows));
+        lines.push(String::new());
+        lines.extend(self.held.iter().map(Together::by_codec));
         lines
     }
 
@@ -335,10 +336,13 @@ fn nats(budget: f32) -> String {
 }
 
 impl Together {
-    fn cells(&self) -> Vec<String> {
-        let by_codec =
+    fn by_codec(&self) -> String {
+        let codecs =
             self.bytes_by_codec.iter().map(|(codec, bytes)| format!("{codec} {}", table::bytes(*bytes)));
-        let by_codec: Vec<String> = by_codec.collect();
+        format!("{}: {}", nats(self.budget), codecs.collect::<Vec<_>>().join(", "))
+    }
+
+    fn cells(&self) -> Vec<String> {
         vec![
             nats(self.budget),
             self.tokens.to_string(),
@@ -347,7 +351,6 @@ impl Together {
             format!("{:.2e}", self.kl_mean),
             format!("{:.2e}", self.kl_worst),
             format!("{:.2} %", 100.0 * self.top1),
-            by_codec.join(", "),
         ]
     }
 }

@@ -10,8 +10,10 @@ const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 760.0;
 const LEFT: f64 = 96.0;
 const RIGHT: f64 = 40.0;
-const TOP: f64 = 112.0;
+const TOP: f64 = 132.0;
 const BOTTOM: f64 = 80.0;
+/// Budgets in a line of the legend.
+const IN_LINE: usize = 4;
 
 /// Of budgets in their order, told apart by the colour-blind, too (Okabe and Ito).
 const COLOURS: [&str; 6] = ["#0072b2", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#555555"];
@@ -60,7 +62,7 @@ pub fn draw(report: &Report) -> String {
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="13" fill="#222">
 <rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>
 <text x="{LEFT}" y="34" font-size="20" font-weight="600">Drift: estimated and measured</text>
-<text x="{LEFT}" y="58" fill="#666">{}: {} calls, each an adapter on a held-out prefix</text>
+<text x="{LEFT}" y="58" fill="#666">{}: {} calls, each an adapter on a held-out prefix; budgets in nats, and how often they were kept</text>
 "##,
         escaped(&report.model),
         report.pairs.len()
@@ -99,20 +101,21 @@ fn points(svg: &mut String, axes: &Axes, report: &Report) {
         report.pairs.iter().map(|pair| pair.budget).filter(|budget| *budget > 0.0).collect();
     budgets.sort_by(f32::total_cmp);
     budgets.dedup();
-    let mut left = LEFT;
-    for (budget, colour) in budgets.iter().zip(COLOURS.iter().cycle()) {
+    for (i, (budget, colour)) in budgets.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        let (left, top) = (LEFT + 172.0 * (i % IN_LINE) as f64, 84.0 + 20.0 * (i / IN_LINE) as f64);
         let y = axes.y(f64::from(*budget));
         let calls = || report.pairs.iter().filter(|pair| pair.budget == *budget);
         let kept = calls().filter(|pair| pair.kl_mean <= f64::from(*budget)).count();
         let share = 100.0 * kept as f64 / calls().count().max(1) as f64;
         let _ = writeln!(
             svg,
-            r##"<path d="M{LEFT} {y:.1}H{:.1}" stroke="{colour}" stroke-dasharray="6 4"/><circle cx="{:.1}" cy="86" r="5" fill="{colour}"/><text x="{:.1}" y="90">budget {budget:.0e}: {share:.1} % kept</text>"##,
+            r##"<path d="M{LEFT} {y:.1}H{:.1}" stroke="{colour}" stroke-dasharray="6 4"/><circle cx="{:.1}" cy="{:.1}" r="5" fill="{colour}"/><text x="{:.1}" y="{:.1}">{budget:.0e}: {share:.1} % kept</text>"##,
             WIDTH - RIGHT,
             left + 5.0,
-            left + 16.0
+            top - 4.0,
+            left + 16.0,
+            top
         );
-        left += 172.0;
         for pair in calls() {
             let _ = writeln!(
                 svg,
