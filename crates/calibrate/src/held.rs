@@ -41,6 +41,8 @@ pub struct Held {
     pub bytes: u64,
     /// Of them those of the base.
     pub base_bytes: u64,
+    /// Beside the pool, what calibrated pages are decoded with.
+    pub basis_bytes: u64,
     /// By codec.
     pub by_codec: Vec<(String, u64)>,
     /// In the order of [`Shared::readers`].
@@ -78,11 +80,11 @@ pub fn unshared_bytes(engine: &Engine, shared: &Shared) -> u64 {
 }
 
 /// Lets the base and then every reader compute the prefix and close it, and every reader read on over what is left of it; once
-/// for each of the budgets, from an empty pool. The engine must keep prefixes, have its adapters registered and never have
-/// been given `room` for less.
+/// for each of the budgets, from an empty pool: the engine's is replaced by one with room for that, and its sequences are
+/// closed. The engine must keep prefixes and have the readers' adapters registered.
 ///
 /// # Errors
-/// If the prefix is not of whole chunks, a continuation is too short, or the engine fails.
+/// If the prefix is not of whole chunks, a continuation is too short, an adapter reads twice, or the engine fails.
 pub fn hold(
     engine: &mut Engine,
     shared: &Shared,
@@ -111,10 +113,11 @@ pub fn hold(
         let mut bytes = Vec::with_capacity(shared.readers.len());
         for reader in &shared.readers {
             let after = compute(engine, Some(&reader.adapter), &shared.prefix, budget.adapters)?;
-            bytes.push(after - before);
+            // What it shares may take less than before.
+            bytes.push(after.saturating_sub(before));
             before = after;
         }
-        let by_codec = engine.kv_by_codec();
+        let (by_codec, basis_bytes) = (engine.kv_by_codec(), engine.memory().kv_bases);
         let mut readers = Vec::with_capacity(shared.readers.len());
         for ((reader, reference), bytes) in shared.readers.iter().zip(&references).zip(bytes) {
             let tokens = [shared.prefix.as_slice(), &reader.continuation].concat();
@@ -127,7 +130,7 @@ pub fn hold(
             readers.push(Outcome { bytes, estimated, kl: score.kl, same_top: score.same_top });
             done();
         }
-        all.push(Held { bytes: before, base_bytes, by_codec, readers });
+        all.push(Held { bytes: before, base_bytes, basis_bytes, by_codec, readers });
     }
     Ok(all)
 }
@@ -155,6 +158,12 @@ fn check(shared: &Shared) -> Result<(), CalibrateError> {
     let prefix = shared.prefix.len();
     if prefix == 0 || !prefix.is_multiple_of(interleaf_contract::CHUNK_TOKENS) {
         return Err(refused("tokens of the prefix", "whole chunks of 16", prefix));
+    }
+    let mut names: Vec<&str> = shared.readers.iter().map(|reader| reader.adapter.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() < shared.readers.len() {
+        return Err(refused("readers", "under an adapter each", shared.readers.len()));
     }
     match shared.readers.iter().map(|reader| reader.continuation.len()).find(|length| *length < 2) {
         Some(length) => Err(refused("tokens of a continuation", "at least 2", length)),

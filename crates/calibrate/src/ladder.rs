@@ -19,10 +19,17 @@ const STEP: f64 = 0.7;
 /// No rung follows one of which less is expected, in nats.
 const LEAST_DIVERGENCE: f64 = 1e-6;
 
-/// How many standard deviations of logarithms the bound for another window is above the mean of those seen: of twelve
-/// windows, so that one in a hundred others like them exceeds it (Student's t of 11 degrees of freedom at 0.99, 2.72, times
-/// the root of 1 + 1/12). Texts of another kind are less like them.
-const DEVIATIONS: f64 = 2.83;
+/// How many standard deviations of logarithms the bound for another window is above the mean of so many windows seen, so that
+/// one in a hundred others like them exceeds it: Student's t at 0.99 times the root of 1 + 1/n. Of a number between two the
+/// one of the smaller. Texts of another kind are less like them.
+const DEVIATIONS: [(usize, f64); 7] =
+    [(2, 39.0), (3, 8.04), (4, 5.08), (5, 4.10), (6, 3.63), (8, 3.18), (12, 2.83)];
+
+/// The squared relative error of the base's from which on there is a difference: what rounding to f16 does is below it.
+const LEAST_SQUARE: f64 = 1e-6;
+
+/// The most rungs.
+const MOST_RUNGS: usize = 48;
 
 /// The deviation where one window tells of none: as the most that was seen of two models.
 const UNKNOWN_DEVIATION: f64 = 0.8;
@@ -87,7 +94,7 @@ pub fn ladder(
         })
         .collect();
     // Where nothing differs there is nothing to be lost.
-    places.retain(|place| place.choices.first().is_some_and(|choice| choice.square > 0.0));
+    places.retain(|place| place.choices.first().is_some_and(|choice| choice.square > LEAST_SQUARE));
 
     let mut run = |mixes: &[Mix]| outcomes(engine, subject, windows, parts, mixes, done);
     let exact = Some(PageCodec::Exact(PageElement::F32));
@@ -111,7 +118,10 @@ pub fn ladder(
     let spread = spread(&ladder, &outcomes);
     for (layers, outcomes) in mixes.into_iter().zip(outcomes) {
         let rung = rung(&ladder, layers, &outcomes, spread);
-        ladder.rungs.push(rung);
+        // What seems to cost nothing was not measured.
+        if rung.bound > 0.0 && rung.bound.is_finite() {
+            ladder.rungs.push(rung);
+        }
     }
     Ok(ladder)
 }
@@ -171,7 +181,7 @@ fn mixes(places: &[Place], layers: usize) -> Vec<Mix> {
     let mut mix: Mix = vec![[None; 2]; layers];
     let (mut mixes, mut last) = (vec![mix.clone()], divergence);
     for (at, (place, from, to)) in steps.iter().enumerate() {
-        if last <= LEAST_DIVERGENCE {
+        if last <= LEAST_DIVERGENCE || mixes.len() == MOST_RUNGS {
             break;
         }
         mix[place.layer][place.half] = to.codec;
@@ -205,8 +215,14 @@ fn spread(ladder: &Ladder, outcomes: &[Vec<Outcome>]) -> f64 {
 fn rung(ladder: &Ladder, layers: Mix, outcomes: &[Outcome], spread: f64) -> Rung {
     let kl = mean(&outcomes.iter().map(|outcome| outcome.kl).collect::<Vec<_>>());
     let sums: Vec<f64> = outcomes.iter().map(|outcome| ladder.weighted(&outcome.squares)).collect();
-    let factor = (mean(&logarithms(ladder, outcomes)) + DEVIATIONS * spread).exp();
+    let factor = (mean(&logarithms(ladder, outcomes)) + deviations(outcomes.len()) * spread).exp();
     Rung { layers, kl: kl as f32, factor: factor as f32, bound: (factor * mean(&sums)) as f32 }
+}
+
+/// [`DEVIATIONS`] of so many windows; of one the spread is a guess, and so is this.
+fn deviations(windows: usize) -> f64 {
+    let known = DEVIATIONS.iter().rfind(|(seen, _)| *seen <= windows);
+    known.or(DEVIATIONS.last()).map_or(0.0, |(_, deviations)| *deviations)
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -88,7 +88,8 @@ fn what_its_users_allow_is_kept_over_the_bases_pages() {
     let adapter = world.adapter(1, 1, None);
     // Without the base's there is nothing to be decoded over.
     assert_eq!(world.answer(Some(adapter), &text(), 0.1), []);
-    assert_eq!(world.manager.lacking_base(), Some((text().to_vec(), 0.1)));
+    // Nor would it pay to compute them for one adapter alone.
+    assert_eq!(world.manager.lacking_base(), None);
     // Once that is there, of which a layer was, it is.
     let before = world.manager.held_bytes(0) + 6 * PAGE;
     let moves = world.answer(None, &text(), 0.0);
@@ -105,6 +106,25 @@ fn what_its_users_allow_is_kept_over_the_bases_pages() {
     assert_eq!(world.open(Some(adapter), &text(), 0.0).reused, 0);
     assert_eq!(world.open(Some(adapter), &text(), 0.005).reused, 0, "less than it has lost");
     assert_eq!(world.open(Some(adapter), &text(), 0.1).reused, text().len());
+}
+
+#[test]
+fn the_bases_pages_are_wanted_where_they_save_more_than_they_take() {
+    let mut world = world(vec![delta(Over::Base)], 64);
+    let adapters: Vec<AdapterId> = (1..4).map(|digest| world.adapter(digest, 0, None)).collect();
+    // Each takes four pages of four layers, and a quarter of that over the base's four.
+    for (adapter, is_wanted) in adapters.iter().zip([false, true, true]) {
+        assert_eq!(world.answer(Some(*adapter), &text(), 0.2), []);
+        let wanted = is_wanted.then(|| (text(), 0.2));
+        assert_eq!(world.manager.lacking_base(), wanted);
+    }
+    let moves = world.answer(None, &text(), 0.0);
+    world.done(moves);
+    assert_eq!(world.manager.lacking_base(), None);
+    for adapter in adapters {
+        let over = vec![Source::OverAnchor(0); LAYERS];
+        assert_eq!(world.sources(Some(adapter), &text(), 0.2), vec![over; 2]);
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Encodes chunks that nobody uses any more, for calls that allow a loss, and says what that costs.
 
-use interleaf_kv::Op;
+use std::fmt::Display;
+
+use interleaf_contract::BackendError;
+use interleaf_kv::{AdapterId, Op};
 
 use crate::adapters::Activation;
 use crate::forms::{Found, Residence};
@@ -28,10 +31,30 @@ impl Engine {
         let Self { model, reserved, ropes, backend, fallback, .. } = self;
         let (config, pool) = (model.config(), &reserved.geometry);
         let on = Residence { config, pool, ropes, backend: &mut **backend, is_last: fallback.is_none() };
-        let found = Found::new(&summary.name, &calibration, on)?;
-        let first = self.cache.add_forms(adapter, found.forms.clone())?;
-        self.calibrated.add(id, found, first);
+        let found = match Found::new(&summary.name, &calibration, on) {
+            Ok(found) => found,
+            Err(error @ (BackendError::DeviceLost { .. } | BackendError::Device { .. })) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                self.do_without(id, &summary.name, &error);
+                return Ok(());
+            }
+        };
+        match self.cache.add_forms(adapter, found.forms.clone()) {
+            Ok(first) => self.calibrated.add(id, found, first),
+            Err(error) => {
+                found.drop_constants(&mut *self.backend)?;
+                self.do_without(id, &summary.name, &error);
+            }
+        }
         Ok(())
+    }
+
+    /// A calibration that cannot be used costs its calls nothing but room.
+    fn do_without(&mut self, id: AdapterId, name: &str, error: &dyn Display) {
+        tracing::warn!(adapter = name, %error, "its calibration is not used");
+        self.calibrated.set_missing(id);
     }
 
     /// Carries encodings out, one chunk after the other, and reports what each costs. What the manager does not keep it

@@ -96,6 +96,8 @@ pub struct MemoryUse {
     pub kv_shared_layers: u64,
     /// Of these two, pages that are not stored as they were computed.
     pub kv_encoded: u64,
+    /// Beside the pool, what calibrated pages are decoded with: the bases of adapters that have answered with a drift budget.
+    pub kv_bases: u64,
 }
 
 /// One base model, ready to answer under any of its adapters.
@@ -364,6 +366,7 @@ impl Engine {
             kv_cached: usage.cached,
             kv_shared_layers: usage.shared_layers,
             kv_encoded: usage.encoded,
+            kv_bases: self.calibrated.bytes(),
         }
     }
 

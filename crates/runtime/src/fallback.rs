@@ -110,6 +110,7 @@ impl Engine {
             e => BackendError::Device { backend: "cpu", reason: format!("it cannot take over: {e}") },
         })?;
         self.fallback = None;
+        self.calibrated.forget_origins();
         Ok(())
     }
 
@@ -121,7 +122,7 @@ impl Engine {
         backend.create_pool(self.reserved.geometry)?;
         self.resident = resident::upload(&self.model, self.weights, backend, &mut |_| ())?;
         self.ropes = ropes(self.model.config(), self.reserved.positions, backend)?;
-        self.calibrated.make_resident_again(backend)?;
+        self.calibrated.make_resident_again(&self.ropes, backend)?;
         self.adapters.make_resident_again(&self.model, &self.resident.modules, backend)
     }
 

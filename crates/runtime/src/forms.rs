@@ -13,8 +13,6 @@ use interleaf_contract::{
 use interleaf_kv::{AdapterId, Form, LayerForm, Layers, Over, PageForm};
 use interleaf_model::{Calibration, HalfCalibration, Ladder, ModelConfig};
 
-use crate::EngineError;
-
 /// What the mean divergence of outputs is at most where nothing better is known, as a multiple of the squared relative errors
 /// of K and of V: it covered every encoding that was measured on two trained models and ten adapters.
 const DIVERGENCE: f64 = 0.25;
@@ -50,8 +48,10 @@ struct Known {
     /// The number of the form of the first rung.
     first: usize,
     constants: Vec<ConstantsId>,
-    /// What they were made from, where another backend may need them.
-    origin: Vec<PageConstants>,
+    /// Bytes of their values.
+    bytes: u64,
+    /// What they were made from, where another backend may need them, and the model's rope that keys are turned by.
+    origin: Vec<(PageConstants, Option<usize>)>,
 }
 
 /// An adapter's forms before anybody knows of them.
@@ -77,30 +77,56 @@ impl Calibrated {
         self.adapters.insert(adapter, Some(Known { first, ..found.known }));
     }
 
-    /// Forgets everything, and what backends hold for it.
-    pub fn clear(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
-        let constants = self.adapters.drain().filter_map(|(_, known)| known);
-        constants.flat_map(|known| known.constants).try_for_each(|id| backend.drop_constants(id))
+    /// Bytes of everything that their pages are decoded with besides their anchors.
+    pub fn bytes(&self) -> u64 {
+        self.adapters.values().flatten().map(|known| known.bytes).sum()
     }
 
-    /// Makes all constants resident on another backend, which must name them as the one before did. There is no third: what was
-    /// kept for this is let go.
+    /// Forgets everything, and what a backend holds for it.
+    ///
+    /// # Errors
+    /// The first of the backend's; everything is forgotten all the same.
+    pub fn clear(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
+        let known = self.adapters.drain().filter_map(|(_, known)| known);
+        let dropped = known.flat_map(|known| known.constants).map(|id| backend.drop_constants(id));
+        dropped.fold(Ok(()), Result::and)
+    }
+
+    /// Makes all constants resident on a new backend, which names them as the one before did. Can be tried again.
     ///
     /// # Errors
     /// If there is no room, or it names them otherwise.
-    pub fn make_resident_again(&mut self, backend: &mut dyn Backend) -> Result<(), EngineError> {
-        let known = self.adapters.values_mut().flatten();
-        let mut all: Vec<(ConstantsId, PageConstants)> =
-            known.flat_map(|known| known.constants.iter().copied().zip(known.origin.drain(..))).collect();
+    pub fn make_resident_again(
+        &self,
+        ropes: &[RopeId],
+        backend: &mut dyn Backend,
+    ) -> Result<(), BackendError> {
+        let known = self.adapters.values().flatten();
+        let mut all: Vec<_> = known.flat_map(|known| known.constants.iter().zip(&known.origin)).collect();
         all.sort_by_key(|(id, _)| id.0);
-        for (id, constants) in all {
-            let name = constants.name.clone();
-            if backend.create_constants(constants)? != id {
-                let what = format!("{name} under the name that it had");
-                return Err(BackendError::Unsupported { backend: "engine", what }.into());
+        // Names are counted: those of constants that have gone are taken by what goes at once.
+        let filler = || PageConstants { name: "none".into(), values: vec![0.0], channels: 1, rope: None };
+        let mut next = 0;
+        for (id, (constants, rope)) in all {
+            while next < id.0 {
+                let filled = backend.create_constants(filler())?;
+                backend.drop_constants(filled)?;
+                next = filled.0 + 1;
             }
+            let rope = rope.and_then(|rope| ropes.get(rope).copied());
+            let made = backend.create_constants(PageConstants { rope, ..constants.clone() })?;
+            if made != *id {
+                let what = format!("{} under the name that it had", constants.name);
+                return Err(BackendError::Unsupported { backend: "engine", what });
+            }
+            next = made.0 + 1;
         }
         Ok(())
+    }
+
+    /// There will be no other backend: what was kept for one is let go.
+    pub fn forget_origins(&mut self) {
+        self.adapters.values_mut().flatten().for_each(|known| known.origin = Vec::new());
     }
 
     /// A bound on the mean divergence of outputs over pages that have lost something, in nats: by the ladder of the adapter
@@ -120,12 +146,17 @@ impl Calibrated {
             return (DIVERGENCE * HALVES.map(of).iter().sum::<f64>()) as f32;
         };
         let mut squares = vec![[0.0; 2]; ladder.sensitivities.len()];
+        let mut unknown = 0.0;
         for pair in pages.iter().zip(losses) {
-            if let Some(halves) = squares.get_mut(pair.0.layer as usize) {
-                halves[pair.0.half as usize] = relative(std::iter::once(pair));
+            let (layer, half) = (pair.0.layer as usize, pair.0.half as usize);
+            let square = relative(std::iter::once(pair));
+            match (ladder.sensitivities.get(layer), squares.get_mut(layer)) {
+                (Some(known), Some(squares)) if known[half] > 0.0 => squares[half] = square,
+                // What an adapter leaves as it is was never seen to cost anything, but may be the base's with a loss.
+                _ => unknown += DIVERGENCE * square,
             }
         }
-        ladder.divergence(rung, &squares) as f32
+        (ladder.divergence(rung, &squares) + unknown) as f32
     }
 }
 
@@ -153,6 +184,11 @@ pub struct Residence<'a> {
 }
 
 impl Found {
+    /// Gives the constants back.
+    pub fn drop_constants(self, backend: &mut dyn Backend) -> Result<(), BackendError> {
+        self.known.constants.into_iter().try_for_each(|id| backend.drop_constants(id))
+    }
+
     /// The forms of a calibration's ladder, with constants of theirs on a backend: of each layer's keys and values as many
     /// directions as a rung needs.
     ///
@@ -161,7 +197,7 @@ impl Found {
     pub fn new(name: &str, calibration: &Calibration, on: Residence<'_>) -> Result<Self, BackendError> {
         let Residence { config, pool, ropes, backend, is_last } = on;
         let ladder = calibration.ladder.clone();
-        let (mut constants, mut origin) = (Vec::new(), Vec::new());
+        let (mut constants, mut origin, mut held) = (Vec::new(), Vec::new(), 0);
         let mut places = vec![[None; 2]; pool.layers];
         for (layer, calibrated) in calibration.layers.iter().enumerate() {
             for (half, of) in [(PageHalf::K, &calibrated.k), (PageHalf::V, &calibrated.v)] {
@@ -178,8 +214,9 @@ impl Found {
                     channels: of.mean.len(),
                     rope: turn.and_then(|rope| ropes.get(rope).copied()),
                 };
+                held += size_of_val(made.values.as_slice()) as u64;
                 if !is_last {
-                    origin.push(made.clone());
+                    origin.push((made.clone(), turn));
                 }
                 match backend.create_constants(made) {
                     Ok(id) => {
@@ -218,7 +255,7 @@ impl Found {
             }
         };
         let forms = ladder.rungs.iter().map(form).collect();
-        Ok(Self { forms, known: Known { ladder, first: 0, constants, origin } })
+        Ok(Self { forms, known: Known { ladder, first: 0, constants, bytes: held, origin } })
     }
 }
 

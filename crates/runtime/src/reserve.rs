@@ -48,8 +48,6 @@ impl Engine {
         }
         self.reserved = wanted;
         self.cache = self.cache.replaced(&wanted.geometry)?;
-        // Their keys are turned by tables of another length now; they are read again when they are needed.
-        self.on_device(|engine| Ok(engine.calibrated.clear(&mut *engine.backend)?))?;
         self.histories.clear();
         Ok(())
     }
@@ -59,7 +57,9 @@ impl Engine {
             self.ropes = ropes(self.model.config(), wanted.positions, &mut *self.backend)?;
             self.reserved.positions = wanted.positions;
         }
-        Ok(self.backend.create_pool(wanted.geometry)?)
+        self.backend.create_pool(wanted.geometry)?;
+        // Calibrated keys are turned by tables of another length now; they are read again when they are needed.
+        Ok(self.calibrated.clear(&mut *self.backend)?)
     }
 }
 

@@ -16,7 +16,7 @@ impl Engine {
     pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
         let Some((text, drift)) = self.cache.lacking_base() else { return Ok(0) };
         let (sequence, reused) = self.resume_sequence(None, &text, drift)?;
-        // Whole chunks alone are read by others; the last may have been left out of what was found.
+        // Whole chunks alone are read by others.
         let start = reused / CHUNK_TOKENS * CHUNK_TOKENS;
         let most = (tokens / CHUNK_TOKENS).max(1) * CHUNK_TOKENS;
         let end = text.len().min(start + most);
@@ -34,6 +34,8 @@ impl Engine {
             }
         }
         self.close_sequence(sequence)?;
-        Ok(at - reused)
+        // What finds no place among what is there is not computed for ever.
+        let is_further = self.cache.look_up(None, &text, drift) > reused;
+        Ok(if is_further { at - reused } else { 0 })
     }
 }

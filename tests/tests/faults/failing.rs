@@ -2,15 +2,15 @@
 //! that runs while the host goes on, so that an engine treats it as one and takes steps ahead.
 
 use interleaf_contract::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Matrix, MatrixId, MemoryReport, PageAddress,
-    PageCopy, PageData, PageLoss, PageRecode, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId,
-    RopeTable, Step, StepOutput, Ticket, VectorId, Waiter,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, ConstantsId, Matrix, MatrixId, MemoryReport,
+    PageAddress, PageConstants, PageCopy, PageData, PageLoss, PageRecode, PageTicket, PoolGeometry,
+    Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket, VectorId, Waiter,
 };
 
 /// What is about to be given to the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// Weights, vectors, ropes.
+    /// Weights, vectors, ropes, constants of pages.
     Base,
     /// An adapter of this name.
     Adapter(String),
@@ -76,6 +76,15 @@ impl Backend for Failing {
 
     fn drop_adapter(&mut self, adapter: AdapterId) -> Result<(), BackendError> {
         self.inner.drop_adapter(adapter)
+    }
+
+    fn create_constants(&mut self, constants: PageConstants) -> Result<ConstantsId, BackendError> {
+        (self.fault)(Call::Base)?;
+        self.inner.create_constants(constants)
+    }
+
+    fn drop_constants(&mut self, constants: ConstantsId) -> Result<(), BackendError> {
+        self.inner.drop_constants(constants)
     }
 
     fn create_pool(&mut self, geometry: PoolGeometry) -> Result<(), BackendError> {

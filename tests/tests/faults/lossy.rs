@@ -5,13 +5,15 @@
 //! encoded.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use interleaf_contract::{BackendError, Numerics};
+use interleaf_contract::{BackendError, Numerics, PageCodec};
 use interleaf_demo_model as demo;
+use interleaf_model::{Calibration, Directions, HalfCalibration, Ladder, LayerCalibration, MadeFrom, Rung};
 use interleaf_runtime::{
     BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, Request, RowKind,
-    SamplingOptions, SequenceHandle, Source, Want,
+    SamplingOptions, SequenceHandle, Source, Store, Want,
 };
 use interleaf_tests::backends::{self, Boxed};
 use interleaf_tests::tolerance::assert_bits;
@@ -52,8 +54,12 @@ fn engine(trap: &Trap, chunks: usize) -> Engine {
 }
 
 fn engine_on(device: Boxed, trap: &Trap, chunks: usize) -> Engine {
+    engine_with(device, trap, chunks, None)
+}
+
+fn engine_with(device: Boxed, trap: &Trap, chunks: usize, store: Option<PathBuf>) -> Engine {
     let backend = BackendChoice::Auto;
-    let options = EngineOptions { backend, threads: 1, prefill_rows: 24, ..EngineOptions::default() };
+    let options = EngineOptions { backend, threads: 1, prefill_rows: 24, store, ..EngineOptions::default() };
     let device = Failing::boxed(device, trap.fault());
     let source = Source::Embedded { name: demo::NAME, files: demo::BASE };
     let mut engine = Engine::open_on(device, source, &options, &mut |_| ()).expect("it loads");
@@ -158,6 +164,98 @@ fn answers_over_encoded_pages_go_on_where_they_were() {
         assert!(again.iter().all(|completion| completion.drift <= BUDGET));
         assert!(engine.memory().kv_encoded > 0);
     }
+}
+
+/// A store with calibrations of the adapters that nothing was fitted for: the first channels are what is kept of a difference,
+/// which is said to cost next to nothing.
+fn calibrated() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::new(Some(folder.path().to_owned()));
+    let engine = engine(&Trap::default(), 2);
+    let (layers, width) = (engine.config().layers, engine.config().kv_heads * engine.config().head_dim);
+    let directions = |rank: usize| Directions {
+        rows: (0..rank * width).map(|i| if i % (width + 1) == 0 { 1.0 } else { 0.0 }).collect(),
+        deviations: vec![1.0; rank],
+    };
+    let half = HalfCalibration {
+        mean: vec![0.0; width],
+        basis: directions(16),
+        prediction: vec![0.0; (2 * width + 1) * width],
+        residual: directions(1),
+    };
+    let layer = LayerCalibration { profile: vec![1.0; width], k: half.clone(), v: half };
+    let codec = PageCodec::named("low-rank-16-int4");
+    let rung = Rung { layers: vec![[codec; 2]; layers], kl: 1e-6, factor: 1e-6, bound: 1e-6 };
+    for adapter in engine.adapters() {
+        let calibration = Calibration {
+            model: engine.model_digest(),
+            adapter: adapter.digest,
+            made_from: MadeFrom {
+                text: "nothing".into(),
+                window_tokens: 32,
+                fitted: 1,
+                held_back: 1,
+                prefix_tokens: 16,
+            },
+            layers: vec![layer.clone(); layers],
+            joint: None,
+            measured: Vec::new(),
+            ladder: Ladder { sensitivities: vec![[1.0; 2]; layers], rungs: vec![rung.clone()] },
+        };
+        let file = store.keep_calibration(&calibration).expect("room on the disk").expect("it is kept");
+        let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+        let source = Source::dir(file.parent().expect("a folder"));
+        let read = Calibration::read(&source, name, engine.config(), engine.model_digest(), adapter.digest);
+        assert_eq!(read.expect("it is read"), calibration);
+    }
+    folder
+}
+
+/// Bases go with the adapters, under the names that they had, whatever came and went before.
+#[test]
+fn calibrated_pages_are_decoded_and_encoded_on_the_next_device() {
+    let _alone = alone();
+    let folder = calibrated();
+    let trap = Trap::default();
+    let device = backends::cpu(1, Numerics::ActQ8_0);
+    let mut engine = engine_with(device, &trap, 80, Some(folder.path().to_owned()));
+    let is_calibrated =
+        |engine: &Engine| engine.kv_by_codec().iter().any(|(codec, _)| codec == "low-rank-16-int4");
+    engine = warmed(engine);
+    assert!(is_calibrated(&engine) && engine.memory().kv_bases > 0);
+    // A larger pool has other tables, and bases of other names.
+    engine.reserve_kv(90, 16).expect("a larger pool");
+    assert_eq!(engine.memory().kv_bases, 0);
+    engine = warmed(engine);
+    assert!(is_calibrated(&engine));
+    trap.set(Call::Step, 4);
+    let requests = requests(&engine, 5, BUDGET);
+    answers(&mut engine, &requests);
+    assert_eq!(engine.backend().name, "cpu");
+    is_exact(&mut engine);
+    let again = answers(&mut engine, &requests);
+    assert!(again.iter().all(|completion| completion.drift <= BUDGET));
+    assert!(is_calibrated(&engine));
+}
+
+/// A calibration that is no good is said so and does without.
+#[test]
+fn a_calibration_that_cannot_be_used_fails_no_call() {
+    let _alone = alone();
+    let folder = calibrated();
+    let calibrations = folder.path().join("calibrations");
+    let files = std::fs::read_dir(calibrations).expect("a folder").flat_map(|model| {
+        std::fs::read_dir(model.expect("readable").path())
+            .expect("a folder")
+            .map(|file| file.expect("readable"))
+    });
+    for file in files {
+        let bytes = std::fs::read(file.path()).expect("readable");
+        std::fs::write(file.path(), &bytes[..bytes.len() / 2]).expect("room on the disk");
+    }
+    let device = backends::cpu(1, Numerics::ActQ8_0);
+    let engine = warmed(engine_with(device, &Trap::default(), 80, Some(folder.path().to_owned())));
+    assert!(engine.kv_by_codec().iter().all(|(codec, _)| !codec.starts_with("low-rank")));
 }
 
 /// Exact pages of all do not fit at once: who finds no room waits for the others.

@@ -6,7 +6,7 @@ use interleaf_runtime::{
     ChatMessage, Completion, Conversation, Engine, EngineError, Event, FinishReason, Request, SamplingOptions,
 };
 
-use crate::{CliError, answers, prompt};
+use crate::{CliError, answers, output, prompt};
 
 /// Tokens of the base's that are computed between two turns at most, for adapters' pages to be kept over: a fraction of a
 /// second's.
@@ -123,8 +123,10 @@ impl Dialogue {
         self.totals.generated += answer.tokens.len();
         self.last = Some((answer, request.adapter));
         if failure.is_none() && self.answering.drift > 0.0 {
-            // The one who asks reads meanwhile.
-            self.engine.tend(IDLE_TOKENS)?;
+            // The one who asks reads meanwhile. The answer is there whatever comes of it.
+            if let Err(error) = self.engine.tend(IDLE_TOKENS) {
+                output::note(format_args!("no work was done between turns: {error}"));
+            }
         }
         failure.map_or(Ok(()), |failure| Err(failure.into()))
     }

@@ -52,11 +52,16 @@ pub struct Pair {
 struct Together {
     budget: f32,
     tokens: usize,
+    /// Of pages in the pool.
     bytes: u64,
     base_bytes: u64,
+    /// Beside the pool, what pages are decoded with.
+    basis_bytes: u64,
     /// A cache in f16 for each of them.
     unshared_bytes: u64,
+    /// Of pages over that, and of pages and what they are decoded with.
     ratio: f64,
+    ratio_with_bases: f64,
     bytes_by_codec: BTreeMap<String, u64>,
     kl_mean: f64,
     /// The worst adapter's mean.
@@ -66,6 +71,12 @@ struct Together {
 
 /// Measures and prints.
 pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
+    let mut budgets = args.budgets.clone();
+    budgets.sort_by(f32::total_cmp);
+    budgets.dedup();
+    if budgets.first().is_some_and(|budget| *budget <= 0.0) {
+        return Err(CliError::Usage("--budgets must be above 0; what is exact is shown beside them".into()));
+    }
     let folder = args.store.folder().filter(|_| !args.uncalibrated);
     if !args.uncalibrated {
         calibrate_all(args, folder.clone())?;
@@ -79,7 +90,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     let mut engine = load::open(args.model.as_deref().map_or_else(load::demo_base, Source::dir), &options)?;
     let demo = Demo::new(&engine)?;
     let adapters = register(&mut engine, args)?;
-    let budgets: Vec<Budgets> = args.budgets.iter().map(|budget| both(args, *budget)).collect();
+    let budgets: Vec<Budgets> = budgets.into_iter().map(|budget| both(args, budget)).collect();
     let windows = adapters.iter().map(|adapter| windows(&engine, args, demo, adapter));
     let windows: Vec<Vec<Set>> = windows.collect::<Result<_, CliError>>()?;
 
@@ -245,14 +256,17 @@ fn of_all(budget: Budgets, held: &[Held], unshared: u64) -> Together {
     for (codec, bytes) in held.iter().flat_map(|held| &held.by_codec) {
         *bytes_by_codec.entry(codec.clone()).or_default() += bytes / count;
     }
-    let bytes = mean(&|held| held.bytes);
+    let (bytes, basis_bytes) = (mean(&|held| held.bytes), mean(&|held| held.basis_bytes));
+    let ratio = |bytes: u64| bytes as f64 / (unshared as f64).max(1.0);
     Together {
         budget: budget.adapters,
         tokens: SHARED_PREFIX,
         bytes,
         base_bytes: mean(&|held| held.base_bytes),
+        basis_bytes,
         unshared_bytes: unshared,
-        ratio: bytes as f64 / (unshared as f64).max(1.0),
+        ratio: ratio(bytes),
+        ratio_with_bases: ratio(bytes + basis_bytes),
         bytes_by_codec,
         kl_mean: (0..adapters).map(kl).sum::<f64>() / adapters.max(1) as f64,
         kl_worst: (0..adapters).map(kl).fold(0.0, f64::max),
@@ -288,6 +302,7 @@ impl Report {
             right("tokens"),
             right("bytes held"),
             right("of f16 caches"),
+            right("with bases"),
             right("mean KL"),
             right("worst adapter"),
             right("same top token"),
@@ -301,7 +316,6 @@ impl Report {
 
     fn of_budgets(&self) -> Vec<Vec<String>> {
         let mut budgets: Vec<f32> = self.pairs.iter().map(|pair| pair.budget).collect();
-        budgets.dedup();
         budgets.sort_by(f32::total_cmp);
         budgets.dedup();
         budgets
@@ -348,6 +362,7 @@ impl Together {
             self.tokens.to_string(),
             table::bytes(self.bytes),
             format!("{:.1} %", 100.0 * self.ratio),
+            format!("{:.1} %", 100.0 * self.ratio_with_bases),
             format!("{:.2e}", self.kl_mean),
             format!("{:.2e}", self.kl_worst),
             format!("{:.2} %", 100.0 * self.top1),

@@ -16,6 +16,16 @@ use crate::{KvError, Open, SequenceId};
 /// Nodes that a tick looks at for better anchors, those on the way to them included.
 const TICK_NODES: usize = 1024;
 
+/// A bound for what has lost twice: divergences grow with the square of errors, and errors add up.
+pub(super) fn both(first: f32, second: f32) -> f32 {
+    if first == 0.0 || second == 0.0 { first + second } else { (first.sqrt() + second.sqrt()).powi(2) }
+}
+
+/// What a budget leaves beside a loss.
+fn rest(budget: f32, drift: f32) -> f32 {
+    if drift == 0.0 { budget } else { (budget.sqrt() - drift.sqrt()).max(0.0).powi(2) }
+}
+
 impl Manager {
     /// Where each layer of each chunk of a prompt would come from for a call now: chunks × layers, the chunk that is not
     /// full left out.
@@ -136,7 +146,7 @@ impl Manager {
         }
         let bytes_in =
             |layers: &Layers| self.tiers[0].chunk_bytes(usize::from(at.first)..self.config.layers, layers);
-        let (left, now) = (at.least_budget - at.drift, bytes_in(self.layers_of(at)));
+        let (left, now) = (rest(at.least_budget, at.drift), bytes_in(self.layers_of(at)));
         let mut best: Option<(u64, u8, u32)> = None;
         for number in 1..=forms as u8 {
             let Some(form) = self.form(at.variant, number) else { continue };
@@ -188,31 +198,65 @@ impl Manager {
         self.config.forms.iter().chain(own).any(|form| form.over != Over::Nothing)
     }
 
-    /// Tokens of which pages under an adapter would take less over the base's, of which there are none, the longest such
-    /// prefix; and what its users allow. For whoever has the time to compute these.
+    /// Tokens of which pages under adapters, with the base's that there are none of, would take less than they do alone: the
+    /// longest such prefix, and what its users allow. For whoever has the time to compute the base's.
     #[must_use]
     pub fn lacking_base(&self) -> Option<(Vec<u32>, f32)> {
         if !self.has_forms_over() {
             return None;
         }
-        let could_be_smaller = |node: u32, at: &Node| {
-            at.variant != BASE
-                && at.from == 0
-                && at.least_budget > at.drift
-                && self.may_change(node)
-                && self.stands_alone(at)
-                && !(at.form == EXACT && at.drift > 0.0)
+        // The last chunk of a prefix stands for those before it.
+        let is_last = |node: u32, at: &Node| {
+            let after = children::all(&self.nodes, at.children);
+            self.could_be_smaller(node) && !after.iter().any(|&next| self.could_be_smaller(next))
         };
-        let all = (0..).zip(&self.nodes).filter(|(node, at)| could_be_smaller(*node, at));
-        let lacking = all.filter_map(|(node, at)| {
+        let lasts = (0..).zip(&self.nodes).filter(|(node, at)| is_last(*node, at));
+        let lacking = lasts.filter_map(|(node, at)| {
             let path = self.path_to(node);
             let salt = path.first().and_then(|&first| self.salt_of(first)).filter(|salt| *salt == 0)?;
             let twin = self.twins_in(&path, salt, BASE).get(path.len() - 1).copied();
             let is_there = twin.is_some_and(|twin| self.is_decodable(&self.nodes[twin as usize]));
-            (!is_there).then_some((path, at.least_budget))
+            (!is_there && self.pays_with_base(&path, salt)).then_some((path, at.least_budget))
         });
         let (path, budget) = lacking.max_by_key(|(path, _)| path.len())?;
         Some((path.iter().flat_map(|&chunk| self.nodes[chunk as usize].text()).copied().collect(), budget))
+    }
+
+    /// Whether an adapter's chunk stands alone that its users would allow over another's pages, from its prompt's start on.
+    fn could_be_smaller(&self, node: u32) -> bool {
+        let at = &self.nodes[node as usize];
+        at.variant != BASE
+            && at.from == 0
+            && !self.adapters[usize::from(at.variant)].is_activated
+            && at.least_budget > at.drift
+            && self.may_change(node)
+            && self.stands_alone(at)
+            && !(at.form == EXACT && at.drift > 0.0)
+    }
+
+    /// Whether the base's pages and what adapters would keep over them take less than the adapters' do now, by the last chunk
+    /// of a path.
+    fn pays_with_base(&self, path: &[u32], salt: u32) -> bool {
+        let held = |layers: &Layers| self.tiers[0].chunk_bytes(0..self.config.layers, layers);
+        let least = |variant: u16, left: f32, is_over: bool| {
+            let forms = self.config.forms.iter().chain(&self.adapters[usize::from(variant)].forms);
+            let lawful = forms.filter(|form| {
+                form.drift <= left && !form.by_density && (form.over != Over::Nothing) == is_over
+            });
+            lawful.map(|form| held(&form.layers)).min()
+        };
+        let (mut now, mut then, mut budget) = (0, 0, f32::INFINITY);
+        for variant in 1..self.adapters.len() as u16 {
+            let twin = self.twins_in(path, salt, variant).get(path.len() - 1).copied();
+            let Some(twin) = twin.filter(|&twin| self.could_be_smaller(twin)) else { continue };
+            let at = &self.nodes[twin as usize];
+            let own = held(self.layers_of(at));
+            now += own;
+            then += least(variant, rest(at.least_budget, at.drift), true).map_or(own, |less| less.min(own));
+            budget = budget.min(at.least_budget);
+        }
+        let base = least(BASE, budget, false).unwrap_or(u64::MAX).min(held(&self.exact));
+        then + base < now
     }
 
     /// Whether a chunk's pages may be put into another form: they are there, and nobody uses or depends on them.
@@ -307,7 +351,7 @@ impl Manager {
     /// The divergence of a chunk once it is in a form: what it lost before it has lost for good, and a form adds its own.
     pub(super) fn drift_in(&self, node: u32, form: u8) -> f32 {
         let at = &self.nodes[node as usize];
-        at.drift + self.form(at.variant, form).map_or(0.0, |form| form.drift)
+        both(at.drift, self.form(at.variant, form).map_or(0.0, |form| form.drift))
     }
 
     /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it.
@@ -315,8 +359,11 @@ impl Manager {
         let Pending { node, list, anchor, .. } = pending;
         let at = &self.nodes[node as usize];
         let over = self.nodes.get(anchor as usize).filter(|_| at.first > 0 && anchor != at.anchor);
-        let unmeasured = || self.drift_in(node, form) + over.map_or(0.0, |over| over.drift);
-        let drift = pending.drift.map_or_else(unmeasured, |drift| at.drift + drift);
+        let shared = over.map_or(0.0, |over| over.drift);
+        let drift = match pending.drift {
+            Some(drift) => both(at.drift, drift),
+            None => both(self.drift_in(node, form), shared),
+        };
         // Others may have used it meanwhile, who allow less.
         let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
             let own = children::key(at);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use interleaf_contract::CHUNK_TOKENS;
 
+use super::encode::both;
 use super::{Manager, Pending};
 use crate::children;
 use crate::node::{EXACT, Kind, NONE, Node};
@@ -47,16 +48,19 @@ impl Manager {
         pending.drift = Some(drift.max(f32::MIN_POSITIVE));
         let node = pending.node;
         let at = &self.nodes[node as usize];
-        if at.drift + drift <= at.least_budget || at.kind != Kind::Shared || !self.stands_alone(at) {
+        if both(at.drift, drift) <= at.least_budget || at.kind != Kind::Shared || !self.stands_alone(at) {
             return self.end(op, End::Done);
         }
         let too_small = self.bytes_in(node, form);
         let mut moves = self.end(op, End::Cancelled);
         let path = self.path_to(node);
         let twins = self.twins(&path);
-        moves.extend(
-            path.len().checked_sub(1).and_then(|place| self.encode_behind(node, place, &twins, too_small)),
-        );
+        let next =
+            path.len().checked_sub(1).and_then(|place| self.encode_behind(node, place, &twins, too_small));
+        match next {
+            Some(next) => moves.push(next),
+            None => moves.extend(self.encode_over(node)),
+        }
         moves
     }
 
@@ -85,7 +89,9 @@ impl Manager {
                 if end != End::Cancelled && self.nodes[node as usize].kind == Kind::Shared {
                     moves.extend(self.write_behind(node, 0));
                 }
-                moves.extend(self.encode_over(node));
+                if end == End::Done {
+                    moves.extend(self.encode_over(node));
+                }
             }
             OpKind::Read { .. } | OpKind::Recompute if pending.list != NONE => {
                 // Nobody waited for it any more.

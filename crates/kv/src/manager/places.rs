@@ -172,8 +172,9 @@ impl Manager {
         pending.into_iter().flat_map(move |(Pending { node, list, anchor, old, .. }, form)| {
             let at = &self.nodes[node as usize];
             let (before, after) = (self.layers_of(at), self.layers_in(at.variant, form));
-            let chunk = (self.path_to(node).len() - 1) as u32;
-            (usize::from(at.first)..self.config.layers).flat_map(move |layer| {
+            let place = self.path_to(node).len().checked_sub(1);
+            let (last, chunk) = place.map_or((0, 0), |place| (self.config.layers, place as u32));
+            (usize::from(at.first)..last).flat_map(move |layer| {
                 let alone = |anchor: u32| {
                     let anchor = self.nodes.get(anchor as usize)?;
                     Some(self.stored_entry(anchor.pages[0], self.layers_of(anchor), layer, None))

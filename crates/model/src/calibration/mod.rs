@@ -43,7 +43,7 @@ pub struct Calibration {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ladder {
     /// By layer, of keys and of values: the mean divergence of outputs, in nats, that reading the base's there costs, over
-    /// the squared relative error that this is. 0 where there is no difference.
+    /// the squared relative error that this is. 0 where there is no difference, of which nothing is known then.
     pub sensitivities: Vec<[f32; 2]>,
     /// The smallest first.
     pub rungs: Vec<Rung>,
@@ -54,7 +54,7 @@ pub struct Ladder {
 pub struct Rung {
     /// By layer, of keys and of values: as what; `None` where the base's page stands for it.
     pub layers: Vec<[Option<PageCodec>; 2]>,
-    /// The mean divergence of outputs over windows stored so, in nats.
+    /// The mean divergence of outputs over windows stored so, in nats; most of the windows were fitted to, too.
     pub kl: f32,
     /// What the divergence is at most, as a multiple of the sum of squared relative errors that are each weighted by their
     /// sensitivity: hardly any window exceeds it.
@@ -320,6 +320,7 @@ mod tests {
         refused(&|c| c.measured[0].kl = f32::INFINITY, &["measured.kl"]);
         refused(&|c| c.ladder.sensitivities[1][0] = -1.0, &["ladder.sensitivities", "below 0"]);
         refused(&|c| c.ladder.rungs[1].factor = -1.0, &["ladder.rungs", "below 0"]);
+        refused(&|c| c.ladder.rungs[0].bound = 0.0, &["ladder.rungs", "not above 0"]);
         let deep = PageCodec::named("low-rank-8-f16");
         refused(&|c| c.ladder.rungs[1].layers[1][0] = deep, &["rungs", "directions", "low-rank-8-f16"]);
         let profiled = PageCodec::named("q4-profiled");

@@ -180,6 +180,9 @@ impl Reader<'_> {
         let layers = if rungs.is_empty() { 0 } else { self.layers };
         let sensitivities = self.costs(names::SENSITIVITIES, &[layers, 2])?;
         let figures = self.costs(names::RUNGS, &[rungs.len(), 3])?;
+        if figures.chunks_exact(3).any(|figures| figures[1] <= 0.0 || figures[2] <= 0.0) {
+            return Err(self.file.get(names::RUNGS)?.refusal("a factor or a bound is not above 0"));
+        }
         let rung = |(layers, figures): (Vec<_>, &[f32])| Rung {
             layers,
             kl: figures[0],
