@@ -140,8 +140,7 @@ impl Manager {
     ) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
-        let is_computed_over_loss = at.form == EXACT && at.drift > 0.0;
-        if forms == 0 || !self.may_change(node) || !self.stands_alone(at) || is_computed_over_loss {
+        if forms == 0 || !self.may_change(node) || !self.stands_alone(at) {
             return None;
         }
         let bytes_in =
@@ -216,7 +215,7 @@ impl Manager {
             let salt = path.first().and_then(|&first| self.salt_of(first)).filter(|salt| *salt == 0)?;
             let twin = self.twins_in(&path, salt, BASE).get(path.len() - 1).copied();
             let is_there = twin.is_some_and(|twin| self.is_decodable(&self.nodes[twin as usize]));
-            (!is_there && self.pays_with_base(&path, salt)).then_some((path, at.least_budget))
+            (!is_there && self.pays_with_base(&path, salt, twin.is_some())).then_some((path, at.least_budget))
         });
         let (path, budget) = lacking.max_by_key(|(path, _)| path.len())?;
         Some((path.iter().flat_map(|&chunk| self.nodes[chunk as usize].text()).copied().collect(), budget))
@@ -231,12 +230,11 @@ impl Manager {
             && at.least_budget > at.drift
             && self.may_change(node)
             && self.stands_alone(at)
-            && !(at.form == EXACT && at.drift > 0.0)
     }
 
     /// Whether the base's pages and what adapters would keep over them take less than the adapters' do now, by the last chunk
-    /// of a path.
-    fn pays_with_base(&self, path: &[u32], salt: u32) -> bool {
+    /// of a path. Where some of the base's layers are there, for who shares them, the others will stay exact with these.
+    fn pays_with_base(&self, path: &[u32], salt: u32, has_some: bool) -> bool {
         let held = |layers: &Layers| self.tiers[0].chunk_bytes(0..self.config.layers, layers);
         let least = |variant: u16, left: f32, is_over: bool| {
             let forms = self.config.forms.iter().chain(&self.adapters[usize::from(variant)].forms);
@@ -255,7 +253,8 @@ impl Manager {
             then += least(variant, rest(at.least_budget, at.drift), true).map_or(own, |less| less.min(own));
             budget = budget.min(at.least_budget);
         }
-        let base = least(BASE, budget, false).unwrap_or(u64::MAX).min(held(&self.exact));
+        let encoded = least(BASE, budget, false).filter(|_| !has_some);
+        let base = encoded.unwrap_or(u64::MAX).min(held(&self.exact));
         then + base < now
     }
 
