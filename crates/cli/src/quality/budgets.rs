@@ -14,7 +14,7 @@ use crate::args::{AnchorArg, QualityArgs};
 use crate::memory::backend_line;
 use crate::table::{self, Align};
 use crate::windows::{Demo, WINDOW};
-use crate::{CliError, calibrate, load, output};
+use crate::{CliError, calibrate, load};
 
 /// Tokens of the prefix that all adapters share.
 const SHARED_PREFIX: usize = 1024;
@@ -132,16 +132,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         pairs,
         held: with_exact.iter().zip(&sums).map(|(budget, held)| of_all(*budget, held, unshared)).collect(),
     };
-    if let Some(path) = &args.plot {
-        std::fs::write(path, budgets_plot::draw(&report))
-            .map_err(|e| CliError::File { path: path.clone(), reason: e.to_string() })?;
-    }
-    if args.json {
-        output::json(&report)?;
-    } else {
-        report.lines().into_iter().try_for_each(output::line)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    super::show(args, &report, Report::lines, budgets_plot::draw)
 }
 
 const fn both(args: &QualityArgs, budget: f32) -> Budgets {

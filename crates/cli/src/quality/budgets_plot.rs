@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::budgets::Report;
-use super::plot::escaped;
+use super::svg;
 
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 760.0;
@@ -55,23 +55,17 @@ impl Axes {
 /// Draws every call.
 pub fn draw(report: &Report) -> String {
     let axes = Axes::of(report);
-    let mut svg = String::new();
-    // Writing to a String does not fail.
-    let _ = write!(
-        svg,
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="13" fill="#222">
-<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>
-<text x="{LEFT}" y="34" font-size="20" font-weight="600">Drift: estimated and measured</text>
-<text x="{LEFT}" y="58" fill="#666">{}: {} calls, each an adapter on a held-out prefix; budgets in nats, and how often they were kept</text>
-"##,
-        escaped(&report.model),
+    let subtitle = format!(
+        "{}: {} calls, each an adapter on a held-out prefix; budgets in nats, and how often they were kept",
+        report.model,
         report.pairs.len()
     );
+    let mut svg = svg::begin([WIDTH, HEIGHT], LEFT, "Drift: estimated and measured", &subtitle);
     let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
     for power in axes.from..=axes.to {
         let (x, y) = (axes.x(10f64.powi(power)), axes.y(10f64.powi(power)));
-        let label =
-            format!(r##"10<tspan dy="-5" font-size="9">{}</tspan>"##, power.to_string().replace('-', "−"));
+        let label = svg::power_of_ten(power);
+        // Writing to a String does not fail.
         let _ = writeln!(
             svg,
             r##"<path d="M{LEFT} {y:.1}H{right}M{x:.1} {TOP}V{bottom}" stroke="#e3e3e3"/><text x="{:.1}" y="{:.1}" text-anchor="end">{label}</text><text x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"##,

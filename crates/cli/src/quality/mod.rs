@@ -6,6 +6,7 @@ mod bytes;
 mod labels;
 mod plot;
 mod report;
+mod svg;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,8 @@ use interleaf_calibrate::{
 };
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{AdapterSummary, Calibration, Engine, PeftAdapter, Source, Store};
+
+use serde::Serialize;
 
 use crate::args::QualityArgs;
 use crate::windows::Demo;
@@ -96,14 +99,24 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         calibrations: all.iter().filter_map(Calibrated::new).collect(),
     };
     let report = Report::new(measurement, &engine, rows);
+    show(args, &report, Report::lines, plot::draw)
+}
+
+/// Draws a report, if that is asked for, and prints it.
+fn show<R: Serialize>(
+    args: &QualityArgs,
+    report: &R,
+    lines: fn(&R) -> Vec<String>,
+    draw: fn(&R) -> String,
+) -> Result<ExitCode, CliError> {
     if let Some(path) = &args.plot {
-        std::fs::write(path, plot::draw(&report))
+        std::fs::write(path, draw(report))
             .map_err(|e| CliError::File { path: path.clone(), reason: e.to_string() })?;
     }
     if args.json {
-        output::json(&report)?;
+        output::json(report)?;
     } else {
-        report.lines().into_iter().try_for_each(output::line)?;
+        lines(report).into_iter().try_for_each(output::line)?;
     }
     Ok(ExitCode::SUCCESS)
 }

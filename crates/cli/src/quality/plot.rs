@@ -8,6 +8,7 @@ use interleaf_calibrate::Family;
 
 use super::labels::{self, Area};
 use super::report::{Mean, Report};
+use super::svg::{self, escaped};
 
 const WIDTH: f64 = 1080.0;
 const HEIGHT: f64 = 640.0;
@@ -28,22 +29,16 @@ const COLOURS: [&str; 8] =
 pub fn draw(report: &Report) -> String {
     let points = report.means(None);
     let axes = Axes::of(&points);
-    let mut svg = String::new();
-    // Writing to a String does not fail.
-    let _ = write!(
-        svg,
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif" font-size="13" fill="#222">
-<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>
-<text x="{LEFT}" y="34" font-size="20" font-weight="600">What storing an adapter's KV pages costs</text>
-<text x="{LEFT}" y="58" fill="#666">{}: {} tokens stored, then {} scored; means over {} and {}; on top of one base cache as {}</text>
-"##,
-        escaped(&report.model),
+    let subtitle = format!(
+        "{}: {} tokens stored, then {} scored; means over {} and {}; on top of one base cache as {}",
+        report.model,
         report.prefix_tokens,
         report.scored_tokens,
         count(report.adapters, "adapter"),
         count(report.settings().len(), "setting"),
         report.anchor,
     );
+    let mut svg = svg::begin([WIDTH, HEIGHT], LEFT, "What storing an adapter's KV pages costs", &subtitle);
     axes.draw(&mut svg);
     frontier(&mut svg, &axes, &points);
     for (family, colour) in Family::ALL.into_iter().zip(COLOURS) {
@@ -109,10 +104,10 @@ impl Axes {
             let y = self.y(10f64.powi(power));
             let _ = writeln!(
                 svg,
-                r##"<path d="M{LEFT} {y:.1}H{right}" stroke="#e3e3e3"/><text x="{:.1}" y="{:.1}" text-anchor="end">10<tspan dy="-5" font-size="9">{}</tspan></text>"##,
+                r##"<path d="M{LEFT} {y:.1}H{right}" stroke="#e3e3e3"/><text x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"##,
                 LEFT - 10.0,
                 y + 4.0,
-                power.to_string().replace('-', "−")
+                svg::power_of_ten(power)
             );
         }
         let mut tick = |x: f64, label: &str, colour: &str| {
@@ -234,10 +229,6 @@ fn legend(svg: &mut String, points: &[Mean]) {
     }
     let line = r##"<path d="M0 0H17" stroke="#d55e00" stroke-width="1.5" stroke-dasharray="5 4"/>"##;
     place(count, line, "nothing cheaper is closer");
-}
-
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 #[cfg(test)]
