@@ -15,6 +15,38 @@ pub const BASE: u16 = 0;
 /// The form of pages as they were computed; others are counted from 1.
 pub const EXACT: u8 = 0;
 
+/// Forms that there may be besides the exact one: a byte says which of them a chunk was refused in.
+pub const MOST_FORMS: usize = 127;
+
+/// Which forms cost more than a chunk's users allow, as it turned out when it was encoded: those of as many bytes as one of
+/// them, or fewer. That holds for as long as the chunk is in the tree, since it never gets more exact nor its users less
+/// strict; but where the base's pages were not there, what would be decoded over them was not tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused(u8);
+
+impl Refused {
+    /// Nothing was tried in vain.
+    pub const NOTHING: Self = Self(0);
+
+    /// A form was, of at most [`MOST_FORMS`].
+    pub const fn up_to(form: u8, had_base: bool) -> Self {
+        Self(form << 1 | had_base as u8)
+    }
+
+    /// The form of most bytes.
+    pub const fn form(self) -> Option<u8> {
+        match self.0 >> 1 {
+            EXACT => None,
+            form => Some(form),
+        }
+    }
+
+    /// Whether the base's pages were there.
+    pub const fn had_base(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
 /// What a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -87,10 +119,10 @@ pub struct Node {
     pub first: u8,
     /// Of its layers, how many followers need at most.
     pub keep: u8,
-    /// Of its anchor's layers, how many it needs: those below `first`, or all where it is decoded over them.
-    pub needs: u8,
     /// What its pages are kept in.
     pub form: u8,
+    /// What it was tried in, in vain.
+    pub refused: Refused,
     /// One past the last layer that has pages here, in each tier.
     pub top: [u8; MOST_TIERS],
     /// Whether its pages in memory have their contents.
@@ -130,8 +162,8 @@ impl Node {
             from: 0,
             first: 0,
             keep: 0,
-            needs: 0,
             form: EXACT,
+            refused: Refused::NOTHING,
             top: [0; MOST_TIERS],
             ready: false,
             leaving: false,

@@ -1,7 +1,8 @@
 //! Chunks whose layers are stored in codecs of their own: what kernels are told of them, what encoding them was measured to
 //! cost, and anchors that are themselves encoded.
-#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use interleaf_contract::{
@@ -109,6 +110,18 @@ impl World {
         }
     }
 
+    /// Encodes what is asked for until nothing is, at a cost that nobody allows. Returns the forms.
+    fn refuse(&mut self, moves: Vec<Op>) -> Vec<u8> {
+        let (mut left, mut forms) = (VecDeque::from(moves), Vec::new());
+        while let Some(op) = left.pop_front() {
+            let OpKind::Encode { form } = op.kind else { panic!("{op:?}") };
+            forms.push(form);
+            left.extend(self.manager.encoded(op.id, 0.5));
+            self.manager.check().expect("sound");
+        }
+        forms
+    }
+
     /// The entries of the second chunk by layer, K before V, for a call that finds all of it.
     fn entries(&mut self, adapter: Option<AdapterId>, budget: f32) -> Vec<[PageEntry; 2]> {
         let (sequence, reused) = self.open(adapter, budget);
@@ -160,6 +173,54 @@ fn what_encoding_was_measured_to_cost_decides_whether_it_is_kept() {
         let (_, reused) = world.open(Some(adapter), 0.0);
         assert_eq!(reused > 0, !kept, "an exact call, at a cost of {cost}");
     }
+}
+
+/// What costs too much is not encoded again at the end of every call, but where there is something new to try.
+#[test]
+fn what_was_refused_is_not_tried_again() {
+    let mut world = World::new(vec![alone()]);
+    let adapter = world.adapter(vec![over_base()]);
+    // Alone, since there is nothing to be encoded over.
+    let moves = world.answer(Some(adapter), 0.1);
+    assert_eq!(world.refuse(moves), [1, 1]);
+    assert_eq!(world.answer(Some(adapter), 0.1), []);
+    // Over the base's pages once they are there.
+    let moves = world.answer(None, 0.0);
+    let tried = world.refuse(moves);
+    assert_eq!(tried[..2], [2, 2], "{tried:?}");
+    for who in [None, Some(adapter)] {
+        assert_eq!(world.answer(who, 0.1), [], "{who:?}");
+    }
+    // Forms that are told of now were not tried.
+    world.manager.add_forms(Some(adapter), vec![over_base()]).expect("lawful");
+    assert_eq!(world.answer(Some(adapter), 0.1).len(), 2);
+}
+
+/// Nor are the base's pages wanted for what they are known to be of no use for.
+#[test]
+fn the_base_is_not_computed_for_what_was_refused() {
+    let same = LayerForm { k: PageForm::Same, v: PageForm::Same };
+    let mut world = World::new(vec![alone()]);
+    let adapter = world.adapter(vec![form(vec![same; LAYERS], 0.01, Over::Base)]);
+    let moves = world.answer(Some(adapter), 0.1);
+    world.refuse(moves);
+    assert_eq!(world.manager.lacking_base(), Some((TEXT.to_vec(), 0.1)));
+    let moves = world.answer(None, 0.1);
+    let over: Vec<Op> = moves.iter().flat_map(|op| world.manager.encoded(op.id, 0.001)).collect();
+    assert_eq!(world.refuse(over)[..2], [2, 2]);
+    let call = |adapter: Option<AdapterId>| Open {
+        app: world.app,
+        adapter: adapter.map(|id| (id, 0)),
+        tokens: &TEXT,
+        most: TEXT.len(),
+        budget: 0.1,
+        is_kept: true,
+        now: world.now,
+    };
+    world.manager.forget(&call(None)).expect("known");
+    assert_eq!(world.manager.look_up(&call(None)), Ok(0));
+    assert_eq!(world.manager.look_up(&call(Some(adapter))), Ok(TEXT.len()));
+    assert_eq!(world.manager.lacking_base(), None);
 }
 
 #[test]
@@ -234,7 +295,7 @@ fn forms_that_cannot_be_are_refused() {
         let refused = world.manager.add_forms(Some(adapter), vec![wrong]);
         assert!(matches!(refused, Err(KvError::Config { .. })), "{what}: {refused:?}");
     }
-    let many = vec![over_base(); 200];
+    let many = vec![over_base(); 100];
     world.manager.add_forms(Some(adapter), many.clone()).expect("few enough");
     assert!(world.manager.add_forms(Some(adapter), many).is_err());
 }

@@ -1,7 +1,7 @@
 //! Who may answer: adapters by what they do, and their weights in the pool.
 
 use super::{Manager, Pending};
-use crate::node::{BASE, Kind, NONE, Node};
+use crate::node::{BASE, Kind, NONE, Node, Refused};
 use crate::op::{Op, OpKind};
 use crate::tier::RankRows;
 use crate::{AdapterId, AdapterKey, Form, KvError, Translation};
@@ -72,12 +72,16 @@ impl Manager {
     /// measured of it. They stay, since chunks are in them; those told of before are counted first.
     ///
     /// # Errors
-    /// If the adapter is unknown, there would be more than 255 with those of all, or one cannot be.
+    /// If the adapter is unknown, there would be more than [`MOST_FORMS`](crate::MOST_FORMS) with those of all, or one cannot be.
     pub fn add_forms(&mut self, adapter: Option<AdapterId>, forms: Vec<Form>) -> Result<(), KvError> {
         let variant = adapter.map_or(Ok(BASE), |id| self.variant(id))?;
         let known = &self.adapters[usize::from(variant)].forms;
         self.config.check_forms(&forms, self.config.forms.len() + known.len())?;
         self.adapters[usize::from(variant)].forms.extend(forms);
+        // What has fewer bytes may lose less all the same.
+        for node in self.nodes.iter_mut().filter(|node| node.variant == variant) {
+            node.refused = Refused::NOTHING;
+        }
         Ok(())
     }
 

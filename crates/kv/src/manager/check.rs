@@ -4,7 +4,6 @@ use interleaf_contract::CHUNK_TOKENS;
 
 use super::{Manager, OpKind, Pending};
 use crate::children;
-use crate::form::Over;
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
 
 /// Fails with what does not hold.
@@ -148,14 +147,11 @@ impl Manager {
             holds!(self.stands_alone(anchor), "its anchor is itself decoded over something");
             holds!(anchor.variant == BASE || node.first == 0, "its lower layers are another adapter's");
             holds!(anchor.text() == node.text(), "its anchor is of other tokens");
-            holds!(anchor.keep >= node.needs, "its anchor may lose what it needs");
-            holds!(!node.is_in(0) || anchor.top[0] >= node.needs, "its anchor has lost what it needs");
+            holds!(anchor.keep >= self.needs(node), "its anchor may lose what it needs");
+            holds!(!node.is_in(0) || anchor.top[0] >= self.needs(node), "its anchor has lost what it needs");
         }
         holds!(node.anchor != NONE || node.first == 0, "has neither its lower layers nor an anchor");
         let form = self.form_of(node);
-        let is_over = form.is_some_and(|form| form.over != Over::Nothing);
-        let needs = if is_over { self.config.layers as u8 } else { node.first };
-        holds!(node.needs == needs, "needs {} layers of its anchor, and {needs} by its form", node.needs);
         holds!(form.is_none() || node.drift > 0.0, "lossy, and does not say so");
         holds!(node.drift <= node.least_budget, "lossier than those who used it allow");
         Ok(())

@@ -8,7 +8,7 @@ use interleaf_contract::CHUNK_TOKENS;
 use super::{MOST_SEQUENCES, Manager, Pending};
 use crate::children::{self, Key};
 use crate::form::{Form, Layers, Over, Source};
-use crate::node::{BASE, EXACT, Kind, NONE, Node};
+use crate::node::{BASE, EXACT, Kind, NONE, Node, Refused};
 use crate::op::{Op, OpKind};
 use crate::sequence::{Sequence, variant_of};
 use crate::{KvError, Open, SequenceId};
@@ -129,15 +129,9 @@ impl Manager {
         moves
     }
 
-    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything: of
-    /// those that take more than what was found to be too small. What is decoded over something stays as it is.
-    pub(super) fn encode_behind(
-        &mut self,
-        node: u32,
-        place: usize,
-        twins: &[Vec<u32>],
-        too_small: u64,
-    ) -> Option<Op> {
+    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything and was
+    /// not tried in vain. What is decoded over something stays as it is.
+    pub(super) fn encode_behind(&mut self, node: u32, place: usize, twins: &[Vec<u32>]) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
         if forms == 0 || !self.may_change(node) || !self.stands_alone(at) {
@@ -146,13 +140,15 @@ impl Manager {
         let bytes_in =
             |layers: &Layers| self.tiers[0].chunk_bytes(usize::from(at.first)..self.config.layers, layers);
         let (left, now) = (rest(at.least_budget, at.drift), bytes_in(self.layers_of(at)));
+        let base = twins.first().and_then(|twins| twins.get(place));
+        let has_base = base.is_some_and(|&base| self.is_anchor_of(base, node));
         let mut best: Option<(u64, u8, u32)> = None;
         for number in 1..=forms as u8 {
             let Some(form) = self.form(at.variant, number) else { continue };
             let &Form { drift, over, by_density, .. } = form;
             let bytes = bytes_in(&form.layers);
-            let is_smallest = bytes > too_small && bytes < best.map_or(now, |(bytes, ..)| bytes);
-            if by_density || drift > left || !is_smallest {
+            let is_smallest = bytes < best.map_or(now, |(bytes, ..)| bytes);
+            if by_density || drift > left || !is_smallest || self.is_refused(node, number, has_base) {
                 continue;
             }
             let variants = match over {
@@ -170,7 +166,16 @@ impl Manager {
             }
         }
         let (_, form, anchor) = best?;
-        self.encode(node, form, anchor)
+        self.encode(node, form, anchor, has_base)
+    }
+
+    /// Whether a form was found to cost more than a chunk's users allow.
+    pub(super) fn is_refused(&self, node: u32, form: u8, has_base: bool) -> bool {
+        let at = &self.nodes[node as usize];
+        let Some(largest) = at.refused.form() else { return false };
+        let is_alone = self.form(at.variant, form).is_none_or(|form| form.over == Over::Nothing);
+        let is_same = is_alone || at.refused.had_base() || !has_base;
+        is_same && self.bytes_in(node, form) <= self.bytes_in(node, largest)
     }
 
     /// A chunk of the base is as it will stay: others' of the same tokens that stand alone may be smaller over it.
@@ -186,7 +191,7 @@ impl Manager {
         for variant in 1..self.adapters.len() as u16 {
             let twin = self.twins_in(&path, salt, variant).get(place).copied();
             let over = [path.clone()];
-            moves.extend(twin.and_then(|twin| self.encode_behind(twin, place, &over, 0)));
+            moves.extend(twin.and_then(|twin| self.encode_behind(twin, place, &over)));
         }
         moves
     }
@@ -236,12 +241,13 @@ impl Manager {
     /// of a path. Where some of the base's layers are there, for who shares them, the others will stay exact with these.
     fn pays_with_base(&self, path: &[u32], salt: u32, has_some: bool) -> bool {
         let held = |layers: &Layers| self.tiers[0].chunk_bytes(0..self.config.layers, layers);
-        let least = |variant: u16, left: f32, is_over: bool| {
+        let least = |variant: u16, left: f32, is_over: bool, is_refused: &dyn Fn(u8) -> bool| {
             let forms = self.config.forms.iter().chain(&self.adapters[usize::from(variant)].forms);
-            let lawful = forms.filter(|form| {
-                form.drift <= left && !form.by_density && (form.over != Over::Nothing) == is_over
+            let lawful = (1..).zip(forms).filter(|(number, form)| {
+                let is_kind = !form.by_density && (form.over != Over::Nothing) == is_over;
+                is_kind && form.drift <= left && !is_refused(*number)
             });
-            lawful.map(|form| held(&form.layers)).min()
+            lawful.map(|(_, form)| held(&form.layers)).min()
         };
         let (mut now, mut then, mut budget) = (0, 0, f32::INFINITY);
         for variant in 1..self.adapters.len() as u16 {
@@ -250,10 +256,12 @@ impl Manager {
             let at = &self.nodes[twin as usize];
             let own = held(self.layers_of(at));
             now += own;
-            then += least(variant, rest(at.least_budget, at.drift), true).map_or(own, |less| less.min(own));
+            let is_refused = |form| self.is_refused(twin, form, true);
+            let less = least(variant, rest(at.least_budget, at.drift), true, &is_refused);
+            then += less.map_or(own, |less| less.min(own));
             budget = budget.min(at.least_budget);
         }
-        let encoded = least(BASE, budget, false).filter(|_| !has_some);
+        let encoded = least(BASE, budget, false, &|_| false).filter(|_| !has_some);
         let base = encoded.unwrap_or(u64::MAX).min(held(&self.exact));
         then + base < now
     }
@@ -328,13 +336,18 @@ impl Manager {
         self.form_of(at).is_none_or(|form| form.over == Over::Nothing)
     }
 
+    /// Of a chunk's anchor, how many layers it needs: those below its first, or all where it is decoded over them.
+    pub(super) fn needs(&self, at: &Node) -> u8 {
+        if self.stands_alone(at) { at.first } else { self.config.layers as u8 }
+    }
+
     fn salt_of(&self, first: u32) -> Option<u32> {
         let root = self.nodes[first as usize].parent;
         self.roots.iter().find(|(_, own)| **own == root).map(|((salt, _), _)| *salt)
     }
 
     /// Plans the encoding of a chunk, over an anchor or alone, where there is room for it beside what it has.
-    pub(super) fn encode(&mut self, node: u32, form: u8, anchor: u32) -> Option<Op> {
+    pub(super) fn encode(&mut self, node: u32, form: u8, anchor: u32, had_base: bool) -> Option<Op> {
         let Node { first, variant, .. } = self.nodes[node as usize];
         let layers = self.layers_in(variant, form).clone();
         let list = self.tiers[0].take(usize::from(first)..self.config.layers, &layers)?;
@@ -343,7 +356,8 @@ impl Manager {
         // What it is decoded over now is read, too.
         let old = self.nodes[node as usize].anchor;
         let anchor = if anchor == NONE { old } else { anchor };
-        let pending = Pending { list, top, anchor, old, ..Pending::of(OpKind::Encode { form }, node) };
+        let kind = OpKind::Encode { form };
+        let pending = Pending { list, top, anchor, old, had_base, ..Pending::of(kind, node) };
         Some(self.new_op(pending, bytes))
     }
 
@@ -364,6 +378,11 @@ impl Manager {
             None => both(self.drift_in(node, form), shared),
         };
         // Others may have used it meanwhile, who allow less.
+        if is_done && at.kind == Kind::Shared && drift > at.least_budget {
+            self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base);
+        }
+        let at = &self.nodes[node as usize];
+        // Of each key there is one chunk.
         let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
             let own = children::key(at);
             let key = Key { is_lossy: drift > 0.0, ..own };
@@ -389,10 +408,9 @@ impl Manager {
         self.nodes[parent as usize].children = children::remove(&mut self.nodes, first, node);
         let old = std::mem::replace(&mut self.nodes[node as usize].pages[0], list);
         self.tiers[0].give_back(old);
-        let low = self.nodes[node as usize].first;
         let at = &mut self.nodes[node as usize];
         (at.form, at.drift) = (form, drift);
-        at.needs = if needs_anchor { self.config.layers as u8 } else { low };
+        let low = at.first;
         let first = self.nodes[parent as usize].children;
         self.nodes[parent as usize].children = children::insert(&mut self.nodes, first, node);
         let mut left = self.nodes[node as usize].anchor;
@@ -426,7 +444,7 @@ impl Manager {
             }
         }
         if anchor != NONE {
-            let needs = self.nodes[node as usize].needs;
+            let needs = self.needs(&self.nodes[node as usize]);
             let at = &mut self.nodes[anchor as usize];
             at.followers += 1;
             at.resident_followers += 1;
@@ -460,7 +478,11 @@ impl Manager {
             }
             let base = match self.nodes[anchor as usize].variant {
                 // Encoded anew it loses again.
-                variant if variant != BASE && self.drift_in(node, form) <= least_budget => {
+                variant
+                    if variant != BASE
+                        && self.drift_in(node, form) <= least_budget
+                        && !self.is_refused(node, form, true) =>
+                {
                     let path = self.path_to(node);
                     left = left.saturating_sub(path.len());
                     let salt = path.first().and_then(|&first| self.salt_of(first));
@@ -473,8 +495,10 @@ impl Manager {
             let above = &self.nodes[anchor as usize];
             let is_alone = above.followers == 1 && above.children == NONE && above.pins == 0 && first == 0;
             let op = match base {
-                Some(base) => self.encode(node, form, base),
-                None if is_busy && is_alone && above.last_use < last_use => self.encode(node, EXACT, NONE),
+                Some(base) => self.encode(node, form, base, true),
+                None if is_busy && is_alone && above.last_use < last_use => {
+                    self.encode(node, EXACT, NONE, false)
+                }
                 None => None,
             };
             moves.extend(op);

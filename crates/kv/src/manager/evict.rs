@@ -133,8 +133,9 @@ impl Manager {
 
     /// Whether a chunk's anchor, if it has one, is in memory with the layers that the chunk needs of it.
     pub(super) fn has_anchor(&self, node: u32) -> bool {
-        let Node { anchor, needs, .. } = self.nodes[node as usize];
-        self.nodes.get(anchor as usize).is_none_or(|anchor| anchor.is_in(0) && anchor.top[0] >= needs)
+        let at = &self.nodes[node as usize];
+        let is_enough = |anchor: &Node| anchor.is_in(0) && anchor.top[0] >= self.needs(at);
+        self.nodes.get(at.anchor as usize).is_none_or(is_enough)
     }
 
     pub(super) fn is_root(&self, node: u32) -> bool {

@@ -236,7 +236,7 @@ impl Manager {
         let path = if sequence.is_lost { Vec::new() } else { path };
         let twins = self.twins(&path);
         for (place, &node) in path.iter().enumerate() {
-            if let Some(op) = self.encode_behind(node, place, &twins, 0) {
+            if let Some(op) = self.encode_behind(node, place, &twins) {
                 // It is written in its new form.
                 moves.push(op);
                 continue;

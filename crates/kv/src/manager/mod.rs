@@ -38,7 +38,7 @@ pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
 use crate::form::{Form, Layers};
 use crate::heap::Heap;
-use crate::node::{BASE, Kind, MOST_TIERS, NONE, Node};
+use crate::node::{BASE, Kind, MOST_FORMS, MOST_TIERS, NONE, Node};
 use crate::numbers::Numbered;
 use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
@@ -69,7 +69,7 @@ pub struct Config {
     pub costs: SwitchCosts,
     /// Whether whoever carries moves out can compute chunks again among others that are there.
     pub can_recompute: bool,
-    /// Forms that chunks may be kept in besides the exact one; 255 at most. Which are lawful for a chunk, those who used it
+    /// Forms that chunks may be kept in besides the exact one; [`MOST_FORMS`] at most. Which are lawful for a chunk, those who used it
     /// decide by their budgets.
     pub forms: Vec<Form>,
     /// Share of the budget below which memory is idle and is filled by a tick (ELORA: 0.7).
@@ -108,8 +108,8 @@ impl Config {
     /// Checks forms that are counted behind others.
     fn check_forms(&self, forms: &[Form], before: usize) -> Result<(), KvError> {
         let refuse = |field, expected, found: String| Err(KvError::Config { field, expected, found });
-        if forms.len() + before > 255 {
-            return refuse("forms", "at most 255", format!("{} and {before} for all", forms.len()));
+        if forms.len() + before > MOST_FORMS {
+            return refuse("forms", "at most 127", format!("{} and {before} for all", forms.len()));
         }
         for form in forms {
             let is_all =
@@ -187,12 +187,15 @@ struct Pending {
     old: u32,
     /// Of an encoding, what it costs, if that was measured.
     drift: Option<f32>,
+    /// Of an encoding, whether the base's pages were there to encode over.
+    had_base: bool,
 }
 
 impl Pending {
     /// A move of a node that writes where that has its pages.
     const fn of(kind: OpKind, node: u32) -> Self {
-        Self { kind, node, list: NONE, copy: None, top: 0, anchor: NONE, old: NONE, drift: None }
+        let (list, anchor, old) = (NONE, NONE, NONE);
+        Self { kind, node, list, copy: None, top: 0, anchor, old, drift: None, had_base: false }
     }
 
     /// Whether it brings its node's contents to memory, and somebody waits for that.

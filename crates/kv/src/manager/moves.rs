@@ -7,7 +7,7 @@ use interleaf_contract::CHUNK_TOKENS;
 use super::encode::both;
 use super::{Manager, Pending};
 use crate::children;
-use crate::node::{EXACT, Kind, NONE, Node};
+use crate::node::{EXACT, Kind, NONE, Node, Refused};
 use crate::op::{Op, OpId, OpKind};
 use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
@@ -46,17 +46,17 @@ impl Manager {
         let OpKind::Encode { form } = pending.kind else { return self.end(op, End::Done) };
         // Nothing that loses costs nothing, or less.
         pending.drift = Some(drift.max(f32::MIN_POSITIVE));
+        let pending = *pending;
         let node = pending.node;
         let at = &self.nodes[node as usize];
         if both(at.drift, drift) <= at.least_budget || at.kind != Kind::Shared || !self.stands_alone(at) {
             return self.end(op, End::Done);
         }
-        let too_small = self.bytes_in(node, form);
+        self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base);
         let mut moves = self.end(op, End::Cancelled);
         let path = self.path_to(node);
         let twins = self.twins(&path);
-        let next =
-            path.len().checked_sub(1).and_then(|place| self.encode_behind(node, place, &twins, too_small));
+        let next = path.len().checked_sub(1).and_then(|place| self.encode_behind(node, place, &twins));
         match next {
             Some(next) => moves.push(next),
             None => moves.extend(self.encode_over(node)),
@@ -373,7 +373,7 @@ impl Manager {
         let mut needed = vec![0; self.nodes.len()];
         for node in self.nodes.iter().filter(|node| node.is_in(0) && node.anchor != NONE) {
             let most = &mut needed[node.anchor as usize];
-            *most = node.needs.max(*most);
+            *most = self.needs(node).max(*most);
         }
         for (index, needed) in needed.into_iter().enumerate() {
             let at = &mut self.nodes[index];
@@ -395,8 +395,9 @@ impl Manager {
         let weights = self.adapters[usize::from(sequence.variant)].node;
         // Of an anchor the sequence has computed what it needs; where others need more it is theirs to bring back.
         let anchors = sequence.path.iter().filter_map(|&node| {
-            let Node { anchor, needs, .. } = self.nodes[node as usize];
-            self.nodes.get(anchor as usize).filter(|at| at.top[0] <= needs).map(|_| anchor)
+            let at = &self.nodes[node as usize];
+            let anchor = self.nodes.get(at.anchor as usize);
+            anchor.filter(|anchor| anchor.top[0] <= self.needs(at)).map(|_| at.anchor)
         });
         let all = sequence.path.iter().copied().chain(anchors).chain([weights]);
         for node in all.filter(|node| *node != NONE).collect::<Vec<u32>>() {

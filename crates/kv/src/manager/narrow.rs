@@ -40,7 +40,7 @@ impl Manager {
             let is_less =
                 |form: &u8| self.bytes_in(node, *form) < self.bytes_in(node, self.nodes[node as usize].form);
             if let Some(form) = form.filter(is_less).filter(|_| self.may_change(node)) {
-                moves.extend(self.encode(node, form, NONE));
+                moves.extend(self.encode(node, form, NONE, false));
             }
         }
         Ok(moves)
@@ -68,7 +68,9 @@ impl Manager {
     /// The last of some forms, the widest first, that those who used a chunk allow.
     fn narrowest_lawful(&self, node: u32, forms: &[u8]) -> Option<u8> {
         let least_budget = self.nodes[node as usize].least_budget;
-        forms.iter().copied().rfind(|&form| self.drift_in(node, form) <= least_budget)
+        let is_lawful =
+            |form: u8| self.drift_in(node, form) <= least_budget && !self.is_refused(node, form, false);
+        forms.iter().copied().rfind(|&form| is_lawful(form))
     }
 
     /// Bytes that a chunk's own layers take in a form.

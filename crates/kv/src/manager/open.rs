@@ -252,7 +252,7 @@ impl Manager {
     /// Sees to it that a chunk's anchor is in memory, or on its way there, with the layers that the chunk needs of it. Returns
     /// whether that is so.
     fn bring_anchor(&mut self, node: u32, moves: &mut Vec<Op>) -> bool {
-        let Node { anchor, needs, .. } = self.nodes[node as usize];
+        let Node { anchor, .. } = self.nodes[node as usize];
         if anchor == NONE {
             return true;
         }
@@ -262,7 +262,7 @@ impl Manager {
         let Some(from) = self.nodes[anchor as usize].stored() else { return false };
         let top = self.nodes[anchor as usize].top[from];
         let Node { form, variant, .. } = self.nodes[anchor as usize];
-        if top < needs || !self.is_supported(anchor) {
+        if top < self.needs(&self.nodes[node as usize]) || !self.is_supported(anchor) {
             return false;
         }
         let Some(list) = self.make_room(0, 0..usize::from(top), variant, form) else { return false };

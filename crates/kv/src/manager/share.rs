@@ -178,7 +178,7 @@ impl Manager {
         at.followers += 1;
         at.keep = at.keep.max(shared);
         let at = &mut self.nodes[node as usize];
-        (at.first, at.needs, at.anchor) = (shared, shared, anchor);
+        (at.first, at.anchor) = (shared, anchor);
     }
 
     /// The base's node at the place of another variant's.
