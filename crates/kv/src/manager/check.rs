@@ -26,6 +26,13 @@ impl Manager {
         for (index, node) in self.nodes.iter().enumerate() {
             self.check_node(index as u32, node).map_err(|e| format!("node {index}: {e}; {node:?}"))?;
         }
+        let encodings = self.pending.values().filter(|op| matches!(op.kind, OpKind::Encode { .. })).count();
+        holds!(
+            self.encodings == encodings,
+            "{encodings} encodings are under way, counted {}",
+            self.encodings
+        );
+        holds!(encodings > 0 || self.encoded.is_empty(), "something is to follow from encodings that ended");
         let activated = self.adapters.iter().filter(|known| known.is_activated).count();
         holds!(self.activated == activated, "{activated} adapters are activated, counted {}", self.activated);
         self.check_counts()?;

@@ -5,7 +5,7 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::{MOST_SEQUENCES, Manager, Pending};
+use super::{Encoded, MOST_SEQUENCES, Manager, Pending};
 use crate::children::{self, Key};
 use crate::form::{Form, Layers, Over, Source};
 use crate::node::{BASE, EXACT, Kind, NONE, Node, Refused};
@@ -129,9 +129,9 @@ impl Manager {
         moves
     }
 
-    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, if that saves anything and was
-    /// not tried in vain. What is decoded over something stays as it is.
-    pub(super) fn encode_behind(&mut self, node: u32, place: usize, twins: &[Vec<u32>]) -> Option<Op> {
+    /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, alone or over one of its twins,
+    /// if that saves anything and was not tried in vain. What is decoded over something stays as it is.
+    pub(super) fn encode_behind(&mut self, node: u32, twins: &[u32]) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
         if forms == 0 || !self.may_change(node) || !self.stands_alone(at) {
@@ -140,33 +140,29 @@ impl Manager {
         let bytes_in =
             |layers: &Layers| self.tiers[0].chunk_bytes(usize::from(at.first)..self.config.layers, layers);
         let (left, now) = (rest(at.least_budget, at.drift), bytes_in(self.layers_of(at)));
-        let base = twins.first().and_then(|twins| twins.get(place));
-        let has_base = base.is_some_and(|&base| self.is_anchor_of(base, node));
+        let any = twins.iter().copied().find(|&twin| self.is_anchor_of(twin, node));
+        // It comes first.
+        let base = any.filter(|&any| self.nodes[any as usize].variant == BASE);
         let mut best: Option<(u64, u8, u32)> = None;
         for number in 1..=forms as u8 {
             let Some(form) = self.form(at.variant, number) else { continue };
             let &Form { drift, over, by_density, .. } = form;
             let bytes = bytes_in(&form.layers);
             let is_smallest = bytes < best.map_or(now, |(bytes, ..)| bytes);
-            if by_density || drift > left || !is_smallest || self.is_refused(node, number, has_base) {
+            if by_density || drift > left || !is_smallest || self.is_refused(node, number, base.is_some()) {
                 continue;
             }
-            let variants = match over {
-                Over::Nothing => 0,
-                Over::Base => 1,
-                Over::Any => twins.len(),
-            };
-            let mut anchors = twins.iter().take(variants).filter_map(|twins| twins.get(place).copied());
             let anchor = match over {
                 Over::Nothing => Some(NONE),
-                Over::Base | Over::Any => anchors.find(|&anchor| self.is_anchor_of(anchor, node)),
+                Over::Base => base,
+                Over::Any => any,
             };
             if let Some(anchor) = anchor {
                 best = Some((bytes, number, anchor));
             }
         }
         let (_, form, anchor) = best?;
-        self.encode(node, form, anchor, has_base)
+        self.encode(node, form, anchor, base.is_some())
     }
 
     /// Whether a form was found to cost more than a chunk's users allow.
@@ -178,28 +174,14 @@ impl Manager {
         is_same && self.bytes_in(node, form) <= self.bytes_in(node, largest)
     }
 
-    /// A chunk of the base is as it will stay: others' of the same tokens that stand alone may be smaller over it.
-    pub(super) fn encode_over(&mut self, node: u32) -> Vec<Op> {
-        let at = &self.nodes[node as usize];
-        if at.variant != BASE || at.kind != Kind::Shared || !self.has_forms_over() {
+    /// A chunk is as it will stay: if it is the base's, twins that stand alone may be smaller over it.
+    pub(super) fn encode_over(&mut self, node: u32, twins: &[u32]) -> Vec<Op> {
+        if self.nodes[node as usize].variant != BASE {
             return Vec::new();
         }
-        let path = self.path_to(node);
-        let Some(salt) = path.first().and_then(|&first| self.salt_of(first)) else { return Vec::new() };
-        let place = path.len() - 1;
-        let mut moves = Vec::new();
-        for variant in 1..self.adapters.len() as u16 {
-            let twin = self.twins_in(&path, salt, variant).get(place).copied();
-            let over = [path.clone()];
-            moves.extend(twin.and_then(|twin| self.encode_behind(twin, place, &over)));
-        }
-        moves
-    }
-
-    /// Whether there are forms that are decoded over another variant's.
-    fn has_forms_over(&self) -> bool {
-        let own = self.adapters.iter().flat_map(|known| &known.forms);
-        self.config.forms.iter().chain(own).any(|form| form.over != Over::Nothing)
+        let is_others = |twin: &u32| self.nodes[*twin as usize].variant != BASE;
+        let others: Vec<u32> = twins.iter().copied().filter(is_others).collect();
+        others.into_iter().filter_map(|twin| self.encode_behind(twin, &[node])).collect()
     }
 
     /// Tokens of which pages under adapters, with the base's that there are none of, would take less than they do alone: the
@@ -215,12 +197,12 @@ impl Manager {
             self.could_be_smaller(node) && !after.iter().any(|&next| self.could_be_smaller(next))
         };
         let lasts = (0..).zip(&self.nodes).filter(|(node, at)| is_last(*node, at));
+        let mut known = self.no_twins();
         let lacking = lasts.filter_map(|(node, at)| {
             let path = self.path_to(node);
-            let salt = path.first().and_then(|&first| self.salt_of(first)).filter(|salt| *salt == 0)?;
-            let twin = self.twins_in(&path, salt, BASE).get(path.len() - 1).copied();
-            let is_there = twin.is_some_and(|twin| self.is_decodable(&self.nodes[twin as usize]));
-            (!is_there && self.pays_with_base(&path, salt, twin.is_some())).then_some((path, at.least_budget))
+            let root = self.nodes[*path.first()? as usize].parent;
+            let is_open = self.salt_of(root) == Some(0);
+            (is_open && self.pays_with_base(self.twins(node, &mut known))).then_some((path, at.least_budget))
         });
         let (path, budget) = lacking.max_by_key(|(path, _)| path.len())?;
         Some((path.iter().flat_map(|&chunk| self.nodes[chunk as usize].text()).copied().collect(), budget))
@@ -237,9 +219,16 @@ impl Manager {
             && self.stands_alone(at)
     }
 
-    /// Whether the base's pages and what adapters would keep over them take less than the adapters' do now, by the last chunk
-    /// of a path. Where some of the base's layers are there, for who shares them, the others will stay exact with these.
-    fn pays_with_base(&self, path: &[u32], salt: u32, has_some: bool) -> bool {
+    /// Whether the base's pages, which are not there, and what adapters would keep over them take less than the adapters' do
+    /// now, by the twins that are the last chunks of a prefix. Where some of the base's layers are there, for who shares them,
+    /// the others will stay exact with these.
+    fn pays_with_base(&self, twins: &[u32]) -> bool {
+        let mut of_base =
+            twins.iter().map(|&twin| &self.nodes[twin as usize]).filter(|at| at.variant == BASE).peekable();
+        let has_some = of_base.peek().is_some();
+        if of_base.any(|at| self.is_decodable(at)) {
+            return false;
+        }
         let held = |layers: &Layers| self.tiers[0].chunk_bytes(0..self.config.layers, layers);
         let least = |variant: u16, left: f32, is_over: bool, is_refused: &dyn Fn(u8) -> bool| {
             let forms = self.config.forms.iter().chain(&self.adapters[usize::from(variant)].forms);
@@ -250,14 +239,12 @@ impl Manager {
             lawful.map(|(_, form)| held(&form.layers)).min()
         };
         let (mut now, mut then, mut budget) = (0, 0, f32::INFINITY);
-        for variant in 1..self.adapters.len() as u16 {
-            let twin = self.twins_in(path, salt, variant).get(path.len() - 1).copied();
-            let Some(twin) = twin.filter(|&twin| self.could_be_smaller(twin)) else { continue };
+        for twin in twins.iter().copied().filter(|&twin| self.could_be_smaller(twin)) {
             let at = &self.nodes[twin as usize];
             let own = held(self.layers_of(at));
             now += own;
             let is_refused = |form| self.is_refused(twin, form, true);
-            let less = least(variant, rest(at.least_budget, at.drift), true, &is_refused);
+            let less = least(at.variant, rest(at.least_budget, at.drift), true, &is_refused);
             then += less.map_or(own, |less| less.min(own));
             budget = budget.min(at.least_budget);
         }
@@ -279,58 +266,6 @@ impl Manager {
             && at.followers == 0
     }
 
-    /// The chunks of the same tokens under other variants, whole ones before others and exact ones before lossy ones, as far as
-    /// there are any: for the base first, and then for each adapter that has some, those from the path's first chunk on.
-    /// Nothing where no form is decoded over another's.
-    pub(super) fn twins(&self, path: &[u32]) -> Vec<Vec<u32>> {
-        let is_over = |form: &Form| form.over != Over::Nothing;
-        let variant = path.last().map_or(BASE, |&last| self.nodes[last as usize].variant);
-        let own = &self.adapters[usize::from(variant)].forms;
-        if !self.config.forms.iter().chain(own).any(is_over) {
-            return Vec::new();
-        }
-        let Some(salt) = path.first().and_then(|&first| self.salt_of(first)) else { return Vec::new() };
-        let of_base = self.twins_in(path, salt, BASE);
-        let others = (1..self.adapters.len() as u16).map(|variant| self.twins_in(path, salt, variant));
-        std::iter::once(of_base).chain(others.filter(|twins| !twins.is_empty())).collect()
-    }
-
-    fn twins_in(&self, path: &[u32], salt: u32, variant: u16) -> Vec<u32> {
-        let mut twins = Vec::new();
-        let Some(mut at) = self.roots.get(&(salt, variant)).copied() else { return twins };
-        for &chunk in path {
-            let tokens = self.nodes[chunk as usize].text();
-            let children = self.nodes[at as usize].children;
-            let find =
-                |is_lossy| children::find(&self.nodes, children, Key { variant, from: 0, is_lossy, tokens });
-            // Of an exact chunk there may be lower layers only, for those who share them.
-            let is_whole = |twin: &u32| self.is_decodable(&self.nodes[*twin as usize]);
-            let (exact, lossy) = (find(false), find(true));
-            let Some(next) = exact.filter(is_whole).or(lossy.filter(is_whole)).or(exact).or(lossy) else {
-                break;
-            };
-            twins.push(next);
-            at = next;
-        }
-        twins
-    }
-
-    /// Whether a chunk could be decoded over another of the same tokens: that is another variant's, whole, in memory, and
-    /// not itself decoded over something. How much that has lost does not matter, since the difference is taken from what
-    /// it decodes to. What shares its lower layers with the base stays with the base; where these are another of its chunks',
-    /// which has lost something, the chunk loses that, too.
-    fn is_anchor_of(&self, anchor: u32, node: u32) -> bool {
-        let own = &self.nodes[node as usize];
-        let found = &self.nodes[anchor as usize];
-        let is_other = found.variant != own.variant && (own.first == 0 || found.variant == BASE);
-        self.is_decodable(found) && is_other
-    }
-
-    /// Whether all of a chunk's layers are in memory, and decoded over nothing else.
-    fn is_decodable(&self, at: &Node) -> bool {
-        usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready && self.stands_alone(at)
-    }
-
     /// Whether a chunk's form is decoded over nothing else.
     pub(super) fn stands_alone(&self, at: &Node) -> bool {
         self.form_of(at).is_none_or(|form| form.over == Over::Nothing)
@@ -339,11 +274,6 @@ impl Manager {
     /// Of a chunk's anchor, how many layers it needs: those below its first, or all where it is decoded over them.
     pub(super) fn needs(&self, at: &Node) -> u8 {
         if self.stands_alone(at) { at.first } else { self.config.layers as u8 }
-    }
-
-    fn salt_of(&self, first: u32) -> Option<u32> {
-        let root = self.nodes[first as usize].parent;
-        self.roots.iter().find(|(_, own)| **own == root).map(|((salt, _), _)| *salt)
     }
 
     /// Plans the encoding of a chunk, over an anchor or alone, where there is room for it beside what it has.
@@ -367,8 +297,30 @@ impl Manager {
         both(at.drift, self.form(at.variant, form).map_or(0.0, |form| form.drift))
     }
 
-    /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it.
-    pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) {
+    /// What follows from encodings, once none is under way: what was refused is tried in the next larger form, and twins are
+    /// encoded over what the base's chunks are now. For all at once, so that each chunk's twins are looked for once.
+    pub(super) fn after_encodings(&mut self, moves: &mut Vec<Op>) {
+        let mut known = self.no_twins();
+        for Encoded { node, is_refused } in std::mem::take(&mut self.encoded) {
+            // It may have gone since.
+            if self.nodes[node as usize].kind != Kind::Shared {
+                continue;
+            }
+            let twins = self.twins(node, &mut known);
+            if is_refused {
+                if let Some(op) = self.encode_behind(node, twins) {
+                    moves.push(op);
+                    continue;
+                }
+                moves.extend(self.write_behind(node, 0));
+            }
+            moves.extend(self.encode_over(node, twins));
+        }
+    }
+
+    /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it. Returns whether it cost more
+    /// than its users allow.
+    pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) -> bool {
         let Pending { node, list, anchor, .. } = pending;
         let at = &self.nodes[node as usize];
         let over = self.nodes.get(anchor as usize).filter(|_| at.first > 0 && anchor != at.anchor);
@@ -378,7 +330,8 @@ impl Manager {
             None => both(self.drift_in(node, form), shared),
         };
         // Others may have used it meanwhile, who allow less.
-        if is_done && at.kind == Kind::Shared && drift > at.least_budget {
+        let is_refused = is_done && at.kind == Kind::Shared && drift > at.least_budget;
+        if is_refused {
             self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base);
         }
         let at = &self.nodes[node as usize];
@@ -397,7 +350,7 @@ impl Manager {
                 .is_some_and(|at| at.kind == Kind::Shared && self.is_decodable(at));
         if !is_done || !is_lawful || !is_anchored || !self.may_change(node) {
             self.tiers[0].give_back(list);
-            return;
+            return is_refused;
         }
         for tier in 1..self.tiers.len() {
             // What was written is of the old form.
@@ -421,6 +374,7 @@ impl Manager {
             self.evict(left, 0);
             left = before;
         }
+        false
     }
 
     /// Whether a chunk of the base that has some layers only, for those who shared them, is of no use to anybody any more.
@@ -465,6 +419,7 @@ impl Manager {
         let has_forms =
             !self.config.forms.is_empty() || self.adapters.iter().any(|known| !known.forms.is_empty());
         let mut left = if has_forms { TICK_NODES } else { 0 };
+        let mut known = self.no_twins();
         for _ in 0..all {
             if left == 0 {
                 return;
@@ -483,12 +438,12 @@ impl Manager {
                         && self.drift_in(node, form) <= least_budget
                         && !self.is_refused(node, form, true) =>
                 {
-                    let path = self.path_to(node);
-                    left = left.saturating_sub(path.len());
-                    let salt = path.first().and_then(|&first| self.salt_of(first));
-                    let twins = salt.map(|salt| self.twins_in(&path, salt, BASE));
-                    let twin = twins.and_then(|twins| twins.get(path.len() - 1).copied());
-                    twin.filter(|&base| self.is_anchor_of(base, node))
+                    let before = known.looked_at();
+                    let twins = self.twins(node, &mut known).iter().copied();
+                    let mut of_base = twins.filter(|&twin| self.nodes[twin as usize].variant == BASE);
+                    let base = of_base.find(|&base| self.is_anchor_of(base, node));
+                    left = left.saturating_sub(known.looked_at() - before);
+                    base
                 }
                 _ => None,
             };

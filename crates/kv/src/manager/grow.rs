@@ -234,14 +234,15 @@ impl Manager {
             }
         }
         let path = if sequence.is_lost { Vec::new() } else { path };
-        let twins = self.twins(&path);
-        for (place, &node) in path.iter().enumerate() {
-            if let Some(op) = self.encode_behind(node, place, &twins) {
+        let mut known = self.no_twins();
+        for &node in &path {
+            let twins = self.twins(node, &mut known);
+            if let Some(op) = self.encode_behind(node, twins) {
                 // It is written in its new form.
                 moves.push(op);
                 continue;
             }
-            moves.extend(self.encode_over(node));
+            moves.extend(self.encode_over(node, twins));
             let anchor = self.nodes[node as usize].anchor;
             for node in [anchor, node].into_iter().filter(|node| *node != NONE) {
                 moves.extend(self.write_behind(node, 0));

@@ -10,7 +10,7 @@
 //!
 //! Submodules have one kind of event each: `open` begins a call with what `find` can use again, `grow` adds and takes tokens,
 //! `share` puts chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who
-//! may answer; `encode` changes the forms of chunks, `narrow` those of a context by its chunks' densities, `evict` makes room
+//! may answer; `encode` changes the forms of chunks, over those that `twins` finds, `narrow` those of a context by its chunks' densities, `evict` makes room
 //! for all of them, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
 //! held.
 
@@ -27,6 +27,7 @@ mod open;
 mod places;
 mod room;
 mod share;
+mod twins;
 
 use std::collections::VecDeque;
 
@@ -213,6 +214,14 @@ impl Pending {
     }
 }
 
+/// How an encoding has ended, where something may follow from that.
+#[derive(Debug, Clone, Copy)]
+struct Encoded {
+    node: u32,
+    /// Whether it cost more than the chunk's users allow.
+    is_refused: bool,
+}
+
 /// Bytes held in memory, by kind, rounding included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -258,6 +267,10 @@ pub struct Manager {
     sequences: Numbered<SequenceId, Sequence>,
     opened: u64,
     pending: Numbered<OpId, Pending>,
+    /// How many of them are encodings.
+    encodings: usize,
+    /// Encodings that have ended while others are under way.
+    encoded: Vec<Encoded>,
     moves: u64,
     requests: u32,
     /// When the last requests came, for the size of a batch.
@@ -303,6 +316,8 @@ impl Manager {
             sequences: Numbered::default(),
             opened: 0,
             pending: Numbered::default(),
+            encodings: 0,
+            encoded: Vec::new(),
             moves: 0,
             requests: 0,
             recent: VecDeque::new(),
@@ -484,6 +499,7 @@ impl Manager {
     fn new_op(&mut self, pending: Pending, bytes: u64) -> Op {
         self.moves += 1;
         let id = OpId(self.moves);
+        self.encodings += usize::from(matches!(pending.kind, OpKind::Encode { .. }));
         self.pending.insert(id, pending);
         for node in pending.holds() {
             self.nodes[node as usize].busy += 1;

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::encode::both;
-use super::{Manager, Pending};
+use super::{Encoded, Manager, Pending};
 use crate::children;
-use crate::node::{EXACT, Kind, NONE, Node, Refused};
+use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpId, OpKind};
 use crate::sequence::Sequence;
 use crate::{KvError, SequenceId};
@@ -40,28 +39,13 @@ impl Manager {
 
     /// An encoding has been carried out, and what it costs was measured: a bound on the mean divergence of outputs, in nats,
     /// that counts in place of its form's. Where those who used the chunk allow less it stays as it is, and the next larger
-    /// form is asked for, if there is one that saves anything.
+    /// form is asked for, if there is one that saves anything: once no other encoding is under way, as for all that follows
+    /// from them.
     pub fn encoded(&mut self, op: OpId, drift: f32) -> Vec<Op> {
         let Some(pending) = self.pending.get_mut(&op) else { return Vec::new() };
-        let OpKind::Encode { form } = pending.kind else { return self.end(op, End::Done) };
         // Nothing that loses costs nothing, or less.
         pending.drift = Some(drift.max(f32::MIN_POSITIVE));
-        let pending = *pending;
-        let node = pending.node;
-        let at = &self.nodes[node as usize];
-        if both(at.drift, drift) <= at.least_budget || at.kind != Kind::Shared || !self.stands_alone(at) {
-            return self.end(op, End::Done);
-        }
-        self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base);
-        let mut moves = self.end(op, End::Cancelled);
-        let path = self.path_to(node);
-        let twins = self.twins(&path);
-        let next = path.len().checked_sub(1).and_then(|place| self.encode_behind(node, place, &twins));
-        match next {
-            Some(next) => moves.push(next),
-            None => moves.extend(self.encode_over(node)),
-        }
-        moves
+        self.end(op, End::Done)
     }
 
     fn end(&mut self, op: OpId, end: End) -> Vec<Op> {
@@ -84,13 +68,14 @@ impl Manager {
                 }
             }
             OpKind::Encode { form } => {
-                self.end_encode(pending, form, end == End::Done);
-                // In whatever form it is now: it was not written before for the sake of this one.
-                if end != End::Cancelled && self.nodes[node as usize].kind == Kind::Shared {
+                self.encodings -= 1;
+                let is_refused = self.end_encode(pending, form, end == End::Done);
+                // In whatever form it is now: it was not written before for the sake of this one, or is not of another.
+                if !is_refused && end != End::Cancelled && self.nodes[node as usize].kind == Kind::Shared {
                     moves.extend(self.write_behind(node, 0));
                 }
-                if end == End::Done {
-                    moves.extend(self.encode_over(node));
+                if is_refused || end == End::Done && self.nodes[node as usize].variant == BASE {
+                    self.encoded.push(Encoded { node, is_refused });
                 }
             }
             OpKind::Read { .. } | OpKind::Recompute if pending.list != NONE => {
@@ -117,6 +102,12 @@ impl Manager {
                     }
                 }
             }
+        }
+        match end {
+            _ if self.encodings > 0 || self.encoded.is_empty() => {}
+            // Who takes moves back does not want others.
+            End::Cancelled => self.encoded.clear(),
+            End::Done | End::Failed => self.after_encodings(&mut moves),
         }
         self.forget_leaving();
         self.settle();
@@ -349,6 +340,7 @@ impl Manager {
     pub fn lose_memory(&mut self) {
         // Nothing is written any more for the sake of going.
         self.nodes.iter_mut().for_each(|node| node.leaving = false);
+        self.encoded.clear();
         let mut moves: Vec<OpId> = self.pending.keys().copied().collect();
         moves.sort_unstable();
         moves.into_iter().for_each(|op| drop(self.cancelled(op)));

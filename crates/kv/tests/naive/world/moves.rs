@@ -62,7 +62,14 @@ impl World {
             OpKind::Translate => self.translate(op)?,
             OpKind::Load => {}
         }
-        let moves = self.manager.done(op.id);
+        let moves = match op.kind {
+            // Measured to cost less than anybody's budget, or more than most.
+            OpKind::Encode { .. } if self.ops.len().is_multiple_of(2) => {
+                let drift = if self.ops.len().is_multiple_of(4) { 0.9 } else { 1e-4 };
+                self.manager.encoded(op.id, drift)
+            }
+            _ => self.manager.done(op.id),
+        };
         self.plan(moves);
         Ok(())
     }
