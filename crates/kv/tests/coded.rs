@@ -223,6 +223,37 @@ fn the_base_is_not_computed_for_what_was_refused() {
     assert_eq!(world.manager.lacking_base(), None);
 }
 
+/// What is there twice, exact for one caller and encoded alone for another, follows the base in both forms as far as each may.
+#[test]
+fn a_lossy_chunk_is_encoded_over_the_base_beside_an_exact_one() {
+    let mut world = World::new(vec![alone()]);
+    let adapter = world.adapter(vec![over_base()]);
+    let moves = world.answer(Some(adapter), 0.1);
+    world.encode(&moves, 0.001);
+    assert_eq!(world.answer(Some(adapter), 0.0), []);
+    let moves = world.answer(None, 0.0);
+    assert!(moves.iter().all(|op| op.kind == OpKind::Encode { form: 2 }));
+    world.encode(&moves, 0.02);
+    assert_eq!(world.open(Some(adapter), 0.0).1, TEXT.len(), "the exact one stays");
+    let by_codec = world.manager.usage_by_codec();
+    assert!(!by_codec.contains_key(&PageCodec::Quantised(Bits::Eight)), "{by_codec:?}");
+}
+
+/// One place in the tree has one lossy chunk: an exact one beside it is not encoded in vain whenever a call ends. What comes
+/// after it is in another place.
+#[test]
+fn an_exact_chunk_beside_a_lossy_one_stays() {
+    let mut world = World::new(vec![alone()]);
+    let adapter = world.adapter(vec![]);
+    let moves = world.answer(Some(adapter), 0.1);
+    world.encode(&moves, 0.05);
+    let moves = world.answer(Some(adapter), 0.01);
+    assert_eq!(moves.len(), 1, "the second chunk's");
+    world.manager.encoded(moves[0].id, 0.001);
+    assert_eq!(world.answer(Some(adapter), 0.01), []);
+    assert_eq!(world.open(Some(adapter), 0.0).1, CHUNK_TOKENS);
+}
+
 #[test]
 fn an_anchor_may_be_encoded_itself_and_stays_as_it_is_under_who_follows() {
     let mut world = World::new(vec![alone()]);

@@ -134,7 +134,7 @@ impl Manager {
     pub(super) fn encode_behind(&mut self, node: u32, twins: &[u32]) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
-        if forms == 0 || !self.may_change(node) || !self.stands_alone(at) {
+        if forms == 0 || !self.may_change(node) || !self.stands_alone(at) || self.has_lossy_twin(at) {
             return None;
         }
         let bytes_in =
@@ -163,6 +163,13 @@ impl Manager {
         }
         let (_, form, anchor) = best?;
         self.encode(node, form, anchor, base.is_some())
+    }
+
+    /// Whether there is a lossy chunk in the place that an exact one would take once it is encoded.
+    fn has_lossy_twin(&self, at: &Node) -> bool {
+        let key = Key { is_lossy: true, ..children::key(at) };
+        let siblings = self.nodes[at.parent as usize].children;
+        at.drift == 0.0 && children::find(&self.nodes, siblings, key).is_some()
     }
 
     /// Whether a form was found to cost more than a chunk's users allow.

@@ -28,8 +28,9 @@ impl Manager {
         Twins { is_wanted: self.has_forms_over(), of: Numbered::default() }
     }
 
-    /// The chunks of a chunk's tokens from position 0 on, under every variant that has some, itself among them: the base's first.
-    /// Nothing where no form is decoded over another variant's pages.
+    /// The chunks of a chunk's tokens from position 0 on, under every variant that has some, itself among them: the base's first,
+    /// and of each variant's the exact ones before the lossy ones. One text may be there several times, after exact chunks and
+    /// after lossy ones. Nothing where no form is decoded over another variant's pages.
     pub(super) fn twins<'a>(&self, node: u32, known: &'a mut Twins) -> &'a [u32] {
         if !known.is_wanted {
             return &[];
@@ -44,22 +45,23 @@ impl Manager {
                 Some(before) => before,
                 None => &self.roots_beside(self.nodes[chunk as usize].parent),
             };
-            let twins = before.iter().filter_map(|&before| self.twin_after(before, chunk)).collect();
+            let mut twins: Vec<u32> =
+                before.iter().flat_map(|&before| self.twins_after(before, chunk)).collect();
+            let order =
+                |twin: &u32| (self.nodes[*twin as usize].variant, self.nodes[*twin as usize].drift > 0.0);
+            twins.sort_by_key(order);
             known.of.insert(chunk, twins);
         }
         known.of.get(&node).map_or(&[], Vec::as_slice)
     }
 
-    /// The child of a node that has a chunk's tokens: a whole one before another, and an exact one before a lossy one.
-    fn twin_after(&self, before: u32, chunk: u32) -> Option<u32> {
+    /// The children of a node that have a chunk's tokens, exact and lossy.
+    fn twins_after(&self, before: u32, chunk: u32) -> impl Iterator<Item = u32> {
         let Node { variant, children, .. } = self.nodes[before as usize];
         let tokens = self.nodes[chunk as usize].text();
         let find =
             |is_lossy| children::find(&self.nodes, children, Key { variant, from: 0, is_lossy, tokens });
-        // Of an exact chunk there may be lower layers only, for those who share them.
-        let is_whole = |twin: &u32| self.is_decodable(&self.nodes[*twin as usize]);
-        let (exact, lossy) = (find(false), find(true));
-        exact.filter(is_whole).or(lossy.filter(is_whole)).or(exact).or(lossy)
+        find(false).into_iter().chain(find(true))
     }
 
     /// The roots of all variants under the salt of one.
