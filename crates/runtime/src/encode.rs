@@ -10,30 +10,41 @@ use crate::forms::{Found, Residence};
 use crate::{Engine, EngineError};
 
 impl Engine {
-    /// Before an adapter's first call that allows a loss: looks into the store for its calibration, whose forms its pages may
-    /// take from then on. Without one they have those that need none.
-    pub(crate) fn find_forms(
+    /// Before an adapter's first call that allows a loss: looks into the store for its calibration. That may take every weight
+    /// being read, for the model's digest, so it is done before the device is held, which others may wait for.
+    pub(crate) fn find_calibration(&mut self, activation: Option<Activation>, drift: f32) {
+        let Some(Activation { adapter, .. }) = activation else { return };
+        let id = self.cache.id(adapter);
+        if drift <= 0.0 || !self.cache.encodes() || !self.store.is_kept() || self.calibrated.is_known(id) {
+            return;
+        }
+        let Some(digest) = self.adapters.summary(adapter).map(|summary| summary.digest) else { return };
+        let model = self.model_digest();
+        match self.store.calibration(self.model.config(), model, digest) {
+            Some(calibration) => self.calibrated.set_read(id, Box::new(calibration)),
+            None => self.calibrated.set_missing(id),
+        }
+    }
+
+    /// Takes the forms of an adapter's calibration that was found, which its pages may take from then on, for a call that allows
+    /// a loss. Without one they have those that need none.
+    pub(crate) fn take_forms(
         &mut self,
         activation: Option<Activation>,
         drift: f32,
     ) -> Result<(), EngineError> {
-        let Some(Activation { adapter, .. }) = activation else { return Ok(()) };
+        let Some(Activation { adapter, .. }) = activation.filter(|_| drift > 0.0) else { return Ok(()) };
         let id = self.cache.id(adapter);
-        if drift <= 0.0 || !self.cache.encodes() || !self.store.is_kept() || self.calibrated.is_known(id) {
-            return Ok(());
-        }
         let Some(summary) = self.adapters.summary(adapter).cloned() else { return Ok(()) };
-        let model = self.model_digest();
-        let Some(calibration) = self.store.calibration(self.model.config(), model, summary.digest) else {
-            self.calibrated.set_missing(id);
-            return Ok(());
-        };
+        let Some(calibration) = self.calibrated.take_read(id) else { return Ok(()) };
         let Self { model, reserved, ropes, backend, fallback, .. } = self;
         let (config, pool) = (model.config(), &reserved.geometry);
         let on = Residence { config, pool, ropes, backend: &mut **backend, is_last: fallback.is_none() };
         let found = match Found::new(&summary.name, &calibration, on) {
             Ok(found) => found,
             Err(error @ (BackendError::DeviceLost { .. } | BackendError::Device { .. })) => {
+                // Another device may take them.
+                self.calibrated.set_read(id, calibration);
                 return Err(error.into());
             }
             Err(error) => {

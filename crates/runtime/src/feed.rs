@@ -98,17 +98,18 @@ impl Engine {
     ) -> Result<(SequenceHandle, usize), EngineError> {
         check_budget(drift)?;
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
+        self.find_calibration(activation, drift);
         self.on_some_device(&[], |engine| engine.resume(activation, prompt, drift))
     }
 
-    /// The same on the device at hand.
+    /// The same on the device at hand, once [`Engine::find_calibration`] has looked.
     pub(crate) fn resume(
         &mut self,
         activation: Option<Activation>,
         prompt: &[u32],
         drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
-        self.find_forms(activation, drift)?;
+        self.take_forms(activation, drift)?;
         let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
         if let Err(error) = self.copy_pages(&opened.moves) {

@@ -37,8 +37,18 @@ pub fn uncalibrated(pool: &PoolGeometry) -> Vec<Form> {
 /// What is known of adapters' forms, by adapter.
 #[derive(Debug, Default)]
 pub struct Calibrated {
-    /// `None` of an adapter that was looked for in vain.
-    adapters: HashMap<AdapterId, Option<Known>>,
+    adapters: HashMap<AdapterId, State>,
+}
+
+/// How far it has come with an adapter's calibration.
+#[derive(Debug)]
+enum State {
+    /// There is none.
+    Missing,
+    /// It was read, and nothing of it is on the device.
+    Read(Box<Calibration>),
+    /// Its forms are the manager's.
+    Known(Known),
 }
 
 /// Forms that one adapter's pages may take.
@@ -69,17 +79,37 @@ impl Calibrated {
 
     /// There is none.
     pub fn set_missing(&mut self, adapter: AdapterId) {
-        self.adapters.insert(adapter, None);
+        self.adapters.insert(adapter, State::Missing);
+    }
+
+    /// There is one, for [`Calibrated::take_read`].
+    pub fn set_read(&mut self, adapter: AdapterId, calibration: Box<Calibration>) {
+        self.adapters.insert(adapter, State::Read(calibration));
+    }
+
+    /// An adapter's calibration that was read and has not been taken yet. It has not been looked for one any more then.
+    pub fn take_read(&mut self, adapter: AdapterId) -> Option<Box<Calibration>> {
+        match self.adapters.remove(&adapter)? {
+            State::Read(calibration) => Some(calibration),
+            other => {
+                self.adapters.insert(adapter, other);
+                None
+            }
+        }
     }
 
     /// The forms of [`Found`] are the manager's, from a number on.
     pub fn add(&mut self, adapter: AdapterId, found: Found, first: usize) {
-        self.adapters.insert(adapter, Some(Known { first, ..found.known }));
+        self.adapters.insert(adapter, State::Known(Known { first, ..found.known }));
+    }
+
+    fn known(&self) -> impl Iterator<Item = &Known> {
+        self.adapters.values().filter_map(State::known)
     }
 
     /// Bytes of everything that their pages are decoded with besides their anchors.
     pub fn bytes(&self) -> u64 {
-        self.adapters.values().flatten().map(|known| known.bytes).sum()
+        self.known().map(|known| known.bytes).sum()
     }
 
     /// Forgets everything, and what a backend holds for it.
@@ -87,9 +117,9 @@ impl Calibrated {
     /// # Errors
     /// The first of the backend's; everything is forgotten all the same.
     pub fn clear(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
-        let known = self.adapters.drain().filter_map(|(_, known)| known);
-        let dropped = known.flat_map(|known| known.constants).map(|id| backend.drop_constants(id));
-        dropped.fold(Ok(()), Result::and)
+        let adapters = std::mem::take(&mut self.adapters);
+        let constants = adapters.values().filter_map(State::known).flat_map(|known| &known.constants);
+        constants.map(|id| backend.drop_constants(*id)).fold(Ok(()), Result::and)
     }
 
     /// Makes all constants resident on a new backend, which names them as the one before did. Can be tried again.
@@ -101,8 +131,8 @@ impl Calibrated {
         ropes: &[RopeId],
         backend: &mut dyn Backend,
     ) -> Result<(), BackendError> {
-        let known = self.adapters.values().flatten();
-        let mut all: Vec<_> = known.flat_map(|known| known.constants.iter().zip(&known.origin)).collect();
+        let mut all: Vec<_> =
+            self.known().flat_map(|known| known.constants.iter().zip(&known.origin)).collect();
         all.sort_by_key(|(id, _)| id.0);
         // Names are counted: those of constants that have gone are taken by what goes at once.
         let filler = || PageConstants { name: "none".into(), values: vec![0.0], channels: 1, rope: None };
@@ -126,7 +156,11 @@ impl Calibrated {
 
     /// There will be no other backend: what was kept for one is let go.
     pub fn forget_origins(&mut self) {
-        self.adapters.values_mut().flatten().for_each(|known| known.origin = Vec::new());
+        for state in self.adapters.values_mut() {
+            if let State::Known(known) = state {
+                known.origin = Vec::new();
+            }
+        }
     }
 
     /// A bound on the mean divergence of outputs over pages that have lost something, in nats: by the ladder of the adapter
@@ -138,7 +172,7 @@ impl Calibrated {
         losses: &[PageLoss],
     ) -> f32 {
         let known = encoding.and_then(|(adapter, form)| {
-            let known = self.adapters.get(&adapter?)?.as_ref()?;
+            let known = self.adapters.get(&adapter?)?.known()?;
             Some((&known.ladder, known.ladder.rungs.get(usize::from(form).checked_sub(known.first)?)?))
         });
         let Some((ladder, rung)) = known else {
@@ -157,6 +191,15 @@ impl Calibrated {
             }
         }
         (ladder.divergence(rung, &squares) + unknown) as f32
+    }
+}
+
+impl State {
+    const fn known(&self) -> Option<&Known> {
+        match self {
+            Self::Known(known) => Some(known),
+            Self::Missing | Self::Read(_) => None,
+        }
     }
 }
 

@@ -80,6 +80,7 @@ impl Engine {
     /// An empty sequence of a request, whose pages others may find.
     pub(crate) fn open_kept(&mut self, request: &Request) -> Result<SequenceHandle, EngineError> {
         let activation = self.activation(request)?;
+        self.find_calibration(activation, request.drift);
         Ok(SequenceHandle { id: self.cache.open(activation, &[], request.drift)?.sequence, activation })
     }
 

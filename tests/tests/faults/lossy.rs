@@ -6,17 +6,19 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use interleaf_contract::{BackendError, Numerics, PageCodec};
 use interleaf_demo_model as demo;
 use interleaf_model::{Calibration, Directions, HalfCalibration, Ladder, LayerCalibration, MadeFrom, Rung};
 use interleaf_runtime::{
-    BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, Request, RowKind,
+    BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, GpuGate, Request, RowKind,
     SamplingOptions, SequenceHandle, Source, Store, Want,
 };
 use interleaf_tests::backends::{self, Boxed};
 use interleaf_tests::tolerance::assert_bits;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::failing::{Call, Failing, lost};
 use crate::measure::alone;
@@ -238,10 +240,8 @@ fn calibrated_pages_are_decoded_and_encoded_on_the_next_device() {
     assert!(is_calibrated(&engine));
 }
 
-/// A calibration that is no good is said so and does without.
-#[test]
-fn a_calibration_that_cannot_be_used_fails_no_call() {
-    let _alone = alone();
+/// Half of what is in a store with calibrations.
+fn damaged() -> tempfile::TempDir {
     let folder = calibrated();
     let calibrations = folder.path().join("calibrations");
     let files = std::fs::read_dir(calibrations).expect("a folder").flat_map(|model| {
@@ -253,9 +253,73 @@ fn a_calibration_that_cannot_be_used_fails_no_call() {
         let bytes = std::fs::read(file.path()).expect("readable");
         std::fs::write(file.path(), &bytes[..bytes.len() / 2]).expect("room on the disk");
     }
+    folder
+}
+
+/// A calibration that is no good is said so and does without.
+#[test]
+fn a_calibration_that_cannot_be_used_fails_no_call() {
+    let _alone = alone();
+    let folder = damaged();
     let device = backends::cpu(1, Numerics::ActQ8_0);
     let engine = warmed(engine_with(device, &Trap::default(), 80, Some(folder.path().to_owned())));
     assert!(engine.kv_by_codec().iter().all(|(codec, _)| !codec.starts_with("low-rank")));
+}
+
+/// Where a damaged calibration is told of, tries to suspend the GPU from another thread, as an app does that goes to the
+/// background.
+#[derive(Clone)]
+struct Suspending {
+    gate: GpuGate,
+    /// Whether it could, each time.
+    done: Arc<Mutex<Vec<bool>>>,
+}
+
+impl std::io::Write for Suspending {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let (gate, (tell, told)) = (self.gate.clone(), mpsc::channel());
+        std::thread::spawn(move || {
+            gate.suspend();
+            gate.resume();
+            // Nobody listens any more where it took too long.
+            let _ = tell.send(());
+        });
+        let is_done = told.recv_timeout(Duration::from_secs(20)).is_ok();
+        self.done.lock().expect("whole").push(is_done);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// To find an adapter's calibration every weight may have to be read; the GPU is not held meanwhile.
+#[test]
+fn the_gpu_can_be_suspended_while_a_calibration_is_looked_for() {
+    let _alone = alone();
+    let folder = damaged();
+    for generates in [false, true] {
+        let device = backends::cpu(1, Numerics::ActQ8_0);
+        let mut engine = engine_with(device, &Trap::default(), 80, Some(folder.path().to_owned()));
+        let gate = engine.gpu_gate().expect("it says that it is a GPU");
+        let sink = Suspending { gate, done: Arc::default() };
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+            .with_writer(move || writer.clone())
+            .finish();
+        let guard = subscriber.set_default();
+        let request = requests(&engine, 0, BUDGET).remove(1);
+        if generates {
+            engine.generate(&[request], &mut |_| ControlFlow::Continue(())).expect("it answers");
+        } else {
+            let adapter = request.adapter.as_deref();
+            engine.resume_sequence(adapter, &request.prompt, BUDGET).expect("it opens");
+        }
+        drop(guard);
+        assert_eq!(*sink.done.lock().expect("whole"), [true], "{generates}");
+    }
 }
 
 /// Exact pages of all do not fit at once: who finds no room waits for the others.
