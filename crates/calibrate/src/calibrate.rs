@@ -63,6 +63,7 @@ pub fn calibrate(
         adapter: digest,
         made_from: MadeFrom {
             text: windows.text.clone(),
+            text_digest: Some(windows.digest),
             window_tokens: longest,
             fitted: fitted.len(),
             held_back: held_back.rows.len(),
@@ -111,7 +112,7 @@ fn read_and_crossed(windows: &Windows, prefix: usize) -> Windows {
         rows[i].iter().take(prefix).chain(other.iter().skip(prefix)).copied().collect()
     });
     let rows = some().map(|i| rows[i].clone()).chain(crossed).collect();
-    Windows { text: windows.text.clone(), rows }
+    Windows { text: windows.text.clone(), digest: windows.digest, rows }
 }
 
 /// Windows to be fitted to, and those held back.
@@ -134,17 +135,21 @@ fn part(windows: &Windows) -> Result<(Vec<&[u32]>, Windows), CalibrateError> {
     let rows = || windows.rows.iter().enumerate();
     let fitted = rows().filter(|(i, _)| !is_held(*i)).map(|(_, row)| row.as_slice()).collect();
     let held = rows().filter(|(i, _)| is_held(*i)).map(|(_, row)| row.clone()).collect();
-    Ok((fitted, Windows { text: windows.text.clone(), rows: held }))
+    Ok((fitted, Windows { text: windows.text.clone(), digest: windows.digest, rows: held }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn windows(rows: Vec<Vec<u32>>) -> Windows {
+        Windows { text: "t".into(), digest: Digest::of_bytes(b"t"), rows }
+    }
+
     #[test]
     fn windows_are_read_as_they_are_and_crossed() {
         let rows: Vec<Vec<u32>> = (0..16).map(|i| vec![10 * i, 10 * i + 1, 10 * i + 2]).collect();
-        let found = read_and_crossed(&Windows { text: "t".into(), rows }, 2).rows;
+        let found = read_and_crossed(&windows(rows), 2).rows;
         assert_eq!(found.len(), 12);
         assert_eq!((&found[0], &found[1]), (&vec![150, 151, 152], &vec![120, 121, 122]));
         assert_eq!((&found[6], &found[7]), (&vec![150, 151, 72], &vec![120, 121, 42]));
@@ -152,8 +157,7 @@ mod tests {
 
     #[test]
     fn windows_are_held_back() {
-        let windows =
-            |count: u32| Windows { text: "t".into(), rows: (0..count).map(|i| vec![i; 32]).collect() };
+        let windows = |count: u32| windows((0..count).map(|i| vec![i; 32]).collect());
         let firsts = |count| {
             let windows = windows(count);
             let (fitted, held) = part(&windows).unwrap();

@@ -1,6 +1,6 @@
 //! Windows of tokens: cut from a text, or as a safetensors file has them.
 
-use interleaf_model::Tokenizer;
+use interleaf_model::{Digest, Tokenizer};
 use interleaf_runtime::EngineError;
 use safetensors::{Dtype, SafeTensors};
 
@@ -11,6 +11,8 @@ use crate::CalibrateError;
 pub struct Windows {
     /// Where they are from, for messages and for the file of a calibration.
     pub text: String,
+    /// What they are from, as bytes ([`Digest::of_bytes`]).
+    pub digest: Digest,
     /// The tokens of each.
     pub rows: Vec<Vec<u32>>,
 }
@@ -30,7 +32,7 @@ pub fn cut(tokenizer: &Tokenizer, name: &str, text: &str, length: usize) -> Resu
     if rows.len() > 1 && rows.last().is_some_and(|last| last.len() < length) {
         rows.pop();
     }
-    Ok(Windows { text: name.into(), rows })
+    Ok(Windows { text: name.into(), digest: Digest::of_bytes(text.as_bytes()), rows })
 }
 
 /// Reads the windows of a tensor of 32-bit integers, windows × tokens.
@@ -63,5 +65,5 @@ pub fn read_windows(text: &str, bytes: &[u8], tensor: &str) -> Result<Windows, C
         tokens.push(id);
     }
     let rows = tokens.chunks(length.max(1)).map(<[u32]>::to_vec).collect();
-    Ok(Windows { text: text.into(), rows })
+    Ok(Windows { text: text.into(), digest: Digest::of_bytes(bytes), rows })
 }

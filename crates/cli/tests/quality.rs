@@ -128,6 +128,21 @@ fn a_calibration_is_kept_and_used() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     let kl = |i: usize| report["rows"][i]["kl_mean"].as_f64().expect("a number");
     assert!(kl(1) < 0.3 * kl(0), "{report}");
+    let of = &report["calibrations"][0];
+    assert_eq!((&of["text"], &of["is_measured_on"]), (&text.into(), &false.into()));
+    // Of the same text, wherever it lies, the figures are said to be worth little.
+    let copy = folder.path().join("copy.txt");
+    std::fs::copy(text, &copy).expect("copies");
+    let copy = copy.to_str().expect("a path of text");
+    let args = ["quality", "--adapters", "cargo-toml", "--sequences", "3", "--text", copy];
+    let output = interleaf(folder.path(), &[&args[..], &["--budgets", "1e-3", "--json"]].concat());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = format!("warning: cargo-toml: calibrated on {} of {text}, the very text", of["windows"]);
+    assert!(output.status.success() && message.contains(&told), "{message}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let same = &report["calibrations"][0];
+    assert_eq!((&same["is_measured_on"], &same["text_digest"]), (&true.into(), &of["text_digest"]));
+    assert_eq!((&report["windows"][0]["text"], &report["windows"][0]["windows"]), (&copy.into(), &3.into()));
 }
 
 #[test]

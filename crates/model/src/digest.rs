@@ -28,6 +28,12 @@ impl Digest {
         blake3::Hash::from_hex(text).ok().map(|hash| Self(*hash.as_bytes()))
     }
 
+    /// The digest of bytes as they are, as `b3sum` prints a file's: to know a text again, not for models and adapters.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
     /// The bytes, to be kept or made part of a key.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {

@@ -61,8 +61,8 @@ pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
 pub use interleaf_model::{
-    Calibration, ChatMessage, ChatTemplate, Digest, LayerKind, Model, ModelConfig, ModelError, PeftAdapter,
-    PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,
+    Calibration, ChatMessage, ChatTemplate, Digest, LayerKind, MadeFrom, Model, ModelConfig, ModelError,
+    PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,
 };
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;

@@ -194,6 +194,7 @@ fn calibrated() -> tempfile::TempDir {
             adapter: adapter.digest,
             made_from: MadeFrom {
                 text: "nothing".into(),
+                text_digest: None,
                 window_tokens: 32,
                 fitted: 1,
                 held_back: 1,

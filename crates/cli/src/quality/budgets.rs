@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use interleaf_calibrate::{Budgets, Held, Parts, Reader, Shared, hold, unshared_bytes};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{AdapterSummary, BackendChoice, Engine, EngineOptions, Source};
+use interleaf_runtime::{AdapterSummary, BackendChoice, Digest, Engine, EngineOptions, MadeFrom, Source};
 use serde::Serialize;
 
 use super::budgets_plot;
+use super::calibrated::Calibrated;
+use super::report::Used;
 use crate::args::{AnchorArg, QualityArgs};
 use crate::memory::backend_line;
 use crate::table::{self, Align};
@@ -27,6 +29,8 @@ pub struct Report {
     calibrated: bool,
     /// Whether the base's pages stayed exact.
     exact_anchor: bool,
+    windows: Vec<Used>,
+    calibrations: Vec<Calibrated>,
     /// Each adapter alone with the base on one prefix.
     pub pairs: Vec<Pair>,
     /// All of them on one prefix.
@@ -78,9 +82,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         return Err(CliError::Usage("--budgets must be above 0; what is exact is shown beside them".into()));
     }
     let folder = args.store.folder().filter(|_| !args.uncalibrated);
-    if !args.uncalibrated {
-        calibrate_all(args, folder.clone())?;
-    }
+    let made_from = if args.uncalibrated { Vec::new() } else { calibrate_all(args, folder.clone())? };
     let options = EngineOptions {
         backend: BackendChoice::Cpu,
         threads: args.threads,
@@ -93,6 +95,10 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     let budgets: Vec<Budgets> = budgets.into_iter().map(|budget| both(args, budget)).collect();
     let windows = adapters.iter().map(|adapter| windows(&engine, args, demo, adapter));
     let windows: Vec<Vec<Set>> = windows.collect::<Result<_, CliError>>()?;
+    let calibrations = adapters.iter().zip(&windows).zip(&made_from).map(|((adapter, sets), made_from)| {
+        Calibrated::new(&adapter.name, made_from, sets.iter().map(|set| set.digest))
+    });
+    let calibrations = calibrations.collect();
 
     let together = together(&adapters, &windows)?;
     let count: usize = windows.iter().flatten().map(|set| set.prefixes.len()).sum();
@@ -129,6 +135,8 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         backend: backend_line(&engine),
         calibrated: !args.uncalibrated,
         exact_anchor: args.anchor == AnchorArg::F16,
+        windows: windows.into_iter().flatten().map(|set| set.used).collect(),
+        calibrations,
         pairs,
         held: with_exact.iter().zip(&sums).map(|(budget, held)| of_all(*budget, held, unshared)).collect(),
     };
@@ -148,8 +156,8 @@ fn register(engine: &mut Engine, args: &QualityArgs) -> Result<Vec<AdapterSummar
     sources.map(|(name, source)| Ok(engine.register_adapter(&name, &source)?)).collect()
 }
 
-/// Puts a calibration of each adapter into the store that it is missing from.
-fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<(), CliError> {
+/// Puts a calibration of each adapter into the store that it is missing from. Returns what they were made from.
+fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<Vec<MadeFrom>, CliError> {
     if folder.is_none() {
         return Err(CliError::Usage(
             "--budgets takes calibrations from the store: it needs one, or --uncalibrated".into(),
@@ -159,12 +167,16 @@ fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<(), CliE
     let demo = Demo::new(&engine)?;
     let adapters = register(&mut engine, args)?;
     engine.reserve_kv(2, WINDOW)?;
-    adapters.iter().try_for_each(|adapter| super::calibration(&mut engine, args, demo, adapter).map(drop))
+    let mut of = |adapter| Ok(super::calibration(&mut engine, args, demo, adapter)?.made_from);
+    adapters.iter().map(&mut of).collect()
 }
 
 /// An adapter's windows in one setting.
 struct Set {
     setting: String,
+    used: Used,
+    /// Of the text.
+    digest: Digest,
     prefixes: Vec<Vec<u32>>,
     continuations: Vec<Vec<u32>>,
 }
@@ -182,7 +194,8 @@ fn windows(
             windows.rows.truncate(args.sequences);
             let (prefixes, continuations) =
                 windows.rows.iter().map(|row| (row[..prefix].to_vec(), row[prefix..].to_vec())).unzip();
-            Set { setting, prefixes, continuations }
+            let used = Used::new(&adapter.name, &setting, &windows);
+            Set { setting, used, digest: windows.digest, prefixes, continuations }
         },
     );
     Ok(sets.collect())
@@ -266,6 +279,11 @@ fn of_all(budget: Budgets, held: &[Held], unshared: u64) -> Together {
 }
 
 impl Report {
+    /// Whether no adapter is measured on what its calibration was fitted to.
+    pub fn is_held_out(&self) -> bool {
+        self.calibrations.iter().all(|calibrated| !calibrated.is_measured_on)
+    }
+
     fn lines(&self) -> Vec<String> {
         let anchor = if self.exact_anchor {
             "the base's pages exact"
@@ -273,7 +291,14 @@ impl Report {
             "the base's pages within the same budget"
         };
         let known = if self.calibrated { "calibrated" } else { "uncalibrated" };
-        let mut lines = vec![format!("{}, {}; {known}, {anchor}", self.model, self.backend), String::new()];
+        let mut lines = vec![format!("{}, {}; {known}, {anchor}", self.model, self.backend)];
+        let mut settings: Vec<&str> = self.windows.iter().map(|used| used.setting.as_str()).collect();
+        settings.sort_unstable();
+        settings.dedup();
+        let used = |setting| format!("{setting}: {}", Used::in_setting(&self.windows, setting));
+        lines.extend(settings.into_iter().map(used));
+        lines.extend(self.calibrations.iter().map(Calibrated::line));
+        lines.push(String::new());
         let right = |name| (name, Align::Right);
         let columns = [
             right("budget, nats"),
@@ -358,5 +383,46 @@ impl Together {
             format!("{:.2e}", self.kl_worst),
             format!("{:.2} %", 100.0 * self.top1),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use interleaf_calibrate::Windows;
+
+    use super::*;
+
+    #[test]
+    fn texts_that_were_measured_and_fitted_are_named() {
+        let windows =
+            Windows { text: "a book".into(), digest: Digest::of_bytes(b"a"), rows: vec![vec![1]; 3] };
+        let made_from = |content: &[u8]| MadeFrom {
+            text: "some text".into(),
+            text_digest: Some(Digest::of_bytes(content)),
+            window_tokens: 512,
+            fitted: 7,
+            held_back: 1,
+            prefix_tokens: 336,
+        };
+        let of = |adapter: &str, content: &[u8]| {
+            Calibrated::new(adapter, &made_from(content), std::iter::once(windows.digest))
+        };
+        let report = Report {
+            model: "m".into(),
+            backend: "cpu".into(),
+            calibrated: true,
+            exact_anchor: true,
+            windows: vec![Used::new("x", "text", &windows), Used::new("y", "text", &windows)],
+            calibrations: vec![of("x", b"a"), of("y", b"b")],
+            pairs: Vec::new(),
+            held: Vec::new(),
+        };
+        let lines = report.lines();
+        assert_eq!(lines[1], "text: 6 of a book");
+        assert!(
+            lines[2].starts_with("x: calibrated on 7 of some text, the very text that it is measured on")
+        );
+        assert_eq!(lines[3], "y: calibrated on 7 of some text");
+        assert!(!report.is_held_out());
     }
 }

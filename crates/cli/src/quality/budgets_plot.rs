@@ -55,8 +55,9 @@ impl Axes {
 /// Draws every call.
 pub fn draw(report: &Report) -> String {
     let axes = Axes::of(report);
+    let prefix = if report.is_held_out() { "held-out prefix" } else { "prefix" };
     let subtitle = format!(
-        "{}: {} calls, each an adapter on a held-out prefix; budgets in nats, and how often they were kept",
+        "{}: {} calls, each an adapter on a {prefix}; budgets in nats, and how often they were kept",
         report.model,
         report.pairs.len()
     );

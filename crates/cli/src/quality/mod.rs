@@ -3,6 +3,7 @@
 mod budgets;
 mod budgets_plot;
 mod bytes;
+mod calibrated;
 mod labels;
 mod plot;
 mod report;
@@ -24,7 +25,8 @@ use crate::windows::Demo;
 use crate::{CliError, calibrate, load, output};
 
 use bytes::Sharing;
-use report::{Calibrated, Measurement, Report, Row, Used};
+use calibrated::Calibrated;
+use report::{Measurement, Report, Row, Used};
 
 /// An adapter, and what is known of it beside the engine.
 struct Known {
@@ -38,6 +40,12 @@ struct Work<'a> {
     known: &'a Known,
     setting: String,
     windows: Windows,
+}
+
+impl Work<'_> {
+    fn used(&self) -> Used {
+        Used::new(&self.known.adapter.name, &self.setting, &self.windows)
+    }
 }
 
 /// Measures and prints.
@@ -72,6 +80,12 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
             known.calibration = Some(calibration(&mut engine, args, demo, &known.adapter)?);
         }
     }
+    let calibrated =
+        all.iter().zip(&settings).filter_map(|(Known { adapter, calibration, .. }, settings)| {
+            let measured_on = settings.iter().map(|(_, windows)| windows.digest);
+            Some(Calibrated::new(&adapter.name, &calibration.as_ref()?.made_from, measured_on))
+        });
+    let calibrations = calibrated.collect();
     let mut work = Vec::new();
     for (known, settings) in all.iter().zip(settings) {
         for (setting, mut windows) in settings {
@@ -95,8 +109,8 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         anchor: args.anchor.into(),
         parts,
         sharing,
-        windows: work.iter().map(Used::new).collect(),
-        calibrations: all.iter().filter_map(Calibrated::new).collect(),
+        windows: work.iter().map(Work::used).collect(),
+        calibrations,
     };
     let report = Report::new(measurement, &engine, rows);
     show(args, &report, Report::lines, plot::draw)

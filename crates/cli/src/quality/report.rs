@@ -1,11 +1,11 @@
 //! What `interleaf quality` prints: a row for each codec, setting and adapter, and the means over adapters.
 
-use interleaf_calibrate::{Anchor, Codec, Family, Measured, Parts};
+use interleaf_calibrate::{Anchor, Codec, Family, Measured, Parts, Windows};
 use interleaf_runtime::Engine;
 use serde::{Serialize, Serializer};
 
 use super::bytes::{BASIS_TOKENS, Bytes, Sharing};
-use super::{Known, Work};
+use super::calibrated::Calibrated;
 use crate::memory::backend_line;
 use crate::table::{self, Align};
 
@@ -48,29 +48,22 @@ pub struct Used {
 }
 
 impl Used {
-    pub fn new(work: &Work<'_>) -> Self {
+    pub fn new(adapter: &str, setting: &str, windows: &Windows) -> Self {
         Self {
-            adapter: work.known.adapter.name.clone(),
-            setting: work.setting.clone(),
-            text: work.windows.text.clone(),
-            windows: work.windows.rows.len(),
+            adapter: adapter.into(),
+            setting: setting.into(),
+            text: windows.text.clone(),
+            windows: windows.rows.len(),
         }
     }
-}
 
-/// What an adapter's calibration was fitted to.
-#[derive(Debug, Serialize)]
-pub struct Calibrated {
-    pub adapter: String,
-    pub text: String,
-    pub windows: usize,
-}
-
-impl Calibrated {
-    pub fn new(known: &Known) -> Option<Self> {
-        let made_from = &known.calibration.as_ref()?.made_from;
-        let (text, windows) = (made_from.text.clone(), made_from.fitted);
-        Some(Self { adapter: known.adapter.name.clone(), text, windows })
+    /// What was read in a setting: how many windows of all adapters, and of what.
+    pub fn in_setting(all: &[Self], setting: &str) -> String {
+        let used: Vec<&Self> = all.iter().filter(|used| used.setting == setting).collect();
+        let mut texts: Vec<&str> = used.iter().map(|used| used.text.as_str()).collect();
+        texts.dedup();
+        let windows: usize = used.iter().map(|used| used.windows).sum();
+        format!("{windows} of {}", texts.join(", "))
     }
 }
 
@@ -226,7 +219,8 @@ impl Report {
         let mut lines = Vec::new();
         for setting in self.settings() {
             let rows: Vec<Vec<String>> = self.means(Some(setting)).into_iter().map(cells).collect();
-            lines.push(format!("{setting}: means over adapters, on {}", self.used(setting)));
+            let used = Used::in_setting(&self.windows, setting);
+            lines.push(format!("{setting}: means over adapters, on {used}"));
             lines.extend(table::render(&columns, &rows));
             lines.push(String::new());
         }
@@ -239,19 +233,8 @@ impl Report {
              tokens; shared: the mean over the base and {} adapters, its pages counted once",
             self.anchor, self.adapters
         ));
-        for Calibrated { adapter, text, windows } in &self.calibrations {
-            lines.push(format!("{adapter}: calibrated on {windows} of {text}"));
-        }
+        lines.extend(self.calibrations.iter().map(Calibrated::line));
         lines.push(format!("backend: {}", self.backend));
         lines
-    }
-
-    /// What was read in a setting: how many windows of each adapter, and of what.
-    fn used(&self, setting: &str) -> String {
-        let used: Vec<&Used> = self.windows.iter().filter(|used| used.setting == setting).collect();
-        let mut texts: Vec<&str> = used.iter().map(|used| used.text.as_str()).collect();
-        texts.dedup();
-        let windows: usize = used.iter().map(|used| used.windows).sum();
-        format!("{windows} of {}", texts.join(", "))
     }
 }

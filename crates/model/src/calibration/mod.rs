@@ -68,6 +68,8 @@ pub struct Rung {
 pub struct MadeFrom {
     /// The text, in words.
     pub text: String,
+    /// The text itself ([`Digest::of_bytes`]); `None` where that was not kept yet.
+    pub text_digest: Option<Digest>,
     /// Tokens of a window.
     pub window_tokens: usize,
     /// Windows that everything was fitted to.
@@ -238,6 +240,7 @@ mod tests {
             adapter: Digest::from_bytes([7; 32]),
             made_from: MadeFrom {
                 text: "a text".into(),
+                text_digest: Some(Digest::of_bytes(b"a text")),
                 window_tokens: 32,
                 fitted: 3,
                 held_back: 1,
@@ -332,6 +335,23 @@ mod tests {
         };
         refused(&one_layer, &["layers.1.k.profile is missing"]);
         refused(&|c| c.made_from.fitted = 0, &["fitted_windows"]);
+    }
+
+    #[test]
+    fn the_digest_of_the_text_may_be_missing_and_is_not_guessed() {
+        let (folder, model) = llama();
+        let mut written = calibration(&model);
+        let digest = written.made_from.text_digest.take().unwrap().to_string();
+        let bytes = written.to_bytes().unwrap();
+        folder.write(FILE, &bytes);
+        assert_eq!(read(&folder, &model, written.adapter).unwrap(), written);
+        written.made_from.text_digest = Digest::from_hex(&digest);
+        let mut bytes = written.to_bytes().unwrap();
+        let at = bytes.windows(digest.len()).position(|found| found == digest.as_bytes()).unwrap();
+        bytes[at] = b'x';
+        folder.write(FILE, &bytes);
+        let error = read(&folder, &model, written.adapter).unwrap_err().to_string();
+        assert!(error.contains("text_digest"), "{error}");
     }
 
     #[test]

@@ -55,8 +55,16 @@ impl Calibration {
                 return Err(header.error(field, digest.to_string()));
             }
         }
+        let text_digest = match header.string("text_digest")? {
+            None => None,
+            Some(text) => {
+                let wrong = || header.error("text_digest", "64 hexadecimal digits");
+                Some(Digest::from_hex(text).ok_or_else(wrong)?)
+            }
+        };
         let made_from = MadeFrom {
             text: header.string("text")?.ok_or_else(|| header.error("text", "a string"))?.into(),
+            text_digest,
             window_tokens: header.size("window_tokens", limits::LONG)?,
             fitted: header.size("fitted_windows", limits::LONG)?,
             held_back: header.size("held_back_windows", limits::LONG)?,

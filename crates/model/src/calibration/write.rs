@@ -109,6 +109,7 @@ impl Calibration {
             "model": self.model.to_string(),
             "adapter": self.adapter.to_string(),
             "text": from.text,
+            "text_digest": from.text_digest.map(|digest| digest.to_string()),
             "window_tokens": from.window_tokens,
             "fitted_windows": from.fitted,
             "held_back_windows": from.held_back,
