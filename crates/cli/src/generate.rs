@@ -16,6 +16,8 @@ struct Report<'a> {
     prompt: &'a str,
     text: &'a str,
     tokens: usize,
+    /// What was generated, an end token left out.
+    token_ids: &'a [u32],
     prompt_tokens: usize,
     /// Of these, found in the cache.
     reused_tokens: usize,
@@ -76,6 +78,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             prompt: &args.prompt,
             text: &answer.text,
             tokens: answer.tokens.len(),
+            token_ids: &answer.tokens,
             prompt_tokens: answer.prompt_tokens,
             reused_tokens: answer.reused_tokens,
             drift: answer.drift,

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use interleaf_runtime::{Model, Source};
 use serde_json::Value;
 
 fn interleaf(args: &[&str]) -> Output {
@@ -82,6 +83,12 @@ fn generate_runs_the_demo_model_by_default() {
         }
         again
     });
+    let ids = greedy["token_ids"].as_array().expect("a list").iter();
+    let ids: Vec<u32> = ids.map(|id| id.as_u64().and_then(|id| id.try_into().ok()).expect("an id")).collect();
+    assert_eq!(ids.len() as u64, greedy["tokens"]);
+    let source = Source::Embedded { name: interleaf_demo_model::NAME, files: interleaf_demo_model::BASE };
+    let tokenizer = Model::open(source).expect("it opens").tokenizer().expect("sound").expect("it has one");
+    assert_eq!(tokenizer.decode(&ids, true).expect("known tokens"), greedy["text"].as_str().expect("text"));
     let adapted = json(&["generate", "--json", "--max-tokens", "12", "--use", "api-docs"]);
     assert_eq!(adapted["adapter"], "api-docs");
     assert_ne!(adapted["text"], greedy["text"]);
