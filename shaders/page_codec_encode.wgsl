@@ -4,7 +4,7 @@
 @group(0) @binding(1) var<storage, read> scratch: array<f32>;         // numbers, and what page_codec_measure found
 @group(0) @binding(2) var<storage, read_write> stripe: array<u32>;
 @group(0) @binding(3) var<storage, read> tables: array<u32>;          // items
-@group(0) @binding(4) var<storage, read> constants: array<f32>;
+@group(0) @binding(4) var<storage, read> constants: array<u32>;
 
 #include "lib/grid.wgsl"
 #include "lib/page.wgsl"
@@ -12,6 +12,7 @@
 #include "lib/page_encode_${CODEC}.wgsl"
 #include "lib/page_scales_${CODEC}.wgsl"
 #include "lib/half_${HALF}.wgsl"
+#include "lib/page_constants.wgsl"
 #include "lib/page_codec.wgsl"
 
 // Codes of a channel's own share of its head's scale, 1 to 256 of 256: the smallest that is not below its step. Both are
@@ -35,7 +36,7 @@ fn channel_step(item: Item, kv_head: u32, channel: u32) -> f32 {
     let scale = scratch[item.steps_at + params.kv_heads * ${HEAD_DIM}u + kv_head];
     let at = kv_head * ${HEAD_DIM}u + channel;
     if (kind_of(item.to) == PROFILED) {
-        return scale * constants[item.to.constants + at];
+        return scale * first_constant(item.to.constants, kv_head, channel);
     }
     return scale * (f32(share(scratch[item.steps_at + at], scale)) * 0.00390625);
 }

@@ -87,7 +87,7 @@ fn measure_channels(item: Item, thread: u32, kv_head: u32) {
         var step = best_step(item, bits, element_of(kv_head, 0u, channel), ${CHUNK}u, ${HEAD_DIM}u);
         scratch[item.steps_at + kv_head * ${HEAD_DIM}u + channel] = step;
         if (kind_of(item.to) == PROFILED) {
-            step = step / constants[item.to.constants + kv_head * ${HEAD_DIM}u + channel];
+            step = step / first_constant(item.to.constants, kv_head, channel);
         }
         largest = max(largest, step);
     }
@@ -139,7 +139,7 @@ fn unturned(item: Item, token: u32, kv_head: u32, channel: u32) -> f32 {
         let partner = difference(item, element_of(kv_head, token, other)) * sin;
         value = fma(value, cos, select(-partner, partner, is_low));
     }
-    return value - constants[item.to.constants + kv_head * ${HEAD_DIM}u + channel];
+    return value - first_constant(item.to.constants, kv_head, channel);
 }
 
 // The coefficients of tokens, (token, rank), and their steps, (token, group), behind them.
@@ -148,17 +148,17 @@ fn measure_low_rank(item: Item, thread: u32, number: u32) {
     let rank = item.to.form >> 16u;
     let group = min(rank, ${GROUP}u);
     let groups = (rank + group - 1u) / group;
-    let channels = params.kv_heads * ${HEAD_DIM}u;
     for (var token = number; token < ${CHUNK}u; token += params.groups) {
         for (var i = thread; i < rank; i += ${WORKGROUP}u) {
             var sum = 0.0;
+            let row = direction_at(item.to.constants, i);
             for (var kv_head = 0u; kv_head < params.kv_heads; kv_head++) {
                 for (var channel = 0u; channel < ${HEAD_DIM}u; channel++) {
-                    let row = item.to.constants + (1u + i) * channels + kv_head * ${HEAD_DIM}u;
-                    sum = fma(unturned(item, token, kv_head, channel), constants[row + channel], sum);
+                    let steps = direction_quad(row, kv_head, channel / 4u)[channel % 4u];
+                    sum = fma(unturned(item, token, kv_head, channel), steps, sum);
                 }
             }
-            scratch[item.steps_at + token * rank + i] = sum;
+            scratch[item.steps_at + token * rank + i] = sum * direction_scale(row);
         }
     }
     storageBarrier();

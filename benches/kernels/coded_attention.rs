@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use interleaf_contract::{
-    AttentionShape, Batch, Bits, Bytes, CHUNK_TOKENS, ChunkEntry, Coefficients, Numerics, Op, PageCodec,
-    PageConstants, PageData, PageElement, PageEntry, PageHalf, PageRecode, PageTable, PoolGeometry, Row,
-    RowKind, RowSet, Sequence, Step,
+    AttentionShape, Batch, Bits, Bytes, CHUNK_TOKENS, ChunkEntry, Coefficients, ConstantRows, Numerics, Op,
+    PageCodec, PageConstants, PageData, PageElement, PageEntry, PageHalf, PageRecode, PageTable,
+    PoolGeometry, Row, RowKind, RowSet, Sequence, Step,
 };
 use interleaf_tests::backends::{self, Boxed};
 use interleaf_tests::data::Random;
@@ -120,9 +120,9 @@ impl Rig {
         };
         backend.create_pool(pool).expect("room for the pages");
         let mut random = Random::new(4);
-        let channels = KV_HEADS * HEAD_DIM;
-        let values = random.values(17 * channels).iter().map(|v| v / 16.0).collect();
-        let basis = PageConstants { name: "V".into(), values, channels, rope: None };
+        let values: Vec<f32> = random.values(17 * KV_HEADS * HEAD_DIM).iter().map(|v| v / 16.0).collect();
+        let rows = ConstantRows::nearest(&values, KV_HEADS, HEAD_DIM).expect("finite values");
+        let basis = PageConstants { name: "V".into(), rows, rope: None };
         let basis = backend.create_constants(basis).expect("room for a basis");
         let queries = random.values(ROWS * HEADS * HEAD_DIM).iter().map(|v| 6.0 * v).collect();
         let mut rig = Self { backend, pool, next: 0, layer: 0, queries, exact: Vec::new(), basis };

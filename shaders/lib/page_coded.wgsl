@@ -5,10 +5,11 @@
 // Codes and scales are read by words. A word that holds those of several quads is loaded once for quads that are read one
 // after another: whoever reads them keeps a Cache for each part.
 @group(0) @binding(${WORDS}) var<storage, read> words: array<u32>;          // the stripe once more
-@group(0) @binding(${CONSTANTS}) var<storage, read> constants: array<f32>;  // (row, channel) of each
+@group(0) @binding(${CONSTANTS}) var<storage, read> constants: array<u32>;  // rows of each
 @group(0) @binding(${TABLE}) var<storage, read> table: array<f32>;          // cosines, then sines: (position, half)
 
 #include "lib/page_form.wgsl"
+#include "lib/page_constants.wgsl"
 
 // Whose elements are read.
 struct Spot {
@@ -138,12 +139,7 @@ fn codes_quad(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32, ba
             let second_pair = channel_pair(cache, bytes + min(4u * quad + 2u, ${HEAD_DIM}u - 2u));
             steps = scale * ((vec4<f32>(first_pair, second_pair) + 1.0) * 0.00390625);
         } else {
-            let profile = part.constants + spot.kv_head * ${HEAD_DIM}u;
-            steps = scale * vec4<f32>(
-#repeat e 4
-                constants[profile + channel_of(quad, ${e}u)],
-#end
-            );
+            steps = scale * first_quad(part.constants, spot.kv_head, quad);
         }
     }
     return fma(vec4<f32>(codes) + lowest_of(bits), steps, base);
@@ -189,23 +185,32 @@ fn coefficient(part: Part, cache: ptr<function, Cache>, token: u32, i: u32) -> f
     return (f32((word >> (bit % 32u)) & ((1u << bits) - 1u)) + lowest_of(bits)) * step;
 }
 
-// The mean and the directions, as a token's coefficients mix them, at four channels of all heads.
-fn expanded(part: Part, cache: ptr<function, Cache>, token: u32, channels: vec4<u32>) -> vec4<f32> {
+// The mean and the directions, as a token's coefficients mix them, at four channels of a head, which may stand apart.
+fn expanded(part: Part, cache: ptr<function, Cache>, spot: Spot, channels: vec4<u32>, apart: bool) -> vec4<f32> {
     let rank = part.form >> 16u;
-    var row = part.constants;
-    var sum = vec4<f32>(
-#repeat e 4
-        constants[row + channels[${e}]],
-#end
-    );
-    for (var i = 0u; i < rank; i++) {
-        row += params.kv_heads * ${HEAD_DIM}u;
-        let direction = vec4<f32>(
-#repeat e 4
-            constants[row + channels[${e}]],
-#end
+    let quads = channels / 4u;
+    var sum = first_quad(part.constants, spot.kv_head, quads.x);
+    if (apart) {
+        sum = vec4<f32>(
+            sum[channels.x % 4u],
+            first_quad(part.constants, spot.kv_head, quads.y)[channels.y % 4u],
+            first_quad(part.constants, spot.kv_head, quads.z)[channels.z % 4u],
+            first_quad(part.constants, spot.kv_head, quads.w)[channels.w % 4u],
         );
-        sum = fma(vec4<f32>(coefficient(part, cache, token, i)), direction, sum);
+    }
+    for (var i = 0u; i < rank; i++) {
+        let row = direction_at(part.constants, i);
+        var steps = direction_quad(row, spot.kv_head, quads.x);
+        if (apart) {
+            steps = vec4<f32>(
+                steps[channels.x % 4u],
+                direction_quad(row, spot.kv_head, quads.y)[channels.y % 4u],
+                direction_quad(row, spot.kv_head, quads.z)[channels.z % 4u],
+                direction_quad(row, spot.kv_head, quads.w)[channels.w % 4u],
+            );
+        }
+        let z = coefficient(part, cache, spot.token, i) * direction_scale(row);
+        sum = fma(vec4<f32>(z), steps, sum);
     }
     return sum;
 }
@@ -228,7 +233,7 @@ fn low_rank_quad(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32,
         channel_of(quad, ${e}u),
 #end
     );
-    var own = expanded(part, cache, spot.token, head + channels);
+    var own = expanded(part, cache, spot, channels, false);
     if (is_set(part, 2u)) {
         // The rotate-half form, after the expansion.
         let half = vec4<u32>(tables[params.directory_at - 2u]);
@@ -236,7 +241,7 @@ fn low_rank_quad(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32,
         let is_low = channels < half;
         let turns = channels < 2u * half;
         let other = select(select(channels, channels - half, turns), channels + half, is_low);
-        let partner = expanded(part, cache, spot.token, head + other);
+        let partner = expanded(part, cache, spot, other, is_set(part, 3u));
         let angle = spot.position * half + min(min(channels, other), half - 1u);
         let cos = vec4<f32>(
 #repeat e 4

@@ -34,7 +34,8 @@ fn bits_of(part: Part) -> u32 {
     return (part.form >> 3u) & 63u;
 }
 
-// A flag of a form: whether all channels of a head share a step (0), the first token is kept (1), keys are turned (2).
+// A flag of a form: whether all channels of a head share a step (0), the first token is kept (1), keys are turned (2), with
+// channels that may stand in two quads (3).
 fn is_set(part: Part, flag: u32) -> bool {
     return ((part.form >> (9u + flag)) & 1u) == 1u;
 }

@@ -3,9 +3,9 @@
 
 use interleaf_contract::{
     AttentionShape, Backend, BackendError, Batch, Bits, Bytes, CHUNK_TOKENS, ChunkEntry, Coefficients,
-    ConstantsId, Numerics, Op, PageAddress, PageCodec, PageConstants, PageData, PageElement, PageEntry,
-    PageHalf, PagePlace, PageRecode, PageTable, PoolGeometry, RopeTable, Row, RowKind, RowSet, Sequence,
-    Width,
+    ConstantRows, ConstantsId, Numerics, Op, PageAddress, PageCodec, PageConstants, PageData, PageElement,
+    PageEntry, PageHalf, PagePlace, PageRecode, PageTable, PoolGeometry, RopeTable, Row, RowKind, RowSet,
+    Sequence, Width,
 };
 use interleaf_kernels_ref::page_codec;
 
@@ -50,8 +50,7 @@ pub fn low_ranks() -> Vec<PageCodec> {
 #[derive(Debug, Clone)]
 pub struct Constants {
     pub rope: RopeTable,
-    values: [Vec<f32>; 2],
-    channels: usize,
+    rows: [ConstantRows; 2],
 }
 
 /// Directions in a basis, the most of [`low_ranks`].
@@ -72,15 +71,15 @@ impl Constants {
                 let length = direction.iter().map(|v| v * v).sum::<f32>().sqrt();
                 values.extend(direction.iter().map(|v| v / length));
             }
-            values
+            ConstantRows::nearest(&values, kv_heads, head_dim).expect("finite values")
         };
-        let values = [of_half(), of_half()];
-        Self { rope: RopeTable { rotary_dim, positions, cos, sin }, values, channels }
+        let rows = [of_half(), of_half()];
+        Self { rope: RopeTable { rotary_dim, positions, cos, sin }, rows }
     }
 
     /// The rows of a half.
-    pub fn of(&self, half: PageHalf) -> &[f32] {
-        &self.values[usize::from(half == PageHalf::V)]
+    pub fn of(&self, half: PageHalf) -> &ConstantRows {
+        &self.rows[usize::from(half == PageHalf::V)]
     }
 
     /// Makes them resident; returns those of K and V.
@@ -90,9 +89,9 @@ impl Constants {
     pub fn create(&self, backend: &mut dyn Backend) -> Result<[ConstantsId; 2], BackendError> {
         let rope = backend.create_rope(self.rope.clone())?;
         let mut create = |half| {
-            let (name, values) = (format!("{half:?}"), self.of(half).to_vec());
+            let (name, rows) = (format!("{half:?}"), self.of(half).clone());
             let rope = Some(rope).filter(|_| half == PageHalf::K);
-            backend.create_constants(PageConstants { name, values, channels: self.channels, rope })
+            backend.create_constants(PageConstants { name, rows, rope })
         };
         Ok([create(PageHalf::K)?, create(PageHalf::V)?])
     }

@@ -2,10 +2,11 @@
 
 use std::cell::OnceCell;
 
-use interleaf_contract::{Coefficients, Matrix, PageCodec, PageHalf, RopeTable};
+use interleaf_contract::{BackendError, Coefficients, ConstantRows, Matrix, PageCodec, PageHalf, RopeTable};
 use interleaf_kernels_ref::joint_low_rank::{self, JointBasis, JointMap};
 use interleaf_kernels_ref::weight;
 use interleaf_model::{Calibration, HalfCalibration, JointCalibration, LayerCalibration, ModelConfig};
+use interleaf_runtime::EngineError;
 
 use crate::pages::{Form, through};
 use crate::products::Pass;
@@ -144,7 +145,7 @@ impl<'a> Prefix<'a> {
                 self.by_page(&anchor, |layer, half| {
                     let calibrated = half_of(self.layer(Codec::Page(page), layer)?, half);
                     let rows = calibrated.residual.rows.iter().take(usize::from(rank) * self.width);
-                    Ok(Some(self.low_rank(page, layer, half, vec![0.0; self.width], rows)))
+                    self.low_rank(page, layer, half, vec![0.0; self.width], rows).map(Some)
                 })?
             }
             Codec::Joint { rank } => {
@@ -215,12 +216,12 @@ impl<'a> Prefix<'a> {
             PageCodec::Profiled(bits) if half == PageHalf::V => Form::plain(PageCodec::Quantised(bits)),
             PageCodec::Profiled(_) => {
                 let profile = self.layer(Codec::Page(codec), layer)?.profile.clone();
-                Form::Coded { codec, constants: profile, rope: None }
+                Form::Coded { codec, constants: self.resident(profile)?, rope: None }
             }
             PageCodec::LowRank { rank, .. } => {
                 let calibrated = half_of(self.layer(Codec::Page(codec), layer)?, half);
                 let rows = calibrated.basis.rows.iter().take(usize::from(rank) * self.width);
-                self.low_rank(codec, layer, half, calibrated.mean.clone(), rows)
+                self.low_rank(codec, layer, half, calibrated.mean.clone(), rows)?
             }
             _ => Form::plain(codec),
         })
@@ -233,9 +234,15 @@ impl<'a> Prefix<'a> {
         half: PageHalf,
         mut constants: Vec<f32>,
         rows: impl Iterator<Item = &'r f32>,
-    ) -> Form<'_> {
+    ) -> Result<Form<'_>, CalibrateError> {
         constants.extend(rows);
-        Form::Coded { codec, constants, rope: self.rope(layer, half) }
+        Ok(Form::Coded { codec, constants: self.resident(constants)?, rope: self.rope(layer, half) })
+    }
+
+    /// Constants as backends hold them.
+    fn resident(&self, values: Vec<f32>) -> Result<Vec<f32>, CalibrateError> {
+        let rows = ConstantRows::nearest(&values, self.kv_heads, self.width / self.kv_heads);
+        Ok(rows.map_err(|error| EngineError::from(BackendError::from(error)))?.values())
     }
 
     /// What expanded keys are turned by.

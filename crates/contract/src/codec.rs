@@ -7,7 +7,7 @@ mod constants;
 mod layout;
 mod name;
 
-pub use constants::{ConstantsId, PageConstants};
+pub use constants::{ConstantRows, ConstantsId, PageConstants};
 pub use layout::{CodeLayout, CoefficientLayout};
 
 /// Where a page begins is counted in units of this many bytes, so that 32 bits reach far enough and every load is aligned.

@@ -198,8 +198,8 @@ impl check::Inventory for GpuBackend {
         }
     }
 
-    fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError> {
-        self.constants.get(id).map(|found| (found.rows, found.channels, found.rope))
+    fn constants_shape(&self, id: ConstantsId) -> Result<check::ConstantsShape, BackendError> {
+        self.constants.get(id).map(|found| found.shape)
     }
 
     fn name(&self) -> &'static str {
@@ -346,8 +346,10 @@ impl Backend for GpuBackend {
 
     fn create_constants(&mut self, constants: PageConstants) -> Result<ConstantsId, BackendError> {
         check::constants(&constants, self)?;
+        let rope = constants.rope.map(|rope| self.weights.rope(rope)).transpose()?;
+        let rotary_dim = rope.map_or(0, |rope| rope.rotary_dim);
         let before = self.constants.bytes();
-        let created = self.constants.create(&self.gpu, &constants);
+        let created = self.constants.create(&self.gpu, &constants, rotary_dim);
         if self.constants.bytes() != before {
             self.submitter.forget_bind_groups();
         }

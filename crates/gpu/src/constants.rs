@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use interleaf_contract::{BackendError, ConstantsId, PageConstants, RopeId};
+use interleaf_contract::check::ConstantsShape;
+use interleaf_contract::{BackendError, ConstantsId, PageConstants};
 
 use crate::buffers::{Uploader, grown};
 use crate::command::{Place, word};
@@ -14,20 +15,20 @@ use crate::extents::{Extent, Extents};
 /// The buffer's first size. It doubles from there.
 const FIRST_BYTES: u64 = 64 << 10;
 
-/// Bytes of a value.
-const VALUE: u64 = size_of::<f32>() as u64;
+/// Bytes of a word.
+const WORD: u64 = size_of::<u32>() as u64;
 
 /// Constants that are resident.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResidentConstants {
-    pub rows: usize,
-    pub channels: usize,
-    pub rope: Option<RopeId>,
+    pub shape: ConstantsShape,
+    /// Dimensions of a head that keys are turned in.
+    pub rotary_dim: usize,
     extent: Extent,
 }
 
 impl ResidentConstants {
-    /// The first of their values, in f32.
+    /// The first of their words.
     pub(crate) fn at(&self) -> u32 {
         word(self.extent.start)
     }
@@ -57,38 +58,40 @@ impl Constants {
         self.resident.get(&id).ok_or_else(|| error::unknown("constants of pages", id.0.into()))
     }
 
-    /// Makes constants resident that have been checked.
+    /// Makes constants resident that have been checked; keys are turned in so many dimensions of a head.
     pub(crate) fn create(
         &mut self,
         gpu: &Gpu,
         constants: &PageConstants,
+        rotary_dim: usize,
     ) -> Result<ConstantsId, BackendError> {
-        let PageConstants { name, values, channels, rope } = constants;
-        let length = values.len() as u64;
+        let PageConstants { name, rows, .. } = constants;
+        let words = rows.words();
+        let length = words.len() as u64;
         let end = self.extents.end_for(length);
         if end > self.extents.end() {
-            let larger = grown(gpu, "constants of pages", self.buffer.as_ref(), end * VALUE, FIRST_BYTES)
+            let larger = grown(gpu, "constants of pages", self.buffer.as_ref(), end * WORD, FIRST_BYTES)
                 .map_err(|e| error::of(name, e))?;
-            self.extents.grow(larger.size() / VALUE);
+            self.extents.grow(larger.size() / WORD);
             self.buffer = Some(larger);
         }
-        let full = || error::no_room(name, length * VALUE, "the buffer of constants is fragmented");
+        let full = || error::no_room(name, length * WORD, "the buffer of constants is fragmented");
         let extent = self.extents.take(length).ok_or_else(full)?;
-        if let Err(e) = self.upload(gpu, name, extent, values) {
+        if let Err(e) = self.upload(gpu, name, extent, words) {
             self.extents.give(extent);
             return Err(e);
         }
         let id = ConstantsId(self.created);
         self.created += 1;
-        let (rows, channels) = (values.len() / channels, *channels);
-        self.resident.insert(id, ResidentConstants { rows, channels, rope: *rope, extent });
+        let shape = ConstantsShape::of(constants);
+        self.resident.insert(id, ResidentConstants { shape, rotary_dim, extent });
         Ok(id)
     }
 
-    fn upload(&self, gpu: &Gpu, name: &str, extent: Extent, values: &[f32]) -> Result<(), BackendError> {
-        let Some(buffer) = self.buffer.as_ref().filter(|_| !values.is_empty()) else { return Ok(()) };
+    fn upload(&self, gpu: &Gpu, name: &str, extent: Extent, words: &[u32]) -> Result<(), BackendError> {
+        let Some(buffer) = self.buffer.as_ref().filter(|_| !words.is_empty()) else { return Ok(()) };
         let mut uploader = Uploader::new(gpu);
-        uploader.write(name, buffer, extent.start * VALUE, bytemuck::cast_slice(values))?;
+        uploader.write(name, buffer, extent.start * WORD, bytemuck::cast_slice(words))?;
         uploader.finish(name)
     }
 

@@ -229,9 +229,9 @@ mod tests {
 
     use interleaf_contract::{
         Activation, Adapter, AttentionShape, Backend, Batch, Bits, Bytes, ChunkEntry, Coefficients,
-        ConstantsId, LoraSite, Matrix, Numerics, Op, Output, PageCodec, PageConstants, PageElement,
-        PageEntry, PageHalf, PagePlace, PageTable, PoolGeometry, Projection, ProjectionId, Row, RowKind,
-        RowSet, Sequence, Step, Width,
+        ConstantRows, ConstantsId, LoraSite, Matrix, Numerics, Op, Output, PageCodec, PageConstants,
+        PageElement, PageEntry, PageHalf, PagePlace, PageTable, PoolGeometry, Projection, ProjectionId, Row,
+        RowKind, RowSet, Sequence, Step, Width,
     };
 
     use super::*;
@@ -516,9 +516,8 @@ mod tests {
             };
             let rope = gpu.create_rope(rope).unwrap();
             let constants = [Some(rope), None].map(|rope| {
-                let channels = kv * dim;
-                let values = vec![1.0; 41 * channels];
-                gpu.create_constants(PageConstants { name: "c".into(), values, channels, rope }).unwrap()
+                let rows = ConstantRows::nearest(&vec![1.0; 41 * kv * dim], kv, dim).unwrap();
+                gpu.create_constants(PageConstants { name: "c".into(), rows, rope }).unwrap()
             });
             let mut batch = Batch::default();
             use RowKind::{Generated, Prompt};

@@ -15,7 +15,7 @@ use crate::decide::CODED_SPAN;
 use crate::error;
 use crate::pages::chunks_read;
 
-/// Bytes of a word, and of a value of constants.
+/// Bytes of a word.
 const WORD: u64 = 4;
 
 /// One page, as a part of what is read.
@@ -24,7 +24,7 @@ pub(crate) struct Part {
     form: Form,
     /// Where in the stripe, in units.
     at: u32,
-    /// The first of its values in the buffer of constants.
+    /// The first of its words in the buffer of constants.
     constants: u32,
 }
 
@@ -39,8 +39,17 @@ impl Part {
 struct Form {
     codec: PageCodec,
     half: PageHalf,
-    /// Whether it is expanded before the rotary embedding.
-    turned: bool,
+    turn: Turn,
+}
+
+/// How keys are turned once they are expanded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Turn {
+    Not,
+    /// Four channels with four others that stand together, too.
+    Quads,
+    /// With others that may stand in two quads.
+    Apart,
 }
 
 impl Form {
@@ -56,7 +65,9 @@ impl Form {
             (PageCodec::Profiled(bits), _) => form(3, bits.count()),
             (PageCodec::Steps(width), _) => form(4, 8 * width as usize),
             (PageCodec::LowRank { rank, coefficients, keeps_first }, _) => {
-                let flags = flag(1, keeps_first) | flag(2, self.turned);
+                let flags = flag(1, keeps_first)
+                    | flag(2, self.turn != Turn::Not)
+                    | flag(3, self.turn == Turn::Apart);
                 form(5, coefficients.bits()) | flags | u32::from(rank) << 16
             }
         }
@@ -82,8 +93,13 @@ impl Parts {
         let part = |PagePlace { codec, at, constants: id }: PagePlace| -> Result<_, BackendError> {
             let resident = id.map(|id| constants.get(id)).transpose()?;
             let expands = half == PageHalf::K && matches!(codec, PageCodec::LowRank { .. });
-            let rope = resident.and_then(|resident| resident.rope).filter(|_| expands);
-            let form = Form { codec, half, turned: rope.is_some() };
+            let rope = resident.and_then(|resident| resident.shape.rope).filter(|_| expands);
+            let turn = match resident.filter(|_| rope.is_some()) {
+                None => Turn::Not,
+                Some(resident) if resident.rotary_dim.is_multiple_of(8) => Turn::Quads,
+                Some(_) => Turn::Apart,
+            };
+            let form = Form { codec, half, turn };
             Ok((Part { form, at, constants: resident.map_or(0, |resident| resident.at()) }, rope))
         };
         let (page, rope) = part(entry.place())?;
@@ -245,7 +261,7 @@ impl<'a> Reader<'a> {
     }
 
     fn quad(&mut self, quad: usize) {
-        let Form { codec, half, turned } = self.form;
+        let Form { codec, half, turn } = self.form;
         let PoolGeometry { kv_heads, head_dim, .. } = *self.pool;
         match codec {
             PageCodec::Exact(element) => self.bytes += element.bytes(4) as u64,
@@ -264,8 +280,11 @@ impl<'a> Reader<'a> {
                     }
                     return;
                 }
-                for _ in 0..1 + usize::from(turned) {
-                    self.expanded(rank.into(), coefficients, &layout);
+                self.expanded(rank.into(), coefficients, &layout, 1);
+                match turn {
+                    Turn::Not => {}
+                    Turn::Quads => self.expanded(rank.into(), coefficients, &layout, 1),
+                    Turn::Apart => self.expanded(rank.into(), coefficients, &layout, 4),
                 }
             }
             PageCodec::Quantised(_)
@@ -296,12 +315,13 @@ impl<'a> Reader<'a> {
                     self.channel((at + self.kv_head * head_dim + channel) / 4);
                 }
             }
-            (None, None) => self.bytes += 4 * WORD,
+            (None, None) => self.bytes += 2 * WORD,
         }
     }
 
-    fn expanded(&mut self, rank: usize, stored: Coefficients, layout: &CoefficientLayout) {
-        self.bytes += 4 * (1 + rank) as u64 * WORD;
+    /// Four channels that stand in so many quads: of each the first row's, and every direction's besides its scale.
+    fn expanded(&mut self, rank: usize, stored: Coefficients, layout: &CoefficientLayout, quads: usize) {
+        self.bytes += (2 * quads + rank * (1 + quads)) as u64 * WORD;
         for i in 0..rank {
             self.code((self.token * layout.token_bytes * 8 + i * stored.bits()) / 32);
             if stored != Coefficients::F16 {
@@ -345,7 +365,7 @@ mod tests {
         let pool =
             PoolGeometry { layers: 1, kv_heads: 2, head_dim: 128, slots: 1, element: PageElement::F16 };
         let bytes = |codec, half| {
-            let form = Form { codec, half, turned: false };
+            let form = Form { codec, half, turn: Turn::Not };
             (0..CHUNK_TOKENS).map(|token| row(form, &pool, token)).sum::<u64>() / (2 * 16)
         };
         let low_rank = PageCodec::LowRank {
@@ -361,7 +381,7 @@ mod tests {
             (PageCodec::Delta(Bits::Two), 32 + 8, 64 + 64),
             // Each channel's own part, once more for each token.
             (PageCodec::Quantised(Bits::Eight), 128 + 4 + 128, 128 + 64),
-            (low_rank, 32 * 17 * 16 + 32 * 8 + 4, 32 * (17 * 16 + 8) + 64),
+            (low_rank, 32 * (8 + 16 * 8) + 32 * 8 + 4, 32 * (8 + 16 * 8 + 8) + 64),
         ] {
             assert_eq!([bytes(codec, PageHalf::K), bytes(codec, PageHalf::V)], [k, v], "{codec}");
         }

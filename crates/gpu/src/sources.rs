@@ -60,6 +60,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/page_coded_f16.wgsl",
     "lib/page_coded_f32.wgsl",
     "lib/page_codec.wgsl",
+    "lib/page_constants.wgsl",
     "lib/page_encode_f16.wgsl",
     "lib/page_encode_f32.wgsl",
     "lib/page_f16.wgsl",

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 
 use interleaf_contract::{
-    Backend, BackendError, Bits, ConstantsId, PageCodec, PageConstants, PageHalf, PageLoss, PageRecode,
-    PoolGeometry, RopeId,
+    Backend, BackendError, Bits, ConstantRows, ConstantsId, PageCodec, PageConstants, PageHalf, PageLoss,
+    PageRecode, PoolGeometry, RopeId,
 };
 use interleaf_kv::{AdapterId, Form, LayerForm, Layers, Over, PageForm};
 use interleaf_model::{Calibration, HalfCalibration, Ladder, ModelConfig};
@@ -135,7 +135,8 @@ impl Calibrated {
             self.known().flat_map(|known| known.constants.iter().zip(&known.origin)).collect();
         all.sort_by_key(|(id, _)| id.0);
         // Names are counted: those of constants that have gone are taken by what goes at once.
-        let filler = || PageConstants { name: "none".into(), values: vec![0.0], channels: 1, rope: None };
+        let none = ConstantRows::nearest(&[], 1, 1)?;
+        let filler = || PageConstants { name: "none".into(), rows: none.clone(), rope: None };
         let mut next = 0;
         for (id, (constants, rope)) in all {
             while next < id.0 {
@@ -251,17 +252,18 @@ impl Found {
                 }
                 let turn =
                     config.layer_kinds.get(layer).and_then(|kind| kind.rope).filter(|_| half == PageHalf::K);
-                let made = PageConstants {
-                    name: format!("the basis of {name}'s {half:?} in layer {layer}"),
-                    values: values(of, rows),
-                    channels: of.mean.len(),
-                    rope: turn.and_then(|rope| ropes.get(rope).copied()),
-                };
-                held += size_of_val(made.values.as_slice()) as u64;
-                if !is_last {
-                    origin.push((made.clone(), turn));
-                }
-                match backend.create_constants(made) {
+                let made = ConstantRows::nearest(&values(of, rows), pool.kv_heads, pool.head_dim);
+                let made = made.map_err(BackendError::from).and_then(|rows| {
+                    held += rows.bytes() as u64;
+                    let name = format!("the basis of {name}'s {half:?} in layer {layer}");
+                    let rope = turn.and_then(|rope| ropes.get(rope).copied());
+                    let made = PageConstants { name, rows, rope };
+                    if !is_last {
+                        origin.push((made.clone(), turn));
+                    }
+                    backend.create_constants(made)
+                });
+                match made {
                     Ok(id) => {
                         constants.push(id);
                         places[layer][half as usize] = Some(id);

@@ -99,6 +99,7 @@ fn with_context<M: HostMatrix>(
 ) -> Result<(), BackendError> {
     let constants = entry.constants.map(|id| resident.constants(id)).transpose()?;
     let rope = constants.and_then(|constants| constants.rope).map(|id| resident.rope(id)).transpose()?;
+    let values = constants.map_or_else(Vec::new, |constants| constants.rows.values());
     let geometry = pool.geometry();
     then(&PageContext {
         half: of.half,
@@ -106,7 +107,7 @@ fn with_context<M: HostMatrix>(
         head_dim: geometry.head_dim,
         position: of.chunk * interleaf_contract::CHUNK_TOKENS,
         anchor,
-        constants: constants.map_or(&[], |constants| &constants.values),
+        constants: &values,
         rope,
     });
     Ok(())

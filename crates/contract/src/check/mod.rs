@@ -10,9 +10,31 @@ use self::pages::StepPages;
 pub use self::pages::{compared, constants, copies, page, page_data, pool, recodes};
 use crate::{
     Adapter, AdapterId, AttentionShape, BackendError, Choices, ConstantsId, ContractError, MatrixId, Op,
-    PageCodec, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler, Step, Tensor,
-    VectorId,
+    PageCodec, PageConstants, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, RowSet, Sampler,
+    Step, Tensor, VectorId,
 };
+
+/// The shape of [`PageConstants`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConstantsShape {
+    /// Rows.
+    pub rows: usize,
+    /// KV heads of a row.
+    pub kv_heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// The embedding that expanded keys are turned by.
+    pub rope: Option<RopeId>,
+}
+
+impl ConstantsShape {
+    /// That of some constants.
+    #[must_use]
+    pub const fn of(constants: &PageConstants) -> Self {
+        let PageConstants { rows, rope, .. } = constants;
+        Self { rows: rows.rows(), kv_heads: rows.kv_heads(), head_dim: rows.head_dim(), rope: *rope }
+    }
+}
 
 /// What a backend holds, as far as checks need to know it.
 pub trait Inventory {
@@ -52,11 +74,11 @@ pub trait Inventory {
     /// Whether its kernels read pages in a codec; numbers are of the pool's element.
     fn reads(&self, codec: PageCodec) -> bool;
 
-    /// Rows and channels of constants of pages, and the embedding that expanded keys are turned by.
+    /// The shape of constants of pages.
     ///
     /// # Errors
     /// If the handle is unknown.
-    fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError>;
+    fn constants_shape(&self, id: ConstantsId) -> Result<ConstantsShape, BackendError>;
 
     /// The backend's name, for messages.
     fn name(&self) -> &'static str;

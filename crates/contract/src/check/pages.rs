@@ -1,6 +1,6 @@
 //! The checks of a page pool, of single pages in it, and of those that a step's tables name.
 
-use super::{Inventory, below, equal, positive};
+use super::{ConstantsShape, Inventory, below, equal, positive};
 use crate::{
     BackendError, Bands, CHUNK_TOKENS, ContractError, PAGE_UNIT, PageAddress, PageCodec, PageConstants,
     PageCopy, PageData, PageEntry, PageHalf, PagePlace, PageRecode, PoolGeometry, Step,
@@ -86,18 +86,11 @@ fn apart(mut written: Vec<PageAddress>, read: impl Iterator<Item = PageAddress>)
     Ok(())
 }
 
-/// Checks constants against their own dimensions.
+/// Checks constants against what is resident.
 ///
 /// # Errors
-/// If they are not whole rows, a value is not finite, or the rope is unknown.
+/// If the rope is unknown.
 pub fn constants(constants: &PageConstants, held: &impl Inventory) -> Result<(), BackendError> {
-    positive("page_codec", "channels of constants", constants.channels)?;
-    let odd = constants.values.len() % constants.channels;
-    equal("page_codec", "values of constants past whole rows", 0, odd)?;
-    if let Some(value) = constants.values.iter().find(|value| !value.is_finite()) {
-        let (op, what, expected) = ("page_codec", "a value of constants", "finite");
-        return Err(ContractError::Value { op, what, expected, found: f64::from(*value) }.into());
-    }
     constants.rope.map_or(Ok(()), |rope| held.rope_shape(rope).map(drop))
 }
 
@@ -171,8 +164,9 @@ impl<I: Inventory> Pages<'_, I> {
         match constants {
             None if codec.constant_rows() == 0 => Ok(()),
             Some(id) if codec.constant_rows() > 0 => {
-                let (rows, channels, rope) = held.constants_shape(id)?;
-                equal("page_codec", "channels of constants", pool.kv_heads * pool.head_dim, channels)?;
+                let ConstantsShape { rows, kv_heads, head_dim, rope } = held.constants_shape(id)?;
+                equal("page_codec", "kv_heads of constants", pool.kv_heads, kv_heads)?;
+                equal("page_codec", "head_dim of constants", pool.head_dim, head_dim)?;
                 below("row of constants", codec.constant_rows() - 1, rows)?;
                 let Some(rope) = rope.filter(|_| half == PageHalf::K) else { return Ok(()) };
                 let (rotated, positions) = held.rope_shape(rope)?;

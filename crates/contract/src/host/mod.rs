@@ -154,9 +154,8 @@ impl<K: HostKernels> check::Inventory for HostBackend<K> {
         codec == PageCodec::Exact(self.pool.geometry().element) || self.kernels.reads(codec)
     }
 
-    fn constants_shape(&self, id: ConstantsId) -> Result<(usize, usize, Option<RopeId>), BackendError> {
-        let PageConstants { values, channels, rope, .. } = self.resident.constants(id)?;
-        Ok((values.len() / channels, *channels, *rope))
+    fn constants_shape(&self, id: ConstantsId) -> Result<check::ConstantsShape, BackendError> {
+        Ok(check::ConstantsShape::of(self.resident.constants(id)?))
     }
 
     fn name(&self) -> &'static str {

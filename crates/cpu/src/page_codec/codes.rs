@@ -189,9 +189,8 @@ unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: usiz
             }
         }
         None => {
-            let profile = &page.constants.values[kv_head * dim..][..dim];
-            for (step, part) in steps.iter_mut().zip(profile) {
-                *step = scale * part;
+            for (step, part) in steps.iter_mut().zip(page.constants.first(kv_head)) {
+                *step = scale * f16_to_f32(*part);
             }
         }
     }

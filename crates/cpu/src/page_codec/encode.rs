@@ -7,7 +7,7 @@ use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, PageCodec};
 
 use super::{Page, exact, low_rank, steps, transpose};
 use crate::isa::Isa;
-use crate::math::{MOST_LANES, load_first};
+use crate::math::{MOST_LANES, f16_to_f32, load_first};
 
 /// Encodes all heads' values, kv_heads × tokens × head_dim, into a page of zeros. `anchor` is as long, or empty for codecs
 /// that stand alone.
@@ -101,8 +101,8 @@ unsafe fn by_channel<I: Isa>(
             }
         }
         None => {
-            let profile = &page.constants.values[kv_head * dim..][..dim];
-            let scale = steps.iter().zip(profile).map(|(step, part)| step / part).fold(0.0, f32::max);
+            let profile = page.constants.first(kv_head).iter().map(|part| f16_to_f32(*part));
+            let scale = steps.iter().zip(profile.clone()).map(|(step, part)| step / part).fold(0.0, f32::max);
             let scale = f16_above(scale);
             set(out, scale);
             for (step, part) in steps.iter_mut().zip(profile) {

@@ -5,43 +5,84 @@
 use bytemuck::cast_slice;
 use half::f16;
 use interleaf_contract::{
-    Bits, CHUNK_TOKENS, CoefficientLayout, Coefficients, PageCodec, PageElement, PageHalf,
+    Bits, CHUNK_TOKENS, CoefficientLayout, Coefficients, ConstantRows, PageCodec, PageElement, PageHalf,
 };
 
 use super::codes::{SIXTEEN, sixteen};
 use super::encode::{best_steps, divisors, pack, quantise};
 use super::exact::halves;
+use super::page::Constants;
 use super::{Page, Scratch, transpose};
 use crate::isa::{Isa, Kernel};
 use crate::math::{MOST_LANES, dot, load_first, store_first};
 use crate::rope::Rope;
 
-/// What one head's coefficients are expanded with.
+/// What one head's coefficients are expanded with, as it is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Basis<'a> {
-    mean: &'a [f32],
-    /// From the head's part of the first direction on.
-    directions: &'a [f32],
-    /// From one direction to the next.
-    stride: usize,
+    constants: Constants<'a>,
+    kv_head: usize,
+    dim: usize,
     pub rank: usize,
 }
 
 impl<'a> Basis<'a> {
     /// The basis of a page; `None` where it is not of coefficients.
-    pub fn of(page: &Page<'a>, kv_head: usize) -> Option<Self> {
+    pub const fn of(page: &Page<'a>, kv_head: usize) -> Option<Self> {
         let PageCodec::LowRank { rank, .. } = page.codec else { return None };
-        let (stride, rank) = (page.channels(), usize::from(rank));
-        let (mean, directions) = page.constants.values[..(1 + rank) * stride].split_at(stride);
-        let head = kv_head * page.head_dim;
-        Some(Self { mean: &mean[head..][..page.head_dim], directions: &directions[head..], stride, rank })
+        Some(Self { constants: page.constants, kv_head, dim: page.head_dim, rank: rank as usize })
     }
 
     /// Whether two are the same.
     pub fn is(&self, other: &Self) -> bool {
-        std::ptr::eq(self.directions, other.directions) && self.rank == other.rank
+        let same = |(a, b): (&ConstantRows, &ConstantRows)| std::ptr::eq(a, b);
+        self.constants.rows.zip(other.constants.rows).is_some_and(same)
+            && (self.kv_head, self.rank) == (other.kv_head, other.rank)
     }
 
+    /// As numbers, in `values`: directions in steps of their scales, which [`coefficients`] have taken in.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    #[inline(always)]
+    pub unsafe fn numbers<'v, I: Isa>(&self, values: &'v mut Vec<f32>) -> Directions<'v> {
+        values.resize((1 + self.rank) * self.dim, 0.0);
+        let (mean, directions) = values.split_at_mut(self.dim);
+        halves::<I>(self.constants.first(self.kv_head), mean);
+        for (k, direction) in directions.chunks_exact_mut(self.dim).enumerate() {
+            steps::<I>(self.constants.direction(k, self.kv_head).1, direction);
+        }
+        Directions { mean, directions, stride: self.dim, rank: self.rank }
+    }
+}
+
+/// Codes of 8 bits as the steps that they stand for.
+#[inline(always)]
+unsafe fn steps<I: Isa>(codes: &[u8], out: &mut [f32]) {
+    assert!(codes.len() == out.len(), "a code for each");
+    let whole = out.len() / SIXTEEN * SIXTEEN;
+    for first in (0..whole).step_by(SIXTEEN) {
+        let steps = sixteen::<I, 8>(codes.as_ptr().add(first));
+        for (i, step) in steps.as_ref().iter().enumerate() {
+            I::store(out.as_mut_ptr().add(first + i * I::LANES), *step);
+        }
+    }
+    for (step, code) in out[whole..].iter_mut().zip(&codes[whole..]) {
+        *step = f32::from(*code) + Bits::Eight.lowest();
+    }
+}
+
+/// A head's mean and directions, in steps of their scales.
+#[derive(Debug, Clone, Copy)]
+pub struct Directions<'a> {
+    mean: &'a [f32],
+    directions: &'a [f32],
+    /// From one direction to the next.
+    stride: usize,
+    rank: usize,
+}
+
+impl Directions<'_> {
     /// `out += weight · mean + z·directions`.
     ///
     /// # Safety
@@ -125,22 +166,37 @@ impl<'a> Basis<'a> {
     }
 }
 
-/// A page's coefficients as numbers, tokens × rank.
+/// A page's coefficients as numbers, tokens × rank, each times the scale of its direction.
 ///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
 pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
-    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return &[] };
-    let layout = layout(page);
+    let PageCodec::LowRank { rank, .. } = page.codec else { return &[] };
+    let rank = usize::from(rank);
     let Scratch { steps, coefficients: z, .. } = scratch;
-    z.resize(CHUNK_TOKENS * usize::from(rank), 0.0);
+    z.resize(CHUNK_TOKENS * rank, 0.0);
+    stored::<I>(page, z, steps);
+    steps.clear();
+    steps.extend((0..rank).map(|direction| page.constants.direction(direction, 0).0));
+    for row in z.chunks_exact_mut(rank) {
+        for (z, scales) in row.chunks_mut(I::LANES).zip(steps.chunks(I::LANES)) {
+            let scale = load_first::<I>(scales.as_ptr(), scales.len());
+            let p = z.as_mut_ptr();
+            store_first::<I>(p, I::mul(load_first::<I>(p, scales.len()), scale), scales.len());
+        }
+    }
+    z
+}
+
+/// A page's coefficients, tokens × rank; `steps` is for what this works on.
+#[inline(always)]
+unsafe fn stored<I: Isa>(page: &Page<'_>, z: &mut [f32], steps: &mut Vec<f32>) {
+    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return };
+    let layout = layout(page);
     let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
     match coefficients {
-        Coefficients::F16 => {
-            halves::<I>(cast_slice(stored), z);
-            return z;
-        }
+        Coefficients::F16 => return halves::<I>(cast_slice(stored), z),
         Coefficients::Codes(Bits::Two) => unpack::<I, 2>(stored, z),
         Coefficients::Codes(Bits::Four) => unpack::<I, 4>(stored, z),
         Coefficients::Codes(Bits::Eight) => unpack::<I, 8>(stored, z),
@@ -155,7 +211,6 @@ pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch
             store_first::<I>(p, I::mul(load_first::<I>(p, lanes), I::splat(*step)), lanes);
         }
     }
-    z
 }
 
 #[inline(always)]
@@ -189,7 +244,10 @@ pub unsafe fn decode<I: Isa>(
     scratch: &mut Scratch,
 ) {
     let Some(basis) = Basis::of(page, kv_head) else { return };
-    basis.expand::<I>(coefficients::<I>(page, scratch), out);
+    let mut directions = std::mem::take(&mut scratch.directions);
+    let z = coefficients::<I>(page, scratch);
+    basis.numbers::<I>(&mut directions).expand::<I>(z, out);
+    scratch.directions = directions;
     for (token, row) in out.chunks_exact_mut(page.head_dim).enumerate() {
         turn::<I>(page, token, row, 1.0, &mut scratch.steps);
     }
@@ -227,7 +285,16 @@ unsafe fn turn<I: Isa>(
 pub unsafe fn encode<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], out: &mut [u8]) {
     let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return };
     let (channels, dim, rank) = (page.channels(), page.head_dim, usize::from(rank));
-    let (mean, directions) = page.constants.values[..(1 + rank) * channels].split_at(channels);
+    let (mut mean, mut directions) = (vec![0.0; channels], vec![0.0; rank * channels]);
+    for (head, mean) in mean.chunks_exact_mut(dim).enumerate() {
+        halves::<I>(page.constants.first(head), mean);
+    }
+    for (k, direction) in directions.chunks_exact_mut(channels).enumerate() {
+        for (head, direction) in direction.chunks_exact_mut(dim).enumerate() {
+            steps::<I>(page.constants.direction(k, head).1, direction);
+        }
+    }
+    let scales: Vec<f32> = (0..rank).map(|k| page.constants.direction(k, 0).0).collect();
     let (mut z, mut row, mut sines) =
         (Vec::with_capacity(CHUNK_TOKENS * rank), vec![0.0; channels], Vec::new());
     for token in 0..CHUNK_TOKENS {
@@ -238,11 +305,11 @@ pub unsafe fn encode<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], ou
             }
         }
         turn::<I>(page, token, &mut row, -1.0, &mut sines);
-        for (d, m) in row.iter_mut().zip(mean) {
+        for (d, m) in row.iter_mut().zip(&mean) {
             *d -= m;
         }
-        for direction in directions.chunks_exact(channels) {
-            z.push(dot::<I>(row.as_ptr(), direction.as_ptr(), channels));
+        for (direction, scale) in directions.chunks_exact(channels).zip(&scales) {
+            z.push(scale * dot::<I>(row.as_ptr(), direction.as_ptr(), channels));
         }
     }
     match coefficients {

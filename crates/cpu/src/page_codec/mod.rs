@@ -28,6 +28,8 @@ pub struct Scratch {
     anchor_steps: Vec<f32>,
     /// Coefficients, tokens × rank.
     coefficients: Vec<f32>,
+    /// What they are expanded with, of one head.
+    directions: Vec<f32>,
 }
 
 /// What a page is decoded over.

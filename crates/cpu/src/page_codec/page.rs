@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use bytemuck::cast_slice;
 use interleaf_contract::host::{Pool, Resident};
 use interleaf_contract::{
-    BackendError, CHUNK_TOKENS, CodeLayout, CoefficientLayout, ConstantsId, PAGE_UNIT, PageCodec, PageEntry,
-    PageHalf, PagePlace, PoolGeometry, RopeTable,
+    BackendError, CHUNK_TOKENS, CodeLayout, CoefficientLayout, ConstantRows, ConstantsId, PAGE_UNIT,
+    PageCodec, PageEntry, PageHalf, PagePlace, PoolGeometry, RopeTable,
 };
 
 use crate::packed::Packed;
@@ -27,10 +28,30 @@ pub struct Page<'a> {
 /// Constants of pages; nothing for codecs that have none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Constants<'a> {
-    /// Rows × channels, as many rows as the codec asks for or more.
-    pub values: &'a [f32],
+    /// As many rows as the codec asks for, or more.
+    pub rows: Option<&'a ConstantRows>,
     /// What expanded keys are turned by.
     pub rope: Option<&'a RopeTable>,
+}
+
+impl<'a> Constants<'a> {
+    /// A head's part of the first row, as the bits of f16.
+    pub fn first(self, kv_head: usize) -> &'a [u16] {
+        self.rows.map_or(&[], |rows| &cast_slice(rows.words())[halves(rows.first_at(kv_head))])
+    }
+
+    /// A direction's scale, and its codes in a head.
+    pub fn direction(self, direction: usize, kv_head: usize) -> (f32, &'a [u8]) {
+        let Some(rows) = self.rows else { return (0.0, &[]) };
+        let (scale, codes) = rows.direction_at(direction, kv_head);
+        let words = rows.words();
+        (f32::from_bits(words[scale / size_of::<u32>()]), &cast_slice(words)[codes])
+    }
+}
+
+/// A range of bytes in halves.
+const fn halves(bytes: Range<usize>) -> Range<usize> {
+    bytes.start / size_of::<u16>()..bytes.end / size_of::<u16>()
 }
 
 impl Page<'_> {
@@ -112,7 +133,7 @@ impl<'a> Pages<'a> {
         }
         let held = self.resident.constants(id)?;
         let rope = held.rope.map(|id| self.resident.rope(id)).transpose()?;
-        let constants = Constants { values: &held.values, rope };
+        let constants = Constants { rows: Some(&held.rows), rope };
         self.found.set(Some((id, constants)));
         Ok(constants)
     }

@@ -20,23 +20,29 @@ use crate::page_codec::{Basis, Page, Scratch, coefficients};
 /// The sum of weights and as many as the largest rank.
 const STRIDE: usize = 1 + u8::MAX as usize;
 
-/// A worker's sums, queries × [`STRIDE`].
+/// What a worker gathers in.
 #[derive(Default)]
-pub struct Gathered(Vec<f32>);
+pub struct Gathered {
+    /// Queries × [`STRIDE`].
+    sums: Vec<f32>,
+    /// A basis as numbers.
+    basis: Vec<f32>,
+}
 
 impl Gathered {
     /// Begins a block of a task.
     pub fn begin<'a>(&'a mut self, members: usize, queries: usize) -> Gathering<'a> {
-        if self.0.len() < queries * STRIDE {
-            self.0.resize(queries * STRIDE, 0.0);
+        if self.sums.len() < queries * STRIDE {
+            self.sums.resize(queries * STRIDE, 0.0);
         }
-        Gathering { sums: &mut self.0, bases: vec![None; members] }
+        Gathering { sums: &mut self.sums, numbers: &mut self.basis, bases: vec![None; members] }
     }
 }
 
 /// What the queries of a block have gathered.
 pub struct Gathering<'a> {
     sums: &'a mut [f32],
+    numbers: &'a mut Vec<f32>,
     /// What each member's sums are to be expanded with; none where it has none yet.
     bases: Vec<Option<Basis<'a>>>,
 }
@@ -85,9 +91,10 @@ impl<'a> Gathering<'a> {
     #[inline(always)]
     pub unsafe fn expand<I: Isa>(&mut self, member: usize, queries: Range<usize>, out: &mut Sums<'_>) {
         let Some(basis) = self.bases[member].take() else { return };
+        let directions = basis.numbers::<I>(self.numbers);
         for query in queries {
             let sums = &self.sums[query * STRIDE..][..1 + basis.rank];
-            basis.add::<I>(sums[0], &sums[1..], out.of(query));
+            directions.add::<I>(sums[0], &sums[1..], out.of(query));
         }
     }
 }
