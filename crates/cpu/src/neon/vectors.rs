@@ -92,6 +92,14 @@ macro_rules! neon_vectors {
         }
 
         #[inline(always)]
+        unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
+            let to_bottom = vdupq_n_s32(-((BITS * nth) as i32));
+            let codes = vandq_u32(vshlq_u32(vld1q_u32(words), to_bottom), vdupq_n_u32((1 << BITS) - 1));
+            let lowest = if BITS == 2 { 1.5 } else { (1 << (BITS - 1)) as f32 };
+            vsubq_f32(vcvtq_f32_u32(codes), vdupq_n_f32(lowest))
+        }
+
+        #[inline(always)]
         unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
             vaddq_f32(a, b)
         }
@@ -179,10 +187,11 @@ macro_rules! neon_vectors {
             acc: &mut [[Self::V; P]; M],
         ) {
             let x = x.map(|x| vld1q_f32(x));
-            let w = |k: usize, p: usize| vld1q_f32(w.add(k * stride + p * $crate::neon::LANES));
             macro_rules! lane {
                 ($k:literal) => {
-                    let w: [Self::V; P] = std::array::from_fn(|p| w($k, p));
+                    let w = $crate::isa::each_of!(P, vdupq_n_f32(0.0), |p| {
+                        vld1q_f32(w.add($k * stride + p * $crate::neon::LANES))
+                    });
                     for (acc, x) in acc.iter_mut().zip(x) {
                         for (acc, w) in acc.iter_mut().zip(w) {
                             *acc = vfmaq_laneq_f32::<$k>(*acc, w, x);
@@ -198,7 +207,7 @@ macro_rules! neon_vectors {
 
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-            let rows: [float32x4_t; 4] = std::array::from_fn(|i| vld1q_f32(from.add(i * from_stride)));
+            let rows = $crate::isa::each_of!(4, vdupq_n_f32(0.0), |i| vld1q_f32(from.add(i * from_stride)));
             let pairs = [
                 vtrn1q_f32(rows[0], rows[1]),
                 vtrn2q_f32(rows[0], rows[1]),

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
 
-use crate::isa::Isa;
+use crate::isa::{Isa, each_of};
 use crate::math::{load_first, store_first};
 
 /// The weights of some rows' queries for a page.
@@ -102,13 +102,13 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
 ) {
     /// Vectors of a value at once.
     const WIDE: usize = 4;
+    let zero = I::splat(0.0);
+    let zeros = [zero; WIDE];
     let mut i = 0;
     while i + WIDE * I::LANES <= width {
-        let mut sums: [[I::V; WIDE]; Q] =
-            std::array::from_fn(|q| std::array::from_fn(|v| I::load(o[q].add(i + v * I::LANES))));
+        let mut sums = each_of!(Q, zeros, |q| each_of!(WIDE, zero, |v| I::load(o[q].add(i + v * I::LANES))));
         for t in 0..tokens {
-            let value: [I::V; WIDE] =
-                std::array::from_fn(|v| I::load(values.add(t * width + i + v * I::LANES)));
+            let value = each_of!(WIDE, zero, |v| I::load(values.add(t * width + i + v * I::LANES)));
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 let weight = I::splat(*weights.add(t));
                 for (sum, value) in sums.iter_mut().zip(value) {
@@ -125,7 +125,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     }
     while i < width {
         let lanes = I::LANES.min(width - i);
-        let mut sums: [I::V; Q] = std::array::from_fn(|q| load_first::<I>(o[q].add(i), lanes));
+        let mut sums = each_of!(Q, zero, |q| load_first::<I>(o[q].add(i), lanes));
         for t in 0..tokens {
             let value = load_first::<I>(values.add(t * width + i), lanes);
             for (sum, weights) in sums.iter_mut().zip(weights) {
