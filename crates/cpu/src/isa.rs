@@ -107,6 +107,8 @@ pub unsafe trait Isa: Copy + 'static {
     /// Factors of a row that one load brings to [`Isa::rank_update`]: a vector of them where a product takes one lane of
     /// a register for all lanes, and 1 else.
     const FACTORS: usize = 1;
+    /// Whether sixteen sums and what is added to them fit into registers.
+    const MANY_REGISTERS: bool = false;
     /// Whether scores are added in two chains: where a page's tokens fill one vector, the few queries of a generated row make
     /// too few chains to keep two multipliers busy.
     const TWO_CHAINS: bool = false;

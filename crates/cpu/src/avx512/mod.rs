@@ -46,6 +46,7 @@ unsafe impl Isa for Avx512 {
     const INTEGER_ROWS: usize = 16;
     // 8 rows of three panels are 24 sums.
     const FLOAT_ROWS: usize = 8;
+    const MANY_REGISTERS: bool = true;
     const TWO_CHAINS: bool = true;
     type V = __m512;
     type Sixteen = [__m512; 1];

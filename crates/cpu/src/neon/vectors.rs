@@ -14,6 +14,7 @@ macro_rules! neon_vectors {
         const LANES: usize = $crate::neon::LANES;
         // 8 rows of three panels are 24 sums of the 32 registers.
         const FLOAT_ROWS: usize = 8;
+        const MANY_REGISTERS: bool = true;
         const FACTORS: usize = $crate::neon::LANES;
         type V = $crate::neon::V;
         type Sixteen = [$crate::neon::V; 4];
