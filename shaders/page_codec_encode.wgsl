@@ -47,14 +47,22 @@ fn codes_word(item: Item, word: u32) -> u32 {
     let is_by_token = kind_of(item.to) == BY_TOKEN;
     let group = group_of(item.to);
     let groups = (${HEAD_DIM}u + group - 1u) / group;
-    let head_words = ${HEAD_DIM}u * ${CHUNK}u * bits / 32u;
+    let head_words = head_words_of(item.to);
     if (word < params.kv_heads * head_words) {
         let kv_head = word / head_words;
+        let of_head = word % head_words;
         var packed = 0u;
         for (var i = 0u; i < 32u / bits; i++) {
-            let index = word % head_words * (32u / bits) + i;
-            let token = index / ${HEAD_DIM}u;
-            let channel = index % ${HEAD_DIM}u;
+            let index = of_head * (32u / bits) + i;
+            var token = index / ${HEAD_DIM}u;
+            var channel = index % ${HEAD_DIM}u;
+            if (is_set(item.to, 4u)) {
+                token = of_head % ${CHUNK}u;
+                channel = of_head / ${CHUNK}u * (32u / bits) + i;
+                if (channel >= ${HEAD_DIM}u) {
+                    break;
+                }
+            }
             var step: f32;
             if (is_by_token) {
                 step = scratch[item.steps_at + (kv_head * ${CHUNK}u + token) * groups + channel / group];

@@ -110,14 +110,17 @@ fn over_quad(part: Part, given: Cache, spot: Spot, quad: u32, base: vec4<f32>) -
 
 fn codes_quad(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32, base: vec4<f32>) -> vec4<f32> {
     let bits = bits_of(part);
-    let head_words = ${HEAD_DIM}u * ${CHUNK}u * bits / 32u;
+    let head_words = head_words_of(part);
     let codes_at = part.at * UNIT_WORDS + spot.kv_head * head_words;
     let scales_at = part.at * UNIT_WORDS + params.kv_heads * head_words;
-    // Two codes never lie in two words, and four do only where a row is not whole quads.
-    let first = (spot.token * ${HEAD_DIM}u + 4u * quad) * bits;
-    let low = code_word(cache, codes_at + first / 32u) >> (first % 32u);
+    let beside = is_set(part, 4u);
+    // Two codes never lie in two words, and four do only where rows that are no whole quads follow one another.
+    let before = select(spot.token * ${HEAD_DIM}u, 0u, beside);
+    let first = (before + 4u * quad) * bits;
+    let word = select(first / 32u, first / 32u * ${CHUNK}u + spot.token, beside);
+    let low = code_word(cache, codes_at + word) >> (first % 32u);
     var high = low >> (2u * bits);
-    if (${HEAD_DIM}u % 4u != 0u) {
+    if (${HEAD_DIM}u % 4u != 0u && !beside) {
         let second = (spot.token * ${HEAD_DIM}u + min(4u * quad + 2u, ${HEAD_DIM}u - 2u)) * bits;
         high = code_word(cache, codes_at + second / 32u) >> (second % 32u);
     }

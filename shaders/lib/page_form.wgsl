@@ -35,9 +35,18 @@ fn bits_of(part: Part) -> u32 {
 }
 
 // A flag of a form: whether all channels of a head share a step (0), the first token is kept (1), keys are turned (2), with
-// channels that may stand in two quads (3).
+// channels that may stand in two quads (3), a word of each token beside those of the others (4).
 fn is_set(part: Part, flag: u32) -> bool {
     return ((part.form >> (9u + flag)) & 1u) == 1u;
+}
+
+// Words of a head's codes.
+fn head_words_of(part: Part) -> u32 {
+    let bits = bits_of(part);
+    if (is_set(part, 4u)) {
+        return (${HEAD_DIM}u * bits + 31u) / 32u * ${CHUNK}u;
+    }
+    return ${HEAD_DIM}u * ${CHUNK}u * bits / 32u;
 }
 
 // What code 0 stands for, in steps.

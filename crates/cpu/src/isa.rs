@@ -6,6 +6,20 @@
 
 use interleaf_contract::QUANT_BLOCK;
 
+/// An array of so many, each from its place; `zero` is any value of its type. As `array::from_fn`, but a plain loop: a
+/// closure that the compiler leaves a function of its own has none of a tier's instructions, and costs a call for each.
+macro_rules! each_of {
+    ($count:expr, $zero:expr, |$i:ident| $value:expr) => {{
+        let mut all = [$zero; $count];
+        for ($i, one) in all.iter_mut().enumerate() {
+            *one = $value;
+        }
+        all
+    }};
+}
+
+pub(crate) use each_of;
+
 /// A kernel: its arguments, and its body over any tier.
 ///
 /// `run` must be `#[inline(always)]`, and so must all that it calls with `I`.
@@ -93,6 +107,11 @@ pub unsafe trait Isa: Copy + 'static {
     /// Factors of a row that one load brings to [`Isa::rank_update`]: a vector of them where a product takes one lane of
     /// a register for all lanes, and 1 else.
     const FACTORS: usize = 1;
+    /// Whether sixteen sums and what is added to them fit into registers.
+    const MANY_REGISTERS: bool = false;
+    /// Whether scores are added in two chains: where a page's tokens fill one vector, the few queries of a generated row make
+    /// too few chains to keep two multipliers busy.
+    const TWO_CHAINS: bool = false;
     /// LANES of f32.
     type V: Copy;
     /// Sixteen f32 in as many vectors as they fill.
@@ -125,6 +144,8 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn steps_4(p: *const u8) -> Self::Sixteen;
     /// The same of 2 bits: −1.5 to 1.5.
     unsafe fn steps_2(p: *const u8) -> Self::Sixteen;
+    /// Of each of LANES words the `nth` code of 2, 4 or 8 bits, from the lowest on, as the steps that it stands for.
+    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;

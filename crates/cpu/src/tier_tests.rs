@@ -205,6 +205,39 @@ fn every_code_is_the_step_it_means() {
     on_every_tier(Codes);
 }
 
+#[test]
+fn every_code_of_a_word_is_the_step_it_means() {
+    #[derive(Clone)]
+    struct Words;
+    impl Kernel for Words {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<I: Isa>(self) {
+            check::<I, 2>(-1.5);
+            check::<I, 4>(-8.0);
+            check::<I, 8>(-128.0);
+        }
+    }
+
+    /// Every code stands somewhere in every place.
+    #[inline(always)]
+    unsafe fn check<I: Isa, const BITS: usize>(lowest: f32) {
+        for seed in 0..256u32 {
+            let words: [u32; MOST_LANES] = std::array::from_fn(|i| (seed + 37 * i as u32) * 0x0101_0101);
+            for nth in 0..32 / BITS {
+                let mut steps = [0.0f32; MOST_LANES];
+                // SAFETY: there are as many words and steps as any tier has lanes.
+                unsafe { I::store(steps.as_mut_ptr(), I::steps_of_words::<BITS>(words.as_ptr(), nth)) };
+                for (word, found) in words.into_iter().zip(steps).take(I::LANES) {
+                    let code = word >> (BITS * nth) & ((1 << BITS) - 1);
+                    assert_eq!(found, code as f32 + lowest, "code {nth} of {BITS} bits of {word:x}");
+                }
+            }
+        }
+    }
+    on_every_tier(Words);
+}
+
 /// With scales of 1 a product of one block is the integer sum itself, which f32 holds exactly.
 #[test]
 fn integer_sums_are_exact() {

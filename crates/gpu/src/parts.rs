@@ -60,9 +60,11 @@ impl Form {
         match (self.codec, self.half) {
             (PageCodec::Exact(_), _) => form(0, 0),
             (PageCodec::Quantised(bits), PageHalf::V) => form(1, bits.count()) | flag(0, true),
-            (PageCodec::Grouped(bits) | PageCodec::Delta(bits), _) => form(1, bits.count()),
-            (PageCodec::Quantised(bits), PageHalf::K) => form(2, bits.count()),
-            (PageCodec::Profiled(bits), _) => form(3, bits.count()),
+            (PageCodec::Grouped(bits) | PageCodec::Delta(bits), half) => {
+                form(1, bits.count()) | flag(4, half == PageHalf::K)
+            }
+            (PageCodec::Quantised(bits), PageHalf::K) => form(2, bits.count()) | flag(4, true),
+            (PageCodec::Profiled(bits), _) => form(3, bits.count()) | flag(4, true),
             (PageCodec::Steps(width), _) => form(4, 8 * width as usize),
             (PageCodec::LowRank { rank, coefficients, keeps_first }, _) => {
                 let flags = flag(1, keeps_first)
@@ -301,7 +303,7 @@ impl<'a> Reader<'a> {
     fn codes(&mut self, quad: usize, layout: &CodeLayout) {
         let head_dim = self.pool.head_dim;
         for channel in self.pairs(quad) {
-            let bit = (self.token * head_dim + channel) * layout.bits.count();
+            let bit = layout.code_of(self.token, channel, head_dim) * layout.bits.count();
             self.code(self.kv_head * layout.head_bytes / 4 + bit / 32);
         }
         let of_token =

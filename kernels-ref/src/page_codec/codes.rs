@@ -23,14 +23,15 @@ pub fn encode(codec: PageCodec, context: &PageContext<'_>, values: &[f32], page:
 
 /// One step for each group of a token's channels.
 fn by_token(layout: &CodeLayout, group: usize, kv_head: usize, dim: usize, head: &[f32], page: &mut [u8]) {
-    let groups = head.chunks_exact(dim).flat_map(|token| token.chunks(group));
-    let mut first = 0;
-    for (i, values) in groups.enumerate() {
-        let step = best_step(layout.bits, values);
-        set_scale(page, layout.scales_at, kv_head * layout.head_scales + i, step);
-        for value in values {
-            set_code(layout, page, kv_head, first, code(layout.bits, *value, step));
-            first += 1;
+    let groups = dim.div_ceil(group);
+    for (token, row) in head.chunks_exact(dim).enumerate() {
+        for (g, values) in row.chunks(group).enumerate() {
+            let step = best_step(layout.bits, values);
+            set_scale(page, layout.scales_at, kv_head * layout.head_scales + token * groups + g, step);
+            for (i, value) in values.iter().enumerate() {
+                let index = layout.code_of(token, g * group + i, dim);
+                set_code(layout, page, kv_head, index, code(layout.bits, *value, step));
+            }
         }
     }
 }
@@ -60,7 +61,8 @@ fn by_channel(layout: &CodeLayout, kv_head: usize, context: &PageContext<'_>, he
         }
     };
     for (i, value) in head.iter().enumerate() {
-        set_code(layout, page, kv_head, i, code(layout.bits, *value, steps[i % dim]));
+        let index = layout.code_of(i / dim, i % dim, dim);
+        set_code(layout, page, kv_head, index, code(layout.bits, *value, steps[i % dim]));
     }
 }
 
@@ -87,7 +89,8 @@ pub fn decode(codec: PageCodec, context: &PageContext<'_>, page: &[u8], values: 
                     scale(page, layout.scales_at, kv_head) * context.constants[kv_head * dim + channel]
                 }
             };
-            *value = (f32::from(get_code(&layout, page, kv_head, i)) + layout.bits.lowest()) * step;
+            let index = layout.code_of(token, channel, dim);
+            *value = (f32::from(get_code(&layout, page, kv_head, index)) + layout.bits.lowest()) * step;
         }
     }
 }

@@ -275,17 +275,19 @@ fn coefficients_are_stored_as_near_as_by_the_reference() {
         pages.push((label(&**backend), read(&mut **backend, stripe(&pool)).expect("the stripe")));
     }
     let (_, reference) = &pages[0];
+    let (mut groups_of_codes, mut clipped_otherwise) = (0, 0);
     for recode in &stored.pages {
         let PageCodec::LowRank { rank, coefficients, keeps_first } = recode.to.codec else { continue };
         let place = pool.address(LAYER, recode.half, recode.to).bytes();
         let z = |page: &[u8]| coefficients_of(recode.to.codec, &page[place.clone()]);
         let expected = z(reference);
-        for (label, found) in &pages[1..] {
-            let found_z = z(found);
+        for (label, found_page) in &pages[1..] {
+            let found_z = z(found_page);
             let layout = CoefficientLayout::new(rank, coefficients, keeps_first, kv_heads, head_dim);
-            let groups = expected.chunks(rank.into()).zip(found_z.chunks(rank.into()));
-            for (expected, found) in groups {
-                for (expected, found) in expected.chunks(layout.group).zip(found.chunks(layout.group)) {
+            let groups = expected.chunks(rank.into()).zip(found_z.chunks(rank.into())).enumerate();
+            for (token, (expected, found)) in groups {
+                let of_token = expected.chunks(layout.group).zip(found.chunks(layout.group)).enumerate();
+                for (g, (expected, found)) in of_token {
                     let largest = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
                     // An f16 apart, or a step; a step of two bits is two thirds of the largest.
                     let step = match coefficients {
@@ -298,18 +300,25 @@ fn coefficients_are_stored_as_near_as_by_the_reference() {
                     let flipped = expected.iter().zip(found).all(|(e, f)| (e - f).abs() <= step * largest);
                     let label = format!("{label} {}", recode.to.codec);
                     assert!(flipped, "{label}: {found:?}, expected {expected:?}");
-                    assert!(
-                        coefficients == Coefficients::F16 || off <= 1 + expected.len() / 8,
-                        "{label}: {off}"
-                    );
+                    let scale = layout.scales_at + 2 * (token * layout.token_scales + g);
+                    let scale = |page: &[u8]| page[place.clone()][scale..scale + 2].to_vec();
+                    if coefficients != Coefficients::F16 {
+                        groups_of_codes += 1;
+                        if scale(found_page) != scale(reference) {
+                            clipped_otherwise += 1;
+                        } else {
+                            assert!(off <= 1 + expected.len() / 8, "{label}: {off}");
+                        }
+                    }
                 }
             }
             // The first token's numbers are the page's own.
             let first = layout.first_at.map_or(0..0, |first| first..layout.end);
             let first = place.start + first.start..place.start + first.end;
-            assert!(found[first.clone()] == reference[first], "{label} {}", recode.to.codec);
+            assert!(found_page[first.clone()] == reference[first], "{label} {}", recode.to.codec);
         }
     }
+    assert!(50 * clipped_otherwise <= groups_of_codes, "{clipped_otherwise} of {groups_of_codes}");
 }
 
 /// The coefficients of a page: what it decodes to of a V whose directions are single channels.

@@ -1,16 +1,21 @@
 //! Where the parts of an encoded page lie: codes first, packed into little-endian words from the lowest bit up, then
 //! scales, f16 each, then what else the codec keeps.
+//!
+//! Scores take one channel of many tokens at a time, sums of values one token's many channels. So a token's words of keys lie
+//! beside those of the other tokens, where one load brings a word of each, and codes of values lie one behind the other.
 
 use super::{Bits, Coefficients, GROUP_CHANNELS, PageCodec};
 use crate::{CHUNK_TOKENS, PageHalf};
 
-/// A page whose elements are codes, `(kv_head, token, head_dim)`.
+/// A page whose elements are codes: of keys `(kv_head, word of a token, token)`, of values `(kv_head, token, head_dim)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeLayout {
     /// Bits of a code.
     pub bits: Bits,
     /// Bytes of one head's codes.
     pub head_bytes: usize,
+    /// Words of a token whose other words are [`CHUNK_TOKENS`] words on each: whole ones, of keys. `None` of values.
+    pub token_words: Option<usize>,
     /// Channels of a token that share a scale; `None` where every token of a channel has the same.
     pub group: Option<usize>,
     /// Where the scales begin: `(kv_head, token, group)`, or one for each head.
@@ -34,7 +39,14 @@ impl CodeLayout {
             (PageCodec::Grouped(bits) | PageCodec::Delta(bits), _) => (bits, Some(GROUP_CHANNELS), false),
             (PageCodec::Exact(_) | PageCodec::Steps(_) | PageCodec::LowRank { .. }, _) => return None,
         };
-        let head_bytes = CHUNK_TOKENS * head_dim * bits.count() / 8;
+        let word = u32::BITS as usize;
+        let (token_words, head_bytes) = match half {
+            PageHalf::K => {
+                let words = (head_dim * bits.count()).div_ceil(word);
+                (Some(words), CHUNK_TOKENS * words * word / 8)
+            }
+            PageHalf::V => (None, CHUNK_TOKENS * head_dim * bits.count() / 8),
+        };
         let head_scales = match group {
             Some(group) => CHUNK_TOKENS * head_dim.div_ceil(group),
             None => 1,
@@ -43,7 +55,19 @@ impl CodeLayout {
         let behind = scales_at + 2 * kv_heads * head_scales;
         let (channels_at, end) =
             if has_channels { (Some(behind), behind + kv_heads * head_dim) } else { (None, behind) };
-        Some(Self { bits, head_bytes, group, scales_at, head_scales, channels_at, end })
+        Some(Self { bits, head_bytes, token_words, group, scales_at, head_scales, channels_at, end })
+    }
+
+    /// Which of a head's codes a token's channel has, in the order in which they are packed.
+    #[must_use]
+    pub const fn code_of(&self, token: usize, channel: usize, head_dim: usize) -> usize {
+        match self.token_words {
+            Some(_) => {
+                let of_word = u32::BITS as usize / self.bits.count();
+                (channel / of_word * CHUNK_TOKENS + token) * of_word + channel % of_word
+            }
+            None => token * head_dim + channel,
+        }
     }
 }
 

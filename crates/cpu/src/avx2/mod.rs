@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use interleaf_contract::QUANT_BLOCK;
 
-use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile, each_of};
 
 const LANES: usize = 8;
 
@@ -122,6 +122,22 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
+        let words = _mm256_loadu_si256(words.cast());
+        if BITS == 2 {
+            let values = _mm256_setr_ps(-1.5, -0.5, 0.5, 1.5, -1.5, -0.5, 0.5, 1.5);
+            let to_bottom = _mm256_set1_epi32(2 * nth as i32);
+            return _mm256_permutevar8x32_ps(values, _mm256_srlv_epi32(words, to_bottom));
+        }
+        // With the highest bit of each code turned over it is signed, at the top of a lane once it is shifted there.
+        let highest = _mm256_set1_epi8(if BITS == 4 { 0x88_u8.cast_signed() } else { -128 });
+        let to_top = _mm256_set1_epi32((32 - BITS * (nth + 1)) as i32);
+        let top = _mm256_sllv_epi32(_mm256_xor_si256(words, highest), to_top);
+        let whole = if BITS == 4 { _mm256_srai_epi32::<28>(top) } else { _mm256_srai_epi32::<24>(top) };
+        _mm256_cvtepi32_ps(whole)
+    }
+
+    #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         _mm256_add_ps(a, b)
     }
@@ -183,13 +199,13 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
 
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_stride)));
+        let rows = each_of!(8, _mm256_setzero_ps(), |i| _mm256_loadu_ps(from.add(i * from_stride)));
         // Pairs of rows, then fours, within the halves of a register, then the halves themselves.
-        let pairs: [__m256d; 8] = std::array::from_fn(|i| {
+        let pairs = each_of!(8, _mm256_setzero_pd(), |i| {
             let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
             _mm256_castps_pd(if i % 2 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) })
         });
-        let fours: [__m256; 8] = std::array::from_fn(|i| {
+        let fours = each_of!(8, _mm256_setzero_ps(), |i| {
             let (first, column) = (i / 4 * 4, i % 4);
             let (a, b) = (pairs[first + column / 2], pairs[first + 2 + column / 2]);
             _mm256_castpd_ps(if column % 2 == 0 {

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 
 use interleaf_contract::QUANT_BLOCK;
 
-use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
+use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile, each_of};
 
 const LANES: usize = 16;
 
@@ -46,6 +46,8 @@ unsafe impl Isa for Avx512 {
     const INTEGER_ROWS: usize = 16;
     // 8 rows of three panels are 24 sums.
     const FLOAT_ROWS: usize = 8;
+    const MANY_REGISTERS: bool = true;
+    const TWO_CHAINS: bool = true;
     type V = __m512;
     type Sixteen = [__m512; 1];
 
@@ -119,6 +121,29 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
+        let words = _mm512_loadu_si512(words.cast());
+        let to_bottom = _mm512_set1_epi32((BITS * nth) as i32);
+        match BITS {
+            2 => {
+                let values = _mm512_broadcast_f32x4(_mm_setr_ps(-1.5, -0.5, 0.5, 1.5));
+                _mm512_permutexvar_ps(_mm512_srlv_epi32(words, to_bottom), values)
+            }
+            4 => {
+                let values = _mm512_setr_ps(
+                    -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
+                );
+                _mm512_permutexvar_ps(_mm512_srlv_epi32(words, to_bottom), values)
+            }
+            _ => {
+                let signed = _mm512_xor_si512(words, _mm512_set1_epi8(-128));
+                let to_top = _mm512_set1_epi32(24 - 8 * nth as i32);
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_sllv_epi32(signed, to_top)))
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         _mm512_add_ps(a, b)
     }
@@ -176,13 +201,13 @@ unsafe impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-        let rows: [__m512; 16] = std::array::from_fn(|i| _mm512_loadu_ps(from.add(i * from_stride)));
+        let rows = each_of!(16, _mm512_setzero_ps(), |i| _mm512_loadu_ps(from.add(i * from_stride)));
         // Pairs of rows, then fours, within the quarters of a register.
-        let pairs: [__m512d; 16] = std::array::from_fn(|i| {
+        let pairs = each_of!(16, _mm512_setzero_pd(), |i| {
             let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
             _mm512_castps_pd(if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) })
         });
-        let fours: [__m512; 16] = std::array::from_fn(|i| {
+        let fours = each_of!(16, _mm512_setzero_ps(), |i| {
             let (first, column) = (i / 4 * 4, i % 4);
             let (a, b) = (pairs[first + column / 2], pairs[first + 2 + column / 2]);
             _mm512_castpd_ps(if column % 2 == 0 {
@@ -193,7 +218,7 @@ unsafe impl Isa for Avx512 {
         });
         // Then the quarters themselves: column 4q + c is quarter q of what the four fours have at c.
         for column in 0..4 {
-            let [a, b, c, d]: [__m512; 4] = std::array::from_fn(|i| fours[4 * i + column]);
+            let [a, b, c, d] = [fours[column], fours[4 + column], fours[8 + column], fours[12 + column]];
             let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
             let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xDD>(c, d));
             let quarters = [

@@ -14,6 +14,7 @@ macro_rules! neon_vectors {
         const LANES: usize = $crate::neon::LANES;
         // 8 rows of three panels are 24 sums of the 32 registers.
         const FLOAT_ROWS: usize = 8;
+        const MANY_REGISTERS: bool = true;
         const FACTORS: usize = $crate::neon::LANES;
         type V = $crate::neon::V;
         type Sixteen = [$crate::neon::V; 4];
@@ -89,6 +90,14 @@ macro_rules! neon_vectors {
             let codes = vandq_u8(vshlq_u8(codes, to_bottom), vdupq_n_u8(3));
             let whole = $crate::neon::integers(vreinterpretq_s8_u8(codes));
             whole.map(|whole| vsubq_f32(whole, vdupq_n_f32(1.5)))
+        }
+
+        #[inline(always)]
+        unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
+            let to_bottom = vdupq_n_s32(-((BITS * nth) as i32));
+            let codes = vandq_u32(vshlq_u32(vld1q_u32(words), to_bottom), vdupq_n_u32((1 << BITS) - 1));
+            let lowest = if BITS == 2 { 1.5 } else { (1 << (BITS - 1)) as f32 };
+            vsubq_f32(vcvtq_f32_u32(codes), vdupq_n_f32(lowest))
         }
 
         #[inline(always)]
@@ -179,10 +188,11 @@ macro_rules! neon_vectors {
             acc: &mut [[Self::V; P]; M],
         ) {
             let x = x.map(|x| vld1q_f32(x));
-            let w = |k: usize, p: usize| vld1q_f32(w.add(k * stride + p * $crate::neon::LANES));
             macro_rules! lane {
                 ($k:literal) => {
-                    let w: [Self::V; P] = std::array::from_fn(|p| w($k, p));
+                    let w = $crate::isa::each_of!(P, vdupq_n_f32(0.0), |p| {
+                        vld1q_f32(w.add($k * stride + p * $crate::neon::LANES))
+                    });
                     for (acc, x) in acc.iter_mut().zip(x) {
                         for (acc, w) in acc.iter_mut().zip(w) {
                             *acc = vfmaq_laneq_f32::<$k>(*acc, w, x);
@@ -198,7 +208,7 @@ macro_rules! neon_vectors {
 
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
-            let rows: [float32x4_t; 4] = std::array::from_fn(|i| vld1q_f32(from.add(i * from_stride)));
+            let rows = $crate::isa::each_of!(4, vdupq_n_f32(0.0), |i| vld1q_f32(from.add(i * from_stride)));
             let pairs = [
                 vtrn1q_f32(rows[0], rows[1]),
                 vtrn2q_f32(rows[0], rows[1]),

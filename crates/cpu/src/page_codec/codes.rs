@@ -1,9 +1,9 @@
-//! Pages of codes: a value is its code's steps times a step that a group of them shares. Decoding; what is encoded how
-//! is in `encode`.
+//! Pages of values in codes: one is its code's steps times a step that a group of them shares. Decoding; what is encoded how
+//! is in `encode`, and keys are in `keys`.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use bytemuck::cast_slice;
-use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, GROUP_CHANNELS, PageCodec, PageElement};
+use interleaf_contract::{Bits, CodeLayout, GROUP_CHANNELS, PageCodec, PageElement};
 
 use super::exact::halves;
 use super::{Anchor, Page, Scratch};
@@ -13,7 +13,7 @@ use crate::math::{f16_to_f32, load_first, store_first};
 /// Codes that are unpacked together.
 pub const SIXTEEN: usize = 16;
 
-/// Decodes one head, and adds its anchor if there is one.
+/// Decodes one head of a page of values, and adds its anchor if there is one.
 ///
 /// # Safety
 /// The machine has the tier. `out` is tokens × head_dim, and what `anchor` gives as long.
@@ -28,7 +28,8 @@ pub unsafe fn decode<I: Isa>(
 ) {
     let Scratch { steps, anchor_steps, .. } = scratch;
     read_steps::<I>(layout, page, kv_head, steps);
-    let head = Head { codes: codes(layout, page, kv_head), steps, dim: page.head_dim, group: layout.group };
+    let group = layout.group.unwrap_or(page.head_dim);
+    let head = Head { codes: codes(layout, page, kv_head), steps, dim: page.head_dim, group };
     match anchor {
         Anchor::None => head.of_bits::<I>(layout.bits, Nothing, out),
         Anchor::Values(values) => head.of_bits::<I>(layout.bits, Numbers(values), out),
@@ -42,10 +43,7 @@ pub unsafe fn decode<I: Isa>(
                 let Some(of) = of else { unreachable!("{} is not added as it is read", under.codec) };
                 read_steps::<I>(&of, under, kv_head, anchor_steps);
                 let (codes, steps) = (codes(&of, under, kv_head), &**anchor_steps);
-                match of.group {
-                    None => head.of_bits::<I>(layout.bits, ByChannel { codes, steps }, out),
-                    Some(_) => head.of_bits::<I>(layout.bits, ByToken { codes, steps }, out),
-                }
+                head.of_bits::<I>(layout.bits, ByToken { codes, steps }, out);
             }
         },
     }
@@ -53,13 +51,9 @@ pub unsafe fn decode<I: Isa>(
 
 /// Whether a page's differences can be added to its anchor as both are read.
 pub fn adds_as_read(page: &Page<'_>, anchor: &Page<'_>) -> bool {
-    let simple = matches!(
-        anchor.codec,
-        PageCodec::Exact(PageElement::F16)
-            | PageCodec::Quantised(Bits::Eight)
-            | PageCodec::Profiled(Bits::Eight)
-    );
-    simple && matches!(page.codec, PageCodec::Delta(_)) && page.head_dim.is_multiple_of(GROUP_CHANNELS)
+    matches!(anchor.codec, PageCodec::Exact(PageElement::F16) | PageCodec::Quantised(Bits::Eight))
+        && matches!(page.codec, PageCodec::Delta(_))
+        && page.head_dim.is_multiple_of(GROUP_CHANNELS)
 }
 
 fn codes<'a>(layout: &CodeLayout, page: &Page<'a>, kv_head: usize) -> &'a [u8] {
@@ -117,25 +111,6 @@ impl Under for Halves<'_> {
     }
 }
 
-/// Codes of 8 bits with a step for each channel.
-#[derive(Clone, Copy)]
-struct ByChannel<'a> {
-    codes: &'a [u8],
-    steps: &'a [f32],
-}
-
-impl Under for ByChannel<'_> {
-    #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, of_token: usize) -> I::Sixteen {
-        let steps = self.steps.as_ptr().add(nth % of_token * SIXTEEN);
-        let under = I::steps_8(self.codes.as_ptr().add(nth * SIXTEEN));
-        for (i, (value, under)) in values.as_mut().iter_mut().zip(under.as_ref()).enumerate() {
-            *value = I::add(*value, I::mul(*under, I::load(steps.add(i * I::LANES))));
-        }
-        values
-    }
-}
-
 /// Codes of 8 bits with a step for each token.
 #[derive(Clone, Copy)]
 struct ByToken<'a> {
@@ -169,8 +144,11 @@ pub unsafe fn sixteen<I: Isa, const BITS: usize>(codes: *const u8) -> I::Sixteen
 }
 
 /// The steps of a head: one for each token and group, or for each channel.
+///
+/// # Safety
+/// The machine has the tier.
 #[inline(always)]
-unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: usize, steps: &mut Vec<f32>) {
+pub unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: usize, steps: &mut Vec<f32>) {
     let first = layout.scales_at + 2 * kv_head * layout.head_scales;
     let scales: &[u16] = cast_slice(&page.bytes[first..first + 2 * layout.head_scales]);
     let dim = page.head_dim;
@@ -201,7 +179,7 @@ struct Head<'a> {
     codes: &'a [u8],
     steps: &'a [f32],
     dim: usize,
-    group: Option<usize>,
+    group: usize,
 }
 
 impl Head<'_> {
@@ -217,11 +195,10 @@ impl Head<'_> {
     #[inline(always)]
     unsafe fn decode<I: Isa, const BITS: usize>(&self, under: impl Under, out: &mut [f32]) {
         match self.group {
-            Some(32) if self.dim == 64 => self.by_token::<I, BITS, 2, 4>(under, out),
-            Some(32) if self.dim.is_multiple_of(32) => self.by_token::<I, BITS, 2, 0>(under, out),
-            Some(64) if self.dim == 64 => self.by_token::<I, BITS, 4, 4>(under, out),
-            Some(128) if self.dim == 128 => self.by_token::<I, BITS, 8, 8>(under, out),
-            None if self.dim.is_multiple_of(SIXTEEN) => self.by_channel::<I, BITS>(out),
+            32 if self.dim == 64 => self.by_token::<I, BITS, 2, 4>(under, out),
+            32 if self.dim.is_multiple_of(32) => self.by_token::<I, BITS, 2, 0>(under, out),
+            64 if self.dim == 64 => self.by_token::<I, BITS, 4, 4>(under, out),
+            128 if self.dim == 128 => self.by_token::<I, BITS, 8, 8>(under, out),
             _ => self.any::<I, BITS>(under.numbers(), out),
         }
     }
@@ -253,22 +230,6 @@ impl Head<'_> {
         }
     }
 
-    /// A step for each channel, of which there are whole sixteens.
-    #[inline(always)]
-    unsafe fn by_channel<I: Isa, const BITS: usize>(&self, out: &mut [f32]) {
-        let stride = self.dim * BITS / 8;
-        for first in (0..self.dim).step_by(SIXTEEN) {
-            let steps = self.steps.as_ptr().add(first);
-            for token in 0..CHUNK_TOKENS {
-                let codes = sixteen::<I, BITS>(self.codes.as_ptr().add(token * stride + first * BITS / 8));
-                let out = out.as_mut_ptr().add(token * self.dim + first);
-                for (i, code) in codes.as_ref().iter().enumerate() {
-                    I::store(out.add(i * I::LANES), I::mul(*code, I::load(steps.add(i * I::LANES))));
-                }
-            }
-        }
-    }
-
     /// Rows of any length: the codes first, then row by row what they are multiplied with.
     #[inline(always)]
     unsafe fn any<I: Isa, const BITS: usize>(&self, anchor: &[f32], out: &mut [f32]) {
@@ -278,20 +239,16 @@ impl Head<'_> {
                 I::store(out.as_mut_ptr().add(first + i * I::LANES), *code);
             }
         }
-        let group = self.group.unwrap_or(self.dim);
-        let groups = self.dim.div_ceil(group);
+        let groups = self.dim.div_ceil(self.group);
         for (token, row) in out.chunks_exact_mut(self.dim).enumerate() {
-            for (g, values) in row.chunks_mut(group).enumerate() {
+            for (g, values) in row.chunks_mut(self.group).enumerate() {
                 for i in (0..values.len()).step_by(I::LANES) {
                     let lanes = I::LANES.min(values.len() - i);
-                    let step = match self.group {
-                        Some(_) => I::splat(self.steps[token * groups + g]),
-                        None => load_first::<I>(self.steps[i..].as_ptr(), lanes),
-                    };
+                    let step = I::splat(self.steps[token * groups + g]);
                     let p = values[i..].as_mut_ptr();
                     let mut value = I::mul(load_first::<I>(p, lanes), step);
                     if !anchor.is_empty() {
-                        let at = token * self.dim + g * group + i;
+                        let at = token * self.dim + g * self.group + i;
                         value = I::add(value, load_first::<I>(anchor[at..].as_ptr(), lanes));
                     }
                     store_first::<I>(p, value, lanes);

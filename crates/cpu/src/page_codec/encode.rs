@@ -41,7 +41,11 @@ unsafe fn encode_codes<I: Isa>(page: &Page<'_>, values: &[f32], out: &mut [u8]) 
             Some(group) => by_token::<I>(&layout, group, kv_head, head, &mut work, &mut codes, out),
             None => by_channel::<I>(&layout, page, kv_head, head, &mut codes, out),
         }
-        pack(layout.bits, &codes, &mut out[kv_head * layout.head_bytes..][..layout.head_bytes]);
+        let out = &mut out[kv_head * layout.head_bytes..][..layout.head_bytes];
+        match layout.token_words {
+            Some(_) => pack_words(layout.bits, &codes, page.head_dim, out),
+            None => pack(layout.bits, &codes, out),
+        }
     }
 }
 
@@ -214,6 +218,17 @@ pub fn pack(bits: Bits, codes: &[u8], out: &mut [u8]) {
             }
         }
         Bits::Eight => out.copy_from_slice(codes),
+    }
+}
+
+/// Packs each token's codes into words of its own, those of all tokens side by side.
+fn pack_words(bits: Bits, codes: &[u8], dim: usize, out: &mut [u8]) {
+    let of_word = u32::BITS as usize / bits.count();
+    for (token, codes) in codes.chunks_exact(dim).enumerate() {
+        for (word, codes) in codes.chunks(of_word).enumerate() {
+            let packed = codes.iter().rev().fold(0, |packed, code| packed << bits.count() | u32::from(*code));
+            out[(word * CHUNK_TOKENS + token) * 4..][..4].copy_from_slice(&packed.to_le_bytes());
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::encode::{best_steps, divisors, pack, quantise};
 use super::exact::halves;
 use super::page::Constants;
 use super::{Page, Scratch, transpose};
-use crate::isa::{Isa, Kernel};
+use crate::isa::{Isa, Kernel, each_of};
 use crate::math::{MOST_LANES, dot, load_first, store_first};
 use crate::rope::Rope;
 
@@ -95,7 +95,7 @@ impl Directions<'_> {
         let wide = out.len() / (WIDE * I::LANES) * (WIDE * I::LANES);
         for i in (0..wide).step_by(WIDE * I::LANES) {
             let (p, mean) = (out[i..].as_mut_ptr(), self.mean[i..].as_ptr());
-            let mut sums: [I::V; WIDE] = std::array::from_fn(|v| {
+            let mut sums = each_of!(WIDE, I::splat(0.0), |v| {
                 let at = v * I::LANES;
                 I::fma(I::splat(weight), I::load(mean.add(at)), I::load(p.add(at)))
             });
@@ -132,19 +132,20 @@ impl Directions<'_> {
         let whole = self.rank / I::FACTORS * I::FACTORS;
         let wide = dim / (WIDE * I::LANES) * (WIDE * I::LANES);
         for token in (0..CHUNK_TOKENS).step_by(TOKENS) {
-            let z: [*const f32; TOKENS] =
-                std::array::from_fn(|t| z[(token + t) * self.rank..][..self.rank].as_ptr());
+            let z = each_of!(TOKENS, z.as_ptr(), |t| z[(token + t) * self.rank..][..self.rank].as_ptr());
             for i in (0..wide).step_by(WIDE * I::LANES) {
-                let mean: [I::V; WIDE] =
-                    std::array::from_fn(|v| I::load(self.mean[i + v * I::LANES..].as_ptr()));
+                let zero = I::splat(0.0);
+                let mean = each_of!(WIDE, zero, |v| I::load(self.mean[i + v * I::LANES..].as_ptr()));
                 let mut sums = [mean; TOKENS];
-                let direction = |k: usize| self.directions[k * self.stride + i..].as_ptr();
+                let directions = self.directions[i..].as_ptr();
                 for k in (0..whole).step_by(I::FACTORS) {
-                    I::rank_update(z.map(|z| z.add(k)), direction(k), self.stride, &mut sums);
+                    let z = each_of!(TOKENS, z[0], |t| z[t].add(k));
+                    I::rank_update(z, directions.add(k * self.stride), self.stride, &mut sums);
                 }
                 for k in whole..self.rank {
-                    let w = std::array::from_fn(|v| I::load(direction(k).add(v * I::LANES)));
-                    let z = z.map(|z| *z.add(k));
+                    let direction = directions.add(k * self.stride);
+                    let w = each_of!(WIDE, zero, |v| I::load(direction.add(v * I::LANES)));
+                    let z = each_of!(TOKENS, 0.0, |t| *z[t].add(k));
                     I::rank_1_update(z.as_ptr(), w, &mut sums);
                 }
                 for (t, sums) in sums.into_iter().enumerate() {
@@ -164,6 +165,11 @@ impl Directions<'_> {
             rest.add::<I>(1.0, z, &mut row[wide..]);
         }
     }
+}
+
+/// Whether a page keeps the first token as it is.
+pub const fn keeps_first(page: &Page<'_>) -> bool {
+    matches!(page.codec, PageCodec::LowRank { keeps_first: true, .. })
 }
 
 /// A page's coefficients as numbers, tokens × rank, each times the scale of its direction.

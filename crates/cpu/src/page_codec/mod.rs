@@ -5,15 +5,16 @@
 mod codes;
 mod encode;
 mod exact;
+mod keys;
 mod low_rank;
 mod page;
 mod recode;
 mod steps;
 
-use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec};
+use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec, PageHalf};
 
-pub use self::codes::adds_as_read;
 pub use self::exact::encode;
+pub use self::keys::DecodeKeys;
 pub use self::low_rank::{Basis, coefficients};
 pub use self::page::{Page, Pages};
 pub use self::recode::{compare, recode};
@@ -30,6 +31,9 @@ pub struct Scratch {
     coefficients: Vec<f32>,
     /// What they are expanded with, of one head.
     directions: Vec<f32>,
+    /// Keys as they lie, tokens × head_dim, and those of their anchor.
+    rows: Vec<f32>,
+    below: Vec<f32>,
 }
 
 /// What a page is decoded over.
@@ -41,6 +45,14 @@ pub enum Anchor<'a> {
     Values(&'a [f32]),
     /// The anchor itself, if [`adds_as_read`]: the same bits, without a way through memory.
     Page(&'a Page<'a>),
+}
+
+/// Whether a page's differences can be added to its anchor as both are read.
+pub fn adds_as_read(page: &Page<'_>, anchor: &Page<'_>) -> bool {
+    match page.half {
+        PageHalf::K => keys::adds_as_read(page, anchor),
+        PageHalf::V => codes::adds_as_read(page, anchor),
+    }
 }
 
 /// Decodes one head of a page, tokens × head_dim.
@@ -77,7 +89,10 @@ impl Kernel for Decode<'_> {
             | PageCodec::Delta(_) => {
                 let layout = CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim);
                 let Some(layout) = layout else { unreachable!("{} is of codes", page.codec) };
-                codes::decode::<I>(&layout, page, kv_head, anchor, out, scratch);
+                match page.half {
+                    PageHalf::V => codes::decode::<I>(&layout, page, kv_head, anchor, out, scratch),
+                    PageHalf::K => keys::rows::<I>(page, kv_head, values, out, scratch),
+                }
             }
         }
     }
@@ -91,6 +106,25 @@ impl Decode<'_> {
     #[inline(never)]
     pub unsafe fn on<I: Isa>(self) {
         I::enter(self);
+    }
+}
+
+/// And back: `[width][token]` to `[token][width]`.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn transpose_back<I: Isa>(columns: &[f32], width: usize, page: &mut [f32]) {
+    assert!(page.len() == columns.len() && (page.is_empty() || page.len() == CHUNK_TOKENS * width));
+    let whole = if page.is_empty() { 0 } else { width / I::LANES * I::LANES };
+    for i in (0..whole).step_by(I::LANES) {
+        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+            let from = columns.as_ptr().add(i * CHUNK_TOKENS + token);
+            I::transpose(from, CHUNK_TOKENS, page.as_mut_ptr().add(token * width + i), width);
+        }
+    }
+    for (at, value) in columns.iter().enumerate().skip(whole * CHUNK_TOKENS) {
+        page[at % CHUNK_TOKENS * width + at / CHUNK_TOKENS] = *value;
     }
 }
 

@@ -14,11 +14,11 @@ use interleaf_contract::ATTENTION_SPLIT;
 
 use super::mix::{Sums, Weights, accumulate_all};
 use crate::isa::Isa;
-use crate::math::load_first;
+use crate::math::{MOST_LANES, load_first};
 use crate::page_codec::{Basis, Page, Scratch, coefficients};
 
-/// The sum of weights and as many as the largest rank.
-const STRIDE: usize = 1 + u8::MAX as usize;
+/// Sums of weights, one in each lane, and as many of coefficients as the largest rank.
+const STRIDE: usize = MOST_LANES + u8::MAX as usize;
 
 /// What a worker gathers in.
 #[derive(Default)]
@@ -65,22 +65,23 @@ impl<'a> Gathering<'a> {
         if !self.bases[member].is_some_and(|found| found.is(&basis)) {
             self.expand::<I>(member, weights.queries(), out);
             for query in weights.queries() {
-                self.sums[query * STRIDE..][..1 + basis.rank].fill(0.0);
+                self.sums[query * STRIDE..][..MOST_LANES + basis.rank].fill(0.0);
             }
             self.bases[member] = Some(basis);
         }
         for query in weights.queries() {
             let tokens = weights.tokens(query);
             if !tokens.is_empty() {
-                let mut sum = I::splat(0.0);
+                let total = self.sums[query * STRIDE..][..MOST_LANES].as_mut_ptr();
+                let mut sum = I::load(total);
                 for weights in weights.scores[query * ATTENTION_SPLIT..][tokens].chunks(I::LANES) {
                     sum = I::add(sum, load_first::<I>(weights.as_ptr(), weights.len()));
                 }
-                self.sums[query * STRIDE] += I::sum(sum);
+                I::store(total, sum);
             }
         }
         let z = coefficients::<I>(page, scratch);
-        let mut sums = Sums { values: self.sums, first: 1, stride: STRIDE, width: basis.rank };
+        let mut sums = Sums { values: self.sums, first: MOST_LANES, stride: STRIDE, width: basis.rank };
         accumulate_all::<I>(weights, z, &mut sums);
     }
 
@@ -93,8 +94,8 @@ impl<'a> Gathering<'a> {
         let Some(basis) = self.bases[member].take() else { return };
         let directions = basis.numbers::<I>(self.numbers);
         for query in queries {
-            let sums = &self.sums[query * STRIDE..][..1 + basis.rank];
-            directions.add::<I>(sums[0], &sums[1..], out.of(query));
+            let (total, sums) = self.sums[query * STRIDE..][..MOST_LANES + basis.rank].split_at(MOST_LANES);
+            directions.add::<I>(I::sum(I::load(total.as_ptr())), sums, out.of(query));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::Task;
 use super::plan::{self, anchor};
 use crate::isa::Isa;
 use crate::lines::LINE;
-use crate::page_codec::{Anchor, Basis, Decode, Page, Pages, Scratch, adds_as_read};
+use crate::page_codec::{Anchor, Basis, Decode, DecodeKeys, Page, Pages, Scratch, adds_as_read};
 
 /// Pages that are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
 const PAGES_AHEAD: usize = 2;
@@ -23,7 +23,8 @@ pub struct Load<'a, 'b> {
 }
 
 impl<'a> Load<'a, '_> {
-    /// Decodes what the task's pages of a chunk are differences from, or are themselves, tokens × dim.
+    /// Decodes what the task's pages of a chunk are differences from, or are themselves: keys dim × tokens, values
+    /// tokens × dim.
     #[inline(always)]
     pub unsafe fn anchor<I: Isa>(
         &self,
@@ -35,7 +36,22 @@ impl<'a> Load<'a, '_> {
         let pages = self.task.group.pages();
         self.fetch_later::<I>(half, chunk, |half, chunk| anchor(self.entry(pages, chunk).half(half)));
         let page = self.find(half, chunk, anchor(self.entry(pages, chunk).half(half)));
-        Decode { page: &page, kv_head: self.task.kv_head, anchor: Anchor::None, out, scratch }.on::<I>();
+        self.decode::<I>(&page, Anchor::None, out, scratch);
+    }
+
+    #[inline(always)]
+    unsafe fn decode<I: Isa>(
+        &self,
+        page: &Page<'_>,
+        anchor: Anchor<'_>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let kv_head = self.task.kv_head;
+        match page.half {
+            PageHalf::K => DecodeKeys { page, kv_head, anchor, out, scratch }.on::<I>(),
+            PageHalf::V => Decode { page, kv_head, anchor, out, scratch }.on::<I>(),
+        }
     }
 
     /// A chunk's page as one of the tables has it: the anchor, or `out` with the difference added to it.
@@ -55,8 +71,7 @@ impl<'a> Load<'a, '_> {
         }
         self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
         let page = self.find(half, chunk, entry.place());
-        Decode { page: &page, kv_head: self.task.kv_head, anchor: Anchor::Values(anchor), out, scratch }
-            .on::<I>();
+        self.decode::<I>(&page, Anchor::Values(anchor), out, scratch);
         out
     }
 
@@ -79,8 +94,7 @@ impl<'a> Load<'a, '_> {
         }
         self.fetch_later::<I>(half, chunk, |half, chunk| plan::anchor(self.entry(pages, chunk).half(half)));
         self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
-        Decode { page: &page, kv_head: self.task.kv_head, anchor: Anchor::Page(&under), out, scratch }
-            .on::<I>();
+        self.decode::<I>(&page, Anchor::Page(&under), out, scratch);
         true
     }
 

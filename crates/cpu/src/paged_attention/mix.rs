@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
 
-use crate::isa::Isa;
+use crate::isa::{Isa, each_of};
 use crate::math::{load_first, store_first};
 
 /// The weights of some rows' queries for a page.
@@ -57,7 +57,8 @@ impl Sums<'_> {
     }
 }
 
-/// Adds a page's weighted values, tokens × width, to every query's sums. Two queries that see all of it go together.
+/// Adds a page's weighted values, tokens × width, to every query's sums. Queries that see all of it go together, four where
+/// their sums fit into registers, or else two.
 ///
 /// # Safety
 /// The machine has the tier.
@@ -73,23 +74,38 @@ pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, values: &[f32], sums
             query += 1;
             continue;
         }
-        let pair = query + 1 < queries.end
-            && tokens.len() == CHUNK_TOKENS
-            && weights.tokens(query + 1).len() == CHUNK_TOKENS;
-        let row =
-            |query: usize| weights.scores[query * ATTENTION_SPLIT + tokens.start..][..tokens.len()].as_ptr();
-        let values = values[(tokens.start - weights.at) * width..].as_ptr();
-        let o = sums.of(query).as_mut_ptr();
-        if pair {
-            let o = [o, sums.of(query + 1).as_mut_ptr()];
-            accumulate::<I, 2>([row(query), row(query + 1)], CHUNK_TOKENS, values, width, o);
-            query += 2;
-        } else {
-            accumulate::<I, 1>([row(query)], tokens.len(), values, width, [o]);
-            query += 1;
-        }
+        let most = if I::MANY_REGISTERS || width < WIDE * I::LANES { 4 } else { 2 };
+        let last = queries.end.min(query + most);
+        let together = (query..last).take_while(|query| weights.tokens(*query).len() == CHUNK_TOKENS).count();
+        query += match together {
+            4 => some::<I, 4>(weights, query, tokens, values, sums),
+            2 | 3 => some::<I, 2>(weights, query, tokens, values, sums),
+            _ => some::<I, 1>(weights, query, tokens, values, sums),
+        };
     }
 }
+
+/// The same of Q queries that see the same tokens.
+#[inline(always)]
+unsafe fn some<I: Isa, const Q: usize>(
+    weights: &Weights<'_>,
+    query: usize,
+    tokens: Range<usize>,
+    values: &[f32],
+    sums: &mut Sums<'_>,
+) -> usize {
+    let width = sums.width;
+    let values = values[(tokens.start - weights.at) * width..].as_ptr();
+    let rows = each_of!(Q, std::ptr::null(), |q| {
+        weights.scores[(query + q) * ATTENTION_SPLIT + tokens.start..][..tokens.len()].as_ptr()
+    });
+    let o = each_of!(Q, std::ptr::null_mut(), |q| sums.of(query + q).as_mut_ptr());
+    accumulate::<I, Q>(rows, tokens.len(), values, width, o);
+    Q
+}
+
+/// Vectors of a value that are summed at once.
+const WIDE: usize = 4;
 
 /// `o += Σ weight · value`, tokens in order, for Q queries.
 #[inline(always)]
@@ -100,15 +116,13 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     width: usize,
     o: [*mut f32; Q],
 ) {
-    /// Vectors of a value at once.
-    const WIDE: usize = 4;
+    let zero = I::splat(0.0);
+    let zeros = [zero; WIDE];
     let mut i = 0;
     while i + WIDE * I::LANES <= width {
-        let mut sums: [[I::V; WIDE]; Q] =
-            std::array::from_fn(|q| std::array::from_fn(|v| I::load(o[q].add(i + v * I::LANES))));
+        let mut sums = each_of!(Q, zeros, |q| each_of!(WIDE, zero, |v| I::load(o[q].add(i + v * I::LANES))));
         for t in 0..tokens {
-            let value: [I::V; WIDE] =
-                std::array::from_fn(|v| I::load(values.add(t * width + i + v * I::LANES)));
+            let value = each_of!(WIDE, zero, |v| I::load(values.add(t * width + i + v * I::LANES)));
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 let weight = I::splat(*weights.add(t));
                 for (sum, value) in sums.iter_mut().zip(value) {
@@ -125,7 +139,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     }
     while i < width {
         let lanes = I::LANES.min(width - i);
-        let mut sums: [I::V; Q] = std::array::from_fn(|q| load_first::<I>(o[q].add(i), lanes));
+        let mut sums = each_of!(Q, zero, |q| load_first::<I>(o[q].add(i), lanes));
         for t in 0..tokens {
             let value = load_first::<I>(values.add(t * width + i), lanes);
             for (sum, weights) in sums.iter_mut().zip(weights) {

@@ -30,7 +30,7 @@ pub use self::plan::Plan;
 use self::scores::{Queries, score_all, weigh};
 use crate::isa::{Isa, Kernel};
 use crate::packed::Packed;
-use crate::page_codec::{Pages, Scratch, transpose};
+use crate::page_codec::{Pages, Scratch};
 use crate::region::{Shared, Worker};
 use crate::softcap::softcap;
 
@@ -109,7 +109,6 @@ impl Kernel for Blocks<'_, '_> {
         let mut work = Work {
             anchor: vec![0.0; CHUNK_TOKENS * dim],
             page: vec![0.0; CHUNK_TOKENS * dim],
-            keys: vec![0.0; CHUNK_TOKENS * dim],
             scores: vec![0.0; most * ATTENTION_SPLIT],
             blocks: Vec::new(),
             decode: Scratch::default(),
@@ -127,12 +126,10 @@ impl Kernel for Blocks<'_, '_> {
 
 /// A worker's decoded pages, scores and running blocks.
 struct Work {
-    /// K or V of one head and chunk as all members' pages have it for an anchor, tokens × dim.
+    /// K, dim × tokens, or V, tokens × dim, of one head and chunk as all members' pages have it for an anchor.
     anchor: Vec<f32>,
     /// The same as one member reads it.
     page: Vec<f32>,
-    /// K with tokens side by side, dim × tokens.
-    keys: Vec<f32>,
     /// Queries × positions of a block.
     scores: Vec<f32>,
     /// The partial of each query's present block.
@@ -209,9 +206,8 @@ unsafe fn run_task<I: Isa>(
                         &mut work.decode,
                     )
                 };
-                transpose::<I>(page, dim, &mut work.keys);
                 let seeing = seeing.start * group..seeing.end * group;
-                score_all::<I>(&queries, seeing, &work.keys, shape.scale, &mut work.scores, at);
+                score_all::<I>(&queries, seeing, page, shape.scale, &mut work.scores, at);
             }
         }
         work.blocks.clear();

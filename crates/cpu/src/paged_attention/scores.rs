@@ -3,7 +3,7 @@
 
 use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
 
-use crate::isa::Isa;
+use crate::isa::{Isa, each_of};
 use crate::math::{exp, load_first, store_first};
 
 /// The queries of a task: for each row the heads of its group.
@@ -35,21 +35,26 @@ pub unsafe fn score_all<I: Isa>(
     scores: &mut [f32],
     at: usize,
 ) {
+    // Of few queries several vectors of tokens where a page has them, lest every product wait for the one before it.
+    let (two, four) = (2 * I::LANES <= CHUNK_TOKENS, 4 * I::LANES <= CHUNK_TOKENS);
     let mut query = range.start;
     while query < range.end {
         query += match range.end - query {
             8.. => score::<I, 8, 1>(queries, query, keys, scale, scores, at),
-            // Of few queries several vectors of tokens where a page has them, lest every product wait for the one
-            // before it.
-            4.. if 4 * I::LANES <= CHUNK_TOKENS => score::<I, 4, 2>(queries, query, keys, scale, scores, at),
+            4.. if two => score::<I, 4, 2>(queries, query, keys, scale, scores, at),
             4.. => score::<I, 4, 1>(queries, query, keys, scale, scores, at),
-            _ if 4 * I::LANES <= CHUNK_TOKENS => score::<I, 1, 4>(queries, query, keys, scale, scores, at),
+            2.. if two => score::<I, 2, 2>(queries, query, keys, scale, scores, at),
+            3 => score::<I, 3, 1>(queries, query, keys, scale, scores, at),
+            2.. => score::<I, 2, 1>(queries, query, keys, scale, scores, at),
+            _ if four => score::<I, 1, 4>(queries, query, keys, scale, scores, at),
+            _ if two => score::<I, 1, 2>(queries, query, keys, scale, scores, at),
             _ => score::<I, 1, 1>(queries, query, keys, scale, scores, at),
         };
     }
 }
 
-/// Q queries and T vectors of tokens at once; every product adds its dimensions in one ascending chain.
+/// Q queries and T vectors of tokens at once; every product adds its dimensions in one ascending chain, or those at even
+/// places in one and those at odd places in another.
 #[inline(always)]
 unsafe fn score<I: Isa, const Q: usize, const T: usize>(
     queries: &Queries<'_>,
@@ -59,26 +64,42 @@ unsafe fn score<I: Isa, const Q: usize, const T: usize>(
     scores: &mut [f32],
     at: usize,
 ) -> usize {
-    let q: [*const f32; Q] = std::array::from_fn(|i| queries.pointer(first + i));
+    let q = each_of!(Q, std::ptr::null(), |i| queries.pointer(first + i));
     let scale = I::splat(scale);
-    let whole = queries.dim / I::FACTORS * I::FACTORS;
+    let step = if I::TWO_CHAINS { 2 * I::FACTORS } else { I::FACTORS };
+    let whole = queries.dim / step * step;
     for token in (0..CHUNK_TOKENS).step_by(T * I::LANES) {
-        let mut sums = [[I::splat(0.0); T]; Q];
-        let keys = |d: usize| keys.as_ptr().add(d * CHUNK_TOKENS + token);
-        for d in (0..whole).step_by(I::FACTORS) {
-            let q = std::array::from_fn(|i| q[i].add(d));
-            I::rank_update(q, keys(d), CHUNK_TOKENS, &mut sums);
+        let zeros = [[I::splat(0.0); T]; Q];
+        let (mut sums, mut odd) = (zeros, zeros);
+        let keys = keys.as_ptr().add(token);
+        if I::TWO_CHAINS {
+            for d in (0..whole).step_by(2 * I::FACTORS) {
+                let even = each_of!(Q, std::ptr::null(), |i| q[i].add(d));
+                I::rank_update(even, keys.add(d * CHUNK_TOKENS), CHUNK_TOKENS, &mut sums);
+                let d = d + I::FACTORS;
+                let behind = each_of!(Q, std::ptr::null(), |i| q[i].add(d));
+                I::rank_update(behind, keys.add(d * CHUNK_TOKENS), CHUNK_TOKENS, &mut odd);
+            }
+        } else {
+            for d in (0..whole).step_by(I::FACTORS) {
+                let q = each_of!(Q, std::ptr::null(), |i| q[i].add(d));
+                I::rank_update(q, keys.add(d * CHUNK_TOKENS), CHUNK_TOKENS, &mut sums);
+            }
         }
         for d in whole..queries.dim {
             for (sums, q) in sums.iter_mut().zip(q) {
                 for (t, sum) in sums.iter_mut().enumerate() {
-                    *sum = I::fma(I::splat(*q.add(d)), I::load(keys(d).add(t * I::LANES)), *sum);
+                    let keys = I::load(keys.add(d * CHUNK_TOKENS + t * I::LANES));
+                    *sum = I::fma(I::splat(*q.add(d)), keys, *sum);
                 }
             }
         }
         for (i, sums) in sums.into_iter().enumerate() {
             let place = &mut scores[(first + i) * ATTENTION_SPLIT + at + token..][..T * I::LANES];
-            for (place, sum) in place.chunks_exact_mut(I::LANES).zip(sums) {
+            for (t, (place, mut sum)) in place.chunks_exact_mut(I::LANES).zip(sums).enumerate() {
+                if I::TWO_CHAINS {
+                    sum = I::add(sum, odd[i][t]);
+                }
                 I::store(place.as_mut_ptr(), I::mul(sum, scale));
             }
         }

@@ -86,6 +86,13 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
+        let words = words.cast::<[u32; LANES]>().read_unaligned();
+        let lowest = if BITS == 2 { -1.5 } else { -((1 << (BITS - 1)) as f32) };
+        each(|i| (words[i] >> (BITS * nth) & ((1 << BITS) - 1)) as f32 + lowest)
+    }
+
+    #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         each(|i| a[i] + b[i])
     }
