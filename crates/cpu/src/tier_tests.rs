@@ -221,7 +221,7 @@ fn every_code_of_a_word_is_the_step_it_means() {
 
     /// Every code stands somewhere in every place.
     #[inline(always)]
-    unsafe fn check<I: Isa, const BITS: usize>(lowest: f32) {
+    fn check<I: Isa, const BITS: usize>(lowest: f32) {
         for seed in 0..256u32 {
             let words: [u32; MOST_LANES] = std::array::from_fn(|i| (seed + 37 * i as u32) * 0x0101_0101);
             for nth in 0..32 / BITS {

@@ -146,8 +146,9 @@ fn codes(layout: &CodeLayout, page: &Page<'_>, kv_head: usize) -> *const u32 {
 
 /// What differences are added to, a vector of tokens at a time.
 trait Under: Copy {
-    /// `value` plus what there is of a channel, from a token on.
-    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, token: usize) -> I::V;
+    /// `value` plus what there is of a channel, from a token on. The channel is the `nth` of whole words of any codes, which
+    /// is known to the compiler where the channel is not.
+    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, nth: usize, token: usize) -> I::V;
 }
 
 #[derive(Clone, Copy)]
@@ -155,7 +156,7 @@ struct Nothing;
 
 impl Under for Nothing {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, value: I::V, _channel: usize, _token: usize) -> I::V {
+    unsafe fn add_to<I: Isa>(self, value: I::V, _channel: usize, _nth: usize, _token: usize) -> I::V {
         value
     }
 }
@@ -166,7 +167,7 @@ struct Keys(*const f32);
 
 impl Under for Keys {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, token: usize) -> I::V {
+    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, _nth: usize, token: usize) -> I::V {
         I::add(value, I::load(self.0.add(channel * CHUNK_TOKENS + token)))
     }
 }
@@ -180,8 +181,8 @@ struct Codes<'a> {
 
 impl Under for Codes<'_> {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, token: usize) -> I::V {
-        let steps = I::steps_of_words::<8>(self.codes.add(channel / 4 * CHUNK_TOKENS + token), channel % 4);
+    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, nth: usize, token: usize) -> I::V {
+        let steps = I::steps_of_words::<8>(self.codes.add(channel / 4 * CHUNK_TOKENS + token), nth % 4);
         I::add(value, I::mul(steps, I::splat(*self.steps.as_ptr().add(channel))))
     }
 }
@@ -269,15 +270,15 @@ impl Head<'_> {
                 for nth in 0..of_word {
                     let channel = first + nth;
                     let value = I::mul(I::steps_of_words::<BITS>(words, nth), steps.of::<I>(channel, token));
-                    let value = under.add_to::<I>(value, channel, token);
+                    let value = under.add_to::<I>(value, channel, nth, token);
                     I::store(out.add(channel * CHUNK_TOKENS + token), value);
                 }
             }
             for channel in whole.max(channels.start)..channels.end {
                 let words = self.codes.add(channel / of_word * CHUNK_TOKENS + token);
-                let own = I::steps_of_words::<BITS>(words, channel % of_word);
-                let value = I::mul(own, steps.of::<I>(channel, token));
-                let value = under.add_to::<I>(value, channel, token);
+                let nth = channel % of_word;
+                let value = I::mul(I::steps_of_words::<BITS>(words, nth), steps.of::<I>(channel, token));
+                let value = under.add_to::<I>(value, channel, nth, token);
                 I::store(out.add(channel * CHUNK_TOKENS + token), value);
             }
         }
