@@ -6,7 +6,7 @@
 //! one layer, of which all have the same width; maps and bases are of outputs divided by their matrix's scale, so that no
 //! layer counts for more than another.
 
-use interleaf_contract::{Bits, GROUP_CHANNELS};
+use interleaf_contract::{Bits, GROUP_CHANNELS, JointCodec};
 
 use crate::lora_matmul::dot;
 use crate::page_codec::codes;
@@ -63,53 +63,58 @@ pub fn predict(map: &JointMap<'_>, used: usize, x: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Bytes of one token's coefficients.
-#[must_use]
-pub const fn token_bytes(rank: usize, bits: Bits) -> usize {
-    code_bytes(rank, bits) + 2 * rank.div_ceil(GROUP_CHANNELS)
-}
-
-const fn code_bytes(rank: usize, bits: Bits) -> usize {
-    (rank * bits.count()).div_ceil(8)
-}
-
-/// Stores what a prediction leaves, tokens × outputs: for each token its codes, packed from the lowest bit up, then the
-/// scales of each [`GROUP_CHANNELS`] of them, f16 each, [`token_bytes`] together.
+/// Stores what a prediction leaves, tokens × outputs, as [`JointCodec::token_bytes`] for each token.
 #[must_use]
 pub fn encode(basis: &JointBasis<'_>, bits: Bits, left: &[f32]) -> Vec<u8> {
-    let outputs = outputs(basis);
+    let (outputs, codec) = (outputs(basis), codec(basis, bits));
     let mut scaled = left.to_vec();
     scale(&mut scaled, outputs, basis.scales, |scale| if scale == 0.0 { 0.0 } else { 1.0 / scale });
-    let token_bytes = token_bytes(basis.rank, bits);
-    let mut bytes = vec![0; left.len() / outputs * token_bytes];
-    for (token, bytes) in scaled.chunks_exact(outputs).zip(bytes.chunks_exact_mut(token_bytes)) {
+    let mut bytes = vec![0; left.len() / outputs * codec.token_bytes()];
+    for (token, bytes) in scaled.chunks_exact(outputs).zip(bytes.chunks_exact_mut(codec.token_bytes())) {
         let directions = basis.directions.chunks_exact(outputs);
         let coefficients: Vec<f32> = directions.map(|direction| dot(token, direction) as f32).collect();
-        for (i, group) in coefficients.chunks(GROUP_CHANNELS).enumerate() {
-            let step = codes::best_step(bits, group);
-            codes::set_scale(bytes, code_bytes(basis.rank, bits), i, step);
-            for (j, z) in group.iter().enumerate() {
-                codes::pack(bytes, bits, i * GROUP_CHANNELS + j, codes::code(bits, *z, step));
-            }
-        }
+        store(codec, &coefficients, bytes);
     }
     bytes
 }
 
 /// Adds what [`encode`] stored to a prediction, tokens × outputs.
 pub fn decode_onto(basis: &JointBasis<'_>, bits: Bits, bytes: &[u8], out: &mut [f32]) {
-    let outputs = outputs(basis);
-    let tokens = bytes.chunks_exact(token_bytes(basis.rank, bits)).zip(out.chunks_exact_mut(outputs));
+    let (outputs, codec) = (outputs(basis), codec(basis, bits));
+    let mut coefficients = vec![0.0; basis.rank];
+    let tokens = bytes.chunks_exact(codec.token_bytes()).zip(out.chunks_exact_mut(outputs));
     for (bytes, out) in tokens {
-        let coefficient = |i: usize| {
-            let step = codes::scale(bytes, code_bytes(basis.rank, bits), i / GROUP_CHANNELS);
-            (f32::from(codes::unpack(bytes, bits, i)) + bits.lowest()) * step
-        };
-        let coefficients: Vec<f32> = (0..basis.rank).map(coefficient).collect();
+        load(codec, bytes, &mut coefficients);
         let mut sum = linear(&coefficients, basis.rank, basis.directions, outputs, outputs);
         scale(&mut sum, outputs, basis.scales, |scale| scale);
         out.iter_mut().zip(sum).for_each(|(o, s)| *o += s);
     }
+}
+
+/// Stores a token's coefficients: their codes, packed from the lowest bit up, then the scales of each [`GROUP_CHANNELS`] of
+/// them, f16 each. `bytes` are [`JointCodec::token_bytes`].
+pub fn store(codec: JointCodec, coefficients: &[f32], bytes: &mut [u8]) {
+    bytes.fill(0);
+    for (i, group) in coefficients.chunks(GROUP_CHANNELS).enumerate() {
+        let step = codes::best_step(codec.bits, group);
+        codes::set_scale(bytes, codec.code_bytes(), i, step);
+        for (j, z) in group.iter().enumerate() {
+            codes::pack(bytes, codec.bits, i * GROUP_CHANNELS + j, codes::code(codec.bits, *z, step));
+        }
+    }
+}
+
+/// What [`store`] stored.
+pub fn load(codec: JointCodec, bytes: &[u8], coefficients: &mut [f32]) {
+    for (i, coefficient) in coefficients.iter_mut().enumerate() {
+        let step = codes::scale(bytes, codec.code_bytes(), i / GROUP_CHANNELS);
+        *coefficient = (f32::from(codes::unpack(bytes, codec.bits, i)) + codec.bits.lowest()) * step;
+    }
+}
+
+/// Bases are of few directions.
+fn codec(basis: &JointBasis<'_>, bits: Bits) -> JointCodec {
+    JointCodec { rank: u16::try_from(basis.rank).unwrap_or(u16::MAX), bits }
 }
 
 fn outputs(basis: &JointBasis<'_>) -> usize {
@@ -147,7 +152,7 @@ mod tests {
             let mut left = vec![4.0 * reach, -4.0 * reach, 0.25 * reach, -0.25 * reach];
             left[rank..].fill(0.0);
             let bytes = encode(&basis, bits, &left);
-            assert_eq!(bytes.len(), token_bytes(rank, bits));
+            assert_eq!(bytes.len(), codec(&basis, bits).token_bytes());
             let mut out = vec![1.0; 4];
             decode_onto(&basis, bits, &bytes, &mut out);
             for (o, l) in out.iter().zip(&left) {

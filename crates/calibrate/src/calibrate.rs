@@ -7,6 +7,7 @@ use interleaf_runtime::Engine;
 use crate::fit::Fit;
 use crate::kv::Kv;
 use crate::ladder::ladder;
+use crate::rest::rest;
 use crate::turns::Turns;
 use crate::{CalibrateError, Codec, Measured, Parts, Subject, Windows, measure};
 
@@ -73,6 +74,7 @@ pub fn calibrate(
         joint: found.joint,
         measured: Vec::new(),
         ladder: Ladder::default(),
+        rest: Vec::new(),
     };
     let codecs: Vec<Codec> = Codec::ALL.into_iter().filter(|codec| codec.is_in(&calibration)).collect();
     let (mut done, total) = (0, codecs.len() * held_back.rows.len());
@@ -85,6 +87,10 @@ pub fn calibrate(
     let some = read_and_crossed(windows, prefix);
     let subject = Subject::calibrated(adapter, &calibration);
     calibration.ladder = ladder(engine, subject, &some, parts, &mut |done, total| {
+        progress(Progress::Measured(done, total));
+    })?;
+    let subject = Subject::calibrated(adapter, &calibration);
+    calibration.rest = rest(engine, subject, &some, parts, &mut |done, total| {
         progress(Progress::Measured(done, total));
     })?;
     Ok(calibration)

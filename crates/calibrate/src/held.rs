@@ -1,6 +1,8 @@
 //! What an engine holds of one prefix for several models, each with a budget, and what they then say: the sharing as it runs,
 //! through the KV manager, the kernels and the encoder, not codec by codec.
 
+use std::time::Instant;
+
 use interleaf_runtime::{Engine, PageElement};
 
 use crate::kv::feed;
@@ -32,6 +34,8 @@ pub struct Budgets {
     pub base: f32,
     /// The adapters'.
     pub adapters: f32,
+    /// Whether there is time after every call, in which its pages may go to rest.
+    pub is_idle: bool,
 }
 
 /// What was held and said within some budgets.
@@ -45,6 +49,8 @@ pub struct Held {
     pub basis_bytes: u64,
     /// By codec.
     pub by_codec: Vec<(String, u64)>,
+    /// What it took to compute the prefix, of the readers' mean, and to open what was left of it, in seconds.
+    pub seconds: [f64; 2],
     /// In the order of [`Shared::readers`].
     pub readers: Vec<Outcome>,
 }
@@ -108,11 +114,14 @@ pub fn hold(
     for budget in budgets {
         // From an empty pool.
         engine.reserve_kv(room, length)?;
-        let base_bytes = compute(engine, None, &shared.prefix, budget.base)?;
+        let (base_bytes, _) = compute(engine, None, &shared.prefix, budget.base, budget.is_idle)?;
         let mut before = base_bytes;
         let mut bytes = Vec::with_capacity(shared.readers.len());
+        let mut seconds = [0.0; 2];
         for reader in &shared.readers {
-            let after = compute(engine, Some(&reader.adapter), &shared.prefix, budget.adapters)?;
+            let who = Some(reader.adapter.as_str());
+            let (after, took) = compute(engine, who, &shared.prefix, budget.adapters, budget.is_idle)?;
+            seconds[0] += took;
             // What it shares may take less than before.
             bytes.push(after.saturating_sub(before));
             before = after;
@@ -121,8 +130,10 @@ pub fn hold(
         let mut readers = Vec::with_capacity(shared.readers.len());
         for ((reader, reference), bytes) in shared.readers.iter().zip(&references).zip(bytes) {
             let tokens = [shared.prefix.as_slice(), &reader.continuation].concat();
+            let start = Instant::now();
             let (sequence, reused) =
                 engine.resume_sequence(Some(&reader.adapter), &tokens, budget.adapters)?;
+            seconds[1] += start.elapsed().as_secs_f64();
             let estimated = f64::from(engine.sequence_drift(sequence)?);
             feed(engine, sequence, &shared.prefix[reused.min(shared.prefix.len())..])?;
             let score = reference.score(engine, sequence, &reader.continuation)?;
@@ -130,22 +141,28 @@ pub fn hold(
             readers.push(Outcome { bytes, estimated, kl: score.kl, same_top: score.same_top });
             done();
         }
-        all.push(Held { bytes: before, base_bytes, basis_bytes, by_codec, readers });
+        let seconds = seconds.map(|seconds| seconds / (readers.len() as f64).max(1.0));
+        all.push(Held { bytes: before, base_bytes, basis_bytes, by_codec, seconds, readers });
     }
     Ok(all)
 }
 
-/// Computes the prefix and closes it. Returns the bytes of all pages that are kept then.
+/// Computes the prefix and closes it. Returns the bytes of all pages that are kept then, once there was time for what is to
+/// rest, and the seconds that computing took.
 fn compute(
     engine: &mut Engine,
     adapter: Option<&str>,
     prefix: &[u32],
     budget: f32,
-) -> Result<u64, CalibrateError> {
+    is_idle: bool,
+) -> Result<(u64, f64), CalibrateError> {
     let (sequence, reused) = engine.resume_sequence(adapter, prefix, budget)?;
+    let start = Instant::now();
     feed(engine, sequence, &prefix[reused..])?;
+    let seconds = start.elapsed().as_secs_f64();
     engine.close_sequence(sequence)?;
-    Ok(engine.memory().kv_cached)
+    while is_idle && engine.tend(prefix.len())? > 0 {}
+    Ok((engine.memory().kv_cached, seconds))
 }
 
 fn check(shared: &Shared) -> Result<(), CalibrateError> {

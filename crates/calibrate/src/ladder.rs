@@ -63,9 +63,9 @@ struct Place {
     sensitivity: f64,
 }
 
-/// What a mix did to one window.
+/// What a way of storing did to one window.
 #[derive(Debug)]
-struct Outcome {
+pub struct Outcome {
     /// The mean divergence.
     kl: f64,
     squares: Squares,
@@ -96,7 +96,10 @@ pub fn ladder(
     // Where nothing differs there is nothing to be lost.
     places.retain(|place| place.choices.first().is_some_and(|choice| choice.square > LEAST_SQUARE));
 
-    let mut run = |mixes: &[Mix]| outcomes(engine, subject, windows, parts, mixes, done);
+    let mut run = |mixes: &[Mix]| {
+        let store = |prefix: &Prefix<'_>, mix: usize| prefix.store_mixed(&mixes[mix]);
+        outcomes(engine, subject, windows, parts, mixes.len(), store, done)
+    };
     let exact = Some(PageCodec::Exact(PageElement::F32));
     let alone = |place: &Place| {
         let mut mix = vec![[exact; 2]; layers];
@@ -201,7 +204,7 @@ fn logarithms(ladder: &Ladder, outcomes: &[Outcome]) -> Vec<f64> {
 }
 
 /// The standard deviation of these logarithms from window to window, all mixes in one.
-fn spread(ladder: &Ladder, outcomes: &[Vec<Outcome>]) -> f64 {
+pub fn spread(ladder: &Ladder, outcomes: &[Vec<Outcome>]) -> f64 {
     let (mut squares, mut freedom) = (0.0, 0);
     for outcomes in outcomes {
         let logarithms = logarithms(ladder, outcomes);
@@ -213,10 +216,16 @@ fn spread(ladder: &Ladder, outcomes: &[Vec<Outcome>]) -> f64 {
 }
 
 fn rung(ladder: &Ladder, layers: Mix, outcomes: &[Outcome], spread: f64) -> Rung {
+    let [kl, factor, bound] = figures(ladder, outcomes, spread);
+    Rung { layers, kl, factor, bound }
+}
+
+/// Mean divergence, factor and bound of a way of storing.
+pub fn figures(ladder: &Ladder, outcomes: &[Outcome], spread: f64) -> [f32; 3] {
     let kl = mean(&outcomes.iter().map(|outcome| outcome.kl).collect::<Vec<_>>());
     let sums: Vec<f64> = outcomes.iter().map(|outcome| ladder.weighted(&outcome.squares)).collect();
     let factor = (mean(&logarithms(ladder, outcomes)) + deviations(outcomes.len()) * spread).exp();
-    Rung { layers, kl: kl as f32, factor: factor as f32, bound: (factor * mean(&sums)) as f32 }
+    [kl as f32, factor as f32, (factor * mean(&sums)) as f32]
 }
 
 /// [`DEVIATIONS`] of so many windows; of one the spread is a guess, and so is this.
@@ -229,33 +238,25 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / (values.len() as f64).max(1.0)
 }
 
-/// What each mix did to each window.
-fn outcomes(
+/// What each of several ways to store did to each window.
+pub fn outcomes(
     engine: &mut Engine,
     subject: Subject<'_>,
     windows: &Windows,
     parts: Parts,
-    mixes: &[Mix],
+    ways: usize,
+    store: impl Fn(&Prefix<'_>, usize) -> Result<Stored, CalibrateError>,
     done: &mut dyn FnMut(usize, usize),
 ) -> Result<Vec<Vec<Outcome>>, CalibrateError> {
-    let mut outcomes: Vec<Vec<Outcome>> = mixes.iter().map(|_| Vec::new()).collect();
-    let (mut count, total) = (0, mixes.len() * windows.rows.len());
-    let store = |prefix: &Prefix<'_>, mix: usize| prefix.store_mixed(&mixes[mix]);
-    each_way(
-        engine,
-        subject,
-        windows,
-        parts,
-        mixes.len(),
-        store,
-        |mix, Seen { prefix, stored, score, .. }| {
-            // Rounding may take a divergence of nothing below it.
-            let kl = mean(&score.kl).max(0.0);
-            outcomes[mix].push(Outcome { kl, squares: squares(prefix, &stored) });
-            count += 1;
-            done(count, total);
-        },
-    )?;
+    let mut outcomes: Vec<Vec<Outcome>> = (0..ways).map(|_| Vec::new()).collect();
+    let (mut count, total) = (0, ways * windows.rows.len());
+    each_way(engine, subject, windows, parts, ways, store, |way, Seen { prefix, stored, score, .. }| {
+        // Rounding may take a divergence of nothing below it.
+        let kl = mean(&score.kl).max(0.0);
+        outcomes[way].push(Outcome { kl, squares: squares(prefix, &stored) });
+        count += 1;
+        done(count, total);
+    })?;
     Ok(outcomes)
 }
 

@@ -18,6 +18,7 @@ mod moments;
 mod pages;
 mod prefix;
 mod products;
+mod rest;
 mod score;
 mod turns;
 mod windows;

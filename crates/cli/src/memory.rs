@@ -24,6 +24,8 @@ pub struct MemoryRow {
     pub kv_shared_layers: u64,
     /// Of these two, pages that are not stored as they were computed, for answers that allow a loss.
     pub kv_encoded: u64,
+    /// Of these, chunks at rest.
+    pub kv_at_rest: u64,
     /// The same pages, those that are stored as they were computed included, by codec.
     pub kv_by_codec: BTreeMap<String, u64>,
     /// Beside the pool, what calibrated pages are decoded with.
@@ -35,7 +37,7 @@ pub struct MemoryRow {
 impl MemoryRow {
     /// What an engine holds now.
     pub fn of(engine: &Engine) -> Self {
-        let MemoryUse { backend, kv_in_use, kv_cached, kv_shared_layers, kv_encoded, kv_bases } =
+        let MemoryUse { backend, kv_in_use, kv_cached, kv_shared_layers, kv_encoded, kv_at_rest, kv_bases } =
             engine.memory();
         Self {
             base: backend.base,
@@ -45,6 +47,7 @@ impl MemoryRow {
             kv_cached,
             kv_shared_layers,
             kv_encoded,
+            kv_at_rest,
             kv_by_codec: engine.kv_by_codec().into_iter().collect(),
             kv_bases,
             activations: backend.activations,

@@ -4,10 +4,12 @@
 use crate::{CHUNK_TOKENS, PageElement, PageHalf};
 
 mod constants;
+mod joint;
 mod layout;
 mod name;
 
 pub use constants::{ConstantRows, ConstantsId, PageConstants};
+pub use joint::JointCodec;
 pub use layout::{CodeLayout, CoefficientLayout};
 
 /// Where a page begins is counted in units of this many bytes, so that 32 bits reach far enough and every load is aligned.

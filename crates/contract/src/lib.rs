@@ -32,8 +32,8 @@ pub use batch::{Batch, Output, Row, RowKind, Sequence};
 pub use bytes::Bytes;
 pub use chain::{Chained, Choices};
 pub use codec::{
-    Bits, CodeLayout, CoefficientLayout, Coefficients, ConstantRows, ConstantsId, GROUP_CHANNELS, PAGE_UNIT,
-    PageCodec, PageConstants, Width,
+    Bits, CodeLayout, CoefficientLayout, Coefficients, ConstantRows, ConstantsId, GROUP_CHANNELS, JointCodec,
+    PAGE_UNIT, PageCodec, PageConstants, Width,
 };
 pub use dtype::{BlockQ4_0, BlockQ8_0, Dtype, QUANT_BLOCK};
 pub use error::{BackendError, ContractError};

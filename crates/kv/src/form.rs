@@ -1,10 +1,10 @@
 //! The forms that a chunk's pages may be kept in besides the exact one: what each takes, what it costs in fidelity, and
-//! what it is decoded over. Codecs themselves are kernels'.
+//! what it is decoded over. Codecs themselves are kernels', and what is at rest is nobody's who reads in place.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use interleaf_contract::{ConstantsId, PageCodec, PageHalf, PoolGeometry};
+use interleaf_contract::{ConstantsId, JointCodec, PAGE_UNIT, PageCodec, PageHalf, PoolGeometry};
 
 /// How K or V of a chunk is stored in one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,6 +84,14 @@ pub enum Layers {
     Alike(u64),
     /// Each in codecs of its own.
     Coded(Arc<[LayerForm]>),
+    /// None on its own: bytes of all layers at once, which lie in the layers' stripes and which no kernel reads. Such a chunk
+    /// is *at rest*, until somebody opens a context that has it.
+    AtRest {
+        /// What the bytes are.
+        codec: JointCodec,
+        /// How many lie in each layer's stripe.
+        bytes: Arc<[u32]>,
+    },
 }
 
 impl Layers {
@@ -93,7 +101,28 @@ impl Layers {
         match self {
             Self::Alike(bytes) => *bytes,
             Self::Coded(layers) => layers.get(layer).map_or(0, LayerForm::bytes),
+            Self::AtRest { bytes, .. } => bytes.get(layer).map_or(0, |bytes| u64::from(*bytes)),
         }
+    }
+
+    /// A chunk at rest, in so few layers from `first` on as its bytes divide evenly over: those below are another chunk's where
+    /// the adapter shares them, and have no stripe to lie in then.
+    #[must_use]
+    pub fn at_rest(codec: JointCodec, first: usize, layers: usize) -> Self {
+        let units = codec.chunk_bytes().div_ceil(PAGE_UNIT);
+        let own = layers.saturating_sub(first).max(1);
+        let of = |layer: usize| match layer.checked_sub(first) {
+            // The first ones have one unit more where it does not come out even.
+            Some(place) => ((units / own + usize::from(place < units % own)) * PAGE_UNIT) as u32,
+            None => 0,
+        };
+        Self::AtRest { codec, bytes: (0..layers).map(of).collect() }
+    }
+
+    /// Whether no kernel reads it in place.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        matches!(self, Self::AtRest { .. })
     }
 
     /// Whether its codecs are ones that there are, and are decoded over an anchor only where there is one.
@@ -112,6 +141,10 @@ impl Layers {
         };
         match self {
             Self::Alike(_) => true,
+            Self::AtRest { codec, bytes } => {
+                let all: u64 = bytes.iter().map(|bytes| u64::from(*bytes)).sum();
+                over == Over::Base && codec.rank > 0 && all >= codec.chunk_bytes() as u64
+            }
             Self::Coded(layers) => layers.iter().all(is_lawful),
         }
     }

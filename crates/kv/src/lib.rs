@@ -26,7 +26,9 @@ pub use error::KvError;
 pub use form::{Form, LayerForm, Layers, Over, PageForm, Source, Translation};
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
 pub use lossless::shared_layers;
-pub use manager::{AdapterSpec, Config, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, TrimLevel, Usage};
+pub use manager::{
+    AdapterSpec, Config, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, Rest, TrimLevel, Usage,
+};
 pub use node::MOST_FORMS;
 pub use op::{Op, OpId, OpKind};
 pub use switch::{LinearCost, Missing, SwitchCosts, SwitchPlan, plan_switch};

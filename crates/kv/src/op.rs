@@ -43,6 +43,12 @@ pub enum OpKind {
         /// Which form.
         form: u8,
     },
+    /// A chunk that is at rest in a form, counted likewise, is decoded into the exact pages of those who have opened it. Its
+    /// bytes stay beside these, and are all there is again once nobody uses it.
+    Materialise {
+        /// Which form.
+        form: u8,
+    },
     /// A chunk of the base is translated into one under a sequence's adapter.
     Translate,
 }

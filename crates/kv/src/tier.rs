@@ -80,7 +80,7 @@ impl Tier {
         };
         match (self.striped, stored) {
             (true, Layers::Alike(bytes)) => layers.len() as u64 * piece(*bytes),
-            (true, Layers::Coded(_)) => layers.map(|layer| piece(stored.bytes(layer))).sum(),
+            (true, _) => layers.map(|layer| piece(stored.bytes(layer))).sum(),
             (false, _) => piece(stored.sum(layers)),
         }
     }
@@ -285,11 +285,11 @@ impl Used {
             u128::from(if among <= 1 { all } else { all / u64::from(among) })
         };
         match (tier.striped, stored) {
-            (true, Layers::Coded(_)) => layers.for_each(|layer| self.0[layer] += part(layer..layer + 1)),
             (true, Layers::Alike(_)) => {
                 let part = part(0..1);
                 self.0[layers].iter_mut().for_each(|used| *used += part);
             }
+            (true, _) => layers.for_each(|layer| self.0[layer] += part(layer..layer + 1)),
             (false, _) => self.0[tier.stripes_of(layers.clone())]
                 .iter_mut()
                 .for_each(|used| *used += part(layers.clone())),

@@ -31,7 +31,7 @@ mod fixture;
 
 pub use calibration::{
     Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MOST_DIRECTIONS,
-    MadeFrom, MeasuredCodec, Rung,
+    MadeFrom, MeasuredCodec, Resting, Rung,
 };
 pub use chat::{ChatMessage, ChatTemplate};
 pub use config::{Biases, LayerKind, ModelConfig, Proj};

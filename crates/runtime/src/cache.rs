@@ -19,6 +19,16 @@ struct Known {
     id: AdapterId,
 }
 
+/// How a move ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Ended {
+    Done,
+    /// What was to be moved cannot be read.
+    Failed,
+    /// It can, another time.
+    Cancelled,
+}
+
 /// Pages of one pool.
 #[derive(Debug)]
 pub struct Cache {
@@ -188,6 +198,26 @@ impl Cache {
         let first = self.manager.forms_of(Some(id))? + 1;
         self.manager.add_forms(Some(id), forms)?;
         Ok(first)
+    }
+
+    /// Chunks go to rest that nobody uses, at most so many: what is to be encoded is returned.
+    pub fn rest(&mut self, most: usize) -> Vec<Op> {
+        self.manager.rest(most)
+    }
+
+    /// A chunk at rest has got exact pages, or has not.
+    pub fn woken(&mut self, op: Op, ended: Ended) {
+        let moves = match ended {
+            Ended::Done => self.manager.done(op.id),
+            Ended::Failed => self.manager.failed(op.id),
+            Ended::Cancelled => self.manager.cancelled(op.id),
+        };
+        debug_assert!(moves.is_empty(), "nothing follows from waking");
+    }
+
+    /// Layers of an adapter that are the base's, counted from the first.
+    pub fn shared_layers(&self, Acting(place): Acting) -> usize {
+        self.adapters[place].spec.shared_layers
     }
 
     /// A copy has been made, or not.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use interleaf_contract::BackendError;
-use interleaf_kv::{AdapterId, Op};
+use interleaf_kv::{AdapterId, Op, Rest};
 
 use crate::adapters::Activation;
 use crate::forms::{Found, Residence};
@@ -15,7 +15,9 @@ impl Engine {
     pub(crate) fn find_calibration(&mut self, activation: Option<Activation>, drift: f32) {
         let Some(Activation { adapter, .. }) = activation else { return };
         let id = self.cache.id(adapter);
-        if drift <= 0.0 || !self.cache.encodes() || !self.store.is_kept() || self.calibrated.is_known(id) {
+        // What goes to rest is encoded on the host.
+        let takes_forms = self.cache.encodes() || self.at_rest;
+        if drift <= 0.0 || !takes_forms || !self.store.is_kept() || self.calibrated.is_known(id) {
             return;
         }
         let Some(digest) = self.adapters.summary(adapter).map(|summary| summary.digest) else { return };
@@ -37,9 +39,11 @@ impl Engine {
         let id = self.cache.id(adapter);
         let Some(summary) = self.adapters.summary(adapter).cloned() else { return Ok(()) };
         let Some(calibration) = self.calibrated.take_read(id) else { return Ok(()) };
-        let Self { model, reserved, ropes, backend, fallback, .. } = self;
+        let Self { model, reserved, ropes, backend, fallback, cache, at_rest, .. } = self;
         let (config, pool) = (model.config(), &reserved.geometry);
-        let on = Residence { config, pool, ropes, backend: &mut **backend, is_last: fallback.is_none() };
+        let rests = at_rest.then(|| (summary.digest, cache.shared_layers(adapter)));
+        let is_last = fallback.is_none();
+        let on = Residence { config, pool, ropes, backend: &mut **backend, is_last, rests };
         let found = match Found::new(&summary.name, &calibration, on) {
             Ok(found) => found,
             Err(error @ (BackendError::DeviceLost { .. } | BackendError::Device { .. })) => {
@@ -77,6 +81,20 @@ impl Engine {
         let mut left = moves;
         while let Some(op) = left.pop() {
             let manager = self.cache.manager();
+            if let Some(rest) = manager.rest_of(op.id) {
+                // All of them at once, so that what they are encoded with is read once.
+                let others: Vec<(Op, Rest)> =
+                    left.iter().filter_map(|op| Some((*op, manager.rest_of(op.id)?))).collect();
+                left.retain(|op| others.iter().all(|(other, _)| other.id != op.id));
+                match self.put_to_rest(std::iter::once((op, rest)).chain(others).collect()) {
+                    Ok(follows) => left.extend(follows),
+                    Err(error) => {
+                        left.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
+                        return self.leave(error);
+                    }
+                }
+                continue;
+            }
             let (stored, all) = (manager.recodes(op.id), manager.comparisons(op.id));
             let losses = self.on_device(|engine| {
                 engine.backend.recode_pages(&stored)?;

@@ -52,6 +52,10 @@ pub struct EngineOptions {
     /// Whether what one request computed answers for the next one that begins with the same tokens under the same adapter.
     /// Answers are the same to the bit, but where generated rows have kernels of their own, as on a GPU.
     pub prefix_cache: bool,
+    /// Whether what allows a loss goes to rest in idle time ([`Engine::tend`]), where the store has a calibration for that: an
+    /// adapter's chunks in a small part of what they take otherwise, which have to be decoded before they are read again. Until
+    /// then, and while they are open, they are exact pages.
+    pub at_rest: bool,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
 }
@@ -69,6 +73,7 @@ impl Default for EngineOptions {
             context: 0,
             prefill_rows: 128,
             prefix_cache: true,
+            at_rest: false,
             store: None,
         }
     }
@@ -96,6 +101,8 @@ pub struct MemoryUse {
     pub kv_shared_layers: u64,
     /// Of these two, pages that are not stored as they were computed.
     pub kv_encoded: u64,
+    /// Of these, chunks at rest. What they are decoded with is read from the store when it is needed, and not held.
+    pub kv_at_rest: u64,
     /// Beside the pool, what calibrated pages are decoded with: the bases of adapters that have answered with a drift budget.
     pub kv_bases: u64,
 }
@@ -120,6 +127,7 @@ pub struct Engine {
     pub(crate) histories: Histories,
     pub(crate) context: usize,
     pub(crate) prefill_rows: usize,
+    pub(crate) at_rest: bool,
     /// Where a tokenizer would be, for messages.
     tokenizer_file: String,
     tokenizer: Option<Tokenizer>,
@@ -207,6 +215,7 @@ impl Engine {
             histories: Histories::default(),
             context,
             prefill_rows: options.prefill_rows,
+            at_rest: options.at_rest,
             tokenizer_file,
             tokenizer,
             template,
@@ -366,15 +375,18 @@ impl Engine {
             kv_cached: usage.cached,
             kv_shared_layers: usage.shared_layers,
             kv_encoded: usage.encoded,
+            kv_at_rest: self.cache.manager().usage_at_rest().values().sum(),
             kv_bases: self.calibrated.bytes(),
         }
     }
 
-    /// Bytes of the pool's pages by the codec that they are stored in, rounding included.
+    /// Bytes of the pool's pages, and of chunks at rest, by the codec that they are stored in, rounding included.
     #[must_use]
     pub fn kv_by_codec(&self) -> Vec<(String, u64)> {
-        let by_codec = self.cache.manager().usage_by_codec();
-        by_codec.into_iter().map(|(codec, bytes)| (codec.to_string(), bytes)).collect()
+        let manager = self.cache.manager();
+        let pages = manager.usage_by_codec().into_iter().map(|(codec, bytes)| (codec.to_string(), bytes));
+        let at_rest = manager.usage_at_rest().into_iter().map(|(codec, bytes)| (codec.to_string(), bytes));
+        pages.chain(at_rest).collect()
     }
 
     /// The tokenizer, for what needs one.

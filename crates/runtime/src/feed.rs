@@ -1,7 +1,7 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
 use interleaf_contract::{PageCopy, PageHalf, RowKind, Sampler};
-use interleaf_kv::{Op, SequenceId};
+use interleaf_kv::{Op, OpKind, SequenceId};
 
 use crate::EngineError;
 use crate::adapters::Activation;
@@ -112,15 +112,21 @@ impl Engine {
         self.take_forms(activation, drift)?;
         let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
-        if let Err(error) = self.copy_pages(&opened.moves) {
+        let is_copy = |op: &Op| op.kind == OpKind::Copy;
+        let (copies, waking): (Vec<Op>, Vec<Op>) = opened.moves.iter().copied().partition(is_copy);
+        let woken =
+            self.wake(&waking).inspect_err(|_| copies.iter().for_each(|op| self.cache.copied(*op, false)));
+        if let Err(error) = woken.and_then(|()| self.copy_pages(&copies)) {
             let moves = self.cache.close(opened.sequence)?;
             moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
             return Err(error);
         }
+        // What could not be woken is not there after all.
+        let reused = self.cache.manager().tokens(sequence.id)?;
         if self.fallback.is_some() {
-            self.histories.grow(sequence.id, &prompt[..opened.reused]);
+            self.histories.grow(sequence.id, &prompt[..reused]);
         }
-        Ok((sequence, opened.reused))
+        Ok((sequence, reused))
     }
 
     /// A bound on the mean divergence of outputs, in nats, that what a sequence reads costs.

@@ -1,7 +1,7 @@
 //! The forms that pages are kept in for calls that allow a loss.
 //!
 //! Where nothing is known of an adapter they are 8 bits alone, and 4 or 8 bits of the difference from the base's pages. Where
-//! the store has its calibration they are the rungs of its ladder besides. What a chunk in one of them costs is measured when
+//! the store has its calibration they are the rungs of its ladder besides, and what may be at rest. What a chunk in one of them costs is measured when
 //! it is encoded (`encode`).
 
 use std::collections::HashMap;
@@ -11,7 +11,9 @@ use interleaf_contract::{
     PageRecode, PoolGeometry, RopeId,
 };
 use interleaf_kv::{AdapterId, Form, LayerForm, Layers, Over, PageForm};
-use interleaf_model::{Calibration, HalfCalibration, Ladder, ModelConfig};
+use interleaf_model::{Calibration, Digest, HalfCalibration, Ladder, ModelConfig, Resting};
+
+use crate::rest::fingerprint;
 
 /// What the mean divergence of outputs is at most where nothing better is known, as a multiple of the squared relative errors
 /// of K and of V: it covered every encoding that was measured on two trained models and ten adapters.
@@ -55,6 +57,10 @@ enum State {
 #[derive(Debug)]
 struct Known {
     ladder: Ladder,
+    /// What there is at rest, behind the rungs.
+    rest: Vec<Resting>,
+    /// What chunks at rest are decoded with: the adapter whose calibration has it, and what tells it from another.
+    joint: Option<(Digest, u64)>,
     /// The number of the form of the first rung.
     first: usize,
     constants: Vec<ConstantsId>,
@@ -172,27 +178,55 @@ impl Calibrated {
         pages: &[PageRecode],
         losses: &[PageLoss],
     ) -> f32 {
-        let known = encoding.and_then(|(adapter, form)| {
-            let known = self.adapters.get(&adapter?)?.known()?;
-            Some((&known.ladder, known.ladder.rungs.get(usize::from(form).checked_sub(known.first)?)?))
-        });
-        let Some((ladder, rung)) = known else {
-            let of = |half| relative(pages.iter().zip(losses).filter(|(page, _)| page.half == half));
+        let known = encoding.and_then(|(adapter, form)| self.factor_of(adapter?, form));
+        let Some((ladder, factor)) = known else {
+            let is_half = |half| move |(page, _): &(&PageRecode, &PageLoss)| page.half == half;
+            let of = |half| relative(pages.iter().zip(losses).filter(is_half(half)).map(|(_, loss)| loss));
             return (DIVERGENCE * HALVES.map(of).iter().sum::<f64>()) as f32;
         };
-        let mut squares = vec![[0.0; 2]; ladder.sensitivities.len()];
-        let mut unknown = 0.0;
-        for pair in pages.iter().zip(losses) {
-            let (layer, half) = (pair.0.layer as usize, pair.0.half as usize);
-            let square = relative(std::iter::once(pair));
-            match (ladder.sensitivities.get(layer), squares.get_mut(layer)) {
-                (Some(known), Some(squares)) if known[half] > 0.0 => squares[half] = square,
-                // What an adapter leaves as it is was never seen to cost anything, but may be the base's with a loss.
-                _ => unknown += DIVERGENCE * square,
-            }
-        }
-        (ladder.divergence(rung, &squares) + unknown) as f32
+        let places = pages.iter().map(|page| (page.layer as usize, page.half as usize));
+        cost(ladder, factor, places.zip(losses))
     }
+
+    /// The same of a chunk that goes to rest, by layer, of keys and of values.
+    pub fn divergence_at_rest(&self, adapter: AdapterId, form: u8, losses: &[[PageLoss; 2]]) -> f32 {
+        let Some((ladder, factor)) = self.factor_of(adapter, form) else { return f32::INFINITY };
+        let places = (0..losses.len()).flat_map(|layer| [0, 1].map(|half| (layer, half)));
+        cost(ladder, factor, places.zip(losses.iter().flatten()))
+    }
+
+    /// The ladder that a form is measured by, and what it multiplies.
+    fn factor_of(&self, adapter: AdapterId, form: u8) -> Option<(&Ladder, f32)> {
+        let known = self.adapters.get(&adapter)?.known()?;
+        let place = usize::from(form).checked_sub(known.first)?;
+        let rungs = known.ladder.rungs.iter().map(|rung| rung.factor);
+        let factor = rungs.chain(known.rest.iter().map(|rest| rest.factor)).nth(place)?;
+        Some((&known.ladder, factor))
+    }
+
+    /// The adapter whose calibration has what an adapter's chunks at rest are decoded with, and what tells that from another.
+    pub fn joint_of(&self, adapter: AdapterId) -> Option<(Digest, u64)> {
+        self.adapters.get(&adapter)?.known()?.joint
+    }
+}
+
+/// What losses of keys and of values in layers cost at most, in nats.
+fn cost<'a>(
+    ladder: &Ladder,
+    factor: f32,
+    losses: impl Iterator<Item = ((usize, usize), &'a PageLoss)>,
+) -> f32 {
+    let mut squares = vec![[0.0; 2]; ladder.sensitivities.len()];
+    let mut unknown = 0.0;
+    for ((layer, half), loss) in losses {
+        let square = relative(std::iter::once(loss));
+        match (ladder.sensitivities.get(layer), squares.get_mut(layer)) {
+            (Some(known), Some(squares)) if known[half] > 0.0 => squares[half] = square,
+            // What an adapter leaves as it is was never seen to cost anything, but may be the base's with a loss.
+            _ => unknown += DIVERGENCE * square,
+        }
+    }
+    (f64::from(factor) * ladder.weighted(&squares) + unknown) as f32
 }
 
 impl State {
@@ -205,10 +239,9 @@ impl State {
 }
 
 /// The squared error relative to what was there.
-fn relative<'a>(losses: impl Iterator<Item = (&'a PageRecode, &'a PageLoss)>) -> f64 {
-    let (error, norm) = losses.fold((0.0, 0.0), |(error, norm), (_, loss)| {
-        (error + f64::from(loss.error), norm + f64::from(loss.norm))
-    });
+fn relative<'a>(losses: impl Iterator<Item = &'a PageLoss>) -> f64 {
+    let (error, norm) = losses
+        .fold((0.0, 0.0), |(error, norm), loss| (error + f64::from(loss.error), norm + f64::from(loss.norm)));
     // What was nothing and is something is of no use.
     match (error > 0.0, norm > 0.0) {
         (false, _) => 0.0,
@@ -225,6 +258,8 @@ pub struct Residence<'a> {
     pub backend: &'a mut dyn Backend,
     /// Whether no other backend will ever need their constants.
     pub is_last: bool,
+    /// Of chunks that may be at rest: the adapter, and how many of its layers are the base's.
+    pub rests: Option<(Digest, usize)>,
 }
 
 impl Found {
@@ -239,8 +274,11 @@ impl Found {
     /// # Errors
     /// If there is no room for the constants; none is held then.
     pub fn new(name: &str, calibration: &Calibration, on: Residence<'_>) -> Result<Self, BackendError> {
-        let Residence { config, pool, ropes, backend, is_last } = on;
-        let ladder = calibration.ladder.clone();
+        let Residence { config, pool, ropes, backend, is_last, rests } = on;
+        let mut ladder = calibration.ladder.clone();
+        if !backend.codes_pages() {
+            ladder.rungs.clear();
+        }
         let (mut constants, mut origin, mut held) = (Vec::new(), Vec::new(), 0);
         let mut places = vec![[None; 2]; pool.layers];
         for (layer, calibrated) in calibration.layers.iter().enumerate() {
@@ -299,9 +337,23 @@ impl Found {
                 by_density: false,
             }
         };
-        let forms = ladder.rungs.iter().map(form).collect();
-        Ok(Self { forms, known: Known { ladder, first: 0, constants, bytes: held, origin } })
+        let mut forms: Vec<Form> = ladder.rungs.iter().map(form).collect();
+        let (mut rest, mut joint) = (Vec::new(), None);
+        if let (Some((adapter, shared)), Some(map)) = (rests, &calibration.joint) {
+            rest.clone_from(&calibration.rest);
+            joint = Some((adapter, fingerprint(map)));
+            forms.extend(rest.iter().map(|rest| at_rest(rest, shared, pool)));
+        }
+        Ok(Self { forms, known: Known { ladder, rest, joint, first: 0, constants, bytes: held, origin } })
     }
+}
+
+/// A form at rest, of an adapter whose first layers are the base's.
+fn at_rest(rest: &Resting, shared: usize, pool: &PoolGeometry) -> Form {
+    let layers = Layers::at_rest(rest.codec, shared, pool.layers);
+    let elements = pool.layers * 2 * pool.page_elements();
+    let bits = (rest.codec.chunk_bytes() * 8 / elements) as u32;
+    Form { layers, bits, drift: rest.bound, over: Over::Base, by_density: false }
 }
 
 /// The mean, and the first directions.

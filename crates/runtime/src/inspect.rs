@@ -2,7 +2,8 @@
 //! numbers in its place, to measure what they would cost.
 
 use interleaf_contract::{
-    BackendError, Bytes, CHUNK_TOKENS, PageAddress, PageData, PageEntry, PageHalf, PoolGeometry, RowKind,
+    BackendError, Bytes, CHUNK_TOKENS, PageAddress, PageCodec, PageData, PageEntry, PageHalf, PoolGeometry,
+    RowKind,
 };
 use interleaf_kernels_ref::page_codec::{PageContext, decode_page, encode};
 
@@ -104,15 +105,8 @@ impl Engine {
         let ticket = self.backend.read_pages(&[address])?;
         let pages = self.backend.wait_pages(ticket)?;
         let mut values = vec![0.0; geometry.page_elements()];
-        let PoolGeometry { kv_heads, head_dim, .. } = geometry;
-        let (position, constants, rope) = (0, &[][..], None);
-        let context = PageContext { half, kv_heads, head_dim, position, anchor: &anchor, constants, rope };
         for page in pages {
-            // A page's bytes come as they are stored; only a copy is aligned for its elements.
-            let mut words = vec![0u32; page.bytes.len().div_ceil(4)];
-            let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..page.bytes.len()];
-            bytes.copy_from_slice(&page.bytes);
-            decode_page(entry.codec, &context, bytes, &mut values);
+            values = decoded(&geometry, half, entry.codec, &anchor, &page.bytes);
         }
         Ok(values)
     }
@@ -163,4 +157,24 @@ impl Engine {
         let geometry = self.reserved.geometry;
         Ok(entries.map(|entry| geometry.address(layer_index, half, entry.half(half))).collect())
     }
+}
+
+/// A page of a codec without constants as numbers, `[kv_head][token][head_dim]`, over what its anchor decodes to.
+pub(crate) fn decoded(
+    geometry: &PoolGeometry,
+    half: PageHalf,
+    codec: PageCodec,
+    anchor: &[f32],
+    bytes: &[u8],
+) -> Vec<f32> {
+    let &PoolGeometry { kv_heads, head_dim, .. } = geometry;
+    let (position, constants, rope) = (0, &[][..], None);
+    let context = PageContext { half, kv_heads, head_dim, position, anchor, constants, rope };
+    // A page's bytes come as they are stored; only a copy is aligned for its elements.
+    let mut words = vec![0u32; bytes.len().div_ceil(4)];
+    let page: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes.len()];
+    page.copy_from_slice(bytes);
+    let mut values = vec![0.0; geometry.page_elements()];
+    decode_page(codec, &context, page, &mut values);
+    values
 }

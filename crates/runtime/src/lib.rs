@@ -40,6 +40,7 @@ mod origin;
 mod request;
 mod reserve;
 mod resident;
+mod rest;
 mod sampling;
 mod step;
 mod store;
@@ -61,8 +62,9 @@ pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
 pub use interleaf_model::{
-    Calibration, ChatMessage, ChatTemplate, Digest, LayerKind, MadeFrom, Model, ModelConfig, ModelError,
-    PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo, Tokenizer, WeightFormat,
+    Calibration, ChatMessage, ChatTemplate, Digest, JointCalibration, LayerKind, MadeFrom, Model,
+    ModelConfig, ModelError, PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo,
+    Tokenizer, WeightFormat,
 };
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;

@@ -9,9 +9,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use interleaf_contract::{BackendError, Numerics, PageCodec};
+use interleaf_contract::{BackendError, Bits, JointCodec, Numerics, PageCodec};
 use interleaf_demo_model as demo;
-use interleaf_model::{Calibration, Directions, HalfCalibration, Ladder, LayerCalibration, MadeFrom, Rung};
+use interleaf_model::{
+    Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MadeFrom, Resting,
+    Rung,
+};
 use interleaf_runtime::{
     BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, GpuGate, Request, RowKind,
     SamplingOptions, SequenceHandle, Source, Store, Want,
@@ -60,8 +63,12 @@ fn engine_on(device: Boxed, trap: &Trap, chunks: usize) -> Engine {
 }
 
 fn engine_with(device: Boxed, trap: &Trap, chunks: usize, store: Option<PathBuf>) -> Engine {
-    let backend = BackendChoice::Auto;
-    let options = EngineOptions { backend, threads: 1, prefill_rows: 24, store, ..EngineOptions::default() };
+    let options = EngineOptions { store, ..EngineOptions::default() };
+    engine_as(device, trap, chunks, options)
+}
+
+fn engine_as(device: Boxed, trap: &Trap, chunks: usize, options: EngineOptions) -> Engine {
+    let options = EngineOptions { backend: BackendChoice::Auto, threads: 1, prefill_rows: 24, ..options };
     let device = Failing::boxed(device, trap.fault());
     let source = Source::Embedded { name: demo::NAME, files: demo::BASE };
     let mut engine = Engine::open_on(device, source, &options, &mut |_| ()).expect("it loads");
@@ -186,6 +193,17 @@ fn calibrated() -> tempfile::TempDir {
         residual: directions(1),
     };
     let layer = LayerCalibration { profile: vec![1.0; width], k: half.clone(), v: half };
+    let (outputs, hidden) = (2 * layers * width, engine.config().hidden_size);
+    let joint = JointCalibration {
+        down: vec![0.0; outputs + hidden + 1],
+        up: vec![0.0; outputs],
+        scales: vec![1.0; 2 * layers],
+        residual: Directions {
+            rows: (0..outputs).map(|i| if i == 0 { 1.0 } else { 0.0 }).collect(),
+            deviations: vec![1.0],
+        },
+    };
+    let at_rest = JointCodec { rank: 1, bits: Bits::Four };
     let codec = PageCodec::named("low-rank-16-int4");
     let rung = Rung { layers: vec![[codec; 2]; layers], kl: 1e-6, factor: 1e-6, bound: 1e-6 };
     for adapter in engine.adapters() {
@@ -201,9 +219,10 @@ fn calibrated() -> tempfile::TempDir {
                 prefix_tokens: 16,
             },
             layers: vec![layer.clone(); layers],
-            joint: None,
+            joint: Some(joint.clone()),
             measured: Vec::new(),
             ladder: Ladder { sensitivities: vec![[1.0; 2]; layers], rungs: vec![rung.clone()] },
+            rest: vec![Resting { codec: at_rest, kl: 1e-6, factor: 1e-6, bound: 1e-6 }],
         };
         let file = store.keep_calibration(&calibration).expect("room on the disk").expect("it is kept");
         let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
@@ -239,6 +258,35 @@ fn calibrated_pages_are_decoded_and_encoded_on_the_next_device() {
     let again = answers(&mut engine, &requests);
     assert!(again.iter().all(|completion| completion.drift <= BUDGET));
     assert!(is_calibrated(&engine));
+}
+
+/// Where the device is lost while a cache at rest is woken, or while it is open, what was there is computed again; and goes to
+/// rest again where there is time.
+#[test]
+fn what_is_at_rest_is_computed_again_on_the_next_device() {
+    let _alone = alone();
+    let folder = calibrated();
+    // The first page that is read for it, one among others, what is written; and the steps after that.
+    for (call, after) in [(Call::Pages, 0), (Call::Pages, 7), (Call::Pages, 24), (Call::Step, 1)] {
+        let (trap, device) = (Trap::default(), backends::cpu(1, Numerics::ActQ8_0));
+        let store = Some(folder.path().to_owned());
+        let options = EngineOptions { store, at_rest: true, ..EngineOptions::default() };
+        let mut engine = warmed(engine_as(device, &trap, 80, options));
+        let idle = |engine: &mut Engine| while engine.tend(64).expect("it runs") > 0 {};
+        idle(&mut engine);
+        assert!(engine.memory().kv_at_rest > 0);
+        let requests = requests(&engine, 5, BUDGET);
+        trap.set(call.clone(), after);
+        answers(&mut engine, &requests);
+        assert_eq!(engine.backend().name, "cpu", "{call:?} {after}");
+        assert_eq!((engine.memory().kv_in_use, engine.memory().kv_at_rest), (0, 0));
+        is_exact(&mut engine);
+        answers(&mut engine, &requests);
+        idle(&mut engine);
+        assert!(engine.memory().kv_at_rest > 0);
+        let again = answers(&mut engine, &requests);
+        assert!(again.iter().all(|completion| completion.drift <= BUDGET && completion.reused_tokens > 0));
+    }
 }
 
 /// Half of what is in a store with calibrations.

@@ -10,7 +10,7 @@ use interleaf_tests::tolerance::assert_bits;
 use super::lossy::{BUDGET, SHARED, all, answer, divergence, logits, prompt};
 use super::support::{demo, options};
 
-const ADAPTER: &str = "rust-code";
+pub(super) const ADAPTER: &str = "rust-code";
 
 fn engine(backend: BackendChoice, store: Option<PathBuf>) -> Engine {
     let options = EngineOptions { pages: PageElement::F16, store, ..options(backend) };
@@ -20,7 +20,7 @@ fn engine(backend: BackendChoice, store: Option<PathBuf>) -> Engine {
 }
 
 /// A store with a calibration from a few windows.
-fn store() -> tempfile::TempDir {
+pub(super) fn store() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let options = EngineOptions { prefix_cache: false, ..options(BackendChoice::Cpu) };
     let mut engine = demo(&options);

@@ -14,6 +14,7 @@ mod independence;
 mod loading;
 mod lossy;
 mod peft_decisions;
+mod rest;
 mod reuse;
 mod support;
 mod tapped;

@@ -65,6 +65,10 @@ pub struct QualityArgs {
     /// With --budgets: use no calibration
     #[arg(long, requires = "budgets")]
     pub uncalibrated: bool,
+    /// With --budgets: leave time after every call, in which what is kept of it goes to rest; what it is decoded with is counted
+    /// apart, since it is read from the store
+    #[arg(long, requires = "budgets", conflicts_with = "uncalibrated")]
+    pub at_rest: bool,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,

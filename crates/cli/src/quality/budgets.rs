@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use interleaf_calibrate::{Budgets, Held, Parts, Reader, Shared, hold, unshared_bytes};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{AdapterSummary, BackendChoice, Digest, Engine, EngineOptions, MadeFrom, Source};
+use interleaf_runtime::{
+    AdapterSummary, BackendChoice, Digest, Engine, EngineOptions, JointCalibration, MadeFrom, Source,
+};
 use serde::Serialize;
 
 use super::budgets_plot;
@@ -29,6 +31,8 @@ pub struct Report {
     calibrated: bool,
     /// Whether the base's pages stayed exact.
     exact_anchor: bool,
+    /// Whether what was kept went to rest.
+    at_rest: bool,
     windows: Vec<Used>,
     calibrations: Vec<Calibrated>,
     /// Each adapter alone with the base on one prefix.
@@ -61,11 +65,17 @@ struct Together {
     base_bytes: u64,
     /// Beside the pool, what pages are decoded with.
     basis_bytes: u64,
+    /// In the store, what chunks at rest are decoded with.
+    map_bytes: u64,
     /// A cache in f16 for each of them.
     unshared_bytes: u64,
-    /// Of pages over that, and of pages and what they are decoded with.
+    /// Of pages over that, of pages and what is held to decode them with, and of these and what is in the store for it.
     ratio: f64,
     ratio_with_bases: f64,
+    ratio_with_maps: f64,
+    /// For an adapter to compute the prefix, and to open what is left of it.
+    prefill_seconds: f64,
+    opening_seconds: f64,
     bytes_by_codec: BTreeMap<String, u64>,
     kl_mean: f64,
     /// The worst adapter's mean.
@@ -82,11 +92,13 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         return Err(CliError::Usage("--budgets must be above 0; what is exact is shown beside them".into()));
     }
     let folder = args.store.folder().filter(|_| !args.uncalibrated);
-    let made_from = if args.uncalibrated { Vec::new() } else { calibrate_all(args, folder.clone())? };
+    let known = if args.uncalibrated { Vec::new() } else { calibrate_all(args, folder.clone())? };
+    let map_bytes = known.iter().map(|(_, maps)| maps).sum();
     let options = EngineOptions {
         backend: BackendChoice::Cpu,
         threads: args.threads,
         store: folder,
+        at_rest: args.at_rest,
         ..EngineOptions::default()
     };
     let mut engine = load::open(args.model.as_deref().map_or_else(load::demo_base, Source::dir), &options)?;
@@ -95,7 +107,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     let budgets: Vec<Budgets> = budgets.into_iter().map(|budget| both(args, budget)).collect();
     let windows = adapters.iter().map(|adapter| windows(&engine, args, demo, adapter));
     let windows: Vec<Vec<Set>> = windows.collect::<Result<_, CliError>>()?;
-    let calibrations = adapters.iter().zip(&windows).zip(&made_from).map(|((adapter, sets), made_from)| {
+    let calibrations = adapters.iter().zip(&windows).zip(&known).map(|((adapter, sets), (made_from, _))| {
         Calibrated::new(&adapter.name, made_from, sets.iter().map(|set| set.digest))
     });
     let calibrations = calibrations.collect();
@@ -121,7 +133,9 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     bar.set_message(format!("{} adapters on one prefix", adapters.len()));
     // What costs nothing is there to be seen, too.
     let with_exact: Vec<Budgets> =
-        std::iter::once(Budgets { base: 0.0, adapters: 0.0 }).chain(budgets.iter().copied()).collect();
+        std::iter::once(Budgets { base: 0.0, adapters: 0.0, is_idle: args.at_rest })
+            .chain(budgets.iter().copied())
+            .collect();
     let mut sums: Vec<Vec<Held>> = vec![Vec::new(); with_exact.len()];
     let mut unshared = 0;
     for shared in &together {
@@ -135,10 +149,13 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         backend: backend_line(&engine),
         calibrated: !args.uncalibrated,
         exact_anchor: args.anchor == AnchorArg::F16,
+        at_rest: args.at_rest,
         windows: windows.into_iter().flatten().map(|set| set.used).collect(),
         calibrations,
         pairs,
-        held: with_exact.iter().zip(&sums).map(|(budget, held)| of_all(*budget, held, unshared)).collect(),
+        held: (with_exact.iter().zip(&sums))
+            .map(|(budget, held)| of_all(*budget, held, unshared, map_bytes))
+            .collect(),
     };
     super::show(args, &report, Report::lines, budgets_plot::draw)
 }
@@ -148,7 +165,7 @@ const fn both(args: &QualityArgs, budget: f32) -> Budgets {
         AnchorArg::F16 => 0.0,
         AnchorArg::Q8 => budget,
     };
-    Budgets { base, adapters: budget }
+    Budgets { base, adapters: budget, is_idle: args.at_rest }
 }
 
 fn register(engine: &mut Engine, args: &QualityArgs) -> Result<Vec<AdapterSummary>, CliError> {
@@ -156,8 +173,9 @@ fn register(engine: &mut Engine, args: &QualityArgs) -> Result<Vec<AdapterSummar
     sources.map(|(name, source)| Ok(engine.register_adapter(&name, &source)?)).collect()
 }
 
-/// Puts a calibration of each adapter into the store that it is missing from. Returns what they were made from.
-fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<Vec<MadeFrom>, CliError> {
+/// Puts a calibration of each adapter into the store that it is missing from. Returns what they were made from, and the bytes
+/// of what chunks at rest are decoded with.
+fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<Vec<(MadeFrom, u64)>, CliError> {
     if folder.is_none() {
         return Err(CliError::Usage(
             "--budgets takes calibrations from the store: it needs one, or --uncalibrated".into(),
@@ -167,7 +185,12 @@ fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<Vec<Made
     let demo = Demo::new(&engine)?;
     let adapters = register(&mut engine, args)?;
     engine.reserve_kv(2, WINDOW)?;
-    let mut of = |adapter| Ok(super::calibration(&mut engine, args, demo, adapter)?.made_from);
+    let mut of = |adapter| {
+        let calibration = super::calibration(&mut engine, args, demo, adapter)?;
+        let maps =
+            calibration.joint.as_ref().filter(|_| args.at_rest).map_or(0, JointCalibration::stored_bytes);
+        Ok((calibration.made_from, maps))
+    };
     adapters.iter().map(&mut of).collect()
 }
 
@@ -248,7 +271,7 @@ fn pair(budget: Budgets, set: &Set, shared: &Shared, held: &Held) -> Pair {
 }
 
 /// Means over prefixes; of adapters the worst.
-fn of_all(budget: Budgets, held: &[Held], unshared: u64) -> Together {
+fn of_all(budget: Budgets, held: &[Held], unshared: u64, maps: u64) -> Together {
     let count = held.len().max(1) as u64;
     let mean = |of: &dyn Fn(&Held) -> u64| held.iter().map(of).sum::<u64>() / count;
     let adapters = held.first().map_or(0, |held| held.readers.len());
@@ -261,6 +284,9 @@ fn of_all(budget: Budgets, held: &[Held], unshared: u64) -> Together {
         *bytes_by_codec.entry(codec.clone()).or_default() += bytes / count;
     }
     let (bytes, basis_bytes) = (mean(&|held| held.bytes), mean(&|held| held.basis_bytes));
+    // Without a budget nothing goes to rest.
+    let map_bytes = if budget.adapters > 0.0 { maps } else { 0 };
+    let seconds = |which: usize| held.iter().map(|held| held.seconds[which]).sum::<f64>() / count as f64;
     let ratio = |bytes: u64| bytes as f64 / (unshared as f64).max(1.0);
     Together {
         budget: budget.adapters,
@@ -268,9 +294,13 @@ fn of_all(budget: Budgets, held: &[Held], unshared: u64) -> Together {
         bytes,
         base_bytes: mean(&|held| held.base_bytes),
         basis_bytes,
+        map_bytes,
         unshared_bytes: unshared,
         ratio: ratio(bytes),
         ratio_with_bases: ratio(bytes + basis_bytes),
+        ratio_with_maps: ratio(bytes + basis_bytes + map_bytes),
+        prefill_seconds: seconds(0),
+        opening_seconds: seconds(1),
         bytes_by_codec,
         kl_mean: (0..adapters).map(kl).sum::<f64>() / adapters.max(1) as f64,
         kl_worst: (0..adapters).map(kl).fold(0.0, f64::max),
@@ -291,7 +321,8 @@ impl Report {
             "the base's pages within the same budget"
         };
         let known = if self.calibrated { "calibrated" } else { "uncalibrated" };
-        let mut lines = vec![format!("{}, {}; {known}, {anchor}", self.model, self.backend)];
+        let rest = if self.at_rest { ", at rest after every call" } else { "" };
+        let mut lines = vec![format!("{}, {}; {known}, {anchor}{rest}", self.model, self.backend)];
         let mut settings: Vec<&str> = self.windows.iter().map(|used| used.setting.as_str()).collect();
         settings.sort_unstable();
         settings.dedup();
@@ -319,9 +350,12 @@ impl Report {
             right("bytes held"),
             right("of f16 caches"),
             right("with bases"),
+            right("and maps"),
             right("mean KL"),
             right("worst adapter"),
             right("same top token"),
+            right("prefill"),
+            right("opened in"),
         ];
         let rows: Vec<Vec<String>> = self.held.iter().map(Together::cells).collect();
         lines.extend(table::render(&columns, &rows));
@@ -379,9 +413,12 @@ impl Together {
             table::bytes(self.bytes),
             format!("{:.1} %", 100.0 * self.ratio),
             format!("{:.1} %", 100.0 * self.ratio_with_bases),
+            format!("{:.1} %", 100.0 * self.ratio_with_maps),
             format!("{:.2e}", self.kl_mean),
             format!("{:.2e}", self.kl_worst),
             format!("{:.2} %", 100.0 * self.top1),
+            format!("{:.0} ms", 1e3 * self.prefill_seconds),
+            format!("{:.1} ms", 1e3 * self.opening_seconds),
         ]
     }
 }
@@ -412,6 +449,7 @@ mod tests {
             backend: "cpu".into(),
             calibrated: true,
             exact_anchor: true,
+            at_rest: false,
             windows: vec![Used::new("x", "text", &windows), Used::new("y", "text", &windows)],
             calibrations: vec![of("x", b"a"), of("y", b"b")],
             pairs: Vec::new(),

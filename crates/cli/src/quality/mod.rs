@@ -185,7 +185,10 @@ fn calibration(
     adapter: &AdapterSummary,
 ) -> Result<Calibration, CliError> {
     let store = Store::new(args.store.folder());
-    if let Some(kept) = store.calibration(engine.config(), engine.model_digest(), adapter.digest) {
+    let kept = store.calibration(engine.config(), engine.model_digest(), adapter.digest);
+    // One of old knows nothing of what is at rest.
+    let is_enough = |kept: &Calibration| !args.at_rest || kept.joint.is_none() || !kept.rest.is_empty();
+    if let Some(kept) = kept.filter(is_enough) {
         return Ok(kept);
     }
     output::note(format_args!("{}: calibrated first, and kept in the store", adapter.name));

@@ -58,7 +58,8 @@ impl Manager {
         Ok(sources)
     }
 
-    /// A form that is not the exact one, of chunks of a variant: those that all have are counted first, then its own.
+    /// A form that is not the exact one, of chunks of a variant: those that all have are counted first, then its own. What a
+    /// woken chunk is in is exact pages.
     pub(super) fn form(&self, variant: u16, form: u8) -> Option<&Form> {
         let place = usize::from(form).checked_sub(1)?;
         let own = || self.adapters[usize::from(variant)].forms.get(place - self.config.forms.len());
@@ -131,7 +132,9 @@ impl Manager {
 
     /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, alone or over one of its twins,
     /// if that saves anything and was not tried in vain. What is decoded over something stays as it is.
-    pub(super) fn encode_behind(&mut self, node: u32, twins: &[u32]) -> Option<Op> {
+    ///
+    /// What would be at rest waits for time that is idle, as it is: it cannot lose twice for the sake of the time until then.
+    pub(super) fn encode_behind(&mut self, node: u32, twins: &[u32], is_idle: bool) -> Option<Op> {
         let at = &self.nodes[node as usize];
         let forms = self.config.forms.len() + self.adapters[usize::from(at.variant)].forms.len();
         if forms == 0 || !self.may_change(node) || !self.stands_alone(at) || self.has_lossy_twin(at) {
@@ -162,6 +165,9 @@ impl Manager {
             }
         }
         let (_, form, anchor) = best?;
+        if !is_idle && self.layers_in(self.nodes[node as usize].variant, form).is_at_rest() {
+            return None;
+        }
         self.encode(node, form, anchor, base.is_some())
     }
 
@@ -188,7 +194,7 @@ impl Manager {
         }
         let is_others = |twin: &u32| self.nodes[*twin as usize].variant != BASE;
         let others: Vec<u32> = twins.iter().copied().filter(is_others).collect();
-        others.into_iter().filter_map(|twin| self.encode_behind(twin, &[node])).collect()
+        others.into_iter().filter_map(|twin| self.encode_behind(twin, &[node], false)).collect()
     }
 
     /// Tokens of which pages under adapters, with the base's that there are none of, would take less than they do alone: the
@@ -271,11 +277,12 @@ impl Manager {
             && at.pins == 0
             && at.busy == 0
             && at.followers == 0
+            && !self.has_rest(at)
     }
 
     /// Whether a chunk's form is decoded over nothing else.
     pub(super) fn stands_alone(&self, at: &Node) -> bool {
-        self.form_of(at).is_none_or(|form| form.over == Over::Nothing)
+        self.form_of(at).is_none_or(|form| form.over == Over::Nothing) && at.woken().is_none()
     }
 
     /// Of a chunk's anchor, how many layers it needs: those below its first, or all where it is decoded over them.
@@ -315,7 +322,10 @@ impl Manager {
             }
             let twins = self.twins(node, &mut known);
             if is_refused {
-                if let Some(op) = self.encode_behind(node, twins) {
+                // The next larger one is asked for where this one was: at rest, if that is what was refused.
+                let Node { variant, refused, .. } = self.nodes[node as usize];
+                let is_idle = refused.form().is_some_and(|form| self.layers_in(variant, form).is_at_rest());
+                if let Some(op) = self.encode_behind(node, twins, is_idle) {
                     moves.push(op);
                     continue;
                 }

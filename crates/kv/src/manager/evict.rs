@@ -78,6 +78,7 @@ impl Manager {
         at.top[tier] = 0;
         if tier == 0 {
             (at.ready, at.leaving) = (false, false);
+            self.forget_rest(node);
         }
         self.evicted[tier] += 1;
         self.leave(node, tier);

@@ -167,6 +167,10 @@ impl Manager {
     fn is_usable(&self, node: &Node) -> bool {
         let layers = self.config.layers;
         let comes = |node: &Node| node.ready || self.is_coming(node);
+        if self.is_at_rest(node) {
+            // Whoever decodes it reads what it is decoded over.
+            return self.is_filled(node);
+        }
         if node.is_in(0) {
             return usize::from(node.top[0]) == layers
                 && comes(node)

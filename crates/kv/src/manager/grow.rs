@@ -145,6 +145,7 @@ impl Manager {
                 }
                 false => self.begin_chunk_as(id, sequence, node, within),
             };
+            self.go_back(node);
             if sequence.tokens == last * CHUNK_TOKENS {
                 let capacity = self.capacity();
                 return Err(KvError::Full { needed: 1, free: self.tiers[0].free_chunks(), capacity });
@@ -181,6 +182,7 @@ impl Manager {
                 self.free_private(node);
             } else {
                 self.unpin(node);
+                self.go_back(node);
             }
         }
         sequence.shared = sequence.shared.min(from);
@@ -237,7 +239,7 @@ impl Manager {
         let mut known = self.no_twins();
         for &node in &path {
             let twins = self.twins(node, &mut known);
-            if let Some(op) = self.encode_behind(node, twins) {
+            if let Some(op) = self.encode_behind(node, twins, false) {
                 // It is written in its new form.
                 moves.push(op);
                 continue;

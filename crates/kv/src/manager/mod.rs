@@ -11,7 +11,7 @@
 //! Submodules have one kind of event each: `open` begins a call with what `find` can use again, `grow` adds and takes tokens,
 //! `share` puts chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who
 //! may answer; `encode` changes the forms of chunks, over those that `twins` finds, `narrow` those of a context by its chunks' densities, `evict` makes room
-//! for all of them, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
+//! for all of them, `rest` wakes those that no kernel reads, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
 //! held.
 
 mod adapters;
@@ -25,6 +25,7 @@ mod moves;
 mod narrow;
 mod open;
 mod places;
+mod rest;
 mod room;
 mod share;
 mod twins;
@@ -37,6 +38,7 @@ pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
 pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
+pub use self::rest::Rest;
 use crate::form::{Form, Layers};
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_FORMS, MOST_TIERS, NONE, Node};
@@ -113,8 +115,11 @@ impl Config {
             return refuse("forms", "at most 127", format!("{} and {before} for all", forms.len()));
         }
         for form in forms {
-            let is_all =
-                |layers: &Layers| !matches!(layers, Layers::Coded(layers) if layers.len() != self.layers);
+            let is_all = |layers: &Layers| match layers {
+                Layers::Alike(_) => true,
+                Layers::Coded(layers) => layers.len() == self.layers,
+                Layers::AtRest { bytes, .. } => bytes.len() == self.layers,
+            };
             if !is_all(&form.layers)
                 || (0..self.layers).any(|layer| form.layers.bytes(layer) > self.page_bytes)
             {
@@ -123,6 +128,10 @@ impl Config {
             }
             if !form.layers.are_sound(form.over) {
                 let expected = "codecs that there are, over an anchor where one is needed";
+                return refuse("layers of a form", expected, format!("{:?}", form.layers));
+            }
+            if form.layers.is_at_rest() && (self.tiers.len() > 1 || form.by_density) {
+                let expected = "none at rest by density, nor above a lower tier";
                 return refuse("layers of a form", expected, format!("{:?}", form.layers));
             }
             if !(form.drift > 0.0 && form.drift.is_finite()) {
@@ -201,7 +210,10 @@ impl Pending {
 
     /// Whether it brings its node's contents to memory, and somebody waits for that.
     const fn brings(&self) -> bool {
-        let is_read = matches!(self.kind, OpKind::Read { .. } | OpKind::Recompute | OpKind::Load);
+        let is_read = matches!(
+            self.kind,
+            OpKind::Read { .. } | OpKind::Recompute | OpKind::Materialise { .. } | OpKind::Load
+        );
         is_read && self.copy.is_none() && self.list == NONE
     }
 
@@ -284,6 +296,10 @@ pub struct Manager {
     written: [usize; MOST_TIERS],
     /// Where the next tick looks for better anchors.
     rearranged: usize,
+    /// The bytes at rest of chunks that are open, by node.
+    resting: Numbered<u32, u32>,
+    /// Where the next look for what may go to rest goes on.
+    rested: usize,
     /// What the caller's clock showed first: times are counted from there, so that they keep their digits.
     beginning: Option<f64>,
     last_tick: f64,
@@ -331,6 +347,8 @@ impl Manager {
             ticked: [0; MOST_TIERS],
             written: [0; MOST_TIERS],
             rearranged: 0,
+            resting: Numbered::default(),
+            rested: 0,
             beginning: None,
             last_tick: 0.0,
             evicted: [0; MOST_TIERS],

@@ -85,6 +85,7 @@ impl Manager {
             OpKind::Write { from, to } => self.end_write(pending, from, to, end),
             OpKind::Read { from } => moves.extend(self.end_read(pending, from, end)),
             OpKind::Recompute => self.end_recompute(node, end),
+            OpKind::Materialise { .. } => self.end_materialise(node, end),
             OpKind::Load => self.end_load(node, end),
         }
         for held in pending.holds() {
@@ -92,6 +93,7 @@ impl Manager {
             if kind == Kind::Gone && busy == 0 {
                 self.free_gone(held);
             } else if matches!(kind, Kind::Shared | Kind::Adapter) {
+                self.go_back(held);
                 (0..self.tiers.len()).for_each(|tier| self.consider(held, tier));
                 self.offer(held);
                 if self.nodes[held as usize].leaving {
@@ -194,6 +196,16 @@ impl Manager {
             at = before.parent;
         }
         drift
+    }
+
+    /// What was at rest has pages, or has none and is as it was; what cannot be decoded is of no use any more.
+    fn end_materialise(&mut self, node: u32, end: End) {
+        match end {
+            _ if self.nodes[node as usize].kind == Kind::Gone => {}
+            End::Done => self.arrived(node),
+            End::Failed => self.not_arrived(node),
+            End::Cancelled => self.cut_before(|_, own| own == node),
+        }
     }
 
     fn end_recompute(&mut self, node: u32, end: End) {
@@ -329,6 +341,7 @@ impl Manager {
                 self.tiers[tier].give_back(list);
             }
         }
+        self.forget_rest(node);
         self.free_node(node);
     }
 
@@ -347,6 +360,7 @@ impl Manager {
         for node in self.nodes.iter_mut().filter(|node| matches!(node.kind, Kind::Shared | Kind::Adapter)) {
             node.ready = false;
         }
+        self.lose_rest();
         self.cut_before(|manager, own| manager.nodes[own as usize].form != EXACT);
         for sequence in self.sequences.values_mut() {
             // Who has nothing has lost nothing, unless it be weights.

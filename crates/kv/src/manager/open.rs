@@ -106,6 +106,7 @@ impl Manager {
             }
         }
         self.bring(&mut found, weights.as_ref(), &mut moves);
+        self.wake(&mut found, &mut moves);
         anchors.iter().for_each(|&anchor| self.unpin(anchor));
         moves.extend(weights);
         for &node in &found.path {
@@ -205,11 +206,7 @@ impl Manager {
                 false => None,
             };
             let Some(list) = list else {
-                found.path[place..].iter().for_each(|&node| self.unpin(node));
-                found.path.truncate(place);
-                if let Some((tail, _)) = found.tail.take() {
-                    self.unpin(tail);
-                }
+                self.let_go(found, place);
                 break;
             };
             let layers = self.config.layers as u8;
@@ -247,6 +244,12 @@ impl Manager {
             let pending = Pending { top: self.config.layers as u8, ..Pending::of(kind, node) };
             moves.push(self.new_op(pending, bytes));
         }
+    }
+
+    /// What was found from a chunk on is not used after all.
+    pub(super) fn let_go(&mut self, found: &mut Found, place: usize) {
+        let tail = found.tail.take().map(|(tail, _)| tail);
+        found.path.drain(place..).chain(tail).for_each(|node| self.unpin(node));
     }
 
     /// Sees to it that a chunk's anchor is in memory, or on its way there, with the layers that the chunk needs of it. Returns

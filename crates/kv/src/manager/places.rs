@@ -64,9 +64,12 @@ impl Manager {
         let (tier, list) = match kind {
             OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
             OpKind::Write { to, .. } => (to, list),
-            OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } | OpKind::Recompute | OpKind::Load => {
-                return None;
-            }
+            OpKind::Copy
+            | OpKind::Translate
+            | OpKind::Encode { .. }
+            | OpKind::Recompute
+            | OpKind::Materialise { .. }
+            | OpKind::Load => return None,
         };
         Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?, 0)))
     }
@@ -230,6 +233,8 @@ impl Manager {
         let coded = match layers {
             Layers::Coded(layers) => layers.get(layer).copied(),
             Layers::Alike(_) => None,
+            // There is nothing to be read.
+            Layers::AtRest { .. } => Some(LayerForm { k: PageForm::Same, v: PageForm::Same }),
         };
         coded.unwrap_or_else(|| {
             let (codec, bytes) = (self.config.element.into(), (self.config.page_bytes / 2) as u32);

@@ -14,15 +14,14 @@ impl Manager {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let mut usage = Usage::default();
-        for (node, is_used) in self.nodes.iter().zip(self.used_nodes()) {
+        for ((index, node), is_used) in (0..).zip(&self.nodes).zip(self.used_nodes()) {
             if !node.is_in(0) || node.kind == Kind::Adapter {
                 continue;
             }
-            let bytes = self.tiers[0].list_bytes(node.pages[0]);
+            let resting = self.resting.get(&index).map_or(0, |list| self.tiers[0].list_bytes(*list));
+            let bytes = self.tiers[0].list_bytes(node.pages[0]) + resting;
             *(if is_used { &mut usage.in_use } else { &mut usage.cached }) += bytes;
-            if node.form != EXACT {
-                usage.encoded += bytes;
-            }
+            usage.encoded += if self.form_of(node).is_none() { resting } else { bytes };
             if node.resident_followers > 0 {
                 usage.shared_layers += bytes;
             }
@@ -42,12 +41,15 @@ impl Manager {
     }
 
     /// Bytes of pages in memory, by the codec that they are stored in. What a piece is rounded up by counts with the larger of
-    /// its two pages.
+    /// its two pages. What is at rest is in no page, and in [`Manager::usage_at_rest`].
     #[must_use]
     pub fn usage_by_codec(&self) -> BTreeMap<PageCodec, u64> {
         let mut by_codec = BTreeMap::new();
         for node in self.nodes.iter().filter(|node| node.is_in(0) && node.kind != Kind::Adapter) {
             let layers = self.layers_of(node);
+            if layers.is_at_rest() {
+                continue;
+            }
             for layer in 0..self.config.layers {
                 let Some(piece) = self.tiers[0].piece(node.pages[0], layer) else { continue };
                 let form = self.layer_form(layers, layer);
@@ -155,6 +157,10 @@ impl Manager {
                 self.layers_of(at),
                 among,
             );
+            if let Some(form) = at.woken() {
+                let layers = usize::from(first)..self.config.layers;
+                used.add_layers(&self.tiers[0], layers, self.layers_in(at.variant, form), among);
+            }
             // One that is in use itself is counted where it is.
             let is_idle = |at: &Node| at.pins == 0 && at.busy == 0;
             if kind != Kind::Gone && self.nodes.get(anchor as usize).is_some_and(is_idle) {

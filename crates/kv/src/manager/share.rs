@@ -80,7 +80,10 @@ impl Manager {
         let layers = self.config.layers;
         let Node { first, anchor, top, drift, form, .. } = self.nodes[twin as usize];
         let is_in = self.nodes[twin as usize].is_in(0);
-        if drift > self.nodes[node as usize].drift || form != EXACT && !is_in {
+        if drift > self.nodes[node as usize].drift
+            || form != EXACT && !is_in
+            || self.is_at_rest(&self.nodes[twin as usize])
+        {
             return None;
         }
         let own = self.nodes[node as usize].pages[0];

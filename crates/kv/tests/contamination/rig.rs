@@ -276,7 +276,9 @@ impl Rig {
             }
             OpKind::Recompute => panic!("no scenario asks for it"),
             OpKind::Load => {}
-            OpKind::Encode { .. } | OpKind::Translate => panic!("there are no forms here"),
+            OpKind::Encode { .. } | OpKind::Materialise { .. } | OpKind::Translate => {
+                panic!("there are no forms here")
+            }
         }
         let more = self.manager.done(op.id);
         self.moves.extend(more);

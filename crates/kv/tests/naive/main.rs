@@ -22,7 +22,8 @@ fn run(setup: Setup, events: &[Event]) -> Result<(), TestCaseError> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let chunks = prop_oneof![Just(200_u32), 6_u32..40];
-    let lower = (prop::option::of(1_u32..16), prop::option::of(1_u32..60));
+    // What is above no other tier can be at rest.
+    let lower = (prop::option::weighted(0.4, 1_u32..16), prop::option::weighted(0.4, 1_u32..60));
     (chunks, lower, 0_usize..5, 0_usize..4, any::<bool>(), any::<bool>()).prop_map(
         |(chunks, (host, flash), policy, costs, can_recompute, has_forms)| Setup {
             chunks,

@@ -10,7 +10,7 @@
 mod read;
 mod write;
 
-use interleaf_contract::PageCodec;
+use interleaf_contract::{JointCodec, PageCodec};
 
 use crate::Digest;
 
@@ -37,6 +37,9 @@ pub struct Calibration {
     pub measured: Vec<MeasuredCodec>,
     /// What pages may be stored as for a call that allows a loss.
     pub ladder: Ladder,
+    /// And what chunks may be at rest, the smallest first: what [`Calibration::joint`] leaves. None where that was not measured
+    /// so, as in files of old.
+    pub rest: Vec<Resting>,
 }
 
 /// Mixes of codecs from few bytes to many, and what errors of each layer cost.
@@ -60,6 +63,19 @@ pub struct Rung {
     /// sensitivity: hardly any window exceeds it.
     pub factor: f32,
     /// The mean of that bound over the windows, in nats.
+    pub bound: f32,
+}
+
+/// A way of storing a chunk's layers all at once. What its layers cost are the ladder's sensitivities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Resting {
+    /// Coefficients of what the joint map leaves.
+    pub codec: JointCodec,
+    /// As of a [`Rung`].
+    pub kl: f32,
+    /// Likewise.
+    pub factor: f32,
+    /// Likewise.
     pub bound: f32,
 }
 
@@ -161,17 +177,18 @@ impl JointCalibration {
         // Two outputs at least, or there is no map.
         (self.up.len() * self.residual.rank()).checked_div(self.residual.rows.len()).unwrap_or(0)
     }
+
+    /// Bytes of its matrices in a file.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let rounded = self.down.len() + self.up.len() + self.residual.rows.len();
+        (2 * rounded + 4 * (self.scales.len() + self.residual.deviations.len())) as u64
+    }
 }
 
 impl Ladder {
-    /// What the mean divergence of outputs is at most, in nats, over pages stored as a rung has it: `squares` are squared
-    /// errors relative to what was exact, by layer, of keys and of values.
-    #[must_use]
-    pub fn divergence(&self, rung: &Rung, squares: &[[f64; 2]]) -> f64 {
-        f64::from(rung.factor) * self.weighted(squares)
-    }
-
-    /// Squared relative errors, each times what it costs.
+    /// Squared errors relative to what was exact, by layer, of keys and of values, each times what it costs: a rung's factor
+    /// times as much is what the mean divergence of outputs is at most, in nats.
     #[must_use]
     pub fn weighted(&self, squares: &[[f64; 2]]) -> f64 {
         let costs = self.sensitivities.iter().flatten().zip(squares.iter().flatten());
@@ -198,6 +215,7 @@ mod names {
     pub const KL: &str = "measured.kl";
     pub const SENSITIVITIES: &str = "ladder.sensitivities";
     pub const RUNGS: &str = "ladder.rungs";
+    pub const REST: &str = "rest.figures";
 
     /// What stands for a codec where the base's page does for an adapter's.
     pub const SAME: &str = "same";
@@ -274,6 +292,12 @@ mod tests {
                     },
                 ],
             },
+            rest: vec![Resting {
+                codec: JointCodec { rank: 3, bits: interleaf_contract::Bits::Four },
+                kl: 1e-4,
+                factor: 2.0,
+                bound: 3e-4,
+            }],
         }
     }
 
@@ -287,6 +311,8 @@ mod tests {
         let mut written = calibration(&model);
         for joint in [written.joint.clone(), None] {
             written.joint = joint;
+            // There is nothing at rest without a map.
+            written.rest.truncate(usize::from(written.joint.is_some()));
             folder.write(FILE, written.to_bytes().unwrap());
             assert_eq!(read(&folder, &model, written.adapter).unwrap(), written);
         }
@@ -328,10 +354,14 @@ mod tests {
         refused(&|c| c.ladder.rungs[1].layers[1][0] = deep, &["rungs", "directions", "low-rank-8-f16"]);
         let profiled = PageCodec::named("q4-profiled");
         refused(&|c| c.ladder.rungs[1].layers[1][1] = profiled, &["rungs", "q4-profiled"]);
+        refused(&|c| c.rest[0].bound = 0.0, &["rest.figures", "not above 0"]);
+        refused(&|c| c.rest[0].codec.rank = 4, &["rest", "joint+4-int4"]);
+        refused(&|c| c.joint = None, &["rest", "joint+3-int4"]);
         let one_layer = |c: &mut Calibration| {
             c.layers.truncate(1);
             c.measured.clear();
             c.ladder = Ladder::default();
+            c.rest.clear();
         };
         refused(&one_layer, &["layers.1.k.profile is missing"]);
         refused(&|c| c.made_from.fitted = 0, &["fitted_windows"]);
@@ -352,6 +382,17 @@ mod tests {
         folder.write(FILE, &bytes);
         let error = read(&folder, &model, written.adapter).unwrap_err().to_string();
         assert!(error.contains("text_digest"), "{error}");
+    }
+
+    #[test]
+    fn files_of_old_have_nothing_at_rest() {
+        let (folder, model) = llama();
+        let mut written = calibration(&model);
+        written.rest.clear();
+        let bytes = written.to_bytes().unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("rest.figures"));
+        folder.write(FILE, bytes);
+        assert_eq!(read(&folder, &model, written.adapter).unwrap(), written);
     }
 
     #[test]

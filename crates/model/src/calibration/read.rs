@@ -1,10 +1,10 @@
 //! A calibration from its file: bound to its model and adapter, and every tensor checked.
 
-use interleaf_contract::{PageCodec, PageHalf};
+use interleaf_contract::{JointCodec, PageCodec, PageHalf};
 
 use super::{
     Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MOST_DIRECTIONS,
-    MadeFrom, MeasuredCodec, Rung, VERSION, names,
+    MadeFrom, MeasuredCodec, Resting, Rung, VERSION, names,
 };
 use crate::config::limits;
 use crate::json::Object;
@@ -86,6 +86,7 @@ impl Calibration {
                 Some(reader.joint(config.hidden_size, rank, residual_rank)?)
             }
         };
+        let rest = reader.rest(&header, joint.as_ref())?;
         Ok(Self {
             model,
             adapter,
@@ -94,6 +95,7 @@ impl Calibration {
             joint,
             measured: reader.measured(&header)?,
             ladder: reader.ladder(&header)?,
+            rest,
         })
     }
 }
@@ -187,20 +189,44 @@ impl Reader<'_> {
         // One that was not measured has none.
         let layers = if rungs.is_empty() { 0 } else { self.layers };
         let sensitivities = self.costs(names::SENSITIVITIES, &[layers, 2])?;
-        let figures = self.costs(names::RUNGS, &[rungs.len(), 3])?;
-        if figures.chunks_exact(3).any(|figures| figures[1] <= 0.0 || figures[2] <= 0.0) {
-            return Err(self.file.get(names::RUNGS)?.refusal("a factor or a bound is not above 0"));
-        }
-        let rung = |(layers, figures): (Vec<_>, &[f32])| Rung {
-            layers,
-            kl: figures[0],
-            factor: figures[1],
-            bound: figures[2],
-        };
+        let figures = self.figures(names::RUNGS, rungs.len())?;
+        let rung = |(layers, [kl, factor, bound]): (_, [f32; 3])| Rung { layers, kl, factor, bound };
         Ok(Ladder {
             sensitivities: sensitivities.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect(),
-            rungs: rungs.into_iter().zip(figures.chunks_exact(3)).map(rung).collect(),
+            rungs: rungs.into_iter().zip(figures).map(rung).collect(),
         })
+    }
+
+    /// What may be at rest, of a map that there is.
+    fn rest(&self, header: &Object, joint: Option<&JointCalibration>) -> Result<Vec<Resting>, ModelError> {
+        let Some(list) = header.list("rest")? else { return Ok(Vec::new()) };
+        let refused = |found: String| header.error("rest", format!("codecs of the joint map, not {found}"));
+        let most = joint.map_or(0, |joint| joint.residual.rank());
+        let codec = |name: &serde_json::Value| {
+            let codec = name.as_str().and_then(JointCodec::named);
+            let is_there = |codec: &JointCodec| usize::from(codec.rank) <= most;
+            codec.filter(is_there).ok_or_else(|| refused(name.to_string()))
+        };
+        if list.len() > MOST_RUNGS {
+            return Err(refused(format!("{} of them", list.len())));
+        }
+        let codecs = list.iter().map(codec).collect::<Result<Vec<_>, _>>()?;
+        if codecs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let figures = self.figures(names::REST, codecs.len())?;
+        let rest = |(codec, [kl, factor, bound]): (_, [f32; 3])| Resting { codec, kl, factor, bound };
+        Ok(codecs.into_iter().zip(figures).map(rest).collect())
+    }
+
+    /// Divergence, factor and bound of each of so many ways of storing.
+    fn figures(&self, name: &str, count: usize) -> Result<Vec<[f32; 3]>, ModelError> {
+        let figures = self.costs(name, &[count, 3])?;
+        let figures: Vec<[f32; 3]> = figures.chunks_exact(3).map(|all| [all[0], all[1], all[2]]).collect();
+        match figures.iter().any(|[_, factor, bound]| *factor <= 0.0 || *bound <= 0.0) {
+            true => Err(self.file.get(name)?.refusal("a factor or a bound is not above 0")),
+            false => Ok(figures),
+        }
     }
 
     /// A codec of pages over the base's, with no more directions than there are.

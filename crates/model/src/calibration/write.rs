@@ -87,6 +87,11 @@ impl Calibration {
         let rungs: Vec<f32> =
             self.ladder.rungs.iter().flat_map(|rung| [rung.kl, rung.factor, rung.bound]).collect();
         tensors.exact(names::RUNGS, &[self.ladder.rungs.len(), 3], &rungs);
+        if !self.rest.is_empty() {
+            let rest: Vec<f32> =
+                self.rest.iter().flat_map(|rest| [rest.kl, rest.factor, rest.bound]).collect();
+            tensors.exact(names::REST, &[self.rest.len(), 3], &rest);
+        }
 
         // One entry, so that its order is not a hash's.
         let metadata = HashMap::from([("calibration".to_owned(), self.header())]);
@@ -120,6 +125,7 @@ impl Calibration {
             "joint_residual_rank": self.joint.as_ref().map(|joint| joint.residual.rank()),
             "codecs": codecs,
             "rungs": rungs,
+            "rest": self.rest.iter().map(|rest| rest.codec.to_string()).collect::<Vec<_>>(),
         })
         .to_string()
     }

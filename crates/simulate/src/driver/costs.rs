@@ -88,7 +88,7 @@ impl Work {
         for op in moves {
             match op.kind {
                 // Nothing is translated or encoded here, since no form but the exact one is known.
-                OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } => {}
+                OpKind::Copy | OpKind::Translate | OpKind::Encode { .. } | OpKind::Materialise { .. } => {}
                 OpKind::Write { .. } => work.written_bytes += op.bytes,
                 OpKind::Read { .. } => {
                     work.read += 1;

@@ -216,6 +216,10 @@ impl World {
                 self.close(sequence)?;
             }
             self.all_done()?;
+            // Some of it has time to go to rest.
+            let moves = self.manager.rest(len % 3);
+            self.plan(moves);
+            self.all_done()?;
         }
         Ok(())
     }

@@ -162,7 +162,8 @@ impl World {
             }
             Event::Tick { tenths } => {
                 self.now += f64::from(tenths) / 10.0;
-                let moves = self.manager.tick(self.now);
+                let mut moves = self.manager.tick(self.now);
+                moves.extend(self.manager.rest(tenths as usize % 4));
                 self.plan(moves);
                 self.has_lost |= self.is_tight();
             }

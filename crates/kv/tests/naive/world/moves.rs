@@ -1,6 +1,6 @@
 //! Moves: planned, carried out on the device, and lost with its memory.
 
-use interleaf_contract::CHUNK_TOKENS;
+use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT};
 use interleaf_kv::{ContentDigest, ModelKey, Op, OpKind};
 
 use super::device::{Page, Under, contents};
@@ -22,7 +22,9 @@ impl World {
     /// What a move writes has no contents from when it is planned until it is done, and none where it fails.
     pub(super) fn spoil(&mut self, op: Op) {
         let places = match op.kind {
-            OpKind::Read { .. } | OpKind::Recompute => self.manager.memory_places(op.id),
+            OpKind::Read { .. } | OpKind::Recompute | OpKind::Materialise { .. } => {
+                self.manager.memory_places(op.id)
+            }
             OpKind::Encode { .. } => self.manager.encoded_places(op.id),
             OpKind::Copy | OpKind::Translate => {
                 let copied = self.manager.copied_places(op.id);
@@ -60,6 +62,7 @@ impl World {
                 self.write_chunk(op, &places, true);
             }
             OpKind::Translate => self.translate(op)?,
+            OpKind::Materialise { .. } => self.materialise(op)?,
             OpKind::Load => {}
         }
         let moves = match op.kind {
@@ -93,6 +96,37 @@ impl World {
                 page[token] = contents(&sequence.under, layer, tokens, true);
             }
             self.device.set_page(layer, place, page);
+        }
+        Ok(())
+    }
+
+    /// A chunk at rest whose bytes are there, and the base's pages beneath them.
+    fn materialise(&mut self, op: Op) -> Result<(), String> {
+        // With what came before it, it may have gone since.
+        let Some(rest) = self.manager.rest_of(op.id) else { return Ok(()) };
+        let digest = ContentDigest([0; 32]);
+        let key = self.manager.chunk_key(op.id, ModelKey { weights: digest, config: digest });
+        let key = key.ok_or("of no chunk")?;
+        let places = self.manager.memory_places(op.id);
+        self.write_chunk(op, &places, true);
+        let page = |layer: usize, place: u64| self.device.page(layer, place);
+        for &(layer, place, _) in &rest.parts {
+            // The pages of a layer are written as its part was.
+            let written = places.iter().find(|(own, _)| *own == layer).map(|(_, at)| page(layer, *at));
+            if written != Some(page(layer, place)) {
+                return Err(format!("its bytes in layer {layer} are something else's"));
+            }
+        }
+        let base =
+            Under { salt: key.salt.map(|salt| salt.0[0]), adapter: None, from: 0, shared_layers: LAYERS };
+        for (layer, entry) in rest.base.iter().enumerate() {
+            let read = page(layer, u64::from(entry.k.at) * PAGE_UNIT as u64);
+            let last = key.tokens.len();
+            let is =
+                |is_lossy| read[CHUNK_TOKENS - 1] == contents(&base, layer, &key.tokens[..last], is_lossy);
+            if !(is(false) || is(true)) {
+                return Err(format!("the base's page in layer {layer} is something else's"));
+            }
         }
         Ok(())
     }

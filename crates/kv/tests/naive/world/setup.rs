@@ -1,6 +1,6 @@
 //! How a world is set up.
 
-use interleaf_contract::{Bits, PageCodec, PageElement};
+use interleaf_contract::{Bits, JointCodec, PageCodec, PageElement};
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{Config, Form, LayerForm, Layers, LinearCost, Over, PageForm, SwitchCosts, TierConfig};
 
@@ -42,6 +42,14 @@ impl Setup {
         [Some(self.chunks), self.host, self.flash].into_iter().flatten().collect()
     }
 
+    /// Above a lower tier there is no form at rest.
+    fn forms(&self) -> Vec<Form> {
+        let codec = JointCodec { rank: 21, bits: Bits::Four };
+        let layers = Layers::at_rest(codec, 2, LAYERS);
+        let at_rest = Form { layers, bits: 0, drift: 0.3, over: Over::Base, by_density: false };
+        forms().into_iter().chain(Some(at_rest).filter(|_| self.tiers().len() == 1)).collect()
+    }
+
     pub fn config(&self) -> Config {
         let tier = |(tier, chunks)| TierConfig { striped: tier == 0, chunks };
         let [recompute, read] = COSTS[self.costs].map(|(fixed, each)| LinearCost { fixed, each });
@@ -53,7 +61,7 @@ impl Setup {
             policy: Policy::all()[self.policy].1,
             costs: SwitchCosts { recompute, read },
             can_recompute: self.can_recompute,
-            forms: if self.has_forms { forms() } else { Vec::new() },
+            forms: if self.has_forms { self.forms() } else { Vec::new() },
             idle_below: 0.7,
             busy_above: 0.95,
             longest_context: 1024,
