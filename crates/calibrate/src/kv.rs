@@ -1,8 +1,7 @@
 //! K and V of a sequence as numbers, token by token, out of an engine and into it.
 
+use interleaf_kernels_ref::page_codec::transpose;
 use interleaf_runtime::{Engine, EngineError, Feed, RowKind, SequenceHandle, Want};
-
-use crate::pages::transpose;
 
 /// Tokens given to the engine at once.
 const PIECE: usize = 128;

@@ -3,7 +3,7 @@
 
 use interleaf_contract::{CHUNK_TOKENS, Coefficients, PageCodec, PageHalf, RopeTable};
 use interleaf_kernels_ref::page_codec::{
-    PageContext, decode_page, encode_coefficients, encode_page, steps_width,
+    PageContext, decode_page, encode_coefficients, encode_page, steps_width, transpose,
 };
 
 /// How pages are stored.
@@ -89,31 +89,10 @@ const fn in_chunk(codec: PageCodec, chunk: usize) -> PageCodec {
     }
 }
 
-/// From `[outer][inner][element]` to `[inner][outer][element]`.
-pub fn transpose(values: &[f32], outer: usize, inner: usize) -> Vec<f32> {
-    let element = values.len().checked_div(outer * inner).unwrap_or(0);
-    let mut out = Vec::with_capacity(values.len());
-    for i in 0..inner {
-        for o in 0..outer {
-            let at = (o * inner + i) * element;
-            out.extend_from_slice(&values[at..at + element]);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use interleaf_contract::{Bits, PageElement};
-
-    #[test]
-    fn heads_and_tokens_change_places() {
-        let by_head: Vec<f32> = (0..12u8).map(f32::from).collect();
-        let by_token = transpose(&by_head, 2, 3);
-        assert_eq!(by_token, [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
-        assert_eq!(transpose(&by_token, 3, 2), by_head);
-    }
 
     #[test]
     fn pages_come_back_token_by_token() {

@@ -80,6 +80,21 @@ pub fn decode_page(codec: PageCodec, context: &PageContext<'_>, page: &[u8], val
     }
 }
 
+/// From `[outer][inner][element]` to `[inner][outer][element]`: pages have heads before tokens, what is computed of tokens has
+/// them the other way.
+#[must_use]
+pub fn transpose(values: &[f32], outer: usize, inner: usize) -> Vec<f32> {
+    let element = values.len().checked_div(outer * inner).unwrap_or(0);
+    let mut out = Vec::with_capacity(values.len());
+    for i in 0..inner {
+        for o in 0..outer {
+            let at = (o * inner + i) * element;
+            out.extend_from_slice(&values[at..at + element]);
+        }
+    }
+    out
+}
+
 fn difference(values: &[f32], anchor: &[f32]) -> Vec<f32> {
     values.iter().zip(anchor).map(|(v, a)| v - a).collect()
 }

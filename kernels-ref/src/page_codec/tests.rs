@@ -6,7 +6,7 @@ use interleaf_contract::{
 };
 use proptest::prelude::*;
 
-use super::{PageContext, decode_page, encode_coefficients, encode_page, steps_width};
+use super::{PageContext, decode_page, encode_coefficients, encode_page, steps_width, transpose};
 
 const ALL_BITS: [Bits; 3] = [Bits::Two, Bits::Four, Bits::Eight];
 
@@ -238,4 +238,12 @@ fn codes_are_laid_out_from_the_lowest_bit_up() {
     assert_eq!(found[2..4], [7.0, -7.0]);
     assert_eq!(bytes[16 + 2..16 + 4], half::f16::ONE.to_le_bytes());
     const { assert!(GROUP_CHANNELS == 32) }
+}
+
+#[test]
+fn heads_and_tokens_change_places() {
+    let by_head: Vec<f32> = (0..12u8).map(f32::from).collect();
+    let by_token = transpose(&by_head, 2, 3);
+    assert_eq!(by_token, [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
+    assert_eq!(transpose(&by_token, 3, 2), by_head);
 }

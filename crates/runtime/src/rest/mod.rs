@@ -13,7 +13,7 @@ use interleaf_contract::{
     BackendError, Bytes, CHUNK_TOKENS, PAGE_UNIT, PageAddress, PageData, PageEntry, PageHalf, PageLoss,
     PoolGeometry,
 };
-use interleaf_kernels_ref::page_codec::{decode, encode};
+use interleaf_kernels_ref::page_codec::{decode, encode, transpose};
 use interleaf_kv::{AdapterId, Op, Rest};
 use interleaf_model::{JointCalibration, ModelError, WeightFormat};
 
@@ -202,7 +202,7 @@ impl Engine {
         let read = self.backend.wait_pages(ticket)?;
         let by_token = read.iter().zip(&all).map(|(page, (_, half, entry))| {
             let values = decoded(&geometry, *half, entry.codec, &[], &page.bytes);
-            turned(&values, geometry.kv_heads, CHUNK_TOKENS, geometry.head_dim)
+            transpose(&values, geometry.kv_heads, CHUNK_TOKENS)
         });
         let by_token: Vec<Vec<f32>> = by_token.collect();
         Ok(by_token.chunks_exact(2).map(|pair| [pair[0].clone(), pair[1].clone()]).collect())
@@ -214,7 +214,7 @@ fn written(geometry: &PoolGeometry, rest: &Rest, numbers: &Numbers) -> Vec<PageD
     let layers = (0..).zip(rest.own.iter().zip(numbers)).skip(rest.first);
     let page = |(layer, (entry, numbers)): (u32, (&interleaf_contract::ChunkEntry, &[Vec<f32>; 2]))| {
         HALVES.map(|half| {
-            let values = turned(&numbers[half as usize], CHUNK_TOKENS, geometry.kv_heads, geometry.head_dim);
+            let values = transpose(&numbers[half as usize], CHUNK_TOKENS, geometry.kv_heads);
             let mut words = vec![0u32; geometry.page_bytes().div_ceil(size_of::<u32>())];
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
             encode(geometry.element, bytes, 0, &values);
@@ -223,18 +223,6 @@ fn written(geometry: &PoolGeometry, rest: &Rest, numbers: &Numbers) -> Vec<PageD
         })
     };
     layers.flat_map(page).collect()
-}
-
-/// From `[outer][inner][element]` to `[inner][outer][element]`.
-fn turned(values: &[f32], outer: usize, inner: usize, element: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(values.len());
-    for i in 0..inner {
-        for o in 0..outer {
-            let at = (o * inner + i) * element;
-            out.extend_from_slice(&values[at..at + element]);
-        }
-    }
-    out
 }
 
 fn address(layer: usize, at: u64, bytes: u32) -> PageAddress {
