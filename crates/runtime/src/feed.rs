@@ -1,6 +1,6 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
-use interleaf_contract::{PageCopy, PageHalf, RowKind, Sampler};
+use interleaf_contract::{PageCodec, PageCopy, PageRecode, RowKind, Sampler};
 use interleaf_kv::{Op, OpKind, SequenceId};
 
 use crate::EngineError;
@@ -141,19 +141,21 @@ impl Engine {
     fn copy_pages(&mut self, copies: &[Op]) -> Result<(), EngineError> {
         let mut result = Ok(());
         for &op in copies {
-            let places = self.cache.manager().copied_places(op.id);
+            let pages = self.cache.manager().copied_pages(op.id);
             let geometry = self.reserved.geometry;
-            let slot_bytes = self.cache.manager().block_bytes();
-            let pages = places.into_iter().flat_map(|(layer, from, to)| {
-                let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
-                let layer = number(layer as u64);
-                let address = |place, half| geometry.page(layer, number(place / slot_bytes), half);
-                [PageHalf::K, PageHalf::V]
-                    .map(|half| PageCopy { from: address(from, half), to: address(to, half) })
-            });
-            let pages: Vec<PageCopy> = pages.collect();
+            // A sequence may be cut within a chunk that it reads in codes: what it goes on in is exact.
+            let is_exact = |page: &PageRecode| matches!(page.from.codec, PageCodec::Exact(_));
+            let (exact, coded): (Vec<_>, Vec<_>) = pages.into_iter().partition(is_exact);
+            let copy = |PageRecode { layer, half, from, to, .. }| {
+                let [from, to] = [from, to].map(|entry| geometry.address(layer, half, entry));
+                PageCopy { from, to }
+            };
+            let exact: Vec<PageCopy> = exact.into_iter().map(copy).collect();
             if result.is_ok() {
-                result = self.backend.copy_pages(&pages);
+                result = self.backend.copy_pages(&exact);
+            }
+            if result.is_ok() && !coded.is_empty() {
+                result = self.backend.recode_pages(&coded);
             }
             self.cache.copied(op, result.is_ok());
         }

@@ -254,3 +254,35 @@ fn a_budget_is_a_divergence() {
         }
     }
 }
+
+/// A sequence that is cut within a chunk it reads in codes goes on in exact pages of its own that hold the same numbers.
+#[test]
+fn a_sequence_is_cut_within_an_encoded_chunk() {
+    const KEPT: usize = SHARED - 5;
+    for backend in all() {
+        let (mut cold, mut lossy) = (engine(backend, false), engine(backend, true));
+        warm(&mut lossy, BUDGET);
+        let vocabulary = cold.config().vocab_size;
+        for adapter in models() {
+            let tokens = prompt(&cold, 3);
+            let rest = |engine: &mut Engine, sequence| {
+                let (kind, want) = (RowKind::Prompt, Want::Logits);
+                let feed = Feed { sequence, tokens: &tokens[KEPT..], kind, want };
+                let fed = engine.feed(&[feed]).expect("it runs").remove(0);
+                engine.close_sequence(sequence).expect("open");
+                fed.logits
+            };
+            let (sequence, cached) = lossy.resume_sequence(adapter, &tokens, BUDGET).expect("it opens");
+            assert_eq!(cached, SHARED);
+            lossy.truncate_sequence(sequence, KEPT).expect("there is room for a chunk");
+            let found = rest(&mut lossy, sequence);
+            let (sequence, _) = cold.resume_sequence(adapter, &tokens[..KEPT], 0.0).expect("it opens");
+            let before =
+                Feed { sequence, tokens: &tokens[..KEPT], kind: RowKind::Prompt, want: Want::Nothing };
+            cold.feed(&[before]).expect("it runs");
+            let expected = rest(&mut cold, sequence);
+            let cost = divergence(&expected, &found, vocabulary);
+            assert!(cost > 0.0 && cost <= f64::from(BUDGET), "{backend:?}, {adapter:?}: {cost}");
+        }
+    }
+}

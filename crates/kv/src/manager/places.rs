@@ -110,6 +110,25 @@ impl Manager {
         (0..self.config.layers).filter_map(places).collect()
     }
 
+    /// The same page by page, with what is read as it is stored: what is written is exact. Nothing where the sequence that it
+    /// is for has gone.
+    #[must_use]
+    pub fn copied_pages(&self, op: OpId) -> Vec<PageRecode> {
+        let Some(Pending { node, copy: Some((id, to)), .. }) = self.pending.get(&op).copied() else {
+            return Vec::new();
+        };
+        let place = self.sequences.get(&id).and_then(|of| of.path.iter().position(|own| *own == to));
+        let (layers, chunk) = place.map_or((0, 0), |place| (self.config.layers, place as u32));
+        let of_layer = |layer: usize| {
+            let (from, to) = (self.entry(node, layer), self.entry(to, layer));
+            [PageHalf::K, PageHalf::V].map(|half| {
+                let (from, to, layer) = (from.half(half), to.half(half), layer as u32);
+                PageRecode { layer, half, chunk, from, to }
+            })
+        };
+        (0..layers).flat_map(of_layer).collect()
+    }
+
     /// Where in a layer's stripe a chunk of a sequence has its page, in bytes.
     ///
     /// # Errors
