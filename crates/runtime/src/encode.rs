@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use interleaf_contract::BackendError;
-use interleaf_kv::{AdapterId, Op, Rest};
+use interleaf_kv::{AdapterId, Op};
 
 use crate::adapters::Activation;
 use crate::forms::{Found, Residence};
@@ -83,10 +83,14 @@ impl Engine {
             let manager = self.cache.manager();
             if let Some(rest) = manager.rest_of(op.id) {
                 // All of them at once, so that what they are encoded with is read once.
-                let others: Vec<(Op, Rest)> =
-                    left.iter().filter_map(|op| Some((*op, manager.rest_of(op.id)?))).collect();
-                left.retain(|op| others.iter().all(|(other, _)| other.id != op.id));
-                match self.put_to_rest(std::iter::once((op, rest)).chain(others).collect()) {
+                let mut all = vec![(op, rest)];
+                left.retain(|op| {
+                    let rest = manager.rest_of(op.id);
+                    let stays = rest.is_none();
+                    all.extend(rest.map(|rest| (*op, rest)));
+                    stays
+                });
+                match self.put_to_rest(all) {
                     Ok(follows) => left.extend(follows),
                     Err(error) => {
                         left.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));

@@ -1,8 +1,8 @@
 //! The forms that pages are kept in for calls that allow a loss.
 //!
 //! Where nothing is known of an adapter they are 8 bits alone, and 4 or 8 bits of the difference from the base's pages. Where
-//! the store has its calibration they are the rungs of its ladder besides, and what may be at rest. What a chunk in one of them costs is measured when
-//! it is encoded (`encode`).
+//! the store has its calibration they are the rungs of its ladder besides, and what may be at rest. What a chunk in one of
+//! them costs is measured when it is encoded (`encode`).
 
 use std::collections::HashMap;
 

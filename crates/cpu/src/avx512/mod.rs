@@ -38,6 +38,23 @@ unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
 }
 
+/// The steps of codes of 4 bits in the lowest of each lane. A permutation looks at four bits: what stands above a code need
+/// not be cleared.
+#[inline(always)]
+unsafe fn step_of_4(codes: __m512i) -> __m512 {
+    let values = _mm512_setr_ps(
+        -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
+    );
+    _mm512_permutexvar_ps(codes, values)
+}
+
+/// The same of 2 bits: of a code and the next.
+#[inline(always)]
+unsafe fn step_of_2(codes: __m512i) -> __m512 {
+    let values = _mm512_broadcast_f32x4(_mm_setr_ps(-1.5, -0.5, 0.5, 1.5));
+    _mm512_permutexvar_ps(codes, values)
+}
+
 // SAFETY: methods use what `missing` asks for, and touch LANES elements.
 unsafe impl Isa for Avx512 {
     const LANES: usize = LANES;
@@ -100,24 +117,18 @@ unsafe impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn steps_4(p: *const u8) -> Self::Sixteen {
-        // A permutation looks at four bits: what stands above a code need not be cleared.
-        let values = _mm512_setr_ps(
-            -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
-        );
         let to_bottom = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
         let eights = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
         let codes = _mm512_castsi128_si512(_mm_loadl_epi64(p.cast()));
         let codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32(eights, codes), to_bottom);
-        [_mm512_permutexvar_ps(codes, values)]
+        [step_of_4(codes)]
     }
 
     #[inline(always)]
     unsafe fn steps_2(p: *const u8) -> Self::Sixteen {
-        // As above: a code and the next.
-        let values = _mm512_broadcast_f32x4(_mm_setr_ps(-1.5, -0.5, 0.5, 1.5));
         let to_bottom = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         let codes = _mm512_set1_epi32(p.cast::<i32>().read_unaligned());
-        [_mm512_permutexvar_ps(_mm512_srlv_epi32(codes, to_bottom), values)]
+        [step_of_2(_mm512_srlv_epi32(codes, to_bottom))]
     }
 
     #[inline(always)]
@@ -125,16 +136,8 @@ unsafe impl Isa for Avx512 {
         let words = _mm512_loadu_si512(words.cast());
         let to_bottom = _mm512_set1_epi32((BITS * nth) as i32);
         match BITS {
-            2 => {
-                let values = _mm512_broadcast_f32x4(_mm_setr_ps(-1.5, -0.5, 0.5, 1.5));
-                _mm512_permutexvar_ps(_mm512_srlv_epi32(words, to_bottom), values)
-            }
-            4 => {
-                let values = _mm512_setr_ps(
-                    -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0,
-                );
-                _mm512_permutexvar_ps(_mm512_srlv_epi32(words, to_bottom), values)
-            }
+            2 => step_of_2(_mm512_srlv_epi32(words, to_bottom)),
+            4 => step_of_4(_mm512_srlv_epi32(words, to_bottom)),
             _ => {
                 let signed = _mm512_xor_si512(words, _mm512_set1_epi8(-128));
                 let to_top = _mm512_set1_epi32(24 - 8 * nth as i32);

@@ -8,39 +8,24 @@ use bytemuck::cast_slice;
 use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, PageCodec};
 
 use super::codes::read_steps;
-use super::{Anchor, Decode, Page, Scratch, low_rank, transpose, transpose_back};
-use crate::isa::{Isa, Kernel};
+use super::{Anchor, Decode, Order, Page, Scratch, low_rank, transpose, transpose_back};
+use crate::isa::Isa;
 
-/// Decodes one head of a page of keys; an anchor's values lie as `out` does.
-pub struct DecodeKeys<'a> {
-    pub page: &'a Page<'a>,
-    pub kv_head: usize,
-    pub anchor: Anchor<'a>,
-    pub out: &'a mut [f32],
-    pub scratch: &'a mut Scratch,
-}
-
-impl Kernel for DecodeKeys<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<I: Isa>(self) {
-        let Self { page, kv_head, anchor, out, scratch } = self;
-        match CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim) {
-            Some(layout) => of_codes::<I>(&layout, page, kv_head, anchor, out, scratch),
-            None => of_rows::<I>(page, kv_head, anchor, out, scratch),
-        }
-    }
-}
-
-impl DecodeKeys<'_> {
-    /// Does it. A function of its own on every tier, as [`Decode::on`] is.
-    ///
-    /// # Safety
-    /// The machine has the tier.
-    #[inline(never)]
-    pub unsafe fn on<I: Isa>(self) {
-        I::enter(self);
+/// Decodes one head of a page of keys, head_dim × tokens; an anchor's values lie as `out` does.
+///
+/// # Safety
+/// The machine has the tier. `out` is as long as a head is, and an anchor's values as long as `out`.
+#[inline(always)]
+pub unsafe fn decode<I: Isa>(
+    page: &Page<'_>,
+    kv_head: usize,
+    anchor: Anchor<'_>,
+    out: &mut [f32],
+    scratch: &mut Scratch,
+) {
+    match CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim) {
+        Some(layout) => of_codes::<I>(&layout, page, kv_head, anchor, out, scratch),
+        None => of_rows::<I>(page, kv_head, anchor, out, scratch),
     }
 }
 
@@ -64,7 +49,8 @@ pub unsafe fn rows<I: Isa>(
 ) {
     let mut keys = std::mem::take(&mut scratch.rows);
     keys.resize(out.len(), 0.0);
-    DecodeKeys { page, kv_head, anchor: Anchor::None, out: &mut keys, scratch }.on::<I>();
+    Decode { page, kv_head, order: Order::ByChannel, anchor: Anchor::None, out: &mut keys, scratch }
+        .on::<I>();
     transpose_back::<I>(&keys, page.head_dim, out);
     out.iter_mut().zip(anchor).for_each(|(value, anchor)| *value += anchor);
     scratch.rows = keys;
@@ -83,11 +69,12 @@ unsafe fn of_rows<I: Isa>(
         Anchor::Values(values) => values,
         Anchor::None | Anchor::Page(_) => &[],
     };
+    let order = Order::ByToken;
     let mut rows = std::mem::take(&mut scratch.rows);
     rows.resize(out.len(), 0.0);
     if matches!(page.codec, PageCodec::LowRank { .. }) {
         // What is added to the anchor is added where it lies.
-        Decode { page, kv_head, anchor: Anchor::None, out: &mut rows, scratch }.on::<I>();
+        Decode { page, kv_head, order, anchor: Anchor::None, out: &mut rows, scratch }.on::<I>();
         transpose::<I>(&rows, page.head_dim, out);
         let keeps_first = low_rank::keeps_first(page);
         for (out, under) in out.chunks_exact_mut(CHUNK_TOKENS).zip(under.chunks_exact(CHUNK_TOKENS)) {
@@ -102,7 +89,7 @@ unsafe fn of_rows<I: Isa>(
         below.resize(under.len(), 0.0);
         transpose_back::<I>(under, page.head_dim, &mut below);
         let anchor = if under.is_empty() { Anchor::None } else { Anchor::Values(&below) };
-        Decode { page, kv_head, anchor, out: &mut rows, scratch }.on::<I>();
+        Decode { page, kv_head, order, anchor, out: &mut rows, scratch }.on::<I>();
         transpose::<I>(&rows, page.head_dim, out);
         scratch.below = below;
     }

@@ -14,7 +14,6 @@ mod steps;
 use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec, PageHalf};
 
 pub use self::exact::encode;
-pub use self::keys::DecodeKeys;
 pub use self::low_rank::{Basis, coefficients};
 pub use self::page::{Page, Pages};
 pub use self::recode::{compare, recode};
@@ -55,10 +54,21 @@ pub fn adds_as_read(page: &Page<'_>, anchor: &Page<'_>) -> bool {
     }
 }
 
-/// Decodes one head of a page, tokens × head_dim.
+/// How the elements of a head follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Tokens × head_dim.
+    ByToken,
+    /// head_dim × tokens, as scores take keys.
+    ByChannel,
+}
+
+/// Decodes one head of a page.
 pub struct Decode<'a> {
     pub page: &'a Page<'a>,
     pub kv_head: usize,
+    /// Of what is decoded, and of an anchor's values.
+    pub order: Order,
     pub anchor: Anchor<'a>,
     pub out: &'a mut [f32],
     pub scratch: &'a mut Scratch,
@@ -69,7 +79,7 @@ impl Kernel for Decode<'_> {
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { page, kv_head, anchor, out, scratch } = self;
+        let Self { page, kv_head, order, anchor, out, scratch } = self;
         let elements = CHUNK_TOKENS * page.head_dim;
         let values = match anchor {
             Anchor::Values(values) => values,
@@ -79,6 +89,9 @@ impl Kernel for Decode<'_> {
             out.len() == elements && (values.is_empty() || values.len() == elements),
             "one head of a page"
         );
+        if order == Order::ByChannel {
+            return keys::decode::<I>(page, kv_head, anchor, out, scratch);
+        }
         match page.codec {
             PageCodec::Exact(element) => exact::decode::<I>(element, page.bytes, kv_head * elements, out),
             PageCodec::Steps(width) => steps::decode(width, page.bytes, kv_head * elements, values, out),

@@ -6,7 +6,7 @@ use interleaf_contract::{BackendError, CHUNK_TOKENS, PageEntry, PageLoss, PageRe
 use rayon::prelude::*;
 
 use super::encode::encode_page;
-use super::{Anchor, Decode, Page, Pages, Scratch};
+use super::{Anchor, Decode, Order, Page, Pages, Scratch};
 use crate::isa::{Isa, Kernel};
 use crate::packed::Packed;
 use crate::tier::{Call, Tier};
@@ -143,7 +143,7 @@ unsafe fn read<I: Isa>(page: &Page<'_>, anchor: &[f32]) -> Vec<f32> {
     let (mut values, mut scratch) = (vec![0.0; page.kv_heads * len], Scratch::default());
     for (kv_head, out) in values.chunks_exact_mut(len).enumerate() {
         let anchor = anchor.get(kv_head * len..(kv_head + 1) * len).map_or(Anchor::None, Anchor::Values);
-        Decode { page, kv_head, anchor, out, scratch: &mut scratch }.on::<I>();
+        Decode { page, kv_head, order: Order::ByToken, anchor, out, scratch: &mut scratch }.on::<I>();
     }
     values
 }

@@ -9,7 +9,7 @@ use super::Task;
 use super::plan::{self, anchor};
 use crate::isa::Isa;
 use crate::lines::LINE;
-use crate::page_codec::{Anchor, Basis, Decode, DecodeKeys, Page, Pages, Scratch, adds_as_read};
+use crate::page_codec::{Anchor, Basis, Decode, Order, Page, Pages, Scratch, adds_as_read};
 
 /// Pages that are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
 const PAGES_AHEAD: usize = 2;
@@ -47,11 +47,11 @@ impl<'a> Load<'a, '_> {
         out: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        let kv_head = self.task.kv_head;
-        match page.half {
-            PageHalf::K => DecodeKeys { page, kv_head, anchor, out, scratch }.on::<I>(),
-            PageHalf::V => Decode { page, kv_head, anchor, out, scratch }.on::<I>(),
-        }
+        let order = match page.half {
+            PageHalf::K => Order::ByChannel,
+            PageHalf::V => Order::ByToken,
+        };
+        Decode { page, kv_head: self.task.kv_head, order, anchor, out, scratch }.on::<I>();
     }
 
     /// A chunk's page as one of the tables has it: the anchor, or `out` with the difference added to it.

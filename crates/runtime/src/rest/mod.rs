@@ -16,6 +16,7 @@ use interleaf_contract::{
 use interleaf_kernels_ref::page_codec::{decode, encode, transpose};
 use interleaf_kv::{AdapterId, Op, Rest};
 use interleaf_model::{JointCalibration, ModelError, WeightFormat};
+use rayon::prelude::*;
 
 use self::joint::{Joint, Numbers};
 use crate::cache::Ended;
@@ -147,27 +148,14 @@ impl Engine {
                 self.backend.wait_pages(ticket)?.iter().flat_map(|part| part.bytes.iter().copied()).collect();
             read.push((rest, self.numbers(&rest.base)?, bytes));
         }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let geometry = self.reserved.geometry;
-        let pages = |of: &[(&Rest, Numbers, Vec<u8>)]| -> Vec<PageData> {
-            of.iter()
-                .flat_map(|(rest, base, bytes)| {
-                    let used = &bytes[..rest.codec.chunk_bytes().min(bytes.len())];
-                    let numbers = joint.decode(rest.codec, &rest.tokens, rest.chunk, base, used);
-                    written(&geometry, rest, &numbers)
-                })
-                .collect()
-        };
-        let share = read.len().div_ceil(threads.max(1)).max(1);
-        let pages: Vec<Vec<PageData>> = std::thread::scope(|scope| {
-            let others: Vec<_> = read.chunks(share).skip(1).map(|of| scope.spawn(|| pages(of))).collect();
-            let own = read.chunks(share).next().map(&pages).unwrap_or_default();
-            // A thread that ends otherwise takes this one with it.
-            let joined =
-                others.into_iter().map(|other| other.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
-            std::iter::once(own).chain(joined).collect()
+        let pages = read.par_iter().flat_map_iter(|(rest, base, bytes)| {
+            let used = &bytes[..rest.codec.chunk_bytes().min(bytes.len())];
+            let numbers = joint.decode(rest.codec, &rest.tokens, rest.chunk, base, used);
+            written(&geometry, rest, &numbers)
         });
-        Ok(self.backend.write_pages(&pages.concat())?)
+        let pages: Vec<PageData> = pages.collect();
+        Ok(self.backend.write_pages(&pages)?)
     }
 
     /// The map of an adapter, which must be the one that its chunks were put to rest with.
