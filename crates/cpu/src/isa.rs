@@ -165,6 +165,9 @@ pub unsafe trait Isa: Copy + 'static {
     /// The largest lane.
     unsafe fn largest(v: Self::V) -> f32;
 
+    /// The even lanes of two vectors, then the odd ones.
+    unsafe fn unzip(a: Self::V, b: Self::V) -> [Self::V; 2];
+
     /// LANES × LANES elements, rows `from_stride` apart, to columns of rows `to_stride` apart.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {

@@ -1,7 +1,7 @@
-//! Memory for weights: it begins on a cache line, and on Linux and Android it is asked for in huge pages, since a
-//! product streams through all of it and would miss the translation of every small page anew.
+//! Memory that begins on a cache line. That of weights is asked for in huge pages on Linux and Android, since a product
+//! streams through all of it and would miss the translation of every small page anew.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 
 use memmap2::MmapMut;
@@ -80,6 +80,49 @@ fn ask_for_huge_pages(mapped: &[u8]) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn ask_for_huge_pages(_mapped: &[u8]) {}
 
+/// Numbers to work on that begin on a cache line, so that no vector of them lies on two.
+#[derive(Debug, Default)]
+pub struct Floats {
+    lines: Vec<FloatLine>,
+    len: usize,
+}
+
+#[derive(Debug, Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct FloatLine([f32; LINE / size_of::<f32>()]);
+
+impl Floats {
+    /// So many zeros.
+    pub fn zeroed(len: usize) -> Self {
+        let mut floats = Self::default();
+        floats.resize(len);
+        floats
+    }
+
+    /// Makes it so many, of which those that were not there before are zeros or what was there once.
+    pub fn resize(&mut self, len: usize) {
+        let lines = (len * size_of::<f32>()).div_ceil(LINE);
+        if lines > self.lines.len() {
+            self.lines.resize(lines, bytemuck::Zeroable::zeroed());
+        }
+        self.len = len;
+    }
+}
+
+impl Deref for Floats {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+}
+
+impl DerefMut for Floats {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
 /// Some of the bytes of a memory that is written and now shared.
 #[derive(Debug)]
 pub struct Section {
@@ -122,6 +165,18 @@ mod tests {
                 section.bytes().len() == bytes / 2 - bytes / 3 && section.bytes().iter().all(|&b| b == 7)
             );
         }
+    }
+
+    #[test]
+    fn numbers_begin_on_a_line_however_many_they_are() {
+        let mut floats = Floats::default();
+        assert!(floats.is_empty());
+        for len in [1, 16, 17, 5, 1000] {
+            floats.resize(len);
+            assert_eq!((floats.len(), floats.as_ptr() as usize % LINE), (len, 0));
+            floats.fill(1.0);
+        }
+        assert!(Floats::zeroed(33).iter().all(|&value| value == 0.0));
     }
 
     /// What a memory holds beyond its bytes would be held for every matrix of a model.

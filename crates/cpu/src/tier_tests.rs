@@ -136,6 +136,10 @@ fn vectors_are_loaded_reduced_and_transposed() {
                 assert_eq!(I::largest(v), from[..n].iter().copied().fold(f32::MIN, f32::max));
                 I::store(out.as_mut_ptr(), I::load_bf16(bfloat.as_ptr()));
                 assert!((0..n).all(|i| out[i] == half::bf16::from_bits(bfloat[i]).to_f32()));
+                for (odd, lanes) in I::unzip(v, I::load(from.as_ptr().add(n))).into_iter().enumerate() {
+                    I::store(out.as_mut_ptr(), lanes);
+                    assert!((0..n).all(|i| out[i] == from[2 * i + odd]));
+                }
             }
             for row in 0..n {
                 for col in 0..n {

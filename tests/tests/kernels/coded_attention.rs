@@ -47,10 +47,20 @@ fn check(case: &CodedCase, backends: &mut [Boxed]) {
 #[test]
 fn mixed_codecs() {
     let backends = &mut backends::of_every_codec();
-    for (seed, (heads, dim)) in
-        [((4, 2), 64), ((4, 2), 32), ((3, 1), 66), ((3, 1), 80), ((4, 2), 128), ((2, 2), 6)]
-            .into_iter()
-            .enumerate()
+    for (seed, (heads, dim)) in [
+        ((4, 2), 64),
+        ((4, 2), 32),
+        ((3, 1), 66),
+        ((3, 1), 80),
+        ((4, 2), 128),
+        ((2, 2), 6),
+        // Four and eight queries of a head, for which pages are not kept as they are decoded.
+        ((8, 2), 64),
+        ((4, 1), 66),
+        ((8, 1), 96),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let sequences = vec![generated(70), generated(300), prompt(40, 18), generated(1), generated(17)];
         check(&case(heads, dim, sequences, seed as u64), backends);
@@ -61,9 +71,11 @@ fn mixed_codecs() {
 #[test]
 fn rows_that_share_anchors() {
     let backends = &mut backends::of_every_codec();
-    for (seed, window) in [(20, None), (21, Some(300)), (22, Some(16))] {
+    for (seed, heads, window) in
+        [(20, 2, None), (21, 2, Some(300)), (22, 2, Some(16)), (24, 4, None), (25, 4, Some(300))]
+    {
         let sequences = vec![generated(530), generated(512), generated(600), generated(530), prompt(530, 3)];
-        check(&CodedCase { window, ..case((4, 2), 32, sequences, seed) }, backends);
+        check(&CodedCase { window, ..case((2 * heads, 2), 32, sequences, seed) }, backends);
     }
 }
 

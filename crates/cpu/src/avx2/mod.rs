@@ -198,6 +198,15 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn unzip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        // Within the halves of a register, then the quarters in order.
+        let [even, odd] = [_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xDD>(a, b)];
+        let even = _mm256_permute4x64_pd::<0xD8>(_mm256_castps_pd(even));
+        let odd = _mm256_permute4x64_pd::<0xD8>(_mm256_castps_pd(odd));
+        [_mm256_castpd_ps(even), _mm256_castpd_ps(odd)]
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         let rows = each_of!(8, _mm256_setzero_ps(), |i| _mm256_loadu_ps(from.add(i * from_stride)));
         // Pairs of rows, then fours, within the halves of a register, then the halves themselves.

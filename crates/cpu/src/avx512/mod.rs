@@ -203,6 +203,13 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn unzip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+        [_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)]
+    }
+
+    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         let rows = each_of!(16, _mm512_setzero_ps(), |i| _mm512_loadu_ps(from.add(i * from_stride)));
         // Pairs of rows, then fours, within the quarters of a register.

@@ -157,6 +157,11 @@ macro_rules! neon_vectors {
         }
 
         #[inline(always)]
+        unsafe fn unzip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+            [vuzp1q_f32(a, b), vuzp2q_f32(a, b)]
+        }
+
+        #[inline(always)]
         unsafe fn rank_1_update<const M: usize, const P: usize>(
             x: *const f32,
             w: [Self::V; P],

@@ -3,11 +3,12 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use bytemuck::cast_slice;
-use interleaf_contract::{Bits, CodeLayout, GROUP_CHANNELS, PageCodec, PageElement};
+use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, GROUP_CHANNELS, PageCodec, PageElement};
 
 use super::exact::halves;
 use super::{Anchor, Page, Scratch};
 use crate::isa::Isa;
+use crate::lines::Floats;
 use crate::math::{f16_to_f32, load_first, store_first};
 
 /// Codes that are unpacked together.
@@ -26,26 +27,71 @@ pub unsafe fn decode<I: Isa>(
     out: &mut [f32],
     scratch: &mut Scratch,
 ) {
+    of_codes::<I>(layout, page, kv_head, anchor, Store(out), scratch);
+}
+
+/// One head of a page, for whatever takes the values.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn of_codes<I: Isa>(
+    layout: &CodeLayout,
+    page: &Page<'_>,
+    kv_head: usize,
+    anchor: Anchor<'_>,
+    taker: impl Taker,
+    scratch: &mut Scratch,
+) {
     let Scratch { steps, anchor_steps, .. } = scratch;
     read_steps::<I>(layout, page, kv_head, steps);
     let group = layout.group.unwrap_or(page.head_dim);
     let head = Head { codes: codes(layout, page, kv_head), steps, dim: page.head_dim, group };
+    let elements = CHUNK_TOKENS * page.head_dim;
     match anchor {
-        Anchor::None => head.of_bits::<I>(layout.bits, Nothing, out),
-        Anchor::Values(values) => head.of_bits::<I>(layout.bits, Numbers(values), out),
+        Anchor::None => taker.take::<I>(&head, layout.bits, Nothing),
+        Anchor::Values(values) => {
+            assert!(values.len() == elements, "an anchor of the same head");
+            taker.take::<I>(&head, layout.bits, Numbers(values));
+        }
         Anchor::Page(under) => match under.codec {
             PageCodec::Exact(PageElement::F16) => {
                 let numbers: &[u16] = cast_slice(under.bytes);
-                head.of_bits::<I>(layout.bits, Halves(&numbers[kv_head * out.len()..][..out.len()]), out);
+                let numbers = &numbers[kv_head * elements..][..elements];
+                taker.take::<I>(&head, layout.bits, Halves(numbers));
             }
             _ => {
-                let of = CodeLayout::new(under.codec, under.half, under.kv_heads, under.head_dim);
-                let Some(of) = of else { unreachable!("{} is not added as it is read", under.codec) };
-                read_steps::<I>(&of, under, kv_head, anchor_steps);
-                let (codes, steps) = (codes(&of, under, kv_head), &**anchor_steps);
-                head.of_bits::<I>(layout.bits, ByToken { codes, steps }, out);
+                let Some(of) = under.codes() else {
+                    unreachable!("{} is not added as it is read", under.codec)
+                };
+                read_steps::<I>(of, under, kv_head, anchor_steps);
+                let (codes, steps) = (codes(of, under, kv_head), &**anchor_steps);
+                taker.take::<I>(&head, layout.bits, ByToken { codes, steps });
             }
         },
+    }
+}
+
+/// What is done with a head's values.
+pub trait Taker {
+    /// Takes them.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    unsafe fn take<I: Isa>(self, head: &Head<'_>, bits: Bits, under: impl Under);
+}
+
+/// Keeps them, tokens × head_dim.
+struct Store<'a>(&'a mut [f32]);
+
+impl Taker for Store<'_> {
+    #[inline(always)]
+    unsafe fn take<I: Isa>(self, head: &Head<'_>, bits: Bits, under: impl Under) {
+        match bits {
+            Bits::Two => head.decode::<I, 2>(under, self.0),
+            Bits::Four => head.decode::<I, 4>(under, self.0),
+            Bits::Eight => head.decode::<I, 8>(under, self.0),
+        }
     }
 }
 
@@ -61,9 +107,12 @@ fn codes<'a>(layout: &CodeLayout, page: &Page<'a>, kv_head: usize) -> &'a [u8] {
 }
 
 /// What differences are added to, sixteen at a time.
-trait Under: Copy {
-    /// `values` plus the `nth` sixteen of a head whose tokens have so many.
-    unsafe fn add_to<I: Isa>(self, values: I::Sixteen, nth: usize, of_token: usize) -> I::Sixteen;
+pub trait Under: Copy {
+    /// `codes · step` plus the `nth` sixteen of a head whose tokens have so many.
+    ///
+    /// # Safety
+    /// The machine has the tier, and so many sixteens are there.
+    unsafe fn plus<I: Isa>(self, codes: I::Sixteen, step: I::V, nth: usize, of_token: usize) -> I::Sixteen;
 
     /// All of it, where it is decoded: rows of any length are added to no other.
     fn numbers(&self) -> &[f32] {
@@ -76,8 +125,11 @@ struct Nothing;
 
 impl Under for Nothing {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, values: I::Sixteen, _nth: usize, _of_token: usize) -> I::Sixteen {
-        values
+    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, _nth: usize, _of: usize) -> I::Sixteen {
+        for code in codes.as_mut() {
+            *code = I::mul(*code, step);
+        }
+        codes
     }
 }
 
@@ -86,11 +138,11 @@ struct Numbers<'a>(&'a [f32]);
 
 impl Under for Numbers<'_> {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, _of_token: usize) -> I::Sixteen {
-        for (i, value) in values.as_mut().iter_mut().enumerate() {
-            *value = I::add(*value, I::load(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
+    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, _of: usize) -> I::Sixteen {
+        for (i, code) in codes.as_mut().iter_mut().enumerate() {
+            *code = I::fma(*code, step, I::load(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
         }
-        values
+        codes
     }
 
     fn numbers(&self) -> &[f32] {
@@ -103,11 +155,11 @@ struct Halves<'a>(&'a [u16]);
 
 impl Under for Halves<'_> {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, _of_token: usize) -> I::Sixteen {
-        for (i, value) in values.as_mut().iter_mut().enumerate() {
-            *value = I::add(*value, I::load_f16(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
+    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, _of: usize) -> I::Sixteen {
+        for (i, code) in codes.as_mut().iter_mut().enumerate() {
+            *code = I::fma(*code, step, I::load_f16(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
         }
-        values
+        codes
     }
 }
 
@@ -120,13 +172,19 @@ struct ByToken<'a> {
 
 impl Under for ByToken<'_> {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, mut values: I::Sixteen, nth: usize, of_token: usize) -> I::Sixteen {
-        let step = I::splat(*self.steps.as_ptr().add(nth / of_token));
-        let under = I::steps_8(self.codes.as_ptr().add(nth * SIXTEEN));
-        for (value, under) in values.as_mut().iter_mut().zip(under.as_ref()) {
-            *value = I::add(*value, I::mul(*under, step));
+    unsafe fn plus<I: Isa>(
+        self,
+        mut codes: I::Sixteen,
+        step: I::V,
+        nth: usize,
+        of_token: usize,
+    ) -> I::Sixteen {
+        let own_step = I::splat(*self.steps.as_ptr().add(nth / of_token));
+        let own = I::steps_8(self.codes.as_ptr().add(nth * SIXTEEN));
+        for (code, own) in codes.as_mut().iter_mut().zip(own.as_ref()) {
+            *code = I::fma(*code, step, I::mul(*own, own_step));
         }
-        values
+        codes
     }
 }
 
@@ -148,15 +206,15 @@ pub unsafe fn sixteen<I: Isa, const BITS: usize>(codes: *const u8) -> I::Sixteen
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: usize, steps: &mut Vec<f32>) {
+pub unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: usize, steps: &mut Floats) {
     let first = layout.scales_at + 2 * kv_head * layout.head_scales;
     let scales: &[u16] = cast_slice(&page.bytes[first..first + 2 * layout.head_scales]);
     let dim = page.head_dim;
     if layout.group.is_some() {
-        steps.resize(scales.len(), 0.0);
+        steps.resize(scales.len());
         return halves::<I>(scales, steps);
     }
-    steps.resize(dim, 0.0);
+    steps.resize(dim);
     let scale = f16_to_f32(scales[0]);
     match layout.channels_at {
         // A channel's 8 bits stand for 1/256 to 1.
@@ -174,24 +232,44 @@ pub unsafe fn read_steps<I: Isa>(layout: &CodeLayout, page: &Page<'_>, kv_head: 
     }
 }
 
+/// Steps of tokens × groups as groups × tokens.
+///
+/// # Safety
+/// The machine has the tier.
+#[inline(always)]
+pub unsafe fn by_group<'s, I: Isa>(steps: &'s [f32], groups: usize, out: &'s mut Floats) -> &'s [f32] {
+    assert!(steps.len() == groups * CHUNK_TOKENS, "a step for each token and group");
+    if groups == 1 {
+        return steps;
+    }
+    out.resize(steps.len());
+    if groups == 2 {
+        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+            let pairs = steps.as_ptr().add(2 * token);
+            let [first, second] = I::unzip(I::load(pairs), I::load(pairs.add(I::LANES)));
+            I::store(out.as_mut_ptr().add(token), first);
+            I::store(out.as_mut_ptr().add(CHUNK_TOKENS + token), second);
+        }
+        return out;
+    }
+    for (g, out) in out.chunks_exact_mut(CHUNK_TOKENS).enumerate() {
+        for (out, of_token) in out.iter_mut().zip(steps.chunks_exact(groups)) {
+            *out = of_token[g];
+        }
+    }
+    out
+}
+
 /// One head's codes and steps.
-struct Head<'a> {
-    codes: &'a [u8],
-    steps: &'a [f32],
-    dim: usize,
-    group: usize,
+pub struct Head<'a> {
+    pub codes: &'a [u8],
+    /// Tokens × groups.
+    pub steps: &'a [f32],
+    pub dim: usize,
+    pub group: usize,
 }
 
 impl Head<'_> {
-    #[inline(always)]
-    unsafe fn of_bits<I: Isa>(&self, bits: Bits, under: impl Under, out: &mut [f32]) {
-        match bits {
-            Bits::Two => self.decode::<I, 2>(under, out),
-            Bits::Four => self.decode::<I, 4>(under, out),
-            Bits::Eight => self.decode::<I, 8>(under, out),
-        }
-    }
-
     #[inline(always)]
     unsafe fn decode<I: Isa, const BITS: usize>(&self, under: impl Under, out: &mut [f32]) {
         match self.group {
@@ -218,11 +296,8 @@ impl Head<'_> {
             let step = I::splat(*step);
             for part in 0..SIXTEENS {
                 let nth = group * SIXTEENS + part;
-                let mut values = sixteen::<I, BITS>(codes.add(nth * BITS * SIXTEEN / 8));
-                for value in values.as_mut() {
-                    *value = I::mul(*value, step);
-                }
-                let values = under.add_to::<I>(values, nth, of_token);
+                let codes = sixteen::<I, BITS>(codes.add(nth * BITS * SIXTEEN / 8));
+                let values = under.plus::<I>(codes, step, nth, of_token);
                 for (i, value) in values.as_ref().iter().enumerate() {
                     I::store(out.add(nth * SIXTEEN + i * I::LANES), *value);
                 }
@@ -246,11 +321,13 @@ impl Head<'_> {
                     let lanes = I::LANES.min(values.len() - i);
                     let step = I::splat(self.steps[token * groups + g]);
                     let p = values[i..].as_mut_ptr();
-                    let mut value = I::mul(load_first::<I>(p, lanes), step);
-                    if !anchor.is_empty() {
+                    let code = load_first::<I>(p, lanes);
+                    let value = if anchor.is_empty() {
+                        I::mul(code, step)
+                    } else {
                         let at = token * self.dim + g * self.group + i;
-                        value = I::add(value, load_first::<I>(anchor[at..].as_ptr(), lanes));
-                    }
+                        I::fma(code, step, load_first::<I>(anchor[at..].as_ptr(), lanes))
+                    };
                     store_first::<I>(p, value, lanes);
                 }
             }

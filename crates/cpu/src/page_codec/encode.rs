@@ -32,14 +32,13 @@ pub unsafe fn encode_page<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32
 
 #[inline(always)]
 unsafe fn encode_codes<I: Isa>(page: &Page<'_>, values: &[f32], out: &mut [u8]) {
-    let layout = CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim);
-    let Some(layout) = layout else { unreachable!("{} is of codes", page.codec) };
+    let Some(layout) = page.codes() else { unreachable!("{} is of codes", page.codec) };
     let mut codes = vec![0u8; CHUNK_TOKENS * page.head_dim];
     let mut work = vec![0.0; CHUNK_TOKENS * page.head_dim];
     for (kv_head, head) in values.chunks_exact(CHUNK_TOKENS * page.head_dim).enumerate() {
         match layout.group {
-            Some(group) => by_token::<I>(&layout, group, kv_head, head, &mut work, &mut codes, out),
-            None => by_channel::<I>(&layout, page, kv_head, head, &mut codes, out),
+            Some(group) => by_token::<I>(layout, group, kv_head, head, &mut work, &mut codes, out),
+            None => by_channel::<I>(layout, page, kv_head, head, &mut codes, out),
         }
         let out = &mut out[kv_head * layout.head_bytes..][..layout.head_bytes];
         match layout.token_words {

@@ -7,9 +7,19 @@ use std::ops::Range;
 use bytemuck::cast_slice;
 use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, PageCodec};
 
-use super::codes::read_steps;
+use super::codes::{by_group, read_steps};
 use super::{Anchor, Decode, Order, Page, Scratch, low_rank, transpose, transpose_back};
 use crate::isa::Isa;
+
+/// A block for each of some numbers, known to the compiler in each.
+macro_rules! unrolled {
+    ($nth:ident in $($number:literal)* => $body:block) => {
+        $({
+            let $nth: usize = $number;
+            $body
+        })*
+    };
+}
 
 /// Decodes one head of a page of keys, head_dim × tokens; an anchor's values lie as `out` does.
 ///
@@ -23,8 +33,11 @@ pub unsafe fn decode<I: Isa>(
     out: &mut [f32],
     scratch: &mut Scratch,
 ) {
-    match CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim) {
-        Some(layout) => of_codes::<I>(&layout, page, kv_head, anchor, out, scratch),
+    match page.codes() {
+        Some(layout) => {
+            let mut store = Store(out.as_mut_ptr());
+            of_codes::<I>(layout, page, kv_head, anchor, &mut store, scratch);
+        }
         None => of_rows::<I>(page, kv_head, anchor, out, scratch),
     }
 }
@@ -48,7 +61,7 @@ pub unsafe fn rows<I: Isa>(
     scratch: &mut Scratch,
 ) {
     let mut keys = std::mem::take(&mut scratch.rows);
-    keys.resize(out.len(), 0.0);
+    keys.resize(out.len());
     Decode { page, kv_head, order: Order::ByChannel, anchor: Anchor::None, out: &mut keys, scratch }
         .on::<I>();
     transpose_back::<I>(&keys, page.head_dim, out);
@@ -71,7 +84,7 @@ unsafe fn of_rows<I: Isa>(
     };
     let order = Order::ByToken;
     let mut rows = std::mem::take(&mut scratch.rows);
-    rows.resize(out.len(), 0.0);
+    rows.resize(out.len());
     if matches!(page.codec, PageCodec::LowRank { .. }) {
         // What is added to the anchor is added where it lies.
         Decode { page, kv_head, order, anchor: Anchor::None, out: &mut rows, scratch }.on::<I>();
@@ -86,7 +99,7 @@ unsafe fn of_rows<I: Isa>(
         }
     } else {
         let mut below = std::mem::take(&mut scratch.below);
-        below.resize(under.len(), 0.0);
+        below.resize(under.len());
         transpose_back::<I>(under, page.head_dim, &mut below);
         let anchor = if under.is_empty() { Anchor::None } else { Anchor::Values(&below) };
         Decode { page, kv_head, order, anchor, out: &mut rows, scratch }.on::<I>();
@@ -96,32 +109,38 @@ unsafe fn of_rows<I: Isa>(
     scratch.rows = rows;
 }
 
+/// Decodes one head of a page of codes, for whatever takes the keys.
+///
+/// # Safety
+/// The machine has the tier.
 #[inline(always)]
-unsafe fn of_codes<I: Isa>(
+pub unsafe fn of_codes<I: Isa>(
     layout: &CodeLayout,
     page: &Page<'_>,
     kv_head: usize,
     anchor: Anchor<'_>,
-    out: &mut [f32],
+    taker: &mut impl Taker<I>,
     scratch: &mut Scratch,
 ) {
-    let Scratch { steps, anchor_steps, .. } = scratch;
+    let Scratch { steps, anchor_steps, group_steps, .. } = scratch;
     read_steps::<I>(layout, page, kv_head, steps);
     let dim = page.head_dim;
+    let steps = match layout.group {
+        Some(group) => by_group::<I>(steps, dim.div_ceil(group), group_steps),
+        None => steps,
+    };
     let head = Head { codes: codes(layout, page, kv_head), dim, steps, group: layout.group };
-    assert!(out.len() == CHUNK_TOKENS * dim, "one head of a page");
     match anchor {
-        Anchor::None => head.of_bits::<I>(layout.bits, Nothing, out),
+        Anchor::None => head.of_bits::<I>(layout.bits, Nothing, taker),
         Anchor::Values(values) => {
-            assert!(values.len() == out.len(), "an anchor of the same head");
-            head.of_bits::<I>(layout.bits, Keys(values.as_ptr()), out);
+            assert!(values.len() == CHUNK_TOKENS * dim, "an anchor of the same head");
+            head.of_bits::<I>(layout.bits, Keys(values.as_ptr()), taker);
         }
         Anchor::Page(under) => {
-            let of = CodeLayout::new(under.codec, under.half, under.kv_heads, under.head_dim);
-            let Some(of) = of else { unreachable!("{} is not added as it is read", under.codec) };
-            read_steps::<I>(&of, under, kv_head, anchor_steps);
-            let under = Codes { codes: codes(&of, under, kv_head), steps: anchor_steps };
-            head.of_bits::<I>(layout.bits, under, out);
+            let Some(of) = under.codes() else { unreachable!("{} is not added as it is read", under.codec) };
+            read_steps::<I>(of, under, kv_head, anchor_steps);
+            let under = Codes { codes: codes(of, under, kv_head), steps: anchor_steps };
+            head.of_bits::<I>(layout.bits, under, taker);
         }
     }
 }
@@ -133,9 +152,9 @@ fn codes(layout: &CodeLayout, page: &Page<'_>, kv_head: usize) -> *const u32 {
 
 /// What differences are added to, a vector of tokens at a time.
 trait Under: Copy {
-    /// `value` plus what there is of a channel, from a token on. The channel is the `nth` of whole words of any codes, which
-    /// is known to the compiler where the channel is not.
-    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, nth: usize, token: usize) -> I::V;
+    /// `code · step` plus what there is of a channel, from a token on. The channel is the `nth` of whole words of any codes,
+    /// which is known to the compiler where the channel is not.
+    unsafe fn plus<I: Isa>(self, code: I::V, step: I::V, channel: usize, nth: usize, token: usize) -> I::V;
 }
 
 #[derive(Clone, Copy)]
@@ -143,8 +162,15 @@ struct Nothing;
 
 impl Under for Nothing {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, value: I::V, _channel: usize, _nth: usize, _token: usize) -> I::V {
-        value
+    unsafe fn plus<I: Isa>(
+        self,
+        code: I::V,
+        step: I::V,
+        _channel: usize,
+        _nth: usize,
+        _token: usize,
+    ) -> I::V {
+        I::mul(code, step)
     }
 }
 
@@ -154,8 +180,8 @@ struct Keys(*const f32);
 
 impl Under for Keys {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, _nth: usize, token: usize) -> I::V {
-        I::add(value, I::load(self.0.add(channel * CHUNK_TOKENS + token)))
+    unsafe fn plus<I: Isa>(self, code: I::V, step: I::V, channel: usize, _nth: usize, token: usize) -> I::V {
+        I::fma(code, step, I::load(self.0.add(channel * CHUNK_TOKENS + token)))
     }
 }
 
@@ -168,36 +194,61 @@ struct Codes<'a> {
 
 impl Under for Codes<'_> {
     #[inline(always)]
-    unsafe fn add_to<I: Isa>(self, value: I::V, channel: usize, nth: usize, token: usize) -> I::V {
-        let steps = I::steps_of_words::<8>(self.codes.add(channel / 4 * CHUNK_TOKENS + token), nth % 4);
-        I::add(value, I::mul(steps, I::splat(*self.steps.as_ptr().add(channel))))
+    unsafe fn plus<I: Isa>(self, code: I::V, step: I::V, channel: usize, nth: usize, token: usize) -> I::V {
+        let own = I::steps_of_words::<8>(self.codes.add(channel / 4 * CHUNK_TOKENS + token), nth % 4);
+        I::fma(code, step, I::mul(own, I::splat(*self.steps.as_ptr().add(channel))))
     }
 }
 
-/// How large a code's step is.
-trait Steps: Copy {
-    /// A channel's, for the tokens from one on.
-    unsafe fn of<I: Isa>(self, channel: usize, token: usize) -> I::V;
+/// What is done with keys, a vector of tokens of one channel after another.
+pub trait Taker<I: Isa> {
+    /// Takes a channel's, from a token on; `nth` as in [`Under::plus`].
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    unsafe fn take(&mut self, key: I::V, channel: usize, nth: usize, token: usize);
+
+    /// All channels have come of the tokens from one on.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    unsafe fn end(&mut self, _token: usize) {}
+}
+
+/// Keeps them, head_dim × tokens.
+struct Store(*mut f32);
+
+impl<I: Isa> Taker<I> for Store {
+    #[inline(always)]
+    unsafe fn take(&mut self, key: I::V, channel: usize, _nth: usize, token: usize) {
+        I::store(self.0.add(channel * CHUNK_TOKENS + token), key);
+    }
+}
+
+/// How large a code's step is, of a vector of tokens.
+trait Steps<I: Isa>: Copy {
+    /// A channel's.
+    unsafe fn of(self, channel: usize) -> I::V;
 }
 
 #[derive(Clone, Copy)]
 struct ByChannel<'a>(&'a [f32]);
 
-impl Steps for ByChannel<'_> {
+impl<I: Isa> Steps<I> for ByChannel<'_> {
     #[inline(always)]
-    unsafe fn of<I: Isa>(self, channel: usize, _token: usize) -> I::V {
+    unsafe fn of(self, channel: usize) -> I::V {
         I::splat(*self.0.as_ptr().add(channel))
     }
 }
 
 /// The same for all channels.
 #[derive(Clone, Copy)]
-struct ByToken<'a>(&'a [f32; CHUNK_TOKENS]);
+struct ByToken<V>(V);
 
-impl Steps for ByToken<'_> {
+impl<I: Isa> Steps<I> for ByToken<I::V> {
     #[inline(always)]
-    unsafe fn of<I: Isa>(self, _channel: usize, token: usize) -> I::V {
-        I::load(self.0.as_ptr().add(token))
+    unsafe fn of(self, _channel: usize) -> I::V {
+        self.0
     }
 }
 
@@ -206,68 +257,66 @@ struct Head<'a> {
     /// Words of a token × tokens.
     codes: *const u32,
     dim: usize,
-    /// Tokens × groups, or one for each channel.
+    /// Groups × tokens, or one for each channel.
     steps: &'a [f32],
     group: Option<usize>,
 }
 
 impl Head<'_> {
     #[inline(always)]
-    unsafe fn of_bits<I: Isa>(self, bits: Bits, under: impl Under, out: &mut [f32]) {
+    unsafe fn of_bits<I: Isa>(self, bits: Bits, under: impl Under, taker: &mut impl Taker<I>) {
         match bits {
-            Bits::Two => self.decode::<I, 2>(under, out),
-            Bits::Four => self.decode::<I, 4>(under, out),
-            Bits::Eight => self.decode::<I, 8>(under, out),
+            Bits::Two => self.decode::<I, 2>(under, taker),
+            Bits::Four => self.decode::<I, 4>(under, taker),
+            Bits::Eight => self.decode::<I, 8>(under, taker),
         }
     }
 
     #[inline(always)]
-    unsafe fn decode<I: Isa, const BITS: usize>(self, under: impl Under, out: &mut [f32]) {
-        let Some(group) = self.group else {
-            assert!(self.steps.len() == self.dim, "a step for each channel");
-            return self.channels::<I, BITS>(0..self.dim, ByChannel(self.steps), under, out);
-        };
-        let groups = self.dim.div_ceil(group);
-        assert!(self.steps.len() == groups * CHUNK_TOKENS, "a step for each token and group");
-        for g in 0..groups {
-            let mut of_group = [0.0; CHUNK_TOKENS];
-            for (step, of_token) in of_group.iter_mut().zip(self.steps.chunks_exact(groups)) {
-                *step = of_token[g];
+    unsafe fn decode<I: Isa, const BITS: usize>(self, under: impl Under, taker: &mut impl Taker<I>) {
+        let groups = self.group.map_or(1, |group| self.dim.div_ceil(group));
+        let steps = if self.group.is_some() { groups * CHUNK_TOKENS } else { self.dim };
+        assert!(self.steps.len() == steps, "a step for each channel, or token and group");
+        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
+            match self.group {
+                None => {
+                    let steps = ByChannel(self.steps);
+                    self.channels::<I, BITS>(0..self.dim, token, steps, under, taker);
+                }
+                Some(group) => {
+                    for (g, of_group) in self.steps.chunks_exact(CHUNK_TOKENS).enumerate() {
+                        let channels = g * group..self.dim.min((g + 1) * group);
+                        let steps = ByToken(I::load(of_group[token..][..I::LANES].as_ptr()));
+                        self.channels::<I, BITS>(channels, token, steps, under, taker);
+                    }
+                }
             }
-            let channels = g * group..self.dim.min((g + 1) * group);
-            self.channels::<I, BITS>(channels, ByToken(&of_group), under, out);
+            taker.end(token);
         }
     }
 
-    /// Some channels, from the first of a word on.
+    /// Some channels of a vector of tokens, from the first of a word on.
     #[inline(always)]
     unsafe fn channels<I: Isa, const BITS: usize>(
         &self,
         channels: Range<usize>,
-        steps: impl Steps,
+        token: usize,
+        steps: impl Steps<I>,
         under: impl Under,
-        out: &mut [f32],
+        taker: &mut impl Taker<I>,
     ) {
         let of_word = u32::BITS as usize / BITS;
-        let out = out.as_mut_ptr();
-        for token in (0..CHUNK_TOKENS).step_by(I::LANES) {
-            let whole = channels.end / of_word * of_word;
-            for first in (channels.start..whole).step_by(of_word) {
-                let words = self.codes.add(first / of_word * CHUNK_TOKENS + token);
-                for nth in 0..of_word {
-                    let channel = first + nth;
-                    let value = I::mul(I::steps_of_words::<BITS>(words, nth), steps.of::<I>(channel, token));
-                    let value = under.add_to::<I>(value, channel, nth, token);
-                    I::store(out.add(channel * CHUNK_TOKENS + token), value);
+        for first in channels.clone().step_by(of_word) {
+            let words = self.codes.add(first / of_word * CHUNK_TOKENS + token);
+            let is_whole = first + of_word <= channels.end;
+            // Written out: where `nth` is known, so are shifts, and sums stay in registers.
+            unrolled!(nth in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
+                if nth < of_word && (is_whole || first + nth < channels.end) {
+                    let code = I::steps_of_words::<BITS>(words, nth);
+                    let key = under.plus::<I>(code, steps.of(first + nth), first + nth, nth, token);
+                    taker.take(key, first + nth, nth, token);
                 }
-            }
-            for channel in whole.max(channels.start)..channels.end {
-                let words = self.codes.add(channel / of_word * CHUNK_TOKENS + token);
-                let nth = channel % of_word;
-                let value = I::mul(I::steps_of_words::<BITS>(words, nth), steps.of::<I>(channel, token));
-                let value = under.add_to::<I>(value, channel, nth, token);
-                I::store(out.add(channel * CHUNK_TOKENS + token), value);
-            }
+            });
         }
     }
 }

@@ -8,12 +8,13 @@ use interleaf_contract::{
     Bits, CHUNK_TOKENS, CoefficientLayout, Coefficients, ConstantRows, PageCodec, PageElement, PageHalf,
 };
 
-use super::codes::{SIXTEEN, sixteen};
+use super::codes::{SIXTEEN, by_group, sixteen};
 use super::encode::{best_steps, divisors, pack, quantise};
 use super::exact::halves;
 use super::page::Constants;
 use super::{Page, Scratch, transpose};
 use crate::isa::{Isa, Kernel, each_of};
+use crate::lines::Floats;
 use crate::math::{MOST_LANES, dot, load_first, store_first};
 use crate::rope::Rope;
 
@@ -28,7 +29,7 @@ pub struct Basis<'a> {
 
 impl<'a> Basis<'a> {
     /// The basis of a page; `None` where it is not of coefficients.
-    pub const fn of(page: &Page<'a>, kv_head: usize) -> Option<Self> {
+    pub fn of(page: &Page<'a>, kv_head: usize) -> Option<Self> {
         let PageCodec::LowRank { rank, .. } = page.codec else { return None };
         Some(Self { constants: page.constants, kv_head, dim: page.head_dim, rank: rank as usize })
     }
@@ -40,13 +41,18 @@ impl<'a> Basis<'a> {
             && (self.kv_head, self.rank) == (other.kv_head, other.rank)
     }
 
-    /// As numbers, in `values`: directions in steps of their scales, which [`coefficients`] have taken in.
+    /// The scale of each direction, in `out`.
+    pub fn scales(&self, out: &mut Floats) {
+        read_scales(self.constants, self.rank, out);
+    }
+
+    /// As numbers, in `values`: directions in steps of their scales, which coefficients take in.
     ///
     /// # Safety
     /// The machine has the tier.
     #[inline(always)]
-    pub unsafe fn numbers<'v, I: Isa>(&self, values: &'v mut Vec<f32>) -> Directions<'v> {
-        values.resize((1 + self.rank) * self.dim, 0.0);
+    pub unsafe fn numbers<'v, I: Isa>(&self, values: &'v mut Floats) -> Directions<'v> {
+        values.resize((1 + self.rank) * self.dim);
         let (mean, directions) = values.split_at_mut(self.dim);
         halves::<I>(self.constants.first(self.kv_head), mean);
         for (k, direction) in directions.chunks_exact_mut(self.dim).enumerate() {
@@ -168,54 +174,83 @@ impl Directions<'_> {
 }
 
 /// Whether a page keeps the first token as it is.
-pub const fn keeps_first(page: &Page<'_>) -> bool {
+pub fn keeps_first(page: &Page<'_>) -> bool {
     matches!(page.codec, PageCodec::LowRank { keeps_first: true, .. })
 }
 
-/// A page's coefficients as numbers, tokens × rank, each times the scale of its direction.
+/// A page's coefficients as they are stored.
+pub struct Stored<'a> {
+    /// Codes as numbers, or numbers, tokens × rank.
+    pub z: &'a mut [f32],
+    /// What they are steps of, groups × tokens; empty where they are numbers.
+    pub steps: &'a [f32],
+    /// Coefficients of a token that share a step.
+    pub group: usize,
+}
+
+/// Reads a page's coefficients.
 ///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
+pub unsafe fn stored<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> Stored<'s> {
+    let Scratch { steps, group_steps, coefficients, .. } = scratch;
+    read::<I>(page, coefficients, steps, group_steps)
+}
+
+#[inline(always)]
+unsafe fn read<'s, I: Isa>(
+    page: &Page<'_>,
+    z: &'s mut Floats,
+    steps: &'s mut Floats,
+    group_steps: &'s mut Floats,
+) -> Stored<'s> {
+    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else {
+        unreachable!("{} is not of coefficients", page.codec)
+    };
+    let layout = layout(page);
+    let group = layout.group;
+    z.resize(CHUNK_TOKENS * usize::from(rank));
+    let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
+    match coefficients {
+        Coefficients::F16 => {
+            halves::<I>(cast_slice(stored), z);
+            return Stored { z, steps: &[], group };
+        }
+        Coefficients::Codes(Bits::Two) => unpack::<I, 2>(stored, z),
+        Coefficients::Codes(Bits::Four) => unpack::<I, 4>(stored, z),
+        Coefficients::Codes(Bits::Eight) => unpack::<I, 8>(stored, z),
+    }
+    steps.resize(CHUNK_TOKENS * layout.token_scales);
+    halves::<I>(cast_slice(&page.bytes[layout.scales_at..][..2 * steps.len()]), steps);
+    Stored { z, steps: by_group::<I>(steps, layout.token_scales, group_steps), group }
+}
+
+/// A page's coefficients, tokens × rank, each times its step and the scale of its direction.
+#[inline(always)]
+unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
     let PageCodec::LowRank { rank, .. } = page.codec else { return &[] };
-    let rank = usize::from(rank);
-    let Scratch { steps, coefficients: z, .. } = scratch;
-    z.resize(CHUNK_TOKENS * rank, 0.0);
-    stored::<I>(page, z, steps);
-    steps.clear();
-    steps.extend((0..rank).map(|direction| page.constants.direction(direction, 0).0));
-    for row in z.chunks_exact_mut(rank) {
-        for (z, scales) in row.chunks_mut(I::LANES).zip(steps.chunks(I::LANES)) {
-            let scale = load_first::<I>(scales.as_ptr(), scales.len());
-            let p = z.as_mut_ptr();
-            store_first::<I>(p, I::mul(load_first::<I>(p, scales.len()), scale), scales.len());
+    let Scratch { steps, group_steps, coefficients, scales, .. } = scratch;
+    read_scales(page.constants, rank.into(), scales);
+    let Stored { z, steps, group } = read::<I>(page, coefficients, steps, group_steps);
+    for (token, row) in z.chunks_exact_mut(rank.into()).enumerate() {
+        for (g, (row, scales)) in row.chunks_mut(group).zip(scales.chunks(group)).enumerate() {
+            let step = I::splat(steps.get(g * CHUNK_TOKENS + token).map_or(1.0, |step| *step));
+            for (z, scales) in row.chunks_mut(I::LANES).zip(scales.chunks(I::LANES)) {
+                let (p, lanes) = (z.as_mut_ptr(), z.len());
+                let scale = I::mul(step, load_first::<I>(scales.as_ptr(), lanes));
+                store_first::<I>(p, I::mul(load_first::<I>(p, lanes), scale), lanes);
+            }
         }
     }
     z
 }
 
-/// A page's coefficients, tokens × rank; `steps` is for what this works on.
-#[inline(always)]
-unsafe fn stored<I: Isa>(page: &Page<'_>, z: &mut [f32], steps: &mut Vec<f32>) {
-    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return };
-    let layout = layout(page);
-    let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
-    match coefficients {
-        Coefficients::F16 => return halves::<I>(cast_slice(stored), z),
-        Coefficients::Codes(Bits::Two) => unpack::<I, 2>(stored, z),
-        Coefficients::Codes(Bits::Four) => unpack::<I, 4>(stored, z),
-        Coefficients::Codes(Bits::Eight) => unpack::<I, 8>(stored, z),
-    }
-    steps.resize(CHUNK_TOKENS * layout.token_scales, 0.0);
-    halves::<I>(cast_slice(&page.bytes[layout.scales_at..][..2 * steps.len()]), steps);
-    let rows = z.chunks_exact_mut(rank.into()).flat_map(|row| row.chunks_mut(layout.group));
-    for (group, step) in rows.zip(steps) {
-        for i in (0..group.len()).step_by(I::LANES) {
-            let lanes = I::LANES.min(group.len() - i);
-            let p = group[i..].as_mut_ptr();
-            store_first::<I>(p, I::mul(load_first::<I>(p, lanes), I::splat(*step)), lanes);
-        }
+/// The scale of each direction.
+fn read_scales(constants: Constants<'_>, rank: usize, out: &mut Floats) {
+    out.resize(rank);
+    for (direction, scale) in out.iter_mut().enumerate() {
+        *scale = constants.direction(direction, 0).0;
     }
 }
 
@@ -230,11 +265,9 @@ unsafe fn unpack<I: Isa, const BITS: usize>(stored: &[u8], z: &mut [f32]) {
     }
 }
 
-fn layout(page: &Page<'_>) -> CoefficientLayout {
-    let PageCodec::LowRank { rank, coefficients, keeps_first } = page.codec else {
-        unreachable!("{} is not of coefficients", page.codec)
-    };
-    CoefficientLayout::new(rank, coefficients, keeps_first, page.kv_heads, page.head_dim)
+fn layout<'a>(page: &'a Page<'_>) -> &'a CoefficientLayout {
+    let Some(layout) = page.coefficients() else { unreachable!("{} is not of coefficients", page.codec) };
+    layout
 }
 
 /// Decodes one head over its anchor.
@@ -268,18 +301,14 @@ pub unsafe fn decode<I: Isa>(
 
 /// Turns whole heads of a token's keys by their position's angles; by −1 back.
 #[inline(always)]
-unsafe fn turn<I: Isa>(
-    page: &Page<'_>,
-    token: usize,
-    row: &mut [f32],
-    direction: f32,
-    scratch: &mut Vec<f32>,
-) {
+unsafe fn turn<I: Isa>(page: &Page<'_>, token: usize, row: &mut [f32], direction: f32, scratch: &mut Floats) {
     let Some(table) = page.constants.rope.filter(|_| page.half == PageHalf::K) else { return };
     let half = table.rotary_dim / 2;
     let angles = (page.position + token) * half..(page.position + token + 1) * half;
-    scratch.clear();
-    scratch.extend(table.sin[angles.clone()].iter().map(|sin| direction * sin));
+    scratch.resize(half);
+    for (turned, sin) in scratch.iter_mut().zip(&table.sin[angles.clone()]) {
+        *turned = direction * sin;
+    }
     Rope { row, head_dim: page.head_dim, cos: &table.cos[angles], sin: scratch }.run::<I>();
 }
 
@@ -302,7 +331,7 @@ pub unsafe fn encode<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], ou
     }
     let scales: Vec<f32> = (0..rank).map(|k| page.constants.direction(k, 0).0).collect();
     let (mut z, mut row, mut sines) =
-        (Vec::with_capacity(CHUNK_TOKENS * rank), vec![0.0; channels], Vec::new());
+        (Vec::with_capacity(CHUNK_TOKENS * rank), vec![0.0; channels], Floats::default());
     for token in 0..CHUNK_TOKENS {
         for (head, row) in row.chunks_exact_mut(dim).enumerate() {
             let place = (head * CHUNK_TOKENS + token) * dim..(head * CHUNK_TOKENS + token + 1) * dim;

@@ -7,32 +7,45 @@ mod encode;
 mod exact;
 mod keys;
 mod low_rank;
+mod mix;
 mod page;
 mod recode;
+mod score;
 mod steps;
 
-use interleaf_contract::{CHUNK_TOKENS, CodeLayout, PageCodec, PageHalf};
+use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageHalf};
 
 pub use self::exact::encode;
-pub use self::low_rank::{Basis, coefficients};
+pub use self::low_rank::{Basis, Stored, stored};
+pub use self::mix::Mix;
 pub use self::page::{Page, Pages};
 pub use self::recode::{compare, recode};
+pub use self::score::Score;
 use crate::isa::{Isa, Kernel};
+use crate::lines::Floats;
+
+/// Queries that are multiplied with a page as it is decoded: as many as it is worth decoding for, and as have their sums in
+/// registers beside it.
+pub const ABREAST: usize = 4;
 
 /// What decoding works on besides its result; kept by whoever decodes many pages.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Steps of one head, or of one token's coefficients.
-    steps: Vec<f32>,
+    steps: Floats,
     /// Those of its anchor, where both are read at once.
-    anchor_steps: Vec<f32>,
+    anchor_steps: Floats,
+    /// Steps of one group's tokens after another's.
+    group_steps: Floats,
+    /// Scales of directions.
+    scales: Floats,
     /// Coefficients, tokens × rank.
-    coefficients: Vec<f32>,
+    coefficients: Floats,
     /// What they are expanded with, of one head.
-    directions: Vec<f32>,
+    directions: Floats,
     /// Keys as they lie, tokens × head_dim, and those of their anchor.
-    rows: Vec<f32>,
-    below: Vec<f32>,
+    rows: Floats,
+    below: Floats,
 }
 
 /// What a page is decoded over.
@@ -100,10 +113,9 @@ impl Kernel for Decode<'_> {
             | PageCodec::Profiled(_)
             | PageCodec::Grouped(_)
             | PageCodec::Delta(_) => {
-                let layout = CodeLayout::new(page.codec, page.half, page.kv_heads, page.head_dim);
-                let Some(layout) = layout else { unreachable!("{} is of codes", page.codec) };
+                let Some(layout) = page.codes() else { unreachable!("{} is of codes", page.codec) };
                 match page.half {
-                    PageHalf::V => codes::decode::<I>(&layout, page, kv_head, anchor, out, scratch),
+                    PageHalf::V => codes::decode::<I>(layout, page, kv_head, anchor, out, scratch),
                     PageHalf::K => keys::rows::<I>(page, kv_head, values, out, scratch),
                 }
             }

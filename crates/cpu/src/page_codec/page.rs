@@ -1,28 +1,107 @@
 //! A stored page with all that it is decoded with, and where its bytes are that one head is decoded from.
 
-use std::cell::Cell;
-use std::ops::Range;
+use std::cell::{Cell, OnceCell};
+use std::ops::{Deref, Range};
 
 use bytemuck::cast_slice;
 use interleaf_contract::host::{Pool, Resident};
 use interleaf_contract::{
     BackendError, CHUNK_TOKENS, CodeLayout, CoefficientLayout, ConstantRows, ConstantsId, PAGE_UNIT,
-    PageCodec, PageEntry, PageHalf, PagePlace, PoolGeometry, RopeTable,
+    PageAddress, PageCodec, PageHalf, PagePlace, PoolGeometry, RopeTable,
 };
 
 use crate::packed::Packed;
 
+/// What all pages of one half in one codec have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    pub codec: PageCodec,
+    pub half: PageHalf,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    layout: Layout,
+    units: u32,
+}
+
+/// Where the parts of a page are, of those that have parts.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    Plain,
+    Codes(CodeLayout),
+    Coefficients(CoefficientLayout),
+}
+
+impl Form {
+    fn new(geometry: &PoolGeometry, codec: PageCodec, half: PageHalf) -> Self {
+        let PoolGeometry { kv_heads, head_dim, .. } = *geometry;
+        let layout = match codec {
+            PageCodec::LowRank { rank, coefficients, keeps_first } => Layout::Coefficients(
+                CoefficientLayout::new(rank, coefficients, keeps_first, kv_heads, head_dim),
+            ),
+            _ => CodeLayout::new(codec, half, kv_heads, head_dim).map_or(Layout::Plain, Layout::Codes),
+        };
+        let units = u32::try_from(geometry.coded_bytes(codec, half) / PAGE_UNIT).unwrap_or(u32::MAX);
+        Self { codec, half, kv_heads, head_dim, layout, units }
+    }
+
+    /// Elements of a token.
+    pub const fn channels(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Where codes are; `None` of pages that are not of codes.
+    pub const fn codes(&self) -> Option<&CodeLayout> {
+        match &self.layout {
+            Layout::Codes(layout) => Some(layout),
+            Layout::Plain | Layout::Coefficients(_) => None,
+        }
+    }
+
+    /// Where coefficients are; `None` of pages that are not of coefficients.
+    pub const fn coefficients(&self) -> Option<&CoefficientLayout> {
+        match &self.layout {
+            Layout::Coefficients(layout) => Some(layout),
+            Layout::Plain | Layout::Codes(_) => None,
+        }
+    }
+
+    /// Where the bytes are that a head is decoded from: its numbers or codes, their scales, and the channels' own.
+    pub fn parts(&self, kv_head: usize) -> [Range<usize>; 3] {
+        let elements = CHUNK_TOKENS * self.head_dim;
+        let nth = |first: usize, bytes: usize| first + kv_head * bytes..first + (kv_head + 1) * bytes;
+        match (self.codec, &self.layout) {
+            (_, Layout::Codes(layout)) => [
+                nth(0, layout.head_bytes),
+                nth(layout.scales_at, 2 * layout.head_scales),
+                layout.channels_at.map_or(0..0, |first| nth(first, self.head_dim)),
+            ],
+            (_, Layout::Coefficients(layout)) => {
+                let first = layout.first_at.map_or(0..0, |first| nth(first, 2 * self.head_dim));
+                [0..layout.first_at.unwrap_or(layout.end), first, 0..0]
+            }
+            (PageCodec::Exact(element), _) => [nth(0, element.bytes(elements)), 0..0, 0..0],
+            (PageCodec::Steps(width), _) => [0..4, nth(PAGE_UNIT, elements * width as usize), 0..0],
+            (_, Layout::Plain) => [0..0, 0..0, 0..0],
+        }
+    }
+}
+
 /// The bytes of a page and what they mean.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    pub codec: PageCodec,
-    pub half: PageHalf,
+    form: &'a Form,
     pub bytes: &'a [u8],
-    pub kv_heads: usize,
-    pub head_dim: usize,
     /// The position of its first token.
     pub position: usize,
     pub constants: Constants<'a>,
+}
+
+impl Deref for Page<'_> {
+    type Target = Form;
+
+    fn deref(&self) -> &Form {
+        self.form
+    }
 }
 
 /// Constants of pages; nothing for codecs that have none.
@@ -54,38 +133,28 @@ const fn halves(bytes: Range<usize>) -> Range<usize> {
     bytes.start / size_of::<u16>()..bytes.end / size_of::<u16>()
 }
 
-impl Page<'_> {
-    /// Elements of a token.
-    pub const fn channels(&self) -> usize {
-        self.kv_heads * self.head_dim
-    }
+/// The forms that were asked for, each worked out once: a page is found for every head that is read of it.
+#[derive(Default)]
+struct Forms {
+    first: OnceCell<Box<Known>>,
+}
 
-    /// Where the bytes are that a head is decoded from: its numbers or codes, their scales, and the channels' own.
-    pub fn parts(&self, kv_head: usize) -> [Range<usize>; 3] {
-        let elements = CHUNK_TOKENS * self.head_dim;
-        let nth = |first: usize, bytes: usize| first + kv_head * bytes..first + (kv_head + 1) * bytes;
-        match self.codec {
-            PageCodec::Exact(element) => [nth(0, element.bytes(elements)), 0..0, 0..0],
-            PageCodec::Steps(width) => [0..4, nth(PAGE_UNIT, elements * width as usize), 0..0],
-            PageCodec::LowRank { rank, coefficients, keeps_first } => {
-                let (kv_heads, dim) = (self.kv_heads, self.head_dim);
-                let layout = CoefficientLayout::new(rank, coefficients, keeps_first, kv_heads, dim);
-                let first = layout.first_at.map_or(0..0, |first| nth(first, 2 * dim));
-                [0..layout.first_at.unwrap_or(layout.end), first, 0..0]
+struct Known {
+    form: Form,
+    next: OnceCell<Box<Known>>,
+}
+
+impl Forms {
+    fn get(&self, geometry: &PoolGeometry, codec: PageCodec, half: PageHalf) -> &Form {
+        let mut place = &self.first;
+        loop {
+            let known = place.get_or_init(|| {
+                Box::new(Known { form: Form::new(geometry, codec, half), next: OnceCell::new() })
+            });
+            if (known.form.codec, known.form.half) == (codec, half) {
+                return &known.form;
             }
-            PageCodec::Quantised(_)
-            | PageCodec::Profiled(_)
-            | PageCodec::Grouped(_)
-            | PageCodec::Delta(_) => {
-                match CodeLayout::new(self.codec, self.half, self.kv_heads, self.head_dim) {
-                    Some(layout) => [
-                        nth(0, layout.head_bytes),
-                        nth(layout.scales_at, 2 * layout.head_scales),
-                        layout.channels_at.map_or(0..0, |first| nth(first, self.head_dim)),
-                    ],
-                    None => [0..0, 0..0, 0..0],
-                }
-            }
+            place = &known.next;
         }
     }
 }
@@ -94,13 +163,14 @@ impl Page<'_> {
 pub struct Pages<'a> {
     pool: &'a Pool,
     resident: &'a Resident<Packed>,
+    forms: Forms,
     /// The constants found last: most pages that are read one after another have the same.
     found: Cell<Option<(ConstantsId, Constants<'a>)>>,
 }
 
 impl<'a> Pages<'a> {
     pub fn new(pool: &'a Pool, resident: &'a Resident<Packed>) -> Self {
-        Self { pool, resident, found: Cell::new(None) }
+        Self { pool, resident, forms: Forms::default(), found: Cell::new(None) }
     }
 
     /// The pool's shape.
@@ -118,13 +188,11 @@ impl<'a> Pages<'a> {
         half: PageHalf,
         chunk: usize,
         place: PagePlace,
-    ) -> Result<Page<'a>, BackendError> {
-        let geometry = self.geometry();
-        let bytes = self.pool.page(geometry.address(layer, half, PageEntry::from(place)))?;
+    ) -> Result<Page<'_>, BackendError> {
+        let form = self.forms.get(self.geometry(), place.codec, half);
+        let bytes = self.pool.page(PageAddress { layer, at: place.at, units: form.units })?;
         let constants = place.constants.map(|id| self.constants(id)).transpose()?.unwrap_or_default();
-        let (codec, position) = (place.codec, chunk * CHUNK_TOKENS);
-        let PoolGeometry { kv_heads, head_dim, .. } = *geometry;
-        Ok(Page { codec, half, bytes, kv_heads, head_dim, position, constants })
+        Ok(Page { form, bytes, position: chunk * CHUNK_TOKENS, constants })
     }
 
     fn constants(&self, id: ConstantsId) -> Result<Constants<'a>, BackendError> {

@@ -12,37 +12,45 @@ use std::ops::Range;
 
 use interleaf_contract::ATTENTION_SPLIT;
 
-use super::mix::{Sums, Weights, accumulate_all};
+use super::mix::{Rows, Sums, Weights, accumulate_all};
 use crate::isa::Isa;
+use crate::lines::Floats;
 use crate::math::{MOST_LANES, load_first};
-use crate::page_codec::{Basis, Page, Scratch, coefficients};
+use crate::page_codec::{Basis, Page, Scratch, Stored, stored};
 
-/// Sums of weights, one in each lane, and as many of coefficients as the largest rank.
-const STRIDE: usize = MOST_LANES + u8::MAX as usize;
+/// Sums of weights, one in each lane, and as many of coefficients as the largest rank, in whole lines.
+const STRIDE: usize = MOST_LANES + (u8::MAX as usize).next_multiple_of(MOST_LANES);
 
 /// What a worker gathers in.
 #[derive(Default)]
 pub struct Gathered {
     /// Queries × [`STRIDE`].
-    sums: Vec<f32>,
-    /// A basis as numbers.
-    basis: Vec<f32>,
+    sums: Floats,
+    /// A basis as numbers, and its scales.
+    basis: Floats,
+    scales: Floats,
 }
 
 impl Gathered {
     /// Begins a block of a task.
     pub fn begin<'a>(&'a mut self, members: usize, queries: usize) -> Gathering<'a> {
         if self.sums.len() < queries * STRIDE {
-            self.sums.resize(queries * STRIDE, 0.0);
+            self.sums.resize(queries * STRIDE);
         }
-        Gathering { sums: &mut self.sums, numbers: &mut self.basis, bases: vec![None; members] }
+        Gathering {
+            sums: &mut self.sums,
+            numbers: &mut self.basis,
+            scales: &mut self.scales,
+            bases: vec![None; members],
+        }
     }
 }
 
 /// What the queries of a block have gathered.
 pub struct Gathering<'a> {
     sums: &'a mut [f32],
-    numbers: &'a mut Vec<f32>,
+    numbers: &'a mut Floats,
+    scales: &'a mut Floats,
     /// What each member's sums are to be expanded with; none where it has none yet.
     bases: Vec<Option<Basis<'a>>>,
 }
@@ -80,9 +88,14 @@ impl<'a> Gathering<'a> {
                 I::store(total, sum);
             }
         }
-        let z = coefficients::<I>(page, scratch);
-        let mut sums = Sums { values: self.sums, first: MOST_LANES, stride: STRIDE, width: basis.rank };
-        accumulate_all::<I>(weights, z, &mut sums);
+        let Stored { z, steps, group } = stored::<I>(page, scratch);
+        let rank = basis.rank;
+        for (g, first) in (0..rank).step_by(group).enumerate() {
+            let steps = steps.as_chunks().0.get(g);
+            let rows = Rows { values: &z[first..], stride: rank, steps };
+            let (first, width) = (MOST_LANES + first, group.min(rank - first));
+            accumulate_all::<I>(weights, rows, &mut Sums { values: self.sums, first, stride: STRIDE, width });
+        }
     }
 
     /// Adds what a member's queries have gathered, expanded, to their sums of values.
@@ -92,9 +105,15 @@ impl<'a> Gathering<'a> {
     #[inline(always)]
     pub unsafe fn expand<I: Isa>(&mut self, member: usize, queries: Range<usize>, out: &mut Sums<'_>) {
         let Some(basis) = self.bases[member].take() else { return };
+        basis.scales(self.scales);
         let directions = basis.numbers::<I>(self.numbers);
         for query in queries {
-            let (total, sums) = self.sums[query * STRIDE..][..MOST_LANES + basis.rank].split_at(MOST_LANES);
+            let own = &mut self.sums[query * STRIDE..][..MOST_LANES + basis.rank];
+            let (total, sums) = own.split_at_mut(MOST_LANES);
+            // What is gathered is in steps of directions.
+            for (sum, scale) in sums.iter_mut().zip(&**self.scales) {
+                *sum *= scale;
+            }
             directions.add::<I>(I::sum(I::load(total.as_ptr())), sums, out.of(query));
         }
     }

@@ -1,30 +1,80 @@
-//! The pages of a block as a task reads them: decoded one head at a time, and fetched ahead.
+//! The pages of a block as a task reads them: found once for all heads of a group, decoded one head at a time, and fetched
+//! ahead.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use std::ops::Range;
 
-use interleaf_contract::{ChunkEntry, PageCodec, PageHalf, PagePlace};
+use interleaf_contract::{ChunkEntry, PageCodec, PageEntry, PageHalf};
 
-use super::Task;
-use super::plan::{self, anchor};
+use super::plan::{Group, anchor};
 use crate::isa::Isa;
 use crate::lines::LINE;
-use crate::page_codec::{Anchor, Basis, Decode, Order, Page, Pages, Scratch, adds_as_read};
+use crate::page_codec::{Anchor, Basis, Decode, Mix, Order, Page, Pages, Scratch, adds_as_read};
 
-/// Pages that are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
-const PAGES_AHEAD: usize = 2;
+const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
-/// The pages of a block: K of every chunk, then V.
-pub struct Load<'a, 'b> {
-    pub pages: &'b Pages<'a>,
-    pub layer: u32,
-    pub task: Task<'b>,
-    pub chunks: Range<usize>,
+/// Chunks whose pages are fetched ahead of the one at hand: the hardware's own prefetch does not know where the next one is.
+const CHUNKS_AHEAD: usize = 2;
+
+/// The pages of a block that a group reads.
+#[derive(Default)]
+pub struct Found<'p> {
+    /// Whose they are: a group of the plan, and its chunks.
+    of: Option<(usize, Range<usize>)>,
+    /// K of every chunk, then V, in the order in which they are read: what all members' pages are differences from or are
+    /// themselves, then each member's own, if it is a difference.
+    pages: Vec<Option<Page<'p>>>,
 }
 
-impl<'a> Load<'a, '_> {
-    /// Decodes what the task's pages of a chunk are differences from, or are themselves: keys dim × tokens, values
-    /// tokens × dim.
+impl<'p> Found<'p> {
+    /// Finds the pages of a group, unless they are at hand.
+    pub fn load(
+        &mut self,
+        pages: &'p Pages<'_>,
+        layer: u32,
+        (index, group): (usize, &Group<'_>),
+        chunks: Range<usize>,
+        kv_head: usize,
+    ) -> Load<'_, 'p> {
+        if self.of.as_ref().is_none_or(|(of, at)| (*of, at) != (index, &chunks)) {
+            self.pages.clear();
+            for half in HALVES {
+                for chunk in chunks.clone() {
+                    let find = |entry: PageEntry| match pages.page(layer, half, chunk, entry.place()) {
+                        Ok(page) => page,
+                        // The step was checked: every entry is in the pool, and its constants are there.
+                        Err(error) => unreachable!("{error}"),
+                    };
+                    self.pages.push(Some(find(anchor(entry(group.pages(), chunk).half(half)).into())));
+                    for member in group.members() {
+                        let own = entry(member.pages, chunk).half(half);
+                        self.pages.push((!own.codec.stands_alone()).then(|| find(own)));
+                    }
+                }
+            }
+            self.of = Some((index, chunks.clone()));
+        }
+        Load { pages: &self.pages, members: group.members().count(), chunks, kv_head }
+    }
+}
+
+fn entry(pages: &[ChunkEntry], chunk: usize) -> ChunkEntry {
+    // As above: tables reach as far as their rows' positions.
+    let Some(entry) = pages.get(chunk) else { unreachable!("no page of chunk {chunk}") };
+    *entry
+}
+
+/// The same for one head.
+pub struct Load<'a, 'p> {
+    pages: &'a [Option<Page<'p>>],
+    members: usize,
+    chunks: Range<usize>,
+    kv_head: usize,
+}
+
+impl<'a, 'p> Load<'a, 'p> {
+    /// Decodes what the members' pages of a chunk are differences from, or are themselves: keys dim × tokens, values
+    /// tokens × dim. A lone member's differences are added at once, if their codec allows it; says whether they were.
     #[inline(always)]
     pub unsafe fn anchor<I: Isa>(
         &self,
@@ -32,11 +82,102 @@ impl<'a> Load<'a, '_> {
         chunk: usize,
         out: &mut [f32],
         scratch: &mut Scratch,
-    ) {
-        let pages = self.task.group.pages();
-        self.fetch_later::<I>(half, chunk, |half, chunk| anchor(self.entry(pages, chunk).half(half)));
-        let page = self.find(half, chunk, anchor(self.entry(pages, chunk).half(half)));
-        self.decode::<I>(&page, Anchor::None, out, scratch);
+    ) -> bool {
+        let at = self.place(half, chunk);
+        self.fetch_later::<I>(at);
+        let page = self.page(at);
+        if self.is_of_one()
+            && let Some(own) = &self.pages[at + 1]
+            && adds_as_read(own, page)
+        {
+            self.fetch_later::<I>(at + 1);
+            self.decode::<I>(own, Anchor::Page(page), out, scratch);
+            return true;
+        }
+        self.decode::<I>(page, Anchor::None, out, scratch);
+        false
+    }
+
+    /// A chunk's page as one of the members has it: the anchor, or `out` with the difference added to it.
+    #[inline(always)]
+    pub unsafe fn over<'o, I: Isa>(
+        &self,
+        member: usize,
+        half: PageHalf,
+        chunk: usize,
+        anchor: &'o [f32],
+        out: &'o mut [f32],
+        scratch: &mut Scratch,
+    ) -> &'o [f32] {
+        let at = self.place(half, chunk) + 1 + member;
+        let Some(page) = &self.pages[at] else { return anchor };
+        self.fetch_later::<I>(at);
+        self.decode::<I>(page, Anchor::Values(anchor), out, scratch);
+        out
+    }
+
+    /// What a member's page of a chunk is decoded from while it is multiplied, if it is of codes: its own page over the
+    /// anchor's values, or over the anchor as it is read, or the anchor alone.
+    #[inline(always)]
+    pub unsafe fn codes<'k, I: Isa>(
+        &'k self,
+        member: usize,
+        half: PageHalf,
+        chunk: usize,
+        anchor: Option<&'k [f32]>,
+    ) -> Option<(&'k Page<'p>, Anchor<'k>)> {
+        let at = self.place(half, chunk);
+        let under = self.page(at);
+        let own = at + 1 + member;
+        let (page, over) = match (&self.pages[own], anchor) {
+            (None, None) => (under, Anchor::None),
+            (Some(page), None) if adds_as_read(page, under) => (page, Anchor::Page(under)),
+            (Some(page), Some(values)) => (page, Anchor::Values(values)),
+            _ => return None,
+        };
+        if page.codes().is_none() || half == PageHalf::V && !Mix::can(page) {
+            return None;
+        }
+        if anchor.is_none() {
+            self.fetch_later::<I>(at);
+        }
+        self.fetch_later::<I>(own);
+        Some((page, over))
+    }
+
+    /// What all members' values of a chunk are over, if that can be decoded while it is multiplied.
+    #[inline(always)]
+    pub unsafe fn codes_under<I: Isa>(&self, chunk: usize) -> Option<&Page<'p>> {
+        let at = self.place(PageHalf::V, chunk);
+        let page = Some(self.page(at)).filter(|page| Mix::can(page))?;
+        self.fetch_later::<I>(at);
+        Some(page)
+    }
+
+    /// Whether there is one member alone.
+    pub fn is_of_one(&self) -> bool {
+        self.members == 1
+    }
+
+    /// Which head's they are.
+    pub fn kv_head(&self) -> usize {
+        self.kv_head
+    }
+
+    /// V of a chunk, if a member has it in coefficients for every token: they can be weighted as they are.
+    #[inline(always)]
+    pub unsafe fn coefficients<I: Isa>(
+        &self,
+        member: usize,
+        chunk: usize,
+    ) -> Option<(&'a Page<'p>, Basis<'p>)> {
+        let at = self.place(PageHalf::V, chunk) + 1 + member;
+        let page = self.pages[at].as_ref()?;
+        if !matches!(page.codec, PageCodec::LowRank { keeps_first: false, .. }) {
+            return None;
+        }
+        self.fetch_later::<I>(at);
+        Some((page, Basis::of(page, self.kv_head)?))
     }
 
     #[inline(always)]
@@ -51,107 +192,31 @@ impl<'a> Load<'a, '_> {
             PageHalf::K => Order::ByChannel,
             PageHalf::V => Order::ByToken,
         };
-        Decode { page, kv_head: self.task.kv_head, order, anchor, out, scratch }.on::<I>();
+        Decode { page, kv_head: self.kv_head, order, anchor, out, scratch }.on::<I>();
     }
 
-    /// A chunk's page as one of the tables has it: the anchor, or `out` with the difference added to it.
+    /// Where a chunk's pages begin.
     #[inline(always)]
-    pub unsafe fn over<'o, I: Isa>(
-        &self,
-        pages: &[ChunkEntry],
-        half: PageHalf,
-        chunk: usize,
-        anchor: &'o [f32],
-        out: &'o mut [f32],
-        scratch: &mut Scratch,
-    ) -> &'o [f32] {
-        let entry = self.entry(pages, chunk).half(half);
-        if entry.codec.stands_alone() {
-            return anchor;
-        }
-        self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
-        let page = self.find(half, chunk, entry.place());
-        self.decode::<I>(&page, Anchor::Values(anchor), out, scratch);
-        out
+    fn place(&self, half: PageHalf, chunk: usize) -> usize {
+        (half as usize * self.chunks.len() + chunk - self.chunks.start) * (1 + self.members)
     }
 
-    /// Decodes a chunk's page at once with its anchor; says whether it could: of a task whose rows all have the same pages,
-    /// and in codecs that allow it.
     #[inline(always)]
-    pub unsafe fn at_once<I: Isa>(
-        &self,
-        half: PageHalf,
-        chunk: usize,
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> bool {
-        let pages = self.task.group.pages();
-        let entry = self.entry(pages, chunk).half(half);
-        let Some(anchor) = entry.anchor.filter(|_| self.task.group.is_of_one()) else { return false };
-        let (page, under) = (self.find(half, chunk, entry.place()), self.find(half, chunk, anchor));
-        if !adds_as_read(&page, &under) {
-            return false;
-        }
-        self.fetch_later::<I>(half, chunk, |half, chunk| plan::anchor(self.entry(pages, chunk).half(half)));
-        self.fetch_later::<I>(half, chunk, |half, chunk| self.entry(pages, chunk).half(half).place());
-        self.decode::<I>(&page, Anchor::Page(&under), out, scratch);
-        true
+    fn page(&self, at: usize) -> &'a Page<'p> {
+        let Some(page) = &self.pages[at] else { unreachable!("a page for every chunk") };
+        page
     }
 
-    /// V of a chunk, if it is in coefficients for every token: they can be weighted as they are.
+    /// Asks for the head's part of the page that is read a few chunks after another; V's come after K's.
     #[inline(always)]
-    pub unsafe fn coefficients<I: Isa>(
-        &self,
-        pages: &[ChunkEntry],
-        chunk: usize,
-    ) -> Option<(Page<'a>, Basis<'a>)> {
-        let place = |chunk| self.entry(pages, chunk).v.place();
-        if !matches!(place(chunk).codec, PageCodec::LowRank { keeps_first: false, .. }) {
-            return None;
-        }
-        self.fetch_later::<I>(PageHalf::V, chunk, |_, chunk| place(chunk));
-        let page = self.find(PageHalf::V, chunk, place(chunk));
-        Some((page, Basis::of(&page, self.task.kv_head)?))
-    }
-
-    /// Asks for the head's part of the page that is read after a few others.
-    #[inline(always)]
-    unsafe fn fetch_later<I: Isa>(
-        &self,
-        half: PageHalf,
-        chunk: usize,
-        place: impl Fn(PageHalf, usize) -> PagePlace,
-    ) {
-        let later = chunk + PAGES_AHEAD;
-        let next = match half {
-            _ if later < self.chunks.end => Some((half, later)),
-            PageHalf::K => Some((PageHalf::V, later - self.chunks.len())),
-            PageHalf::V => None,
-        };
-        let Some((half, chunk)) = next.filter(|(_, chunk)| self.chunks.contains(chunk)) else { return };
-        let page = self.find(half, chunk, place(half, chunk));
-        for part in page.parts(self.task.kv_head) {
+    unsafe fn fetch_later<I: Isa>(&self, at: usize) {
+        let Some(Some(page)) = self.pages.get(at + CHUNKS_AHEAD * (1 + self.members)) else { return };
+        for part in page.parts(self.kv_head) {
             // Pages begin on no line of their own: the last byte may be on one more.
             let last = part.end.checked_sub(1).filter(|last| part.contains(last));
             for byte in part.step_by(LINE).chain(last) {
                 I::prefetch(page.bytes[byte..].as_ptr());
             }
-        }
-    }
-
-    #[inline(always)]
-    fn entry(&self, pages: &[ChunkEntry], chunk: usize) -> ChunkEntry {
-        // The step was checked: tables reach as far as their rows' positions.
-        let Some(entry) = pages.get(chunk) else { unreachable!("no page of chunk {chunk}") };
-        *entry
-    }
-
-    #[inline(always)]
-    fn find(&self, half: PageHalf, chunk: usize, place: PagePlace) -> Page<'a> {
-        // As above: every entry is in the pool, and its constants are there.
-        match self.pages.page(self.layer, half, chunk, place) {
-            Ok(page) => page,
-            Err(error) => unreachable!("{error}"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Partials of blocks merged in ascending order: a row's result.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-use super::{PagedAttention, partial_len};
+use super::{PagedAttention, VALUES, partial_len};
 use crate::isa::{Isa, Kernel};
 use crate::region::Worker;
 
@@ -50,7 +50,7 @@ impl Kernel for Merge<'_, '_> {
                 }
                 let place = (row * heads + kv_head * group + g) * dim;
                 let out = layer.out.part_mut(place..place + dim);
-                for (o, v) in out.iter_mut().zip(&merged[2..]) {
+                for (o, v) in out.iter_mut().zip(&merged[VALUES..]) {
                     *o = v / merged[1];
                 }
             }

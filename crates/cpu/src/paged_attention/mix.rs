@@ -31,6 +31,18 @@ impl Weights<'_> {
         seen.start.max(self.at)..seen.end.min(self.at + CHUNK_TOKENS)
     }
 
+    /// A query's weights for some tokens, from the block's start on.
+    #[inline(always)]
+    pub fn of(&self, query: usize, tokens: Range<usize>) -> &[f32] {
+        &self.scores[query * ATTENTION_SPLIT..][tokens]
+    }
+
+    /// Whether all queries see all of the page.
+    pub fn see_all(&self) -> bool {
+        let sees = |seen: &Range<usize>| seen.start <= self.at && seen.end >= self.at + CHUNK_TOKENS;
+        self.seen[self.rows.clone()].iter().all(sees)
+    }
+
     /// The queries.
     #[inline(always)]
     pub fn queries(&self) -> Range<usize> {
@@ -57,15 +69,26 @@ impl Sums<'_> {
     }
 }
 
-/// Adds a page's weighted values, tokens × width, to every query's sums. Queries that see all of it go together, four where
-/// their sums fit into registers, or else two.
+/// What is weighted of a page.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// A row of every token, as wide as the sums are.
+    pub values: &'a [f32],
+    /// From one row to the next.
+    pub stride: usize,
+    /// What each token's row is in steps of, if anything.
+    pub steps: Option<&'a [f32; CHUNK_TOKENS]>,
+}
+
+/// Adds a page's weighted rows to every query's sums. Queries that see all of it go together, four where their sums fit
+/// into registers, or else two.
 ///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, values: &[f32], sums: &mut Sums<'_>) {
+pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, page: Rows<'_>, sums: &mut Sums<'_>) {
     let width = sums.width;
-    assert!(values.len() == CHUNK_TOKENS * width, "a page");
+    assert!(page.values.len() >= (CHUNK_TOKENS - 1) * page.stride + width, "a page");
     let queries = weights.queries();
     let mut query = queries.start;
     while query < queries.end {
@@ -78,9 +101,9 @@ pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, values: &[f32], sums
         let last = queries.end.min(query + most);
         let together = (query..last).take_while(|query| weights.tokens(*query).len() == CHUNK_TOKENS).count();
         query += match together {
-            4 => some::<I, 4>(weights, query, tokens, values, sums),
-            2 | 3 => some::<I, 2>(weights, query, tokens, values, sums),
-            _ => some::<I, 1>(weights, query, tokens, values, sums),
+            4 => some::<I, 4>(weights, query, tokens, page, sums),
+            2 | 3 => some::<I, 2>(weights, query, tokens, page, sums),
+            _ => some::<I, 1>(weights, query, tokens, page, sums),
         };
     }
 }
@@ -91,16 +114,28 @@ unsafe fn some<I: Isa, const Q: usize>(
     weights: &Weights<'_>,
     query: usize,
     tokens: Range<usize>,
-    values: &[f32],
+    page: Rows<'_>,
     sums: &mut Sums<'_>,
 ) -> usize {
     let width = sums.width;
-    let values = values[(tokens.start - weights.at) * width..].as_ptr();
-    let rows = each_of!(Q, std::ptr::null(), |q| {
-        weights.scores[(query + q) * ATTENTION_SPLIT + tokens.start..][..tokens.len()].as_ptr()
-    });
+    let first = tokens.start - weights.at;
+    let values = page.values[first * page.stride..].as_ptr();
+    let mut rows = each_of!(Q, std::ptr::null(), |q| weights.of(query + q, tokens.clone()).as_ptr());
+    let mut scaled = [[0.0; CHUNK_TOKENS]; Q];
+    if let Some(steps) = page.steps {
+        let steps = steps[first..first + tokens.len()].as_ptr();
+        for (scaled, row) in scaled.iter_mut().zip(&mut rows) {
+            for i in (0..tokens.len()).step_by(I::LANES) {
+                let lanes = I::LANES.min(tokens.len() - i);
+                let step = load_first::<I>(steps.add(i), lanes);
+                let weight = load_first::<I>(row.add(i), lanes);
+                store_first::<I>(scaled[i..].as_mut_ptr(), I::mul(weight, step), lanes);
+            }
+            *row = scaled.as_ptr();
+        }
+    }
     let o = each_of!(Q, std::ptr::null_mut(), |q| sums.of(query + q).as_mut_ptr());
-    accumulate::<I, Q>(rows, tokens.len(), values, width, o);
+    accumulate::<I, Q>(rows, tokens.len(), values, page.stride, width, o);
     Q
 }
 
@@ -113,6 +148,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     weights: [*const f32; Q],
     tokens: usize,
     values: *const f32,
+    stride: usize,
     width: usize,
     o: [*mut f32; Q],
 ) {
@@ -122,7 +158,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     while i + WIDE * I::LANES <= width {
         let mut sums = each_of!(Q, zeros, |q| each_of!(WIDE, zero, |v| I::load(o[q].add(i + v * I::LANES))));
         for t in 0..tokens {
-            let value = each_of!(WIDE, zero, |v| I::load(values.add(t * width + i + v * I::LANES)));
+            let value = each_of!(WIDE, zero, |v| I::load(values.add(t * stride + i + v * I::LANES)));
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 let weight = I::splat(*weights.add(t));
                 for (sum, value) in sums.iter_mut().zip(value) {
@@ -141,7 +177,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
         let lanes = I::LANES.min(width - i);
         let mut sums = each_of!(Q, zero, |q| load_first::<I>(o[q].add(i), lanes));
         for t in 0..tokens {
-            let value = load_first::<I>(values.add(t * width + i), lanes);
+            let value = load_first::<I>(values.add(t * stride + i), lanes);
             for (sum, weights) in sums.iter_mut().zip(weights) {
                 *sum = I::fma(I::splat(*weights.add(t)), value, *sum);
             }

@@ -9,28 +9,33 @@
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 mod gather;
+mod keys;
 mod load;
 mod merge;
 mod mix;
 mod plan;
 mod scores;
+mod values;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use interleaf_contract::host::{Pool, Resident};
-use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, PageHalf, Row, RowKind};
+use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, Row, RowKind};
 
 use self::gather::Gathered;
-use self::load::Load;
+use self::keys::Keys;
+use self::load::Found;
 use self::merge::{Merge, merge};
-use self::mix::{Sums, accumulate_all};
+use self::mix::Sums;
 use self::plan::Group;
 pub use self::plan::Plan;
-use self::scores::{Queries, score_all, weigh};
+use self::scores::{Queries, weigh};
+use self::values::Values;
 use crate::isa::{Isa, Kernel};
+use crate::lines::{Floats, LINE};
 use crate::packed::Packed;
-use crate::page_codec::{Pages, Scratch};
+use crate::page_codec::{ABREAST, Pages, Scratch};
 use crate::region::{Shared, Worker};
 use crate::softcap::softcap;
 
@@ -46,9 +51,12 @@ pub struct PagedAttention<'a> {
     scratch: Shared<'a, f32>,
 }
 
-/// Values of one partial: the maximum, the sum, and the weighted values, unnormalised.
+/// Where the weighted values of a partial begin, unnormalised: on the line behind its maximum and its sum.
+const VALUES: usize = LINE / size_of::<f32>();
+
+/// Numbers of one partial.
 const fn partial_len(dim: usize) -> usize {
-    dim + 2
+    VALUES + dim
 }
 
 impl<'a> PagedAttention<'a> {
@@ -84,9 +92,10 @@ pub fn scratch_len(plan: &Plan<'_>, shape: AttentionShape) -> usize {
     plan.partials() * partial_len(shape.head_dim as usize)
 }
 
-/// A group of rows and a key/value head.
+/// A group of the plan and a key/value head.
 #[derive(Clone, Copy)]
 struct Task<'a> {
+    index: usize,
     group: &'a Group<'a>,
     kv_head: usize,
 }
@@ -107,19 +116,21 @@ impl Kernel for Blocks<'_, '_> {
         let group = (layer.shape.heads / layer.shape.kv_heads) as usize;
         let most = layer.plan.groups.iter().map(Group::count).max().unwrap_or(0) * group;
         let mut work = Work {
-            anchor: vec![0.0; CHUNK_TOKENS * dim],
-            page: vec![0.0; CHUNK_TOKENS * dim],
-            scores: vec![0.0; most * ATTENTION_SPLIT],
-            blocks: Vec::new(),
+            anchor: Floats::zeroed(CHUNK_TOKENS * dim),
+            page: Floats::zeroed(CHUNK_TOKENS * dim),
+            scores: Floats::zeroed(most * ATTENTION_SPLIT),
+            blocks: Floats::default(),
             decode: Scratch::default(),
             gathered: Gathered::default(),
         };
+        let mut found = Found::default();
         // Tasks of a prompt grow along it, so each worker takes every n-th.
-        for index in worker.every(layer.plan.tasks()) {
-            let (group, kv_head, partials) = layer.plan.task(index);
+        for task in worker.every(layer.plan.tasks()) {
+            let (index, kv_head, partials) = layer.plan.task(task);
             let len = partial_len(dim);
             let partials = layer.scratch.part_mut(partials.start * len..partials.end * len);
-            run_task::<I>(layer, pages, Task { group, kv_head }, partials, &mut work);
+            let group = &layer.plan.groups[index];
+            run_task::<I>(layer, pages, Task { index, group, kv_head }, partials, &mut found, &mut work);
         }
     }
 }
@@ -127,13 +138,13 @@ impl Kernel for Blocks<'_, '_> {
 /// A worker's decoded pages, scores and running blocks.
 struct Work {
     /// K, dim × tokens, or V, tokens × dim, of one head and chunk as all members' pages have it for an anchor.
-    anchor: Vec<f32>,
+    anchor: Floats,
     /// The same as one member reads it.
-    page: Vec<f32>,
+    page: Floats,
     /// Queries × positions of a block.
-    scores: Vec<f32>,
+    scores: Floats,
     /// The partial of each query's present block.
-    blocks: Vec<f32>,
+    blocks: Floats,
     decode: Scratch,
     gathered: Gathered,
 }
@@ -155,12 +166,21 @@ fn seeing(seen: &[Range<usize>], rows: &Range<usize>, at: usize) -> Range<usize>
     rows.start + first..rows.start + last
 }
 
+/// Queries for which a page is decoded anew rather than kept: storing and loading it costs more than decoding it twice.
+const FEW: usize = 2 * ABREAST;
+
+/// Whether queries are multiplied with a page as it is decoded.
+fn are_few(queries: &Range<usize>) -> bool {
+    (1..=FEW).contains(&queries.len()) && queries.len().is_multiple_of(ABREAST)
+}
+
 #[inline(always)]
-unsafe fn run_task<I: Isa>(
+unsafe fn run_task<'p, I: Isa>(
     layer: &PagedAttention<'_>,
-    pages: &Pages<'_>,
+    pages: &'p Pages<'_>,
     task: Task<'_>,
     partials: &mut [f32],
+    found: &mut Found<'p>,
     work: &mut Work,
 ) {
     let shape = layer.shape;
@@ -182,36 +202,14 @@ unsafe fn run_task<I: Isa>(
         // A window may begin within the block.
         let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min().unwrap_or(0);
         let chunks = (start + first) / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
-        let load = Load { pages, layer: layer.layer, task, chunks: chunks.clone() };
+        let load = found.load(pages, layer.layer, (task.index, task.group), chunks.clone(), task.kv_head);
         for chunk in chunks.clone() {
-            let at = chunk * CHUNK_TOKENS - start;
-            let is_whole = load.at_once::<I>(PageHalf::K, chunk, &mut work.page, &mut work.decode);
-            if !is_whole {
-                load.anchor::<I>(PageHalf::K, chunk, &mut work.anchor, &mut work.decode);
-            }
-            for member in task.group.members() {
-                let seeing = seeing(&seen, &member.rows, at);
-                if seeing.is_empty() {
-                    continue;
-                }
-                let page = if is_whole {
-                    &work.page
-                } else {
-                    load.over::<I>(
-                        member.pages,
-                        PageHalf::K,
-                        chunk,
-                        &work.anchor,
-                        &mut work.page,
-                        &mut work.decode,
-                    )
-                };
-                let seeing = seeing.start * group..seeing.end * group;
-                score_all::<I>(&queries, seeing, page, shape.scale, &mut work.scores, at);
-            }
+            let (group, at) = (task.group, chunk * CHUNK_TOKENS - start);
+            let keys = Keys { group, queries: &queries, seen: &seen, scale: shape.scale, chunk, at };
+            keys.score::<I>(&load, work);
         }
-        work.blocks.clear();
-        work.blocks.resize(rows.len() * group * len, 0.0);
+        work.blocks.resize(rows.len() * group * len);
+        work.blocks.fill(0.0);
         for (query, own) in work.blocks.chunks_exact_mut(len).enumerate() {
             let seen = seen[query / group].clone();
             let scores = &mut work.scores[query * ATTENTION_SPLIT..][seen];
@@ -223,41 +221,16 @@ unsafe fn run_task<I: Isa>(
         }
         let mut gathering = work.gathered.begin(task.group.members().count(), rows.len() * group);
         for chunk in chunks {
-            let at = chunk * CHUNK_TOKENS - start;
-            let is_whole = load.at_once::<I>(PageHalf::V, chunk, &mut work.page, &mut work.decode);
-            if !is_whole {
-                load.anchor::<I>(PageHalf::V, chunk, &mut work.anchor, &mut work.decode);
-            }
-            for (index, member) in task.group.members().enumerate() {
-                if seeing(&seen, &member.rows, at).is_empty() {
-                    continue;
-                }
-                let weights =
-                    mix::Weights { seen: &seen, rows: member.rows.clone(), group, scores: &work.scores, at };
-                let mut sums = Sums { values: &mut work.blocks, first: 2, stride: len, width: dim };
-                if gathers && let Some((page, basis)) = load.coefficients::<I>(member.pages, chunk) {
-                    accumulate_all::<I>(&weights, &work.anchor, &mut sums);
-                    gathering.add::<I>(index, basis, &page, &weights, &mut sums, &mut work.decode);
-                    continue;
-                }
-                let page = if is_whole {
-                    &work.page
-                } else {
-                    load.over::<I>(
-                        member.pages,
-                        PageHalf::V,
-                        chunk,
-                        &work.anchor,
-                        &mut work.page,
-                        &mut work.decode,
-                    )
-                };
-                accumulate_all::<I>(&weights, page, &mut sums);
-            }
+            let (weights, at) = (&*work.scores, chunk * CHUNK_TOKENS - start);
+            let values =
+                Values { group: task.group, seen: &seen, heads: group, weights, dim, gathers, chunk, at };
+            let pages =
+                values::Pages { anchor: &mut work.anchor, page: &mut work.page, decode: &mut work.decode };
+            values.mix::<I>(&load, &mut gathering, &mut work.blocks, pages);
         }
         for (index, member) in task.group.members().enumerate() {
             let queries = member.rows.start * group..member.rows.end * group;
-            let mut sums = Sums { values: &mut work.blocks, first: 2, stride: len, width: dim };
+            let mut sums = Sums { values: &mut work.blocks, first: VALUES, stride: len, width: dim };
             gathering.expand::<I>(index, queries, &mut sums);
         }
         for (partial, block) in partials.chunks_exact_mut(len).zip(work.blocks.chunks_exact(len)) {

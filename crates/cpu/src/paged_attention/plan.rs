@@ -60,11 +60,6 @@ impl<'a> Group<'a> {
         })
     }
 
-    /// Whether all rows have the same pages.
-    pub fn is_of_one(&self) -> bool {
-        self.members.len() == 1
-    }
-
     /// The pages of one of the members.
     pub fn pages(&self) -> &'a [ChunkEntry] {
         self.members.first().map_or(&[], |member| member.pages)
@@ -170,11 +165,12 @@ impl<'a> Plan<'a> {
         self.groups.len() * self.kv_heads
     }
 
-    /// The group of a task, its key/value head, and its partials: rows × heads that share the key/value head.
-    pub fn task(&self, index: usize) -> (&Group<'a>, usize, Range<usize>) {
-        let (group, kv_head) = (&self.groups[index / self.kv_heads], index % self.kv_heads);
+    /// Which group a task is of, its key/value head, and its partials: rows × heads that share the key/value head.
+    pub fn task(&self, index: usize) -> (usize, usize, Range<usize>) {
+        let (of, kv_head) = (index / self.kv_heads, index % self.kv_heads);
+        let group = &self.groups[of];
         let first = self.first_partial(group, kv_head);
-        (group, kv_head, first..first + group.count() * self.heads_of_group)
+        (of, kv_head, first..first + group.count() * self.heads_of_group)
     }
 
     /// How many partials all tasks leave.

@@ -15,10 +15,15 @@ pub struct Queries<'a> {
     pub starts: Vec<usize>,
 }
 
-impl Queries<'_> {
-    fn pointer(&self, query: usize) -> *const f32 {
+impl<'a> Queries<'a> {
+    /// A query's values.
+    pub fn of(&self, query: usize) -> &'a [f32] {
         let at = self.starts[query / self.group] + query % self.group * self.dim;
-        self.values[at..at + self.dim].as_ptr()
+        &self.values[at..at + self.dim]
+    }
+
+    fn pointer(&self, query: usize) -> *const f32 {
+        self.of(query).as_ptr()
     }
 }
 

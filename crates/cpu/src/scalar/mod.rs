@@ -149,6 +149,12 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn unzip(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let lane = |i: usize| if i < LANES { a[i] } else { b[i - LANES] };
+        [std::array::from_fn(|i| lane(2 * i)), std::array::from_fn(|i| lane(2 * i + 1))]
+    }
+
+    #[inline(always)]
     unsafe fn q4_0<const M: usize>(w: QuantisedPanel, x: QuantisedTile, acc: &mut [Self::V; M]) {
         const BYTES: usize = LANES * QUANT_BLOCK / 2;
         for block in 0..w.blocks {
