@@ -15,7 +15,7 @@ use crate::forward::attention_shape;
 use crate::{Engine, EngineError};
 
 /// Looks at each way, in turn; the first only warms up.
-const LOOKS: usize = 6;
+const LOOKS: usize = 4;
 
 impl Engine {
     /// Measures both ways of reading a sequence's keys, and what it took to decode pages, by the table that it had before and the
