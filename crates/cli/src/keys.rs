@@ -57,19 +57,42 @@ pub fn line(keys: KeyReads) -> Option<String> {
     let given_up = if given_up > 0 { format!(", {given_up} of them not to the end") } else { String::new() };
     let why = match keys.reason {
         KeyReason::NothingEncoded => return None,
-        KeyReason::Pinned => "as asked for".into(),
-        KeyReason::FewTokens => "too few tokens to measure which is faster".into(),
-        KeyReason::NoRoom => "no room for exact ones".into(),
-        KeyReason::Measured => "by their times".into(),
+        KeyReason::Pinned => "as asked for",
+        KeyReason::FewTokens => "too few tokens to measure which is faster",
+        KeyReason::NoRoom => "no room for exact ones",
+        KeyReason::Measured => "by their times",
     };
     let times = times.map_or_else(String::new, |TimeRow { chunks, in_place_ms, materialised_ms, making_ms }| {
         format!(
             "; measured over {chunks} chunks: {in_place_ms:.3} ms of attention per token in place, {materialised_ms:.3} ms materialised, {making_ms:.3} ms to make"
         )
     });
-    let why: String = why;
     Some(format!(
         "keys of encoded chunks: {in_place} read in place, {materialised} materialised ({}{given_up}), {why}{times}",
         bytes(held)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_is_said_in_one_line_where_anything_encoded_was_read() {
+        assert_eq!(line(KeyReads::default()), None);
+        let ms = Duration::from_millis;
+        let times = KeyTimes { chunks: 9, in_place: ms(3), materialised: ms(2), making: ms(1) };
+        let keys = KeyReads {
+            in_place: 1,
+            materialised: 8,
+            given_up: 2,
+            bytes: 4096,
+            reason: KeyReason::Measured,
+            times: Some(times),
+        };
+        let expected = "keys of encoded chunks: 1 read in place, 8 materialised (4.0 KiB, 2 of them not to the end), by their times; measured over 9 chunks: 3.000 ms of attention per token in place, 2.000 ms materialised, 1.000 ms to make";
+        assert_eq!(line(keys).as_deref(), Some(expected));
+        let pinned = KeyReads { reason: KeyReason::Pinned, times: None, ..keys };
+        assert!(line(pinned).is_some_and(|line| line.ends_with("to the end), as asked for")));
+    }
 }

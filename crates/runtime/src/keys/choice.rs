@@ -47,7 +47,7 @@ mod tests {
     fn it_pays_from_as_many_steps_on_as_bring_in_the_cost_and_the_margin() {
         // 40 µs a step are saved, and 1200 and the margin are 1800.
         let times = times(100, 60, 1200);
-        assert_eq!([44, 45, 46, 1000].map(|steps| pays(&times, steps)), [false, false, true, true]);
+        assert_eq!([0, 44, 46, 1000].map(|steps| pays(&times, steps)), [false, false, true, true]);
     }
 
     #[test]
