@@ -7,7 +7,7 @@ mod simulate;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use interleaf_runtime::{BackendChoice, GpuSettings, Numerics, PageElement, WeightFormat};
+use interleaf_runtime::{BackendChoice, GpuSettings, KeyPath, Numerics, PageElement, WeightFormat};
 
 pub use bench::{BenchArgs, OutputArg};
 pub use calibrate::{AnchorArg, CalibrateArgs, QualityArgs};
@@ -95,6 +95,9 @@ pub struct EngineArgs {
     /// multiplies bytes fast.
     #[arg(long, value_enum, default_value_t = NumericsArg::ActQ8)]
     pub numerics: NumericsArg,
+    /// How the keys of encoded pages are read, which answers with a drift budget find.
+    #[arg(long, value_enum, default_value_t = KeysArg::Measured)]
+    pub keys: KeysArg,
     /// Worker threads of the CPU backend [default: one per core, on machines with fast and slow ones per fast core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
@@ -260,6 +263,27 @@ impl From<NumericsArg> for Numerics {
         match arg {
             NumericsArg::ActF32 => Self::ActF32,
             NumericsArg::ActQ8 => Self::ActQ8_0,
+        }
+    }
+}
+
+/// `--keys`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeysArg {
+    /// As exact pages where that takes less time, as measured with an answer's own pages; else where they are.
+    Measured,
+    /// Where they are.
+    InPlace,
+    /// As exact pages, as far as there is free room.
+    Materialised,
+}
+
+impl From<KeysArg> for KeyPath {
+    fn from(arg: KeysArg) -> Self {
+        match arg {
+            KeysArg::Measured => Self::Measured,
+            KeysArg::InPlace => Self::InPlace,
+            KeysArg::Materialised => Self::Materialised,
         }
     }
 }

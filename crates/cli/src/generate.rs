@@ -7,6 +7,7 @@ use interleaf_runtime::{Completion, Engine, Event, Request};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
+use crate::keys::{self, KeyRow};
 use crate::memory::{MemoryRow, backend_line};
 use crate::{CliError, answers, interrupt, load, output, prompt, sampling};
 
@@ -23,6 +24,8 @@ struct Report<'a> {
     reused_tokens: usize,
     /// A bound on the mean divergence of outputs that reading these costs, in nats.
     drift: f32,
+    /// How the keys of encoded chunks among them were read.
+    keys: KeyRow,
     /// The first position that the adapter acted on.
     adapter_from: Option<usize>,
     finish_reason: &'static str,
@@ -82,6 +85,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             prompt_tokens: answer.prompt_tokens,
             reused_tokens: answer.reused_tokens,
             drift: answer.drift,
+            keys: answer.keys.into(),
             adapter_from: answer.adapter_from,
             finish_reason: answer.reason.name(),
             ttft_ms: ttft_ms(&answer),
@@ -107,7 +111,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
 /// To standard error, so that the answer alone can be piped on.
 fn summary(engine: &Engine, answer: &Completion) {
     let first = ttft_ms(answer).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
-    let lines = [
+    let mut lines = vec![
         format!(
             "{} prompt tokens ({} from the cache{}), {} generated ({}), first token after {first}, then {:.1} tokens/s",
             answer.prompt_tokens,
@@ -120,6 +124,7 @@ fn summary(engine: &Engine, answer: &Completion) {
         MemoryRow::of(engine).line(),
         format!("backend: {}", backend_line(engine)),
     ];
+    lines.extend(keys::line(answer.keys));
     let dim = std::io::stderr().is_terminal();
     for line in lines {
         if dim {

@@ -15,6 +15,7 @@ mod error;
 mod generate;
 mod inspect;
 mod interrupt;
+mod keys;
 mod load;
 mod memory;
 mod output;

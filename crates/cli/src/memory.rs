@@ -26,6 +26,8 @@ pub struct MemoryRow {
     pub kv_encoded: u64,
     /// Of these, chunks at rest.
     pub kv_at_rest: u64,
+    /// Of the pages of answers under way, exact keys beside encoded ones.
+    pub kv_keys: u64,
     /// The same pages, those that are stored as they were computed included, by codec.
     pub kv_by_codec: BTreeMap<String, u64>,
     /// Beside the pool, what calibrated pages are decoded with.
@@ -37,8 +39,16 @@ pub struct MemoryRow {
 impl MemoryRow {
     /// What an engine holds now.
     pub fn of(engine: &Engine) -> Self {
-        let MemoryUse { backend, kv_in_use, kv_cached, kv_shared_layers, kv_encoded, kv_at_rest, kv_bases } =
-            engine.memory();
+        let MemoryUse {
+            backend,
+            kv_in_use,
+            kv_cached,
+            kv_shared_layers,
+            kv_encoded,
+            kv_at_rest,
+            kv_keys,
+            kv_bases,
+        } = engine.memory();
         Self {
             base: backend.base,
             adapters: backend.adapters,
@@ -48,6 +58,7 @@ impl MemoryRow {
             kv_shared_layers,
             kv_encoded,
             kv_at_rest,
+            kv_keys,
             kv_by_codec: engine.kv_by_codec().into_iter().collect(),
             kv_bases,
             activations: backend.activations,
@@ -60,12 +71,16 @@ impl MemoryRow {
         let codecs = self.kv_by_codec.iter().filter(|_| self.kv_encoded > 0);
         let codecs: Vec<String> = codecs.map(|(codec, held)| format!("{codec} {}", bytes(*held))).collect();
         let by_codec = if codecs.is_empty() { String::new() } else { format!(": {}", codecs.join(", ")) };
+        let keys = match self.kv_keys {
+            0 => String::new(),
+            held => format!(", {} of exact keys beside these", bytes(held)),
+        };
         let bases = match self.kv_bases {
             0 => String::new(),
             held => format!(" and {} of bases", bytes(held)),
         };
         format!(
-            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded{by_codec}){bases}, activations {}",
+            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded{by_codec}{keys}){bases}, activations {}",
             bytes(self.base),
             bytes(self.adapters),
             bytes(self.kv),

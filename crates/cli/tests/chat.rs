@@ -65,6 +65,18 @@ fn history_is_reused_and_the_stats_show_it() {
 }
 
 #[test]
+fn the_stats_show_how_keys_of_encoded_pages_were_read() {
+    for (keys, read) in
+        [("in-place", "1 read in place, 0 materialised"), ("materialised", "0 read in place, 1 mat")]
+    {
+        let args = [&SHORT[..], &["--drift", "1e-2", "--backend", "cpu", "--keys", keys]].concat();
+        let (out, _) = said(&args, "What is ownership?\n/stats\nAnd borrowing?\n/stats\n");
+        let rows = rows(&out, "last keys");
+        assert!(rows.len() == 1 && rows[0].contains(read) && rows[0].ends_with("as asked for"), "{out}");
+    }
+}
+
+#[test]
 fn a_chat_of_one_turn_is_a_generate() {
     let prompt = "What does the method do?";
     let args = ["--system", "Be brief.", "--max-tokens", "12"];

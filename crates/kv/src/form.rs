@@ -4,7 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use interleaf_contract::{ConstantsId, JointCodec, PAGE_UNIT, PageCodec, PageHalf, PoolGeometry};
+use interleaf_contract::{
+    ConstantsId, JointCodec, PAGE_UNIT, PageCodec, PageElement, PageHalf, PoolGeometry,
+};
 
 /// How K or V of a chunk is stored in one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +105,13 @@ impl Layers {
             Self::Coded(layers) => layers.get(layer).map_or(0, LayerForm::bytes),
             Self::AtRest { bytes, .. } => bytes.get(layer).map_or(0, |bytes| u64::from(*bytes)),
         }
+    }
+
+    /// Keys as they are computed, and no values, of a pool's pages of so many bytes of both.
+    pub(crate) fn exact_keys(layers: usize, element: PageElement, page_bytes: u64) -> Self {
+        let bytes = u32::try_from(page_bytes / 2).unwrap_or(u32::MAX);
+        let k = PageForm::Stored { codec: element.into(), constants: None, bytes };
+        Self::Coded(vec![LayerForm { k, v: PageForm::Same }; layers].into())
     }
 
     /// A chunk at rest, in so few layers from `first` on as its bytes divide evenly over: those below are another chunk's where

@@ -15,9 +15,6 @@ pub const BASE: u16 = 0;
 /// The form of pages as they were computed; others are counted from 1.
 pub const EXACT: u8 = 0;
 
-/// Set in the number of a form at rest while its chunk is open and its pages are exact ones. No form has a number so large.
-const WOKEN: u8 = 1 << 7;
-
 /// Forms that there may be besides the exact one: a byte says which of them a chunk was refused in.
 pub const MOST_FORMS: usize = 127;
 
@@ -122,7 +119,7 @@ pub struct Node {
     pub first: u8,
     /// Of its layers, how many followers need at most.
     pub keep: u8,
-    /// What its pages are kept in; or what they were woken from.
+    /// What its pages are kept in.
     pub form: u8,
     /// What it was tried in, in vain.
     pub refused: Refused,
@@ -176,16 +173,6 @@ impl Node {
     /// The tokens that it has.
     pub fn text(&self) -> &[u32] {
         &self.tokens[..usize::from(self.len)]
-    }
-
-    /// A form at rest, of a chunk that is woken from it.
-    pub const fn woken_from(form: u8) -> u8 {
-        form | WOKEN
-    }
-
-    /// The form at rest that it was woken from, if it was.
-    pub const fn woken(&self) -> Option<u8> {
-        if self.form & WOKEN > 0 { Some(self.form & !WOKEN) } else { None }
     }
 
     /// Whether it has pages in a tier, or is getting them.

@@ -43,8 +43,9 @@ pub enum OpKind {
         /// Which form.
         form: u8,
     },
-    /// A chunk that is at rest in a form, counted likewise, is decoded into the exact pages of those who have opened it. Its
-    /// bytes stay beside these, and are all there is again once nobody uses it.
+    /// A chunk in a form, counted likewise, gets exact pages that are read in place of its own: all of them where it is at
+    /// rest, for those who have opened it, else its keys ([`Manager::materialise_keys`](crate::Manager::materialise_keys)). Its
+    /// own stay as they are, and are all there is again once nobody uses the others.
     Materialise {
         /// Which form.
         form: u8,

@@ -25,6 +25,8 @@ pub struct Sequence {
     pub path: Vec<u32>,
     /// How many of them, from the first on, are in the tree.
     pub shared: usize,
+    /// Whether it reads the exact keys of chunks that have some beside their own.
+    pub reads_keys: bool,
     /// Tokens whose K and V are there, or on their way.
     pub tokens: usize,
     /// Tokens that there is room for.

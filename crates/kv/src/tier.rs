@@ -232,12 +232,16 @@ impl Tier {
 
     /// Bytes of the pieces in a list.
     pub fn list_bytes(&self, list: u32) -> u64 {
+        self.bytes_by_stripe(list).sum()
+    }
+
+    /// Bytes that a list has of each stripe.
+    fn bytes_by_stripe(&self, list: u32) -> impl Iterator<Item = u64> {
         let pieces = &self.lists[self.start(list)..][..self.stripes.len()];
-        let size = |(stripe, piece): (&Blocks, &Piece)| match *piece {
+        self.stripes.iter().zip(pieces).map(|(stripe, piece)| match *piece {
             Piece::NONE => 0,
             piece => stripe.size(piece),
-        };
-        self.stripes.iter().zip(pieces).map(size).sum()
+        })
     }
 
     /// Pieces taken in all, for checks.
@@ -293,6 +297,13 @@ impl Used {
             (false, _) => self.0[tier.stripes_of(layers.clone())]
                 .iter_mut()
                 .for_each(|used| *used += part(layers.clone())),
+        }
+    }
+
+    /// All that a list has is in use.
+    pub fn add_list(&mut self, tier: &Tier, list: u32) {
+        for (used, bytes) in self.0.iter_mut().zip(tier.bytes_by_stripe(list)) {
+            *used += u128::from(bytes) << Self::FRACTIONS;
         }
     }
 

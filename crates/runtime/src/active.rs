@@ -10,7 +10,7 @@ use interleaf_model::TextStream;
 
 use crate::request::{Completion, Event, FinishReason, Request};
 use crate::text::StopFilter;
-use crate::{EngineError, Feed, SequenceHandle, Want};
+use crate::{EngineError, Feed, KeyReads, SequenceHandle, Want};
 
 /// Who hears of progress, and may break off.
 pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
@@ -31,6 +31,8 @@ pub struct Active<'a> {
     reused: usize,
     /// What those may make the output diverge by.
     drift: f32,
+    /// How their keys are read.
+    keys: KeyReads,
     stream: Option<TextStream>,
     filter: StopFilter,
     text: String,
@@ -56,6 +58,7 @@ impl<'a> Active<'a> {
             cached: 0,
             reused: 0,
             drift: 0.0,
+            keys: KeyReads::default(),
             stream,
             filter: StopFilter::new(&request.stop),
             text: String::new(),
@@ -70,10 +73,21 @@ impl<'a> Active<'a> {
         self.has_begun
     }
 
-    /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost.
-    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32) {
+    /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost, and reads their keys in some way.
+    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32, keys: KeyReads) {
         (self.sequence, self.cached, self.reused, self.has_begun) = (sequence, reused, reused, true);
-        self.drift = drift;
+        (self.drift, self.keys) = (drift, keys);
+    }
+
+    /// Steps of one token each that are still to come at most: the prompt's last one chooses the first.
+    pub fn steps_at_most(&self, context: usize) -> usize {
+        let room = (context + 1).saturating_sub(self.prompt());
+        self.request.max_tokens.min(room).saturating_sub(1)
+    }
+
+    /// At its end it read materialised keys of so many chunks.
+    pub fn keys_left(&mut self, chunks: usize) {
+        self.keys.given_up = self.keys.materialised.saturating_sub(chunks);
     }
 
     /// What the output may diverge by.
@@ -231,6 +245,7 @@ impl<'a> Active<'a> {
             prompt_tokens: self.prompt(),
             reused_tokens: self.reused,
             drift: self.drift,
+            keys: self.keys,
             tokens: self.tokens[self.prompt()..].to_vec(),
             text: self.text,
             reason: self.reason.unwrap_or(FinishReason::Cancelled),

@@ -220,10 +220,20 @@ impl Cache {
         self.adapters[place].spec.shared_layers
     }
 
-    /// A copy has been made, or not.
+    /// A copy has been made, or keys have been materialised, or not.
     pub fn copied(&mut self, op: Op, is_done: bool) {
         let moves = if is_done { self.manager.done(op.id) } else { self.manager.cancelled(op.id) };
         debug_assert!(moves.is_empty(), "nothing follows from a copy");
+    }
+
+    /// A sequence reads exact keys as far as there is room for them: what is to be decoded for that is returned.
+    pub fn materialise_keys(&mut self, id: SequenceId) -> Result<Vec<Op>, KvError> {
+        self.manager.materialise_keys(id)
+    }
+
+    /// It reads them where they are encoded again.
+    pub fn read_keys_in_place(&mut self, id: SequenceId) -> Result<(), KvError> {
+        self.manager.read_keys_in_place(id)
     }
 
     /// The pages are lost with their device, and computed again for the sequences that are open.

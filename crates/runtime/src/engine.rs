@@ -17,11 +17,12 @@ use crate::cache::Cache;
 use crate::fallback::Fallback;
 use crate::forms::Calibrated;
 use crate::history::Histories;
+use crate::keys::Keys;
 use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
-use crate::{BackendChoice, EngineError, GpuGate, GpuSettings, Store, backend};
+use crate::{BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, Store, backend};
 
 /// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -56,6 +57,8 @@ pub struct EngineOptions {
     /// adapter's chunks in a small part of what they take otherwise, which have to be decoded before they are read again. Until
     /// then, and while they are open, they are exact pages.
     pub at_rest: bool,
+    /// How the keys of encoded chunks are read.
+    pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
 }
@@ -74,6 +77,7 @@ impl Default for EngineOptions {
             prefill_rows: 128,
             prefix_cache: true,
             at_rest: false,
+            keys: KeyPath::default(),
             store: None,
         }
     }
@@ -103,6 +107,9 @@ pub struct MemoryUse {
     pub kv_encoded: u64,
     /// Of these, chunks at rest. What they are decoded with is read from the store when it is needed, and not held.
     pub kv_at_rest: u64,
+    /// Of the pages of open sequences, exact keys that are held beside encoded ones and read in their place. Nothing is evicted
+    /// for them, and they are given up for anything else.
+    pub kv_keys: u64,
     /// Beside the pool, what calibrated pages are decoded with: the bases of adapters that have answered with a drift budget.
     pub kv_bases: u64,
 }
@@ -128,6 +135,8 @@ pub struct Engine {
     pub(crate) context: usize,
     pub(crate) prefill_rows: usize,
     pub(crate) at_rest: bool,
+    /// How the keys of encoded chunks are read, and what that takes.
+    pub(crate) keys: Keys,
     /// Where a tokenizer would be, for messages.
     tokenizer_file: String,
     tokenizer: Option<Tokenizer>,
@@ -216,6 +225,7 @@ impl Engine {
             context,
             prefill_rows: options.prefill_rows,
             at_rest: options.at_rest,
+            keys: Keys::new(options.keys),
             tokenizer_file,
             tokenizer,
             template,
@@ -376,6 +386,7 @@ impl Engine {
             kv_shared_layers: usage.shared_layers,
             kv_encoded: usage.encoded,
             kv_at_rest: self.cache.manager().usage_at_rest().values().sum(),
+            kv_keys: usage.keys,
             kv_bases: self.calibrated.bytes(),
         }
     }

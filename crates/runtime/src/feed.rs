@@ -3,9 +3,9 @@
 use interleaf_contract::{PageCodec, PageCopy, PageRecode, RowKind, Sampler};
 use interleaf_kv::{Op, OpKind, SequenceId};
 
-use crate::EngineError;
 use crate::adapters::Activation;
 use crate::engine::Engine;
+use crate::{EngineError, KeyReads};
 
 /// A sequence of the engine: its tokens so far are in the KV cache, under one adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,16 +99,21 @@ impl Engine {
         check_budget(drift)?;
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
         self.find_calibration(activation, drift);
-        self.on_some_device(&[], |engine| engine.resume(activation, prompt, drift))
+        self.on_some_device(&[], |engine| {
+            let (sequence, reused, _) = engine.resume(activation, prompt, drift, None)?;
+            Ok((sequence, reused))
+        })
     }
 
-    /// The same on the device at hand, once [`Engine::find_calibration`] has looked.
+    /// The same on the device at hand, once [`Engine::find_calibration`] has looked, and how keys are read of what is cached, for
+    /// a call that goes on for so many tokens at most, if that is known.
     pub(crate) fn resume(
         &mut self,
         activation: Option<Activation>,
         prompt: &[u32],
         drift: f32,
-    ) -> Result<(SequenceHandle, usize), EngineError> {
+        tokens: Option<usize>,
+    ) -> Result<(SequenceHandle, usize, KeyReads), EngineError> {
         self.take_forms(activation, drift)?;
         let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
@@ -116,17 +121,21 @@ impl Engine {
         let (copies, waking): (Vec<Op>, Vec<Op>) = opened.moves.iter().copied().partition(is_copy);
         let woken =
             self.wake(&waking).inspect_err(|_| copies.iter().for_each(|op| self.cache.copied(*op, false)));
-        if let Err(error) = woken.and_then(|()| self.copy_pages(&copies)) {
-            let moves = self.cache.close(opened.sequence)?;
-            moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
-            return Err(error);
-        }
+        let copied = woken.and_then(|()| self.copy_pages(&copies));
+        let keys = match copied.and_then(|()| self.choose_keys(sequence.id, tokens)) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let moves = self.cache.close(opened.sequence)?;
+                moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
+                return Err(error);
+            }
+        };
         // What could not be woken is not there after all.
         let reused = self.cache.manager().tokens(sequence.id)?;
         if self.fallback.is_some() {
             self.histories.grow(sequence.id, &prompt[..reused]);
         }
-        Ok((sequence, reused))
+        Ok((sequence, reused, keys))
     }
 
     /// A bound on the mean divergence of outputs, in nats, that what a sequence reads costs.

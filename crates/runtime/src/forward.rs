@@ -86,6 +86,18 @@ pub fn record(
     Some(logits)
 }
 
+/// The heads of a layer.
+pub fn attention_shape(config: &ModelConfig, layer: &Layer) -> AttentionShape {
+    AttentionShape {
+        heads: cols(config.heads),
+        kv_heads: cols(config.kv_heads),
+        head_dim: cols(config.head_dim),
+        scale: config.attention_scale,
+        softcap: config.attention_softcap,
+        window: layer.kind.window.map(cols),
+    }
+}
+
 fn cols(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -96,8 +108,8 @@ impl Pass<'_> {
     }
 
     fn attention(&mut self, index: u32, layer: &Layer, residual: Option<Tensor>) {
-        let head_dim = cols(self.config.head_dim);
-        let (heads, kv_heads) = (cols(self.config.heads), cols(self.config.kv_heads));
+        let shape = attention_shape(self.config, layer);
+        let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
         let Buffers { x, normed, q, k, v, mixed, delta, .. } = self.b;
         self.norm(x, residual, layer.input_norm, 1, normed);
         if self.tap == Tap::AttentionInputs {
@@ -115,14 +127,6 @@ impl Pass<'_> {
             }
         }
         self.step.push(Op::KvAppend { layer: index, k, v });
-        let shape = AttentionShape {
-            heads,
-            kv_heads,
-            head_dim,
-            scale: self.config.attention_scale,
-            softcap: self.config.attention_softcap,
-            window: layer.kind.window.map(cols),
-        };
         self.step.push(Op::PagedAttention { layer: index, shape, q, out: mixed });
         self.step.push(Op::LoraMatmul { x: mixed, projections: vec![(layer.o, delta)] });
         if let Some(weight) = layer.attention_out_norm {

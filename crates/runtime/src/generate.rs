@@ -93,8 +93,10 @@ impl Engine {
     /// A request takes part in its first step: it begins with what of its prompt is in the cache by now.
     fn begin(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
         let empty = a.sequence;
-        let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens(), a.budget())?;
-        a.begin(sequence, reused, self.cache.manager().drift(sequence.id)?);
+        let tokens = Some(a.steps_at_most(self.context));
+        let (sequence, reused, keys) =
+            self.resume(empty.activation, a.prompt_tokens(), a.budget(), tokens)?;
+        a.begin(sequence, reused, self.cache.manager().drift(sequence.id)?, keys);
         self.close_sequence(empty)
     }
 
@@ -214,7 +216,10 @@ impl Engine {
     }
 
     /// Frees the pages of a request that has just ended, or those of what it has not said.
-    fn ended(&mut self, a: &Active<'_>, close: bool) -> Result<(), EngineError> {
+    fn ended(&mut self, a: &mut Active<'_>, close: bool) -> Result<(), EngineError> {
+        if a.is_over() {
+            a.keys_left(self.cache.manager().keys_read(a.sequence.id)?.1);
+        }
         match (a.is_over(), close) {
             (true, true) => self.end_sequence(a.sequence),
             (true, false) => self.truncate_sequence(a.sequence, a.cached().len()),

@@ -36,6 +36,7 @@ mod gate;
 mod generate;
 mod history;
 mod inspect;
+mod keys;
 mod origin;
 mod request;
 mod reserve;
@@ -66,6 +67,7 @@ pub use interleaf_model::{
     ModelConfig, ModelError, PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo,
     Tokenizer, WeightFormat,
 };
+pub use keys::{KeyPath, KeyReads, KeyReason, KeyTimes};
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;
 pub use sampling::SamplingOptions;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use interleaf_contract::BackendError;
 
-use crate::SamplingOptions;
+use crate::{KeyReads, SamplingOptions};
 
 /// A prompt and how to answer it.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +122,8 @@ pub struct Completion {
     /// What its output may diverge by for the pages that were read, in nats, as it was estimated when they were encoded; 0
     /// for an exact answer.
     pub drift: f32,
+    /// How the keys of those pages were read.
+    pub keys: KeyReads,
     /// Why it ended.
     pub reason: FinishReason,
     /// The first position that the adapter acted on; `None` where the base answered, as it does where a

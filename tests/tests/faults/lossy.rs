@@ -16,8 +16,8 @@ use interleaf_model::{
     Rung,
 };
 use interleaf_runtime::{
-    BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, GpuGate, Request, RowKind,
-    SamplingOptions, SequenceHandle, Source, Store, Want,
+    BackendChoice, Completion, Engine, EngineOptions, Event, Feed, FinishReason, GpuGate, KeyPath, Request,
+    RowKind, SamplingOptions, SequenceHandle, Source, Store, Want,
 };
 use interleaf_tests::backends::{self, Boxed};
 use interleaf_tests::tolerance::assert_bits;
@@ -172,6 +172,36 @@ fn answers_over_encoded_pages_go_on_where_they_were() {
         let again = answers(&mut engine, &requests);
         assert!(again.iter().all(|completion| completion.drift <= BUDGET));
         assert!(engine.memory().kv_encoded > 0);
+    }
+}
+
+/// Keys that are decoded for an answer are lost with the device, be it while they are decoded, while it is measured whether that
+/// pays, or while they are read.
+#[test]
+fn materialised_keys_go_with_their_device() {
+    let _alone = alone();
+    for (keys, call, after) in [
+        (KeyPath::Materialised, Call::Recode, 0),
+        (KeyPath::Materialised, Call::Step, 3),
+        (KeyPath::Measured, Call::Recode, 0),
+        (KeyPath::Measured, Call::Recode, 2),
+        (KeyPath::Measured, Call::Step, 0),
+        (KeyPath::Measured, Call::Step, 3),
+    ] {
+        let trap = Trap::default();
+        let options = EngineOptions { keys, ..EngineOptions::default() };
+        let mut engine = warmed(engine_as(backends::cpu(1, Numerics::ActQ8_0), &trap, 80, options));
+        let request = Request { max_tokens: 40, ..requests(&engine, 5, BUDGET).remove(1) };
+        trap.set(call.clone(), after);
+        let completion = answers(&mut engine, &[request]).remove(0);
+        assert_eq!(engine.backend().name, "cpu", "{keys:?}, {call:?}");
+        let keys_read = completion.keys;
+        // Who had begun to read them had them until then; who had not finds nothing that is encoded.
+        assert_eq!(keys_read.given_up, keys_read.materialised, "{keys:?}, {call:?}: {keys_read:?}");
+        assert_eq!(keys_read.materialised > 0, keys == KeyPath::Materialised && call == Call::Step);
+        assert!(completion.drift <= BUDGET);
+        assert_eq!((engine.memory().kv_in_use, engine.memory().kv_keys), (0, 0));
+        is_exact(&mut engine);
     }
 }
 

@@ -26,7 +26,7 @@ fn windows() -> Windows {
 }
 
 /// A prompt of text like what was calibrated on, and none of it; from the shared tokens on each has its own.
-fn prompt(own: u32) -> Vec<u32> {
+pub(super) fn prompt(own: u32) -> Vec<u32> {
     let row = &windows().rows[1];
     let first = SHARED + OWN * own as usize;
     // No two prompts share a token more.

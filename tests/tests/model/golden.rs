@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use interleaf_cli::args::{
-    BackendArg, EngineArgs, GpuArgs, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
+    BackendArg, EngineArgs, GpuArgs, KeysArg, NumericsArg, PagesArg, StoreArgs, VerifyArgs, WeightsArg,
 };
 use interleaf_cli::verify::{Report, verify};
 use interleaf_runtime::{BackendChoice, Engine, EngineError, Request, SamplingOptions, Source};
@@ -15,8 +15,19 @@ fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: Pag
     let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
     let gpu = GpuArgs::default();
     let (threads, all_cores, no_prefix_cache) = (0, false, false);
-    let engine =
-        EngineArgs { backend, weights, pages, numerics, threads, all_cores, no_prefix_cache, gpu, store };
+    let keys = KeysArg::Measured;
+    let engine = EngineArgs {
+        backend,
+        weights,
+        pages,
+        numerics,
+        keys,
+        threads,
+        all_cores,
+        no_prefix_cache,
+        gpu,
+        store,
+    };
     let (golden, suite, backends) = (Some(golden), None, Vec::new());
     VerifyArgs { model, golden, suite, backends, adapters: None, json: false, engine }
 }

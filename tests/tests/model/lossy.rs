@@ -39,7 +39,7 @@ pub(super) fn prompt(engine: &Engine, own: u32) -> Vec<u32> {
     tokens[..SHARED].iter().copied().chain((0..20).map(|i| 300 + 7 * own + i)).collect()
 }
 
-fn request(prompt: &[u32], adapter: Option<&str>, drift: f32) -> Request {
+pub(super) fn request(prompt: &[u32], adapter: Option<&str>, drift: f32) -> Request {
     Request {
         prompt: prompt.to_vec(),
         adapter: adapter.map(str::to_owned),
@@ -57,7 +57,7 @@ pub(super) fn answer(engine: &mut Engine, prompt: &[u32], adapter: Option<&str>,
 }
 
 /// The base answers first, then every adapter, each as the same text's next call.
-fn warm(engine: &mut Engine, drift: f32) {
+pub(super) fn warm(engine: &mut Engine, drift: f32) {
     for adapter in models() {
         let prompt = prompt(engine, 0);
         answer(engine, &prompt, adapter, drift);

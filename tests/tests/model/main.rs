@@ -11,6 +11,7 @@ mod generation;
 mod golden;
 mod golden_gpu;
 mod independence;
+mod keys;
 mod loading;
 mod lossy;
 mod peft_decisions;

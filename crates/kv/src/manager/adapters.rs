@@ -253,7 +253,7 @@ impl Manager {
             let pieces = loop {
                 match self.tiers[0].take_ranks(&rows) {
                     Some(pieces) => break pieces,
-                    None if self.evict_one(0) => {}
+                    None if self.give_up_keys() || self.evict_one(0) => {}
                     None => return Err(full),
                 }
             };

@@ -52,8 +52,8 @@ impl Manager {
                 })
                 .map(|pending| pending.list)
                 .collect();
-            let resting = self.resting.iter().filter(|_| tier == 0).map(|(_, list)| *list);
-            let all: Vec<u32> = lists.into_iter().chain(written).chain(resting).collect();
+            let seconds = self.seconds.values().filter(|_| tier == 0).map(|second| second.list);
+            let all: Vec<u32> = lists.into_iter().chain(written).chain(seconds).collect();
             let pieces: usize = all.iter().map(|&list| held.pieces_of(list)).sum();
             // Of adapters memory alone has something.
             let adapters = || self.adapters.iter().filter(|_| tier == 0);
@@ -80,6 +80,7 @@ impl Manager {
             );
             if held.excess_bytes() > 0 {
                 holds!(self.queues[tier].len() == 0, "tier {tier} is over its budget, and something may go");
+                holds!(tier > 0 || !self.has_keys(), "memory is over its budget, and holds keys twice");
             }
         }
         Ok(())
@@ -159,12 +160,16 @@ impl Manager {
             holds!(!node.is_in(0) || anchor.top[0] >= self.needs(node), "its anchor has lost what it needs");
         }
         holds!(node.anchor != NONE || node.first == 0, "has neither its lower layers nor an anchor");
-        let is_open = node.pins > 0 || node.busy > 0;
-        let is_woken = node.woken().is_some();
-        holds!(!is_woken || node.is_in(0) && is_open, "nobody uses it, and it is not at rest");
-        holds!(is_woken == self.resting.contains_key(&index), "its bytes at rest are lost, or nobody's");
+        if let Some(second) = self.seconds.get(&index) {
+            let is_used = match second.is_keys {
+                true if second.is_ready => self.is_read_for_keys(index),
+                true => node.busy > 0,
+                false => node.pins > 0 || node.busy > 0,
+            };
+            holds!(node.is_in(0) && is_used, "nobody uses it, and it has other pages beside its own");
+        }
         let is_decodable = self.nodes.get(node.anchor as usize).is_some_and(|at| at.variant == BASE);
-        holds!(!self.has_rest(node) || is_decodable, "at rest over nothing of the base's");
+        holds!(!self.is_at_rest(node) || is_decodable, "at rest over nothing of the base's");
         let form = self.form_of(node);
         holds!(form.is_none() || node.drift > 0.0, "lossy, and does not say so");
         holds!(node.drift <= node.least_budget, "lossier than those who used it allow");
@@ -240,9 +245,10 @@ impl Manager {
                 );
                 for layer in (0..self.config.layers).filter(|_| self.tiers[0].is_striped()) {
                     let entry = sequence.table.entry(layer, place);
-                    holds!(!self.is_at_rest(at), "{id:?}: chunk {place} is at rest");
+                    let is_woken = !self.is_at_rest(at) || self.has_second(node);
+                    holds!(is_woken, "{id:?}: chunk {place} is at rest");
                     holds!(
-                        entry == Some(self.entry(node, layer)),
+                        entry == Some(self.entry_read(node, layer, sequence.reads_keys)),
                         "{id:?}: chunk {place} is elsewhere in layer {layer}"
                     );
                     holds!(

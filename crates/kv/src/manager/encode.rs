@@ -58,8 +58,7 @@ impl Manager {
         Ok(sources)
     }
 
-    /// A form that is not the exact one, of chunks of a variant: those that all have are counted first, then its own. What a
-    /// woken chunk is in is exact pages.
+    /// A form that is not the exact one, of chunks of a variant: those that all have are counted first, then its own.
     pub(super) fn form(&self, variant: u16, form: u8) -> Option<&Form> {
         let place = usize::from(form).checked_sub(1)?;
         let own = || self.adapters[usize::from(variant)].forms.get(place - self.config.forms.len());
@@ -277,12 +276,12 @@ impl Manager {
             && at.pins == 0
             && at.busy == 0
             && at.followers == 0
-            && !self.has_rest(at)
+            && !self.is_at_rest(at)
     }
 
     /// Whether a chunk's form is decoded over nothing else.
     pub(super) fn stands_alone(&self, at: &Node) -> bool {
-        self.form_of(at).is_none_or(|form| form.over == Over::Nothing) && at.woken().is_none()
+        self.form_of(at).is_none_or(|form| form.over == Over::Nothing)
     }
 
     /// Of a chunk's anchor, how many layers it needs: those below its first, or all where it is decoded over them.
@@ -294,7 +293,7 @@ impl Manager {
     pub(super) fn encode(&mut self, node: u32, form: u8, anchor: u32, had_base: bool) -> Option<Op> {
         let Node { first, variant, .. } = self.nodes[node as usize];
         let layers = self.layers_in(variant, form).clone();
-        let list = self.tiers[0].take(usize::from(first)..self.config.layers, &layers)?;
+        let list = self.take_free(usize::from(first)..self.config.layers, &layers)?;
         let bytes = self.tiers[0].list_bytes(list);
         let top = self.config.layers as u8;
         // What it is decoded over now is read, too.

@@ -6,6 +6,7 @@ use interleaf_contract::CHUNK_TOKENS;
 
 use super::Manager;
 use crate::children;
+use crate::form::Layers;
 use crate::node::{Kind, NONE, Node};
 use crate::policy::{AppState, Candidate, Worth};
 
@@ -22,7 +23,19 @@ impl Manager {
         loop {
             match self.tiers[tier].take(layers.clone(), &stored) {
                 Some(list) => return Some(list),
+                None if tier == 0 && self.give_up_keys() => {}
                 None if self.evict_one(tier) => {}
+                None => return None,
+            }
+        }
+    }
+
+    /// Room in memory that is free, or held by what its readers can do without.
+    pub(super) fn take_free(&mut self, layers: std::ops::Range<usize>, stored: &Layers) -> Option<u32> {
+        loop {
+            match self.tiers[0].take(layers.clone(), stored) {
+                Some(list) => return Some(list),
+                None if self.give_up_keys() => {}
                 None => return None,
             }
         }
@@ -37,6 +50,7 @@ impl Manager {
 
     /// Takes from tiers until each is within its budget, or nothing more may go: after whatever lets something go.
     pub(super) fn settle(&mut self) {
+        while self.tiers[0].excess_bytes() > 0 && self.give_up_keys() {}
         for tier in 0..self.tiers.len() {
             while self.tiers[tier].excess_bytes() > 0 && self.evict_one(tier) {}
         }
@@ -78,7 +92,7 @@ impl Manager {
         at.top[tier] = 0;
         if tier == 0 {
             (at.ready, at.leaving) = (false, false);
-            self.forget_rest(node);
+            self.forget_second(node);
         }
         self.evicted[tier] += 1;
         self.leave(node, tier);

@@ -168,7 +168,7 @@ impl Manager {
         let layers = self.config.layers;
         let comes = |node: &Node| node.ready || self.is_coming(node);
         if self.is_at_rest(node) {
-            // Whoever decodes it reads what it is decoded over.
+            // Whoever decodes it reads what it is decoded over, and who comes later waits for them.
             return self.is_filled(node);
         }
         if node.is_in(0) {

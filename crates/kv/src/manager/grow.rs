@@ -15,7 +15,9 @@ impl Manager {
     /// If too little is free or may go, the sequence is unknown, or it waits for pages.
     pub fn append(&mut self, id: SequenceId, tokens: usize) -> Result<(), KvError> {
         let mut sequence = self.take_sequence(id)?;
+        let forgotten = self.keys_forgotten;
         let result = self.make_room_for(id, &mut sequence, tokens);
+        self.renew_given_up(&mut sequence, forgotten);
         self.sequences.insert(id, sequence);
         result
     }
@@ -109,10 +111,12 @@ impl Manager {
     /// If the sequence is unknown or waits for pages, or has no room for a copy; it then has fewer tokens, up to the chunk.
     pub fn truncate(&mut self, id: SequenceId, tokens: usize) -> Result<Option<Op>, KvError> {
         let mut sequence = self.take_sequence(id)?;
+        let forgotten = self.keys_forgotten;
         let result = match sequence.unready.is_empty() {
             true => self.cut(id, &mut sequence, tokens),
             false => Err(KvError::Waiting(id)),
         };
+        self.renew_given_up(&mut sequence, forgotten);
         self.sequences.insert(id, sequence);
         self.settle();
         result

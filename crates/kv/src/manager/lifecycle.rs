@@ -155,7 +155,7 @@ impl Manager {
     /// Gives memory back to the system, as far as nobody uses it.
     pub fn trim(&mut self, level: TrimLevel) {
         let keep = self.tiers[0].budget_bytes() as f64 * level.share();
-        while self.tiers[0].held_bytes() as f64 > keep && self.evict_one(0) {}
+        while self.tiers[0].held_bytes() as f64 > keep && (self.give_up_keys() || self.evict_one(0)) {}
     }
 
     /// Changes what a tier may hold, to whole blocks and no more than there are. What is in use stays beyond it until it is
@@ -244,6 +244,7 @@ impl Manager {
 
     /// Takes from memory down to a number of bytes; what is nowhere else is written first, and goes when that is done.
     fn empty(&mut self, bytes: f64, moves: &mut Vec<Op>) {
+        while self.tiers[0].held_bytes() as f64 > bytes && self.give_up_keys() {}
         let mut going = self.tiers[0].held_bytes() as f64 - bytes - self.leaving_bytes() as f64;
         while going > 0.0 {
             let Some(node) = self.queues[0].first() else { return };

@@ -11,7 +11,7 @@
 //! Submodules have one kind of event each: `open` begins a call with what `find` can use again, `grow` adds and takes tokens,
 //! `share` puts chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who
 //! may answer; `encode` changes the forms of chunks, over those that `twins` finds, `narrow` those of a context by its chunks' densities, `evict` makes room
-//! for all of them, `rest` wakes those that no kernel reads, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
+//! for all of them, `rest` wakes those that no kernel reads, `keys` has others read sooner, both by pages that `second` holds, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
 //! held.
 
 mod adapters;
@@ -20,6 +20,7 @@ mod encode;
 mod evict;
 mod find;
 mod grow;
+mod keys;
 mod lifecycle;
 mod moves;
 mod narrow;
@@ -27,6 +28,7 @@ mod open;
 mod places;
 mod rest;
 mod room;
+mod second;
 mod share;
 mod twins;
 
@@ -39,6 +41,7 @@ use self::adapters::Known;
 pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
 pub use self::rest::Rest;
+use self::second::Second;
 use crate::form::{Form, Layers};
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_FORMS, MOST_TIERS, NONE, Node};
@@ -210,10 +213,7 @@ impl Pending {
 
     /// Whether it brings its node's contents to memory, and somebody waits for that.
     const fn brings(&self) -> bool {
-        let is_read = matches!(
-            self.kind,
-            OpKind::Read { .. } | OpKind::Recompute | OpKind::Materialise { .. } | OpKind::Load
-        );
+        let is_read = matches!(self.kind, OpKind::Read { .. } | OpKind::Recompute | OpKind::Load);
         is_read && self.copy.is_none() && self.list == NONE
     }
 
@@ -245,6 +245,9 @@ pub struct Usage {
     pub shared_layers: u64,
     /// Of the first two, pages of chunks that are in another form than the exact one.
     pub encoded: u64,
+    /// Of the first, exact keys that are held beside encoded ones and read in their place; nothing is taken to make room for
+    /// them.
+    pub keys: u64,
     /// Adapters' weights, where they are in the pool.
     pub adapters: u64,
     /// Of pages, those that nobody could use as they lie: without their adapter, the chunk before or the base's layers in
@@ -258,6 +261,8 @@ pub struct Manager {
     config: Config,
     /// What the layers of exact chunks are stored as.
     exact: Layers,
+    /// What the layers of exact keys without values are.
+    exact_keys: Layers,
     nodes: Vec<Node>,
     free_nodes: Vec<u32>,
     tiers: Vec<Tier>,
@@ -296,8 +301,10 @@ pub struct Manager {
     written: [usize; MOST_TIERS],
     /// Where the next tick looks for better anchors.
     rearranged: usize,
-    /// The bytes at rest of chunks that are open, by node.
-    resting: Numbered<u32, u32>,
+    /// Pages that chunks in use have beside their own, by node.
+    seconds: Numbered<u32, Second>,
+    /// How often keys beside a chunk's own have gone.
+    keys_forgotten: u64,
     /// Where the next look for what may go to rest goes on.
     rested: usize,
     /// What the caller's clock showed first: times are counted from there, so that they keep their digits.
@@ -317,6 +324,7 @@ impl Manager {
         let tier = |t: &TierConfig| Tier::new(*t, config.layers, config.page_bytes);
         let mut manager = Self {
             exact: Layers::Alike(config.page_bytes),
+            exact_keys: Layers::exact_keys(config.layers, config.element, config.page_bytes),
             nodes: Vec::new(),
             free_nodes: Vec::new(),
             tiers: config.tiers.iter().map(tier).collect(),
@@ -347,7 +355,8 @@ impl Manager {
             ticked: [0; MOST_TIERS],
             written: [0; MOST_TIERS],
             rearranged: 0,
-            resting: Numbered::default(),
+            seconds: Numbered::default(),
+            keys_forgotten: 0,
             rested: 0,
             beginning: None,
             last_tick: 0.0,

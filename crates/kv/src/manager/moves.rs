@@ -198,11 +198,19 @@ impl Manager {
         drift
     }
 
-    /// What was at rest has pages, or has none and is as it was; what cannot be decoded is of no use any more.
+    /// A chunk has pages beside its own, or has none and is as it was. What was at rest and cannot be decoded is of no use any
+    /// more; what is read where it is stays.
     fn end_materialise(&mut self, node: u32, end: End) {
+        let is_keys = self.seconds.get(&node).is_some_and(|second| second.is_keys);
         match end {
             _ if self.nodes[node as usize].kind == Kind::Gone => {}
-            End::Done => self.arrived(node),
+            End::Done => {
+                self.fill_second(node);
+                if !is_keys {
+                    self.arrived(node);
+                }
+            }
+            End::Failed | End::Cancelled if is_keys => self.forget_second(node),
             End::Failed => self.not_arrived(node),
             End::Cancelled => self.cut_before(|_, own| own == node),
         }
@@ -341,7 +349,7 @@ impl Manager {
                 self.tiers[tier].give_back(list);
             }
         }
-        self.forget_rest(node);
+        self.forget_second(node);
         self.free_node(node);
     }
 
@@ -360,7 +368,7 @@ impl Manager {
         for node in self.nodes.iter_mut().filter(|node| matches!(node.kind, Kind::Shared | Kind::Adapter)) {
             node.ready = false;
         }
-        self.lose_rest();
+        self.lose_seconds();
         self.cut_before(|manager, own| manager.nodes[own as usize].form != EXACT);
         for sequence in self.sequences.values_mut() {
             // Who has nothing has lost nothing, unless it be weights.

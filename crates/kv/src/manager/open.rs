@@ -92,6 +92,7 @@ impl Manager {
             path: Vec::new(),
             shared: 0,
             tokens: 0,
+            reads_keys: false,
             room: 0,
             table: PageTable::default(),
             is_lost: false,
@@ -282,11 +283,10 @@ impl Manager {
     /// A sequence goes on with a chunk of the tree, which is pinned.
     pub(super) fn join(&mut self, sequence: &mut Sequence, node: u32) {
         self.use_by(node, sequence);
-        let at = &self.nodes[node as usize];
-        if !at.ready {
+        if !self.is_readable(node) {
             sequence.unready.push(node);
         }
-        let anchor = at.anchor;
+        let anchor = self.nodes[node as usize].anchor;
         if anchor != NONE {
             // It is needed as long as this one is there, and used only by its own variant: what that alone reads may go.
             let at = &self.nodes[anchor as usize];
@@ -301,7 +301,8 @@ impl Manager {
     pub(super) fn push(&mut self, sequence: &mut Sequence, node: u32) {
         sequence.path.push(node);
         if self.tiers[0].is_striped() {
-            sequence.table.push(self.config.layers, |layer| self.entry(node, layer));
+            let with_keys = sequence.reads_keys;
+            sequence.table.push(self.config.layers, |layer| self.entry_read(node, layer, with_keys));
         }
     }
 

@@ -46,6 +46,10 @@ impl Manager {
             {
                 return self.places_in(list);
             }
+            // What it writes lies beside the chunk's own.
+            Some(Pending { kind: OpKind::Materialise { .. }, node, .. }) => {
+                return self.seconds.get(&node).map_or(Vec::new(), |second| self.places_in(second.list));
+            }
             Some(Pending { node, copy: None, top, .. }) => (node, top),
             // A chunk that is not full is read into one that goes on with it.
             Some(Pending { kind: OpKind::Read { .. }, copy: Some((_, to)), .. }) => {
@@ -151,17 +155,24 @@ impl Manager {
         self.pending.get(&op)?.copy.map(|(id, _)| id)
     }
 
-    /// Where in a layer's stripe a chunk has its page in memory, at the chunk itself or at its anchor.
+    /// Where in a layer's stripe a chunk has its page in memory, at the chunk itself or at its anchor; of one at rest, the page
+    /// that it was decoded into.
     pub(super) fn place(&self, node: u32, layer: usize) -> Option<u64> {
         let at = &self.nodes[node as usize];
-        let at = if layer < usize::from(at.first) { self.nodes.get(at.anchor as usize)? } else { at };
-        let piece = self.tiers[0].piece(at.pages[0], layer).filter(|_| at.is_in(0))?;
+        let node = if layer < usize::from(at.first) { at.anchor } else { node };
+        let at = self.nodes.get(node as usize).filter(|at| at.is_in(0))?;
+        let piece = self.tiers[0].piece(self.read_of(node, at).0, layer)?;
         Some(self.tiers[0].offset(piece, layer))
     }
 
-    /// What an encoding reads and writes, page by page. What is the same as its anchor's is not stored, hence not in it.
+    /// What an encoding reads and writes, page by page, or a move that materialises keys. What is the same as its anchor's is
+    /// not stored, hence not in it.
     #[must_use]
     pub fn recodes(&self, op: OpId) -> Vec<PageRecode> {
+        let keys = self.keys_written(op);
+        if !keys.is_empty() {
+            return keys;
+        }
         self.recoded(op).filter(|(_, form)| *form != PageForm::Same).map(|(page, _)| page).collect()
     }
 
@@ -212,19 +223,23 @@ impl Manager {
         })
     }
 
-    /// A chunk's pages as kernels find them: those of K begin with its piece, those of V behind them.
+    /// A chunk's pages as kernels find them: those of K begin with its piece, those of V behind them. Of one at rest, those that
+    /// it was decoded into.
     pub(super) fn entry(&self, node: u32, layer: usize) -> ChunkEntry {
         let at = &self.nodes[node as usize];
         let anchor = self.nodes.get(at.anchor as usize);
         let anchor = anchor.map(|at| self.stored_entry(at.pages[0], self.layers_of(at), layer, None));
         match anchor {
             Some(anchor) if layer < usize::from(at.first) => anchor,
-            anchor => self.stored_entry(at.pages[0], self.layers_of(at), layer, anchor),
+            anchor => {
+                let (list, layers) = self.read_of(node, at);
+                self.stored_entry(list, layers, layer, anchor)
+            }
         }
     }
 
     /// The pages of a list in memory, by what they are stored as: decoded over an anchor's where that needs one.
-    fn stored_entry(
+    pub(super) fn stored_entry(
         &self,
         list: u32,
         layers: &Layers,

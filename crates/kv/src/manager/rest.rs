@@ -11,7 +11,7 @@ use super::find::Found;
 use super::{Manager, Pending};
 use crate::AdapterId;
 use crate::form::Layers;
-use crate::node::{BASE, EXACT, Kind, NONE, Node};
+use crate::node::{BASE, EXACT, Node};
 use crate::op::{Op, OpId, OpKind};
 
 /// What a chunk's way to rest or back reads and writes.
@@ -66,7 +66,7 @@ impl Manager {
         let at = self.nodes.get(node as usize)?;
         let (form, list) = match kind {
             OpKind::Encode { form } => (form, list),
-            OpKind::Materialise { form } => (form, *self.resting.get(&node)?),
+            OpKind::Materialise { form } => (form, at.pages[0]),
             _ => return None,
         };
         let Layers::AtRest { codec, bytes } = self.layers_in(at.variant, form) else { return None };
@@ -93,26 +93,17 @@ impl Manager {
     #[must_use]
     pub fn usage_at_rest(&self) -> BTreeMap<JointCodec, u64> {
         let mut by_codec = BTreeMap::new();
-        for (index, node) in (0..).zip(&self.nodes) {
-            let woken = node.woken().zip(self.resting.get(&index).copied());
-            let (form, list) = woken.unwrap_or((node.form, node.pages[0]));
-            if let Layers::AtRest { codec, .. } = self.layers_in(node.variant, form)
-                && list != NONE
-            {
-                *by_codec.entry(*codec).or_default() += self.tiers[0].list_bytes(list);
+        for node in self.nodes.iter().filter(|node| node.is_in(0)) {
+            if let Layers::AtRest { codec, .. } = self.layers_of(node) {
+                *by_codec.entry(*codec).or_default() += self.tiers[0].list_bytes(node.pages[0]);
             }
         }
         by_codec
     }
 
-    /// Whether a chunk is in a form that nobody reads in place.
+    /// Whether a chunk is in a form that nobody reads in place, whether or not it was decoded for those who use it.
     pub(super) fn is_at_rest(&self, at: &Node) -> bool {
         self.form_of(at).is_some_and(|form| form.layers.is_at_rest())
-    }
-
-    /// Whether it is, or will be again.
-    pub(super) fn has_rest(&self, at: &Node) -> bool {
-        at.woken().is_some() || self.is_at_rest(at)
     }
 
     /// Whether there are such forms of a variant's chunks.
@@ -126,7 +117,7 @@ impl Manager {
         for place in 0..found.path.len() {
             let node = found.path[place];
             let Node { first, anchor, form, .. } = self.nodes[node as usize];
-            if !self.is_at_rest(&self.nodes[node as usize]) {
+            if !self.is_at_rest(&self.nodes[node as usize]) || self.has_second(node) {
                 continue;
             }
             let layers = usize::from(first)..self.config.layers;
@@ -134,50 +125,10 @@ impl Manager {
                 self.let_go(found, place);
                 return;
             };
-            let at = &mut self.nodes[node as usize];
-            (at.form, at.ready) = (Node::woken_from(form), false);
-            let resting = std::mem::replace(&mut at.pages[0], list);
-            self.resting.insert(node, resting);
             let top = self.config.layers as u8;
             let pending =
                 Pending { top, anchor, old: anchor, ..Pending::of(OpKind::Materialise { form }, node) };
-            moves.push(self.new_op(pending, self.tiers[0].list_bytes(list)));
-        }
-    }
-
-    /// A chunk that nobody uses any more is at rest again, if it was.
-    pub(super) fn go_back(&mut self, node: u32) {
-        let at = &mut self.nodes[node as usize];
-        let Some(form) = at.woken().filter(|_| at.kind == Kind::Shared && at.pins == 0 && at.busy == 0)
-        else {
-            return;
-        };
-        let Some(resting) = self.resting.remove(&node) else { return };
-        let woken = std::mem::replace(&mut at.pages[0], resting);
-        (at.form, at.ready) = (form, true);
-        self.tiers[0].give_back(woken);
-        self.consider(node, 0);
-    }
-
-    /// What a chunk had at rest goes.
-    pub(super) fn forget_rest(&mut self, node: u32) {
-        if let Some(resting) = self.resting.remove(&node) {
-            self.tiers[0].give_back(resting);
-            self.nodes[node as usize].form = EXACT;
-        }
-    }
-
-    /// With memory all that was at rest is lost. Chunks in use are computed again where their pages were, and are over nothing
-    /// then but the layers that they share.
-    pub(super) fn lose_rest(&mut self) {
-        let mut all: Vec<u32> = self.resting.keys().copied().collect();
-        all.sort_unstable();
-        for node in all {
-            self.forget_rest(node);
-            let Node { first, anchor, kind, .. } = self.nodes[node as usize];
-            if kind == Kind::Shared {
-                self.follow(node, if first > 0 { anchor } else { NONE });
-            }
+            moves.push(self.begin_second(pending, list, false));
         }
     }
 }

@@ -18,10 +18,13 @@ impl Manager {
             if !node.is_in(0) || node.kind == Kind::Adapter {
                 continue;
             }
-            let resting = self.resting.get(&index).map_or(0, |list| self.tiers[0].list_bytes(*list));
-            let bytes = self.tiers[0].list_bytes(node.pages[0]) + resting;
+            let own = self.tiers[0].list_bytes(node.pages[0]);
+            let second = self.seconds.get(&index).map_or(0, |second| self.tiers[0].list_bytes(second.list));
+            let bytes = own + second;
             *(if is_used { &mut usage.in_use } else { &mut usage.cached }) += bytes;
-            usage.encoded += if self.form_of(node).is_none() { resting } else { bytes };
+            usage.encoded += if self.form_of(node).is_none() { 0 } else { own };
+            usage.keys +=
+                if self.seconds.get(&index).is_some_and(|second| second.is_keys) { second } else { 0 };
             if node.resident_followers > 0 {
                 usage.shared_layers += bytes;
             }
@@ -45,13 +48,14 @@ impl Manager {
     #[must_use]
     pub fn usage_by_codec(&self) -> BTreeMap<PageCodec, u64> {
         let mut by_codec = BTreeMap::new();
-        for node in self.nodes.iter().filter(|node| node.is_in(0) && node.kind != Kind::Adapter) {
-            let layers = self.layers_of(node);
-            if layers.is_at_rest() {
-                continue;
-            }
+        let nodes = (0..).zip(&self.nodes).filter(|(_, node)| node.is_in(0) && node.kind != Kind::Adapter);
+        let lists = nodes.flat_map(|(index, node)| {
+            let second = self.seconds.get(&index).map(|second| (second.list, self.layers_beside(second)));
+            [Some((node.pages[0], self.layers_of(node))), second].into_iter().flatten()
+        });
+        for (list, layers) in lists.filter(|(_, layers)| !layers.is_at_rest()) {
             for layer in 0..self.config.layers {
-                let Some(piece) = self.tiers[0].piece(node.pages[0], layer) else { continue };
+                let Some(piece) = self.tiers[0].piece(list, layer) else { continue };
                 let form = self.layer_form(layers, layer);
                 let rounding = self.tiers[0].piece_bytes(piece, layer).saturating_sub(form.bytes());
                 let LayerForm { k, v } = form;
@@ -157,9 +161,9 @@ impl Manager {
                 self.layers_of(at),
                 among,
             );
-            if let Some(form) = at.woken() {
+            if self.seconds.get(&node).is_some_and(|second| !second.is_keys) {
                 let layers = usize::from(first)..self.config.layers;
-                used.add_layers(&self.tiers[0], layers, self.layers_in(at.variant, form), among);
+                used.add_layers(&self.tiers[0], layers, &self.exact, among);
             }
             // One that is in use itself is counted where it is.
             let is_idle = |at: &Node| at.pins == 0 && at.busy == 0;
@@ -185,6 +189,10 @@ impl Manager {
             let at = &self.nodes[anchor as usize];
             let layers = 0..usize::from(at.keep.min(at.top[0]));
             used.add_layers(&self.tiers[0], layers, self.layers_of(at), 1);
+        }
+        // Keys that are there are given up for whatever else needs their room; those on their way are not.
+        for list in self.keys_coming() {
+            used.add_list(&self.tiers[0], list);
         }
         for known in self.adapters.iter().filter(|known| !known.pieces.is_empty()) {
             let Node { pins, busy, .. } = self.nodes[known.node as usize];

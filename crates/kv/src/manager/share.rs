@@ -32,7 +32,7 @@ impl Manager {
         self.pin(shared);
         self.use_by(shared, sequence);
         if self.tiers[0].is_striped() {
-            sequence.table.set(self.config.layers, chunk, |layer| self.entry(shared, layer));
+            self.renew_entry(sequence, chunk);
         }
     }
 
@@ -82,13 +82,13 @@ impl Manager {
         let is_in = self.nodes[twin as usize].is_in(0);
         if drift > self.nodes[node as usize].drift
             || form != EXACT && !is_in
-            || self.is_at_rest(&self.nodes[twin as usize])
+            || self.is_at_rest(&self.nodes[twin as usize]) && !self.has_second(twin)
         {
             return None;
         }
         let own = self.nodes[node as usize].pages[0];
         if self.nodes[twin as usize].is_in(0) {
-            if !self.is_filled(&self.nodes[twin as usize]) {
+            if !self.is_readable(twin) || !self.is_filled(&self.nodes[twin as usize]) {
                 return None;
             }
             let has = usize::from(top[0]);

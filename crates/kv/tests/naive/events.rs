@@ -30,6 +30,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => (0_u8..3).prop_map(|salt| Event::OpenApp { salt }),
         1 => n.clone().prop_map(|app| Event::CloseApp { app }),
         1 => Just(Event::LoseMemory),
+        4 => (n.clone(), 0_u8..4).prop_map(|(sequence, choice)| Event::Keys { sequence, are_exact: choice > 0 }),
         1 => (n.clone(), n, 0_u8..4, 16_usize..86).prop_map(|(app, adapter, text, len)| Event::Follow {
             app, adapter, text, len,
         }),

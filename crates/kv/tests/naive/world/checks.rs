@@ -4,7 +4,7 @@ use interleaf_kv::AdapterId;
 
 use super::device::{Under, contents};
 use super::setup::LAYERS;
-use super::{Record, Sequence, World, read};
+use super::{Record, Sequence, Word, World, read};
 
 impl World {
     /// Bytes held of each tier.
@@ -76,16 +76,10 @@ impl World {
             for position in 0..sequence.tokens.len() {
                 let is_right = |layer: &usize| {
                     let read = read(&self.manager, &self.device, sequence.id, *layer, position);
-                    let is = |under: &Under, lossy| {
-                        let word = contents(under, *layer, &sequence.tokens[..=position], lossy);
-                        read.is_some_and(|read| read.word == word)
-                    };
-                    let either = |under: &Under| is(under, false) || is(under, true);
-                    is(&sequence.under, false)
-                        || sequence.is_lossy && is(&sequence.under, true)
-                        || sequence.is_lossy
-                            && read.is_some_and(|read| read.is_anchors)
-                            && self.variants(&sequence.under).iter().any(either)
+                    read.is_some_and(|Word { word, keys, is_anchors }| {
+                        self.is_read_of(sequence, *layer, position, word, is_anchors)
+                            && (keys == word || self.is_read_of(sequence, *layer, position, keys, true))
+                    })
                 };
                 if let Some(layer) = (0..LAYERS).find(|layer| !is_right(layer)) {
                     return Err(format!(
@@ -96,6 +90,22 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a word is what a sequence may read at a position in a layer, be it its anchor's or not.
+    fn is_read_of(
+        &self,
+        sequence: &Sequence,
+        layer: usize,
+        position: usize,
+        word: u64,
+        is_anchors: bool,
+    ) -> bool {
+        let is = |under: &Under, lossy| word == contents(under, layer, &sequence.tokens[..=position], lossy);
+        let either = |under: &Under| is(under, false) || is(under, true);
+        is(&sequence.under, false)
+            || sequence.is_lossy && is(&sequence.under, true)
+            || sequence.is_lossy && is_anchors && self.variants(&sequence.under).iter().any(either)
     }
 
     /// What else the same tokens may have been computed under: anchors are the base's or an adapter's, of the same salt.

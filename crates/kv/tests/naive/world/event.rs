@@ -64,6 +64,11 @@ pub enum Event {
         app: usize,
     },
     LoseMemory,
+    /// A sequence reads exact keys in place of encoded ones from now on, or no longer.
+    Keys {
+        sequence: usize,
+        are_exact: bool,
+    },
     /// The base answers a text, an adapter does, and it is asked again, each when all moves have ended: what is decoded over
     /// something is made and read, which other events seldom come to.
     Follow {

@@ -204,6 +204,9 @@ impl World {
             Event::OpenApp { salt } if self.apps.len() < 6 => self.open_app((salt > 0).then_some(salt)),
             Event::CloseApp { app } => self.close_app(app)?,
             Event::LoseMemory => self.lose_memory()?,
+            Event::Keys { sequence, are_exact } if !self.sequences.is_empty() => {
+                self.read_keys(sequence % self.sequences.len(), are_exact)?;
+            }
             Event::Follow { app, adapter, text, len } => self.follow(app, adapter, text, len)?,
             _ => {}
         }
@@ -264,6 +267,8 @@ impl World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Word {
     word: u64,
+    /// What its keys say where they are read.
+    keys: u64,
     /// Whether it is the anchor's: the chunk's own is the same, or near enough.
     is_anchors: bool,
 }
@@ -273,10 +278,9 @@ fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, positi
     let chunk = position / CHUNK_TOKENS;
     let own = manager.page_place(id, layer, chunk).ok()?;
     // Of a chunk that stores nothing of a layer its anchor's page is read, which begins with its keys.
-    let anchors =
-        || Some(u64::from(manager.page_table(id).ok()?.entry(layer, chunk)?.k.at) * PAGE_UNIT as u64);
-    let word = device.page(layer, own.or_else(anchors)?)[position % CHUNK_TOKENS];
-    Some(Word { word, is_anchors: own.is_none() })
+    let keys = u64::from(manager.page_table(id).ok()?.entry(layer, chunk)?.k.at) * PAGE_UNIT as u64;
+    let at = |place| device.page(layer, place)[position % CHUNK_TOKENS];
+    Some(Word { word: at(own.unwrap_or(keys)), keys: at(keys), is_anchors: own.is_none() })
 }
 
 /// An error is the expected one, where one is expected.

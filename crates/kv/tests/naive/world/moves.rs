@@ -100,8 +100,13 @@ impl World {
         Ok(())
     }
 
-    /// A chunk at rest whose bytes are there, and the base's pages beneath them.
+    /// Exact keys of a chunk; or all of one at rest whose bytes are there, and the base's pages beneath them.
     fn materialise(&mut self, op: Op) -> Result<(), String> {
+        // What was read where it was encoded, and what is not at rest has nothing else to be materialised.
+        for page in self.manager.recodes(op.id) {
+            let [from, to] = [page.from, page.to].map(|entry| u64::from(entry.at) * PAGE_UNIT as u64);
+            self.device.copy(&[(page.layer as usize, from, to)]);
+        }
         // With what came before it, it may have gone since.
         let Some(rest) = self.manager.rest_of(op.id) else { return Ok(()) };
         let digest = ContentDigest([0; 32]);

@@ -44,7 +44,7 @@ fn event(record: &[u8]) -> Event {
     let number = |i: usize| usize::from(byte(i));
     let flags = byte(7);
     // What was kept of streams has the numbers up to 16.
-    match byte(0) % 18 {
+    match byte(0) % 19 {
         0 => Event::Open {
             app: number(1),
             adapter: number(2),
@@ -76,6 +76,7 @@ fn event(record: &[u8]) -> Event {
         14 => Event::OpenApp { salt: byte(1) % 3 },
         15 => Event::CloseApp { app: number(1) },
         16 => Event::LoseMemory,
+        18 => Event::Keys { sequence: number(1), are_exact: byte(2) % 4 > 0 },
         _ => {
             Event::Follow { app: number(1), adapter: number(2), text: byte(3) % 4, len: number(4) % 70 + 16 }
         }
