@@ -423,6 +423,10 @@ pub struct ChatArgs {
     /// kept in less room, and read by those who allow what that costs.
     #[arg(long, value_name = "NATS", default_value = "exact", value_parser = drift)]
     pub drift: f32,
+    /// Between answers, put what nobody reads to rest: in a small part of its room, decoded again when it is read. Of adapters
+    /// that `interleaf calibrate` has looked at, with a drift budget.
+    #[arg(long, requires = "drift")]
+    pub at_rest: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: SamplingArgs,

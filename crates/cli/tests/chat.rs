@@ -133,3 +133,14 @@ fn lines_that_are_no_text_or_far_too_long_are_told() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout)), (Some(2), alone.into()));
 }
+
+#[test]
+fn what_rests_between_answers_needs_a_drift_budget() {
+    for args in [&["--at-rest"][..], &["--at-rest", "--drift", "exact"]] {
+        let (_, err) = ended(2, args, "");
+        assert!(err.contains("--drift"), "{err}");
+    }
+    let args = [&SHORT[..], &["--at-rest", "--drift", "1e-2", "--backend", "cpu"]].concat();
+    let (out, _) = said(&args, "What is ownership?\nAnd borrowing?\n/stats\n");
+    assert!(!rows(&out, "last prompt")[0].contains(" 0 from the KV cache"), "{out}");
+}

@@ -20,7 +20,11 @@ use lines::{Lines, Read};
 /// Talks until the user ends it. From a pipe, a line that failed makes the whole fail, in the end.
 pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
-    let options = EngineOptions { context: args.context, ..load::options(&args.engine) };
+    if args.at_rest && args.drift == 0.0 {
+        return Err(CliError::Usage("--at-rest loses something: it needs a --drift above 0".into()));
+    }
+    let (context, at_rest) = (args.context, args.at_rest);
+    let options = EngineOptions { context, at_rest, ..load::options(&args.engine) };
     let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
     let sampling = sampling::options(&engine, &args.sampling);
     sampling.check()?;
