@@ -20,10 +20,14 @@ const CHUNKS: usize = TOKENS / CHUNK_TOKENS;
 const HEADS: usize = 32;
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 64;
+/// So many that no cache of a CPU holds them.
 const LAYERS: usize = 12;
+/// A software device has no cache of its own, and takes long.
+const GPU_LAYERS: usize = 1;
 /// The base and six adapters.
 const ROWS: usize = 7;
 const ROUNDS: usize = 60;
+const GPU_ROUNDS: usize = 10;
 /// Tokens of a prompt whose pages are stored as differences.
 const PREFILL: usize = 512;
 
@@ -35,15 +39,15 @@ const LOW_RANK: PageCodec =
 criterion::criterion_group!(
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = cpu
+    targets = cpu, gpu
 );
 
 fn cpu(c: &mut Criterion) {
-    let mut rig = Rig::new(backends::cpu(0, Numerics::ActF32));
+    let mut rig = Rig::new(backends::cpu(0, Numerics::ActF32), LAYERS);
     let alone = rig.alone();
     let seven = rig.seven();
-    print_ratios("one row", &mut rig, &alone);
-    print_ratios("seven rows", &mut rig, &seven);
+    print_ratios("one row", &mut rig, &alone, ROUNDS);
+    print_ratios("seven rows", &mut rig, &seven, ROUNDS);
     print_encoding(&mut rig);
     for (name, ways) in [("one row", alone), ("seven rows", seven)] {
         let mut group = c.benchmark_group(format!("coded_attention/cpu/{name}"));
@@ -52,6 +56,15 @@ fn cpu(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(way.name, TOKENS), |b| b.iter(|| rig.run(&way.batch)));
         }
         group.finish();
+    }
+}
+
+fn gpu(_: &mut Criterion) {
+    if let Some(gpu) = backends::gpu() {
+        let mut rig = Rig::new(gpu, GPU_LAYERS);
+        let (alone, seven) = (rig.alone(), rig.seven());
+        print_ratios("gpu, one row", &mut rig, &alone, GPU_ROUNDS);
+        print_ratios("gpu, seven rows", &mut rig, &seven, GPU_ROUNDS);
     }
 }
 
@@ -64,9 +77,9 @@ struct Way {
 }
 
 /// The ways in turn, each against the first.
-fn print_ratios(what: &str, rig: &mut Rig, ways: &[Way]) {
+fn print_ratios(what: &str, rig: &mut Rig, ways: &[Way], rounds: usize) {
     let mut times = vec![Vec::new(); ways.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (way, times) in ways.iter().zip(&mut times) {
             times.push(rig.run(&way.batch));
         }
@@ -109,10 +122,10 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(mut backend: Boxed) -> Self {
+    fn new(mut backend: Boxed, layers: usize) -> Self {
         let slots = CHUNKS * (ROWS + 6);
         let pool = PoolGeometry {
-            layers: LAYERS,
+            layers,
             kv_heads: KV_HEADS,
             head_dim: HEAD_DIM,
             slots,
@@ -139,7 +152,7 @@ impl Rig {
                 base.iter().map(|halves| [other(&halves[0]), other(&halves[1])]).collect();
             let entries: Vec<ChunkEntry> =
                 pages.iter().map(|_| rig.entries(pool.element.into(), pool.element.into(), None)).collect();
-            for layer in 0..LAYERS as u32 {
+            for layer in 0..pool.layers as u32 {
                 for (entry, [k, v]) in entries.iter().zip(&pages) {
                     let at = |half, bytes: &Bytes| PageData {
                         address: pool.address(layer, half, entry.half(half)),
@@ -176,7 +189,7 @@ impl Rig {
     ) -> Vec<ChunkEntry> {
         let entries: Vec<ChunkEntry> =
             (0..CHUNKS).map(|chunk| self.entries(k, v, anchors.map(|anchors| anchors[chunk]))).collect();
-        for layer in 0..LAYERS as u32 {
+        for layer in 0..self.pool.layers as u32 {
             let recodes = recodes(layer, &self.exact[row], &entries);
             self.backend.recode_pages(&recodes).expect("every codec is stored");
         }
@@ -245,7 +258,7 @@ impl Rig {
         let (scale, softcap, window) = (0.125, None, None);
         let shape = AttentionShape { heads, kv_heads, head_dim, scale, softcap, window };
         step.push(Op::PagedAttention { layer: self.layer, shape, q, out });
-        self.layer = (self.layer + 1) % LAYERS as u32;
+        self.layer = (self.layer + 1) % self.pool.layers as u32;
         let begun = Instant::now();
         let ticket = self.backend.submit(step).expect("the step is lawful");
         self.backend.wait(ticket).expect("the step ends");
@@ -261,7 +274,7 @@ impl Rig {
         self.next = room;
         let begun = Instant::now();
         for layer in 0..16 {
-            let recodes = recodes(layer % LAYERS as u32, &self.exact[1][..chunks], &to);
+            let recodes = recodes(layer % self.pool.layers as u32, &self.exact[1][..chunks], &to);
             self.backend.recode_pages(&recodes).expect("every codec is stored");
         }
         begun.elapsed()
