@@ -277,6 +277,14 @@ fn with_memory_it_is_lost_and_who_uses_it_goes_on_with_what_is_computed_again() 
 }
 
 #[test]
+fn what_cannot_be_told_to_cost_little_does_not_go_to_rest() {
+    let mut world = World::new(20, vec![at_rest(0.01)]);
+    assert_eq!(world.rest(f32::NAN), []);
+    assert_eq!(world.bytes_at_rest(), 0);
+    assert_eq!(world.manager.rest(9), [], "nor is that tried again");
+}
+
+#[test]
 fn its_bytes_lie_where_its_adapter_has_layers() {
     for (first, rank, expected) in [
         (0, 64, vec![192; 3]),

@@ -242,6 +242,10 @@ impl State {
 fn relative<'a>(losses: impl Iterator<Item = &'a PageLoss>) -> f64 {
     let (error, norm) = losses
         .fold((0.0, 0.0), |(error, norm), loss| (error + f64::from(loss.error), norm + f64::from(loss.norm)));
+    // Nothing is known of what is no number, which has lost no less than everything.
+    if !(error.is_finite() && norm.is_finite()) {
+        return f64::INFINITY;
+    }
     // What was nothing and is something is of no use.
     match (error > 0.0, norm > 0.0) {
         (false, _) => 0.0,
@@ -360,4 +364,24 @@ fn at_rest(rest: &Resting, shared: usize, pool: &PoolGeometry) -> Form {
 fn values(of: &HalfCalibration, rows: usize) -> Vec<f32> {
     let directions = of.basis.rows.iter().take((rows - 1) * of.mean.len());
     of.mean.iter().chain(directions).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_not_none() {
+        let of =
+            |error, norm| relative([PageLoss { error, norm }, PageLoss { error: 1.0, norm: 4.0 }].iter());
+        assert_eq!((of(1.0, 4.0), of(-1.0, 0.0)), (0.25, 0.0));
+        for (error, norm) in [(f32::NAN, 4.0), (1.0, f32::NAN), (f32::INFINITY, 4.0), (0.0, f32::INFINITY)] {
+            assert_eq!(of(error, norm), f64::INFINITY, "{error} {norm}");
+            let loss = PageLoss { error, norm };
+            for known in [0.0, 2.0] {
+                let ladder = Ladder { sensitivities: vec![[known; 2]], rungs: Vec::new() };
+                assert_eq!(cost(&ladder, 1.5, std::iter::once(((0, 1), &loss))), f32::INFINITY);
+            }
+        }
+    }
 }

@@ -43,8 +43,8 @@ impl Manager {
     /// from them.
     pub fn encoded(&mut self, op: OpId, drift: f32) -> Vec<Op> {
         let Some(pending) = self.pending.get_mut(&op) else { return Vec::new() };
-        // Nothing that loses costs nothing, or less.
-        pending.drift = Some(drift.max(f32::MIN_POSITIVE));
+        // Nothing that loses costs nothing, or less; and what cannot be told may cost anything.
+        pending.drift = Some(if drift.is_nan() { f32::INFINITY } else { drift.max(f32::MIN_POSITIVE) });
         self.end(op, End::Done)
     }
 
