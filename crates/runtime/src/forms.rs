@@ -204,7 +204,15 @@ impl Calibrated {
         Some((&known.ladder, factor))
     }
 
-    /// The adapter whose calibration has what an adapter's chunks at rest are decoded with, and what tells that from another.
+    /// What an adapter's chunks at rest are decoded with is gone.
+    pub fn forget_joint(&mut self, adapter: AdapterId) {
+        if let Some(State::Known(known)) = self.adapters.get_mut(&adapter) {
+            known.joint = None;
+        }
+    }
+
+    /// The adapter whose calibration has what an adapter's chunks at rest are decoded with, and what tells that from another;
+    /// `None` where there is none, or none any more.
     pub fn joint_of(&self, adapter: AdapterId) -> Option<(Digest, u64)> {
         self.adapters.get(&adapter)?.known()?.joint
     }

@@ -306,6 +306,56 @@ fn what_is_at_rest_is_computed_again_on_the_next_device() {
     }
 }
 
+/// What is warned of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl std::io::Write for Warnings {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is at rest cannot be woken once its map is not in the store any more, and nothing follows it there. That is said once of
+/// each adapter, and fails no call.
+#[test]
+fn a_map_that_is_gone_is_missed_once() {
+    let _alone = alone();
+    let folder = calibrated();
+    let options =
+        EngineOptions { store: Some(folder.path().to_owned()), at_rest: true, ..EngineOptions::default() };
+    let device = backends::cpu(1, Numerics::ActQ8_0);
+    let mut engine = warmed(engine_as(device, &Trap::default(), 80, options));
+    let idle = |engine: &mut Engine| while engine.tend(64).expect("it runs") > 0 {};
+    idle(&mut engine);
+    assert!(engine.memory().kv_at_rest > 0);
+    std::fs::remove_dir_all(folder.path().join("calibrations")).expect("it is there");
+    let warnings = Warnings::default();
+    let writer = warnings.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = subscriber.set_default();
+    for own in 5..8 {
+        let requests = requests(&engine, own, BUDGET);
+        answers(&mut engine, &requests);
+        idle(&mut engine);
+        assert_eq!(engine.memory().kv_at_rest, 0);
+    }
+    drop(guard);
+    let told = warnings.0.lock().expect("whole");
+    let adapters = models().into_iter().flatten().count();
+    assert!(told.iter().all(|line| line.contains("not in the store any more")), "{told:?}");
+    assert_eq!(told.len(), adapters, "{told:?}");
+    is_exact(&mut engine);
+}
+
 /// Half of what is in a store with calibrations.
 fn damaged() -> tempfile::TempDir {
     let folder = calibrated();
