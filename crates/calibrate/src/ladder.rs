@@ -231,7 +231,7 @@ pub fn figures(ladder: &Ladder, outcomes: &[Outcome], spread: f64) -> [f32; 3] {
 /// [`DEVIATIONS`] of so many windows; of one the spread is a guess, and so is this.
 fn deviations(windows: usize) -> f64 {
     let known = DEVIATIONS.iter().rfind(|(seen, _)| *seen <= windows);
-    known.or(DEVIATIONS.last()).map_or(0.0, |(_, deviations)| *deviations)
+    known.or(DEVIATIONS.first()).map_or(f64::INFINITY, |(_, deviations)| *deviations)
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -300,6 +300,13 @@ mod tests {
         let small = Some(PageCodec::Delta(Bits::Two));
         let place = |layer, half, sensitivity| Place {
             layer,
+    #[test]
+    fn fewer_windows_are_never_trusted_more() {
+        let all: Vec<f64> = (1..16).map(deviations).collect();
+        assert!(all.is_sorted_by(|fewer, more| fewer >= more), "{all:?}");
+        assert_eq!((all[0], all[14]), (39.0, 2.83));
+    }
+
             half,
             choices: vec![choice(None, 0, 1.0), choice(small, 16, 0.0)],
             sensitivity,
