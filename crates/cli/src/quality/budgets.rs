@@ -383,7 +383,7 @@ fn of_budget<'a>(budget: f32, pairs: impl Iterator<Item = &'a Pair> + Clone) -> 
     let limit = f64::from(budget);
     let worst = pairs.clone().map(|pair| pair.kl_mean / limit).fold(0.0, f64::max);
     vec![
-        nats(budget),
+        table::nats(budget, 0),
         format!("{count}"),
         format!("{:.1} %", share(&|pair| pair.kl_mean <= limit)),
         format!("{:.1} %", share(&|pair| pair.kl_mean <= pair.estimated)),
@@ -395,20 +395,16 @@ fn of_budget<'a>(budget: f32, pairs: impl Iterator<Item = &'a Pair> + Clone) -> 
     ]
 }
 
-fn nats(budget: f32) -> String {
-    if budget > 0.0 { format!("{budget:.0e}") } else { "exact".into() }
-}
-
 impl Together {
     fn by_codec(&self) -> String {
         let codecs =
             self.bytes_by_codec.iter().map(|(codec, bytes)| format!("{codec} {}", table::bytes(*bytes)));
-        format!("{}: {}", nats(self.budget), codecs.collect::<Vec<_>>().join(", "))
+        format!("{}: {}", table::nats(self.budget, 0), codecs.collect::<Vec<_>>().join(", "))
     }
 
     fn cells(&self) -> Vec<String> {
         vec![
-            nats(self.budget),
+            table::nats(self.budget, 0),
             self.tokens.to_string(),
             table::bytes(self.bytes),
             format!("{:.1} %", 100.0 * self.ratio),
