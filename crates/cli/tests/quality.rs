@@ -161,6 +161,8 @@ fn what_cannot_be_is_refused_by_name() {
         (&["quality", "--sequences", "0"], "--sequences must be at least 1"),
         (&["quality", "--budgets", "1e-4", "--codecs", "q8"], "cannot be used with"),
         (&["quality", "--uncalibrated"], "--budgets"),
+        (&["quality", "--codecs", "q8", "--uncalibrated"], "cannot be used with"),
+        (&["quality", "--codecs", "q8", "--at-rest"], "cannot be used with"),
         (
             &[
                 "quality",

@@ -63,11 +63,11 @@ pub struct QualityArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "codecs", value_parser = super::drift)]
     pub budgets: Vec<f32>,
     /// With --budgets: use no calibration
-    #[arg(long, requires = "budgets")]
+    #[arg(long, requires = "budgets", conflicts_with = "codecs")]
     pub uncalibrated: bool,
     /// With --budgets: leave time after every call, in which what is kept of it goes to rest; what it is decoded with is counted
     /// apart, since it is read from the store
-    #[arg(long, requires = "budgets", conflicts_with = "uncalibrated")]
+    #[arg(long, requires = "budgets", conflicts_with_all = ["uncalibrated", "codecs"])]
     pub at_rest: bool,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]
