@@ -31,6 +31,8 @@ struct Row {
     bytes: u64,
     seconds: f64,
     file: Option<PathBuf>,
+    /// Whether the base's keys and values were seen to cost anything in place of its own.
+    differs: bool,
     codecs: Vec<Codec>,
 }
 
@@ -150,6 +152,7 @@ fn row(
         bytes: calibration.to_bytes()?.len() as u64,
         seconds,
         file,
+        differs: !calibration.ladder.costs_nothing(),
         codecs: codecs.collect(),
     })
 }
@@ -165,6 +168,13 @@ impl Row {
             "{}: {} windows of {} fitted, {} held back; {:.0} s; {place}",
             self.adapter, self.fitted_windows, self.text, self.held_back_windows, self.seconds
         )];
+        if !self.differs {
+            lines.push(
+                "it never acted on this text, or changes nothing there: the base's pages stand for its own, which says nothing \
+                 of texts that it acts on"
+                    .into(),
+            );
+        }
         let columns = [
             ("codec", table::Align::Left),
             ("KL, nats", table::Align::Right),
