@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use interleaf_calibrate::{Progress, Windows, calibrate};
+use interleaf_calibrate::{MOST_COLUMNS, Progress, Windows, calibrate};
 use interleaf_runtime::{
     AdapterSummary, BackendChoice, Calibration, Engine, EngineOptions, PageElement, Source, Store,
     write_calibration,
@@ -33,6 +33,8 @@ struct Row {
     file: Option<PathBuf>,
     /// Whether the base's keys and values were seen to cost anything in place of its own.
     differs: bool,
+    /// Whether there is a map over all layers, without which nothing goes to rest.
+    has_map: bool,
     codecs: Vec<Codec>,
 }
 
@@ -153,6 +155,7 @@ fn row(
         seconds,
         file,
         differs: !calibration.ladder.costs_nothing(),
+        has_map: calibration.joint.is_some(),
         codecs: codecs.collect(),
     })
 }
@@ -174,6 +177,11 @@ impl Row {
                  of texts that it acts on"
                     .into(),
             );
+        }
+        if !self.has_map {
+            lines.push(format!(
+                "no map over all layers, of more than {MOST_COLUMNS} inputs and outputs: nothing of it goes to rest"
+            ));
         }
         let columns = [
             ("codec", table::Align::Left),

@@ -168,10 +168,13 @@ fn is_not_replaced_unasked(store: &Path, file: &Path, text: &str) {
     let source = Source::dir(file.parent().expect("a folder"));
     let kept = Calibration::read(&source, name.expect("a name"), model.config(), model.digest(), adapter);
     let mut calibration = kept.expect("it is whole");
-    // As one of old, then damaged.
+    // As one of old, then as one of a model that is too wide for a map, then damaged.
     calibration.rest.clear();
     write_calibration(file, &calibration).expect("room on the disk");
     refused(&AT_REST, &["cargo-toml: its calibration in the store is not replaced unasked", text, "at rest"]);
+    calibration.joint = None;
+    write_calibration(file, &calibration).expect("room on the disk");
+    refused(&AT_REST, &["--at-rest: nothing of cargo-toml goes to rest", "6144"]);
     let bytes = std::fs::read(file).expect("it is there");
     std::fs::write(file, &bytes[..bytes.len() / 2]).expect("room on the disk");
     let args = ["quality", "--adapters", "cargo-toml", "--codecs", "low-rank-16-int4", "--sequences", "1"];
