@@ -145,11 +145,31 @@ fn a_calibration_is_kept_and_used() {
     let same = &report["calibrations"][0];
     assert_eq!((&same["is_measured_on"], &same["text_digest"]), (&true.into(), &of["text_digest"]));
     assert_eq!((&report["windows"][0]["text"], &report["windows"][0]["windows"]), (&copy.into(), &3.into()));
+    goes_to_rest(folder.path());
     is_not_replaced_unasked(folder.path(), Path::new(row["file"].as_str().expect("a file")), text);
 }
 
 const AT_REST: [&str; 9] =
     ["quality", "--adapters", "cargo-toml", "--sequences", "3", "--budgets", "1e-3", "--at-rest", "--json"];
+
+/// What is kept of calls within a budget goes to rest, and the budget holds.
+fn goes_to_rest(store: &Path) {
+    let report = json(store, &AT_REST);
+    assert_eq!(report["at_rest"], true);
+    let number = |of: &Value, field: &str| of[field].as_f64().expect("a number");
+    for pair in report["pairs"].as_array().expect("pairs") {
+        let (lost, said) = (number(pair, "kl_mean"), number(pair, "estimated"));
+        assert!(lost > 0.0 && lost <= said && said <= number(pair, "budget"), "{pair}");
+    }
+    let held = report["held"].as_array().expect("held");
+    let rests = |held: &Value| -> bool {
+        let codecs = held["bytes_by_codec"].as_object().expect("codecs");
+        codecs.iter().any(|(codec, bytes)| codec.starts_with("joint+") && bytes.as_u64() > Some(0))
+    };
+    let map_bytes = |held: &Value| held["map_bytes"].as_u64().expect("bytes");
+    assert_eq!((held.len(), rests(&held[0]), rests(&held[1])), (2, false, true), "{held:?}");
+    assert!(map_bytes(&held[0]) == 0 && map_bytes(&held[1]) > 0, "{held:?}");
+}
 
 /// What was calibrated on a text that somebody chose stays in the store, whatever is asked of it that it does not say.
 fn is_not_replaced_unasked(store: &Path, file: &Path, text: &str) {
