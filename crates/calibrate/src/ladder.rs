@@ -120,8 +120,13 @@ pub fn ladder(
     let outcomes = run(&mixes)?;
     let spread = spread(&ladder, &outcomes);
     for (layers, outcomes) in mixes.into_iter().zip(outcomes) {
-        let rung = rung(&ladder, layers, &outcomes, spread);
-        // What seems to cost nothing was not measured.
+        let mut rung = rung(&ladder, layers, &outcomes, spread);
+        if ladder.costs_nothing() {
+            // What an adapter adds that changes nothing is nothing: the base's pages stand for all of its. Whoever stores them so
+            // measures what that loses after all.
+            rung.bound = rung.kl.max(f32::MIN_POSITIVE);
+        }
+        // What else seems to cost nothing was not measured.
         if rung.bound > 0.0 && rung.bound.is_finite() {
             ladder.rungs.push(rung);
         }
@@ -228,10 +233,10 @@ pub fn figures(ladder: &Ladder, outcomes: &[Outcome], spread: f64) -> [f32; 3] {
     [kl as f32, factor as f32, (factor * mean(&sums)) as f32]
 }
 
-/// [`DEVIATIONS`] of so many windows; of one the spread is a guess, and so is this.
+/// [`DEVIATIONS`] of so many windows; of one, whose spread is a guess, no fewer than of any other number.
 fn deviations(windows: usize) -> f64 {
     let known = DEVIATIONS.iter().rfind(|(seen, _)| *seen <= windows);
-    known.or(DEVIATIONS.last()).map_or(0.0, |(_, deviations)| *deviations)
+    known.or(DEVIATIONS.first()).map_or(f64::INFINITY, |(_, deviations)| *deviations)
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -293,6 +298,13 @@ mod tests {
         ];
         let all: Vec<Choice> = good.iter().rev().chain(&bad).copied().collect();
         assert_eq!(hull(all), good);
+    }
+
+    #[test]
+    fn fewer_windows_are_never_trusted_more() {
+        let all: Vec<f64> = (1..16).map(deviations).collect();
+        assert!(all.is_sorted_by(|fewer, more| fewer >= more), "{all:?}");
+        assert_eq!((all[0], all[14]), (39.0, 2.83));
     }
 
     #[test]

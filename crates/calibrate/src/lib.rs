@@ -27,6 +27,7 @@ pub use anchor::Anchor;
 pub use calibrate::{HELD_BACK, Progress, calibrate};
 pub use codec::{Codec, Family};
 pub use error::CalibrateError;
+pub use fit::MOST_COLUMNS;
 pub use held::{Budgets, Held, Outcome, Reader, Shared, hold, unshared_bytes};
 pub use kv::Kv;
 pub use measure::{Measured, Parts, Subject, f16_bytes_per_token, measure};

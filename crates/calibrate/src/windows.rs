@@ -17,6 +17,29 @@ pub struct Windows {
     pub rows: Vec<Vec<u32>>,
 }
 
+impl Windows {
+    /// The same, with what turns an activated LoRA on behind the first token of each window that does not have it, since it acts
+    /// on nothing before it. They stay as long as they are; one that has no room for it stays as it is.
+    #[must_use]
+    pub fn invoking(mut self, invocation: &[u32]) -> Self {
+        let mut changed = 0;
+        for row in &mut self.rows {
+            let has_it = row.windows(invocation.len().max(1)).any(|tokens| tokens == invocation);
+            let length = row.len();
+            if has_it || length < 2 + invocation.len() {
+                continue;
+            }
+            row.splice(1..1, invocation.iter().copied());
+            row.truncate(length);
+            changed += 1;
+        }
+        if changed > 0 {
+            self.text = format!("{}, the adapter's invocation put into {changed} windows of it", self.text);
+        }
+        self
+    }
+}
+
 /// Cuts a text into windows of `length` tokens. If the tokenizer puts tokens before a text, they start every window. What is
 /// left at the end is not a window, unless there is no other.
 ///
@@ -66,4 +89,21 @@ pub fn read_windows(text: &str, bytes: &[u8], tensor: &str) -> Result<Windows, C
     }
     let rows = tokens.chunks(length.max(1)).map(<[u32]>::to_vec).collect();
     Ok(Windows { text: text.into(), digest: Digest::of_bytes(bytes), rows })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_do_not_invoke_an_adapter_are_made_to() {
+        let rows = vec![vec![1, 2, 3, 4, 5, 6], vec![1, 5, 7, 8, 2, 3], vec![1, 2, 3]];
+        let windows = Windows { text: "a book".into(), digest: Digest::of_bytes(b"a"), rows };
+        let found = windows.clone().invoking(&[7, 8]);
+        assert_eq!(found.rows, [vec![1, 7, 8, 2, 3, 4], vec![1, 5, 7, 8, 2, 3], vec![1, 2, 3]]);
+        assert_eq!(found.text, "a book, the adapter's invocation put into 1 windows of it");
+        assert_eq!(found.digest, windows.digest, "it is the same text");
+        let again = found.clone().invoking(&[7, 8]);
+        assert_eq!(again, found);
+    }
 }

@@ -133,6 +133,11 @@ fn check_rows(engine: &mut Engine, calibration: &Calibration) {
         ("delta-2", "base + delta int2, groups of 32 channels", 1.02),
         ("low-rank-16-int8", "base + delta in a calibrated basis, rank 16, int8 coefficients", 1.15),
         ("own-products", "base + the adapter's own low-rank products (A x), as ForkKV", 1.05),
+        ("q4-grouped", "own cache quantized int4 (no sharing)", 1.05),
+        ("q2-grouped", "own cache quantized int2 (no sharing)", 1.05),
+        ("low-rank-16-int4", "base + delta in a calibrated basis, rank 16, int4 coefficients", 1.3),
+        ("low-rank-32-int8", "base + delta in a calibrated basis, rank 32, int8 coefficients", 1.15),
+        ("low-rank-32-int4", "base + delta in a calibrated basis, rank 32, int4 coefficients", 1.15),
         ("predicted", "base + linear prediction from the base cache, full rank", 1.15),
         ("predicted+16-int4", "linear prediction + residual rank 16 int4", 1.3),
     ];

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use interleaf_calibrate::{Progress, Windows, calibrate};
+use interleaf_calibrate::{MOST_COLUMNS, Progress, Windows, calibrate};
 use interleaf_runtime::{
     AdapterSummary, BackendChoice, Calibration, Engine, EngineOptions, PageElement, Source, Store,
     write_calibration,
@@ -31,6 +31,10 @@ struct Row {
     bytes: u64,
     seconds: f64,
     file: Option<PathBuf>,
+    /// Whether the base's keys and values were seen to cost anything in place of its own.
+    differs: bool,
+    /// Whether there is a map over all layers, without which nothing goes to rest.
+    has_map: bool,
     codecs: Vec<Codec>,
 }
 
@@ -150,6 +154,8 @@ fn row(
         bytes: calibration.to_bytes()?.len() as u64,
         seconds,
         file,
+        differs: !calibration.ladder.costs_nothing(),
+        has_map: calibration.joint.is_some(),
         codecs: codecs.collect(),
     })
 }
@@ -165,6 +171,18 @@ impl Row {
             "{}: {} windows of {} fitted, {} held back; {:.0} s; {place}",
             self.adapter, self.fitted_windows, self.text, self.held_back_windows, self.seconds
         )];
+        if !self.differs {
+            lines.push(
+                "it never acted on this text, or changes nothing there: the base's pages stand for its own, which says nothing \
+                 of texts that it acts on"
+                    .into(),
+            );
+        }
+        if !self.has_map {
+            lines.push(format!(
+                "no map over all layers, of more than {MOST_COLUMNS} inputs and outputs: nothing of it goes to rest"
+            ));
+        }
         let columns = [
             ("codec", table::Align::Left),
             ("KL, nats", table::Align::Right),

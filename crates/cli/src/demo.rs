@@ -28,6 +28,8 @@ struct Row {
     prompt_tokens: usize,
     /// Of these, found in the cache.
     reused_tokens: usize,
+    /// A bound on the mean divergence of outputs that reading these costs, in nats.
+    drift: f32,
     finish_reason: &'static str,
     ttft_ms: Option<f64>,
     tokens_per_second: f64,
@@ -185,6 +187,7 @@ fn row((&(adapter, prompt), answer): (&(Option<&'static str>, &'static str), &Co
         tokens: answer.tokens.len(),
         prompt_tokens: answer.prompt_tokens,
         reused_tokens: answer.reused_tokens,
+        drift: answer.drift,
         finish_reason: answer.reason.name(),
         ttft_ms: ttft_ms(answer),
         tokens_per_second: answer.tokens_per_second(),
@@ -204,6 +207,7 @@ fn print(report: &Report) -> Result<(), CliError> {
         ("adapter", Align::Left),
         ("prompt", Align::Right),
         ("reused", Align::Right),
+        ("drift, nats", Align::Right),
         ("generated", Align::Right),
         ("first token", Align::Right),
         ("tokens/s", Align::Right),
@@ -216,6 +220,7 @@ fn print(report: &Report) -> Result<(), CliError> {
                 r.adapter.unwrap_or(BASE).to_owned(),
                 r.prompt_tokens.to_string(),
                 r.reused_tokens.to_string(),
+                table::nats(r.drift, 1),
                 r.tokens.to_string(),
                 r.ttft_ms.map_or_else(|| "-".into(), |ms| format!("{ms:.1} ms")),
                 format!("{:.1}", r.tokens_per_second),

@@ -41,6 +41,16 @@ pub enum CliError {
         /// Why not.
         reason: &'static str,
     },
+    /// A calibration that does not do, and that nobody has asked to be replaced.
+    #[error(
+        "{adapter}: its calibration in the store is not replaced unasked: {reason}; `interleaf calibrate` makes it anew"
+    )]
+    Kept {
+        /// The adapter.
+        adapter: String,
+        /// Why it does not do, or is no other's place.
+        reason: String,
+    },
     /// A measurement that began on one device and ended on another.
     #[error("the {from} failed on the way and the {to} went on: what was measured is of neither")]
     Moved {

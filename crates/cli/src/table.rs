@@ -56,6 +56,11 @@ pub fn count(n: u64) -> String {
     text
 }
 
+/// `1e-4`, or `1.2e-4` with a digit; `exact` of nothing.
+pub fn nats(drift: f32, digits: usize) -> String {
+    if drift > 0.0 { format!("{drift:.digits$e}") } else { "exact".into() }
+}
+
 /// `1 thread`, `2 threads`.
 pub fn threads(n: usize) -> String {
     if n == 1 { "1 thread".into() } else { format!("{n} threads") }

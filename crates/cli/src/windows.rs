@@ -28,13 +28,17 @@ impl Demo {
     }
 
     /// What an adapter is calibrated on: the text, else the demo model's windows for an adapter of that name, else its text of
-    /// all domains, which is said.
+    /// all domains, which is said. An activated LoRA is turned on in each window.
     pub fn calibration(
         self,
         engine: &Engine,
         adapter: &str,
         text: Option<&Path>,
     ) -> Result<Windows, CliError> {
+        Ok(invoking(engine, adapter, self.plain(engine, adapter, text)?))
+    }
+
+    fn plain(self, engine: &Engine, adapter: &str, text: Option<&Path>) -> Result<Windows, CliError> {
         let length = WINDOW.min(engine.context());
         if let Some(path) = text {
             return of_text(engine, path, length);
@@ -54,7 +58,8 @@ impl Demo {
         }
     }
 
-    /// What an adapter is measured on, by setting: the text, else the demo model's windows for an adapter of that name.
+    /// What an adapter is measured on, by setting: the text, else the demo model's windows for an adapter of that name. An
+    /// activated LoRA is turned on in each.
     ///
     /// # Errors
     /// If there is neither.
@@ -66,7 +71,8 @@ impl Demo {
         parts: Parts,
     ) -> Result<Vec<(String, Windows)>, CliError> {
         if let Some(path) = text {
-            return Ok(vec![("text".into(), of_text(engine, path, parts.prefix + parts.continuation)?)]);
+            let windows = of_text(engine, path, parts.prefix + parts.continuation)?;
+            return Ok(vec![("text".into(), invoking(engine, adapter, windows))]);
         }
         let missing = |reason| CliError::NoWindows { adapter: adapter.into(), reason };
         if !self.has_same_tokens {
@@ -78,9 +84,16 @@ impl Demo {
         let of = |(setting, bytes): &demo_model::File| {
             let tensor = format!("{adapter}/input_ids");
             let windows = read_windows(&format!("the demo model's windows, {setting}"), bytes, &tensor)?;
-            Ok((String::from(*setting), windows))
+            Ok((String::from(*setting), invoking(engine, adapter, windows)))
         };
         demo_model::EVALUATION.iter().map(of).collect()
+    }
+}
+
+fn invoking(engine: &Engine, adapter: &str, windows: Windows) -> Windows {
+    match engine.invocation(adapter) {
+        Some(invocation) => windows.invoking(invocation),
+        None => windows,
     }
 }
 

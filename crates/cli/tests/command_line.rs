@@ -51,6 +51,7 @@ fn the_demo_answers_under_every_adapter() {
         assert!(!row["text"].as_str().expect("text").is_empty());
         assert!(row["ttft_ms"].as_f64().expect("a time") > 0.0);
         assert!(row["tokens_per_second"].as_f64().expect("a rate") > 0.0);
+        assert_eq!(row["drift"].as_f64(), Some(0.0), "it allows none: {row}");
     }
     let memory = &report["memory"];
     // 5,770,496 parameters in f16, besides rope tables and f32 norms.
@@ -67,7 +68,8 @@ fn the_demo_prints_plain_lines_where_nobody_watches() {
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(!text.contains('\u{1b}'), "no escape codes: {text:?}");
-    for word in ["(base)", "release-notes", "tokens/s", "first token", "memory: base"] {
+    for word in ["(base)", "release-notes", "tokens/s", "first token", "drift, nats", "exact", "memory: base"]
+    {
         assert!(text.contains(word), "{word}: {text}");
     }
 }

@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use interleaf_demo_model as demo_model;
+use interleaf_runtime::{Calibration, Digest, Model, Source, write_calibration};
 use serde_json::Value;
 
 fn interleaf(store: &Path, args: &[&str]) -> Output {
@@ -143,6 +145,60 @@ fn a_calibration_is_kept_and_used() {
     let same = &report["calibrations"][0];
     assert_eq!((&same["is_measured_on"], &same["text_digest"]), (&true.into(), &of["text_digest"]));
     assert_eq!((&report["windows"][0]["text"], &report["windows"][0]["windows"]), (&copy.into(), &3.into()));
+    goes_to_rest(folder.path());
+    is_not_replaced_unasked(folder.path(), Path::new(row["file"].as_str().expect("a file")), text);
+}
+
+const AT_REST: [&str; 9] =
+    ["quality", "--adapters", "cargo-toml", "--sequences", "3", "--budgets", "1e-3", "--at-rest", "--json"];
+
+/// What is kept of calls within a budget goes to rest, and the budget holds.
+fn goes_to_rest(store: &Path) {
+    let report = json(store, &AT_REST);
+    assert_eq!(report["at_rest"], true);
+    let number = |of: &Value, field: &str| of[field].as_f64().expect("a number");
+    for pair in report["pairs"].as_array().expect("pairs") {
+        let (lost, said) = (number(pair, "kl_mean"), number(pair, "estimated"));
+        assert!(lost > 0.0 && lost <= said && said <= number(pair, "budget"), "{pair}");
+    }
+    let held = report["held"].as_array().expect("held");
+    let rests = |held: &Value| -> bool {
+        let codecs = held["bytes_by_codec"].as_object().expect("codecs");
+        codecs.iter().any(|(codec, bytes)| codec.starts_with("joint+") && bytes.as_u64() > Some(0))
+    };
+    let map_bytes = |held: &Value| held["map_bytes"].as_u64().expect("bytes");
+    assert_eq!((held.len(), rests(&held[0]), rests(&held[1])), (2, false, true), "{held:?}");
+    assert!(map_bytes(&held[0]) == 0 && map_bytes(&held[1]) > 0, "{held:?}");
+}
+
+/// What was calibrated on a text that somebody chose stays in the store, whatever is asked of it that it does not say.
+fn is_not_replaced_unasked(store: &Path, file: &Path, text: &str) {
+    let refused = |args: &[&str], words: &[&str]| {
+        let before = std::fs::read(file).expect("it is there");
+        let output = interleaf(store, args);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        words.iter().for_each(|word| assert!(message.contains(word), "{word}: {message}"));
+        assert_eq!(std::fs::read(file).expect("it is there"), before);
+    };
+    let base = Source::Embedded { name: demo_model::NAME, files: demo_model::BASE };
+    let model = Model::open(base).expect("it opens");
+    let [name, stem] = [file.file_name(), file.file_stem()].map(|name| name.and_then(|name| name.to_str()));
+    let adapter = stem.and_then(Digest::from_hex).expect("a digest");
+    let source = Source::dir(file.parent().expect("a folder"));
+    let kept = Calibration::read(&source, name.expect("a name"), model.config(), model.digest(), adapter);
+    let mut calibration = kept.expect("it is whole");
+    // As one of old, then as one of a model that is too wide for a map, then damaged.
+    calibration.rest.clear();
+    write_calibration(file, &calibration).expect("room on the disk");
+    refused(&AT_REST, &["cargo-toml: its calibration in the store is not replaced unasked", text, "at rest"]);
+    calibration.joint = None;
+    write_calibration(file, &calibration).expect("room on the disk");
+    refused(&AT_REST, &["--at-rest: nothing of cargo-toml goes to rest", "6144"]);
+    let bytes = std::fs::read(file).expect("it is there");
+    std::fs::write(file, &bytes[..bytes.len() / 2]).expect("room on the disk");
+    let args = ["quality", "--adapters", "cargo-toml", "--codecs", "low-rank-16-int4", "--sequences", "1"];
+    refused(&args, &["not replaced unasked", name.expect("a name"), "`interleaf calibrate`"]);
 }
 
 #[test]
@@ -161,6 +217,8 @@ fn what_cannot_be_is_refused_by_name() {
         (&["quality", "--sequences", "0"], "--sequences must be at least 1"),
         (&["quality", "--budgets", "1e-4", "--codecs", "q8"], "cannot be used with"),
         (&["quality", "--uncalibrated"], "--budgets"),
+        (&["quality", "--codecs", "q8", "--uncalibrated"], "cannot be used with"),
+        (&["quality", "--codecs", "q8", "--at-rest"], "cannot be used with"),
         (
             &[
                 "quality",

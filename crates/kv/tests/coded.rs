@@ -275,6 +275,25 @@ fn an_anchor_may_be_encoded_itself_and_stays_as_it_is_under_who_follows() {
 }
 
 #[test]
+fn nothing_is_compared_of_a_chunk_that_is_forgotten_while_it_is_encoded() {
+    let mut world = World::new(vec![alone()]);
+    let adapter = world.adapter_above(1, vec![over_base()]);
+    let moves = world.answer(None, 0.1);
+    world.encode(&moves, 0.001);
+    let moves = world.answer(Some(adapter), 0.1);
+    let (app, most) = (world.app, TEXT.len());
+    let adapter = Some((adapter, 0));
+    let open = Open { app, adapter, tokens: &TEXT, most, budget: 0.1, is_kept: true, now: 9.0 };
+    world.manager.forget(&open).expect("known");
+    assert_eq!(moves.len(), TEXT.len() / CHUNK_TOKENS);
+    for op in moves {
+        assert_eq!((world.manager.recodes(op.id), world.manager.comparisons(op.id)), (vec![], vec![]));
+        assert_eq!(world.manager.encoded(op.id, 0.02), []);
+        world.manager.check().expect("sound");
+    }
+}
+
+#[test]
 fn shared_layers_are_the_encoded_bases_once_a_chunk_is_decoded_over_that() {
     let mut world = World::new(vec![alone()]);
     let adapter = world.adapter_above(1, vec![over_base()]);

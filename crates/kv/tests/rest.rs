@@ -37,6 +37,13 @@ fn delta() -> Form {
     Form { layers, bits: 4, drift: 0.001, over: Over::Base, by_density: false }
 }
 
+fn q8() -> Form {
+    let [k, v] = [PageHalf::K, PageHalf::V]
+        .map(|half| PageForm::stored(&pool(1), half, PageCodec::Quantised(Bits::Eight), None));
+    let layers = Layers::Coded(Arc::from(vec![LayerForm { k, v }; LAYERS]));
+    Form { layers, bits: 8, drift: 0.001, over: Over::Nothing, by_density: false }
+}
+
 struct World {
     manager: Manager,
     app: AppId,
@@ -46,10 +53,11 @@ struct World {
 impl World {
     /// The base's and the adapter's chunks are there, these exact and in use by nobody.
     fn new(slots: usize, forms: Vec<Form>) -> Self {
-        Self::sharing(slots, 0, forms)
+        Self::sharing(slots, 0, Vec::new(), forms)
     }
 
-    fn sharing(slots: usize, shared_layers: usize, forms: Vec<Form>) -> Self {
+    /// The base's are in the first of its forms, if it has any.
+    fn sharing(slots: usize, shared_layers: usize, base: Vec<Form>, forms: Vec<Form>) -> Self {
         let config = Config { policy: Policy::Lru, ..Config::in_memory(&pool(slots), 1024) };
         let mut manager = Manager::new(config).expect("lawful");
         let app = manager.open_app(None).expect("the first");
@@ -57,12 +65,16 @@ impl World {
         let (translation, rank_rows) = (None, Vec::new());
         let spec = AdapterSpec { key, shared_layers, is_activated: false, translation, rank_rows };
         let adapter = manager.add_adapter(spec).expect("new");
+        let coded = TEXT.len() / CHUNK_TOKENS * base.len();
+        manager.add_forms(None, base).expect("lawful");
         manager.add_forms(Some(adapter), forms).expect("lawful");
         let mut world = Self { manager, app, adapter };
-        for who in [None, Some(adapter)] {
+        for (who, coded) in [(None, coded), (Some(adapter), 0)] {
             let opened = world.open(who, 0.1);
             world.compute(&opened);
-            assert_eq!(world.close(&opened), []);
+            let moves = world.close(&opened);
+            assert_eq!(moves.len(), coded);
+            moves.iter().for_each(|op| assert_eq!(world.manager.encoded(op.id, 0.001), []));
         }
         world
     }
@@ -232,23 +244,44 @@ fn without_room_for_its_pages_as_much_is_woken_as_fits() {
 
 #[test]
 fn with_memory_it_is_lost_and_who_uses_it_goes_on_with_what_is_computed_again() {
-    for shared in [0, 1] {
-        let mut world = World::sharing(
-            20,
-            shared,
-            vec![Form { layers: Layers::at_rest(CODEC, shared, LAYERS), ..at_rest(0.01) }],
-        );
+    // Layers that are shared with what is encoded are not computed again in its place.
+    for (shared, base, kept) in [
+        (0, vec![], CHUNK_TOKENS),
+        (1, vec![], CHUNK_TOKENS),
+        (0, vec![q8()], CHUNK_TOKENS),
+        (1, vec![q8()], 0),
+    ] {
+        let form = Form { layers: Layers::at_rest(CODEC, shared, LAYERS), ..at_rest(0.01) };
+        let mut world = World::sharing(20, shared, base, vec![form]);
         assert_eq!(world.rest(0.02), []);
         let opened = world.open(Some(world.adapter), 0.1);
         world.manager.done(opened.moves[0].id);
         world.manager.lose_memory();
         world.manager.check().expect("sound");
         assert_eq!(world.bytes_at_rest(), 0);
-        assert_eq!(world.manager.tokens(opened.sequence), Ok(CHUNK_TOKENS), "the second was not there yet");
+        assert_eq!(world.manager.tokens(opened.sequence), Ok(kept), "the second was not there yet");
         world.manager.regained(opened.sequence).expect("open");
         assert_eq!(world.manager.is_ready(opened.sequence), Ok(true));
+        let table = world.manager.page_table(opened.sequence).expect("open");
+        let pages = (0..LAYERS).flat_map(|layer| (0..kept / CHUNK_TOKENS).map(move |chunk| (layer, chunk)));
+        for (layer, chunk) in pages {
+            let entry = table.entry(layer, chunk).expect("kept");
+            assert_eq!(
+                [entry.k.codec, entry.v.codec],
+                [PageElement::F16.into(); 2],
+                "a pass computes no other"
+            );
+        }
         world.close(&opened);
     }
+}
+
+#[test]
+fn what_cannot_be_told_to_cost_little_does_not_go_to_rest() {
+    let mut world = World::new(20, vec![at_rest(0.01)]);
+    assert_eq!(world.rest(f32::NAN), []);
+    assert_eq!(world.bytes_at_rest(), 0);
+    assert_eq!(world.manager.rest(9), [], "nor is that tried again");
 }
 
 #[test]

@@ -80,6 +80,11 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Its dimensions.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// The element type, as safetensors calls it.
     pub fn dtype_name(&self) -> String {
         format!("{:?}", self.dtype)

@@ -160,6 +160,11 @@ impl Adapters {
         Ok(registered.acting.zip(from).map(|(adapter, from)| Activation { adapter, from }))
     }
 
+    /// The sequence that turns an activated LoRA on.
+    pub fn invocation(&self, name: &str) -> Option<&[u32]> {
+        self.by_name.get(name)?.invocation.as_deref()
+    }
+
     /// All of them, by name.
     pub fn summaries(&self) -> impl Iterator<Item = &AdapterSummary> {
         self.by_name.values().map(|registered| &registered.summary)

@@ -283,6 +283,13 @@ impl Engine {
         self.adapters.summaries()
     }
 
+    /// The tokens from whose last occurrence in a prompt on an activated LoRA acts; `None` for adapters that act on every
+    /// token, and for those that are not registered.
+    #[must_use]
+    pub fn invocation(&self, adapter: &str) -> Option<&[u32]> {
+        self.adapters.invocation(adapter)
+    }
+
     /// The model's shape.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {

@@ -204,7 +204,15 @@ impl Calibrated {
         Some((&known.ladder, factor))
     }
 
-    /// The adapter whose calibration has what an adapter's chunks at rest are decoded with, and what tells that from another.
+    /// What an adapter's chunks at rest are decoded with is gone.
+    pub fn forget_joint(&mut self, adapter: AdapterId) {
+        if let Some(State::Known(known)) = self.adapters.get_mut(&adapter) {
+            known.joint = None;
+        }
+    }
+
+    /// The adapter whose calibration has what an adapter's chunks at rest are decoded with, and what tells that from another;
+    /// `None` where there is none, or none any more.
     pub fn joint_of(&self, adapter: AdapterId) -> Option<(Digest, u64)> {
         self.adapters.get(&adapter)?.known()?.joint
     }
@@ -242,6 +250,10 @@ impl State {
 fn relative<'a>(losses: impl Iterator<Item = &'a PageLoss>) -> f64 {
     let (error, norm) = losses
         .fold((0.0, 0.0), |(error, norm), loss| (error + f64::from(loss.error), norm + f64::from(loss.norm)));
+    // Nothing is known of what is no number, which has lost no less than everything.
+    if !(error.is_finite() && norm.is_finite()) {
+        return f64::INFINITY;
+    }
     // What was nothing and is something is of no use.
     match (error > 0.0, norm > 0.0) {
         (false, _) => 0.0,
@@ -340,15 +352,26 @@ impl Found {
         let mut forms: Vec<Form> = ladder.rungs.iter().map(form).collect();
         let (mut rest, mut joint) = (Vec::new(), None);
         if let (Some((adapter, shared)), Some(map)) = (rests, &calibration.joint) {
-            rest.clone_from(&calibration.rest);
             joint = Some((adapter, fingerprint(map)));
-            forms.extend(rest.iter().map(|rest| at_rest(rest, shared, pool)));
+            for (resting, form) in resting(&calibration.rest, shared, pool) {
+                rest.push(resting);
+                forms.push(form);
+            }
         }
         Ok(Self { forms, known: Known { ladder, rest, joint, first: 0, constants, bytes: held, origin } })
     }
 }
 
-/// A form at rest, of an adapter whose first layers are the base's.
+/// What may be at rest of an adapter whose first layers are the base's: where it has few of its own, all that lies in their
+/// stripes may take more than exact pages do, and would save nothing.
+fn resting(all: &[Resting], shared: usize, pool: &PoolGeometry) -> Vec<(Resting, Form)> {
+    let most = 2 * pool.page_bytes() as u64;
+    let saves = |form: &Form| shared < pool.layers && (0..pool.layers).all(|i| form.layers.bytes(i) <= most);
+    let forms = all.iter().map(|rest| (*rest, at_rest(rest, shared, pool)));
+    forms.filter(|(_, form)| saves(form)).collect()
+}
+
+/// A form at rest.
 fn at_rest(rest: &Resting, shared: usize, pool: &PoolGeometry) -> Form {
     let layers = Layers::at_rest(rest.codec, shared, pool.layers);
     let elements = pool.layers * 2 * pool.page_elements();
@@ -360,4 +383,40 @@ fn at_rest(rest: &Resting, shared: usize, pool: &PoolGeometry) -> Form {
 fn values(of: &HalfCalibration, rows: usize) -> Vec<f32> {
     let directions = of.basis.rows.iter().take((rows - 1) * of.mean.len());
     of.mean.iter().chain(directions).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use interleaf_contract::{JointCodec, PageElement};
+
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_no_number_is_not_none() {
+        let of =
+            |error, norm| relative([PageLoss { error, norm }, PageLoss { error: 1.0, norm: 4.0 }].iter());
+        assert_eq!((of(1.0, 4.0), of(-1.0, 0.0)), (0.25, 0.0));
+        for (error, norm) in [(f32::NAN, 4.0), (1.0, f32::NAN), (f32::INFINITY, 4.0), (0.0, f32::INFINITY)] {
+            assert_eq!(of(error, norm), f64::INFINITY, "{error} {norm}");
+            let loss = PageLoss { error, norm };
+            for known in [0.0, 2.0] {
+                let ladder = Ladder { sensitivities: vec![[known; 2]], rungs: Vec::new() };
+                assert_eq!(cost(&ladder, 1.5, std::iter::once(((0, 1), &loss))), f32::INFINITY);
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_take_more_at_rest_than_exact_pages_is_no_form() {
+        let pool = PoolGeometry { layers: 3, kv_heads: 1, head_dim: 8, slots: 1, element: PageElement::F16 };
+        let of = |rank| {
+            let codec = JointCodec { rank, bits: Bits::Four };
+            Resting { codec, kl: 1e-4, factor: 2.0, bound: 3e-4 }
+        };
+        let all = [of(32), of(128)];
+        // Exact layers of 512 bytes, and chunks of 288 and 1152.
+        let ranks = |shared| resting(&all, shared, &pool).iter().map(|(rest, _)| rest.codec.rank).collect();
+        let found: [Vec<u16>; 4] = [0, 1, 2, 3].map(ranks);
+        assert_eq!(found, [vec![32, 128], vec![32], vec![32], vec![]]);
+    }
 }

@@ -53,7 +53,7 @@ impl Trap {
     }
 }
 
-/// The demo model with two adapters on a device that fails, and room for so many chunks.
+/// The demo model with three adapters on a device that fails, and room for so many chunks.
 fn engine(trap: &Trap, chunks: usize) -> Engine {
     engine_on(backends::cpu(1, Numerics::ActQ8_0), trap, chunks)
 }
@@ -72,12 +72,16 @@ fn engine_as(device: Boxed, trap: &Trap, chunks: usize, options: EngineOptions) 
     let device = Failing::boxed(device, trap.fault());
     let source = Source::Embedded { name: demo::NAME, files: demo::BASE };
     let mut engine = Engine::open_on(device, source, &options, &mut |_| ()).expect("it loads");
-    for &(name, files) in &demo::ADAPTERS[..2] {
+    let sharing = demo::ADAPTERS.iter().filter(|(name, _)| *name == SHARING);
+    for &(name, files) in demo::ADAPTERS[..2].iter().chain(sharing) {
         engine.register_adapter(name, &Source::Embedded { name, files }).expect("its adapters load");
     }
     engine.reserve_kv(chunks, 16).expect("a small pool");
     engine
 }
+
+/// Leaves the first layer as the base has it.
+const SHARING: &str = "cargo-toml";
 
 fn models() -> [Option<&'static str>; 3] {
     [None, Some(demo::ADAPTERS[0].0), Some(demo::ADAPTERS[1].0)]
@@ -93,6 +97,10 @@ fn prompt(engine: &Engine, own: u32) -> Vec<u32> {
 
 /// Requests of the base and the adapters, the later ones with longer answers.
 fn requests(engine: &Engine, own: u32, drift: f32) -> Vec<Request> {
+    requests_of(models(), engine, own, drift)
+}
+
+fn requests_of(models: [Option<&str>; 3], engine: &Engine, own: u32, drift: f32) -> Vec<Request> {
     let request = |(adapter, more): (Option<&str>, usize)| Request {
         prompt: prompt(engine, own),
         adapter: adapter.map(str::to_owned),
@@ -102,7 +110,7 @@ fn requests(engine: &Engine, own: u32, drift: f32) -> Vec<Request> {
         end_tokens: Vec::new(),
         drift,
     };
-    models().into_iter().zip(0..).map(request).collect()
+    models.into_iter().zip(0..).map(request).collect()
 }
 
 /// Answers, whose text is all told of as it comes.
@@ -127,8 +135,12 @@ fn warm(trap: &Trap, chunks: usize) -> Engine {
     warmed(engine(trap, chunks))
 }
 
-fn warmed(mut engine: Engine) -> Engine {
-    for request in requests(&engine, 0, BUDGET) {
+fn warmed(engine: Engine) -> Engine {
+    warmed_of(models(), engine)
+}
+
+fn warmed_of(models: [Option<&str>; 3], mut engine: Engine) -> Engine {
+    for request in requests_of(models, &engine, 0, BUDGET) {
         answers(&mut engine, &[request]);
     }
     assert!(engine.memory().kv_encoded > 0);
@@ -297,16 +309,21 @@ fn what_is_at_rest_is_computed_again_on_the_next_device() {
     let _alone = alone();
     let folder = calibrated();
     // The first page that is read for it, one among others, what is written; and the steps after that.
-    for (call, after) in [(Call::Pages, 0), (Call::Pages, 7), (Call::Pages, 24), (Call::Step, 1)] {
+    let losses = [(Call::Pages, 0), (Call::Pages, 7), (Call::Pages, 24), (Call::Step, 1)];
+    let [base, first, _] = models();
+    let all = [models(), [base, first, Some(SHARING)]];
+    for (models, (call, after)) in
+        all.iter().flat_map(|models| losses.iter().map(move |loss| (*models, loss)))
+    {
         let (trap, device) = (Trap::default(), backends::cpu(1, Numerics::ActQ8_0));
         let store = Some(folder.path().to_owned());
         let options = EngineOptions { store, at_rest: true, ..EngineOptions::default() };
-        let mut engine = warmed(engine_as(device, &trap, 80, options));
+        let mut engine = warmed_of(models, engine_as(device, &trap, 80, options));
         let idle = |engine: &mut Engine| while engine.tend(64).expect("it runs") > 0 {};
         idle(&mut engine);
         assert!(engine.memory().kv_at_rest > 0);
-        let requests = requests(&engine, 5, BUDGET);
-        trap.set(call.clone(), after);
+        let requests = requests_of(models, &engine, 5, BUDGET);
+        trap.set(call.clone(), *after);
         answers(&mut engine, &requests);
         assert_eq!(engine.backend().name, "cpu", "{call:?} {after}");
         assert_eq!((engine.memory().kv_in_use, engine.memory().kv_at_rest), (0, 0));
@@ -317,6 +334,56 @@ fn what_is_at_rest_is_computed_again_on_the_next_device() {
         let again = answers(&mut engine, &requests);
         assert!(again.iter().all(|completion| completion.drift <= BUDGET && completion.reused_tokens > 0));
     }
+}
+
+/// What is warned of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl std::io::Write for Warnings {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is at rest cannot be woken once its map is not in the store any more, and nothing follows it there. That is said once of
+/// each adapter, and fails no call.
+#[test]
+fn a_map_that_is_gone_is_missed_once() {
+    let _alone = alone();
+    let folder = calibrated();
+    let options =
+        EngineOptions { store: Some(folder.path().to_owned()), at_rest: true, ..EngineOptions::default() };
+    let device = backends::cpu(1, Numerics::ActQ8_0);
+    let mut engine = warmed(engine_as(device, &Trap::default(), 80, options));
+    let idle = |engine: &mut Engine| while engine.tend(64).expect("it runs") > 0 {};
+    idle(&mut engine);
+    assert!(engine.memory().kv_at_rest > 0);
+    std::fs::remove_dir_all(folder.path().join("calibrations")).expect("it is there");
+    let warnings = Warnings::default();
+    let writer = warnings.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = subscriber.set_default();
+    for own in 5..8 {
+        let requests = requests(&engine, own, BUDGET);
+        answers(&mut engine, &requests);
+        idle(&mut engine);
+        assert_eq!(engine.memory().kv_at_rest, 0);
+    }
+    drop(guard);
+    let told = warnings.0.lock().expect("whole");
+    let adapters = models().into_iter().flatten().count();
+    assert!(told.iter().all(|line| line.contains("not in the store any more")), "{told:?}");
+    assert_eq!(told.len(), adapters, "{told:?}");
+    is_exact(&mut engine);
 }
 
 /// Half of what is in a store with calibrations.

@@ -19,8 +19,8 @@ use crate::moments::Moments;
 /// The most columns of the map, and directions in its residual's basis.
 const RANK: usize = 128;
 
-/// The most inputs and outputs together: more take minutes, and gigabytes, to fit.
-const MOST_COLUMNS: usize = 6144;
+/// The most inputs and outputs together of a map over all layers: more take minutes, and gigabytes, to fit.
+pub const MOST_COLUMNS: usize = 6144;
 
 /// Shares of the inputs' variances that are tried.
 const SHARES: [f64; 5] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1];

@@ -19,6 +19,7 @@ use crate::moments::Moments;
 use crate::turns::Turns;
 use crate::{CalibrateError, Kv};
 use joint::Joint;
+pub use joint::MOST_COLUMNS;
 use linear::{SHARE, block, directions, left, narrow, rounded, row_major, solve};
 
 /// The most directions in the basis of a layer's keys or values.

@@ -63,11 +63,12 @@ pub struct QualityArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "codecs", value_parser = super::drift)]
     pub budgets: Vec<f32>,
     /// With --budgets: use no calibration
-    #[arg(long, requires = "budgets")]
+    #[arg(long, requires = "budgets", conflicts_with = "codecs")]
     pub uncalibrated: bool,
-    /// With --budgets: leave time after every call, in which what is kept of it goes to rest; what it is decoded with is counted
-    /// apart, since it is read from the store
-    #[arg(long, requires = "budgets", conflicts_with = "uncalibrated")]
+    /// With --budgets: leave time after every call, in which what is kept of it goes to rest; what it is decoded with, a map over
+    /// all layers, is counted apart, since it is read from the store. Models with more than 6144 inputs and outputs of one have
+    /// none, and nothing goes to rest
+    #[arg(long, requires = "budgets", conflicts_with_all = ["uncalibrated", "codecs"])]
     pub at_rest: bool,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]

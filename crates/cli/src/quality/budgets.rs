@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use interleaf_calibrate::{Budgets, Held, Parts, Reader, Shared, hold, unshared_bytes};
+use interleaf_calibrate::{Budgets, Held, MOST_COLUMNS, Parts, Reader, Shared, hold, unshared_bytes};
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{
     AdapterSummary, BackendChoice, Digest, Engine, EngineOptions, JointCalibration, MadeFrom, Source,
@@ -18,7 +18,7 @@ use crate::args::{AnchorArg, QualityArgs};
 use crate::memory::backend_line;
 use crate::table::{self, Align};
 use crate::windows::{Demo, WINDOW};
-use crate::{CliError, calibrate, load};
+use crate::{CliError, calibrate, load, output};
 
 /// Tokens of the prefix that all adapters share.
 const SHARED_PREFIX: usize = 1024;
@@ -185,13 +185,36 @@ fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<Vec<(Mad
     let demo = Demo::new(&engine)?;
     let adapters = register(&mut engine, args)?;
     engine.reserve_kv(2, WINDOW)?;
-    let mut of = |adapter| {
+    let mut without = Vec::new();
+    let mut of = |adapter: &AdapterSummary| {
         let calibration = super::calibration(&mut engine, args, demo, adapter)?;
         let maps =
             calibration.joint.as_ref().filter(|_| args.at_rest).map_or(0, JointCalibration::stored_bytes);
+        if args.at_rest && calibration.rest.is_empty() {
+            without.push(adapter.name.clone());
+        }
         Ok((calibration.made_from, maps))
     };
-    adapters.iter().map(&mut of).collect()
+    let all = adapters.iter().map(&mut of).collect::<Result<Vec<_>, CliError>>()?;
+    say_without_rest(&without, adapters.len())?;
+    Ok(all)
+}
+
+/// Says of which adapters nothing goes to rest; where that is all of them nothing would be measured that was asked for.
+fn say_without_rest(without: &[String], adapters: usize) -> Result<(), CliError> {
+    if without.is_empty() {
+        return Ok(());
+    }
+    let names = without.join(", ");
+    let reason = format!(
+        "it is as the base's, or its calibration has no map over all layers, as of models with more than {MOST_COLUMNS} inputs \
+         and outputs of one"
+    );
+    if without.len() == adapters {
+        return Err(CliError::Usage(format!("--at-rest: nothing of {names} goes to rest: {reason}")));
+    }
+    output::note(format_args!("{names}: nothing goes to rest: {reason}"));
+    Ok(())
 }
 
 /// An adapter's windows in one setting.
@@ -383,7 +406,7 @@ fn of_budget<'a>(budget: f32, pairs: impl Iterator<Item = &'a Pair> + Clone) -> 
     let limit = f64::from(budget);
     let worst = pairs.clone().map(|pair| pair.kl_mean / limit).fold(0.0, f64::max);
     vec![
-        nats(budget),
+        table::nats(budget, 0),
         format!("{count}"),
         format!("{:.1} %", share(&|pair| pair.kl_mean <= limit)),
         format!("{:.1} %", share(&|pair| pair.kl_mean <= pair.estimated)),
@@ -395,20 +418,16 @@ fn of_budget<'a>(budget: f32, pairs: impl Iterator<Item = &'a Pair> + Clone) -> 
     ]
 }
 
-fn nats(budget: f32) -> String {
-    if budget > 0.0 { format!("{budget:.0e}") } else { "exact".into() }
-}
-
 impl Together {
     fn by_codec(&self) -> String {
         let codecs =
             self.bytes_by_codec.iter().map(|(codec, bytes)| format!("{codec} {}", table::bytes(*bytes)));
-        format!("{}: {}", nats(self.budget), codecs.collect::<Vec<_>>().join(", "))
+        format!("{}: {}", table::nats(self.budget, 0), codecs.collect::<Vec<_>>().join(", "))
     }
 
     fn cells(&self) -> Vec<String> {
         vec![
-            nats(self.budget),
+            table::nats(self.budget, 0),
             self.tokens.to_string(),
             table::bytes(self.bytes),
             format!("{:.1} %", 100.0 * self.ratio),

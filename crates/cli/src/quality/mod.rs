@@ -177,7 +177,8 @@ fn products(
     }
 }
 
-/// Of an adapter what the store has, or what is found now and kept.
+/// Of an adapter what the store has, or what is found now and kept. What is there was asked for, and made from who knows what:
+/// only one of the same text takes its place.
 fn calibration(
     engine: &mut Engine,
     args: &QualityArgs,
@@ -185,14 +186,28 @@ fn calibration(
     adapter: &AdapterSummary,
 ) -> Result<Calibration, CliError> {
     let store = Store::new(args.store.folder());
-    let kept = store.calibration(engine.config(), engine.model_digest(), adapter.digest);
-    // One of old knows nothing of what is at rest.
-    let is_enough = |kept: &Calibration| !args.at_rest || kept.joint.is_none() || !kept.rest.is_empty();
-    if let Some(kept) = kept.filter(is_enough) {
-        return Ok(kept);
-    }
-    output::note(format_args!("{}: calibrated first, and kept in the store", adapter.name));
+    let refused = |reason| CliError::Kept { adapter: adapter.name.clone(), reason };
+    let kept = store.kept_calibration(engine.config(), engine.model_digest(), adapter.digest);
+    let kept = kept.map_err(|error| refused(error.to_string()))?;
+    // One of old knows nothing of what is at rest; of what never differs nothing has to be.
+    let is_enough = |kept: &Calibration| {
+        !args.at_rest || kept.joint.is_none() || !kept.rest.is_empty() || kept.ladder.costs_nothing()
+    };
+    let old = match kept {
+        Some(kept) if is_enough(&kept) => return Ok(kept),
+        old => old.map(|old| old.made_from),
+    };
     let windows = demo.calibration(engine, &adapter.name, None)?;
+    match &old {
+        None => output::note(format_args!("{}: calibrated first, and kept in the store", adapter.name)),
+        Some(from) if from.text_digest == Some(windows.digest) => output::note(format_args!(
+            "{}: calibrated anew from the same text, since what is in the store knows nothing of what is at rest",
+            adapter.name
+        )),
+        Some(from) => {
+            return Err(refused(format!("made from {}, it knows nothing of what is at rest", from.text)));
+        }
+    }
     let calibration = calibrate::with_bar(engine, adapter, &windows)?;
     store.keep_calibration(&calibration)?;
     Ok(calibration)

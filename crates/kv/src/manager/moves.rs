@@ -43,8 +43,8 @@ impl Manager {
     /// from them.
     pub fn encoded(&mut self, op: OpId, drift: f32) -> Vec<Op> {
         let Some(pending) = self.pending.get_mut(&op) else { return Vec::new() };
-        // Nothing that loses costs nothing, or less.
-        pending.drift = Some(drift.max(f32::MIN_POSITIVE));
+        // Nothing that loses costs nothing, or less; and what cannot be told may cost anything.
+        pending.drift = Some(if drift.is_nan() { f32::INFINITY } else { drift.max(f32::MIN_POSITIVE) });
         self.end(op, End::Done)
     }
 
@@ -357,7 +357,8 @@ impl Manager {
     /// computed again where they were ([`Manager::regained`]). Nothing else can be found any more.
     ///
     /// A forward pass computes exact pages, which have no room where others were: a sequence has only the tokens before
-    /// the first of its chunks that is kept in another form ([`Manager::tokens`]). Those behind come back like new ones.
+    /// the first of its chunks that is kept in another form, or shares layers with one that is ([`Manager::tokens`]). Those
+    /// behind come back like new ones.
     pub fn lose_memory(&mut self) {
         // Nothing is written any more for the sake of going.
         self.nodes.iter_mut().for_each(|node| node.leaving = false);
@@ -369,7 +370,7 @@ impl Manager {
             node.ready = false;
         }
         self.lose_seconds();
-        self.cut_before(|manager, own| manager.nodes[own as usize].form != EXACT);
+        self.cut_before(|manager, own| manager.is_read_coded(own));
         for sequence in self.sequences.values_mut() {
             // Who has nothing has lost nothing, unless it be weights.
             sequence.is_lost =
@@ -380,6 +381,13 @@ impl Manager {
         }
         while self.evict_one(0) {}
         self.keep_what_is_followed();
+    }
+
+    /// Whether some of what is read for a chunk, its own or layers that it shares, is in another form than the exact one.
+    fn is_read_coded(&self, node: u32) -> bool {
+        let Node { form, first, anchor, .. } = self.nodes[node as usize];
+        let shared = self.nodes.get(anchor as usize).filter(|_| first > 0);
+        form != EXACT || shared.is_some_and(|anchor| anchor.form != EXACT)
     }
 
     /// Of chunks that stay for others alone only the layers stay that these need, which are what comes back with them.

@@ -183,8 +183,9 @@ impl Manager {
         let shared =
             self.pending.get(&op).copied().into_iter().flat_map(|Pending { node, anchor, old, .. }| {
                 let at = &self.nodes[node as usize];
-                let layers = if old == anchor { 0 } else { usize::from(at.first) };
-                let chunk = (self.path_to(node).len() - 1) as u32;
+                let place = self.path_to(node).len().checked_sub(1);
+                let shared = if old == anchor { 0 } else { usize::from(at.first) };
+                let (layers, chunk) = place.map_or((0, 0), |place| (shared, place as u32));
                 (0..layers).flat_map(move |layer| {
                     let [from, to] = [old, anchor].map(|anchor| self.entry(anchor, layer));
                     [PageHalf::K, PageHalf::V].map(|half| {

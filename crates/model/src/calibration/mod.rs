@@ -46,7 +46,8 @@ pub struct Calibration {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ladder {
     /// By layer, of keys and of values: the mean divergence of outputs, in nats, that reading the base's there costs, over
-    /// the squared relative error that this is. 0 where there is no difference, of which nothing is known then.
+    /// the squared relative error that this is. 0 where there is no difference, of which nothing is known then; empty where
+    /// that was not measured.
     pub sensitivities: Vec<[f32; 2]>,
     /// The smallest first.
     pub rungs: Vec<Rung>,
@@ -187,6 +188,13 @@ impl JointCalibration {
 }
 
 impl Ladder {
+    /// Whether it was measured that reading the base's pages costs nothing anywhere: the adapter changed none of them, or nothing
+    /// that mattered.
+    #[must_use]
+    pub fn costs_nothing(&self) -> bool {
+        !self.sensitivities.is_empty() && self.sensitivities.iter().flatten().all(|cost| *cost == 0.0)
+    }
+
     /// Squared errors relative to what was exact, by layer, of keys and of values, each times what it costs: a rung's factor
     /// times as much is what the mean divergence of outputs is at most, in nats.
     #[must_use]
@@ -319,6 +327,21 @@ mod tests {
     }
 
     #[test]
+    fn a_ladder_without_rungs_is_read_as_it_was_measured() {
+        let (folder, model) = llama();
+        let mut written = calibration(&model);
+        written.ladder.rungs.clear();
+        for (sensitivities, costs_nothing) in
+            [(vec![[0.0; 2]; 2], true), (vec![[0.0, 0.5], [0.0; 2]], false), (vec![], false)]
+        {
+            written.ladder.sensitivities = sensitivities;
+            folder.write(FILE, written.to_bytes().unwrap());
+            let read = read(&folder, &model, written.adapter).unwrap();
+            assert_eq!((read.ladder.costs_nothing(), &read), (costs_nothing, &written));
+        }
+    }
+
+    #[test]
     fn another_models_or_adapters_file_is_refused_by_name() {
         let (folder, model) = llama();
         let mut written = calibration(&model);
@@ -348,6 +371,12 @@ mod tests {
         refused(&|c| c.layers[0].profile[3] = -1.0, &["layers.0.k.profile", "below 0"]);
         refused(&|c| c.measured[0].kl = f32::INFINITY, &["measured.kl"]);
         refused(&|c| c.ladder.sensitivities[1][0] = -1.0, &["ladder.sensitivities", "below 0"]);
+        refused(&|c| c.ladder.sensitivities.clear(), &["ladder.sensitivities", "[0, 2]", "[2, 2]"]);
+        let one = |c: &mut Calibration| {
+            c.ladder.rungs.clear();
+            c.ladder.sensitivities.truncate(1);
+        };
+        refused(&one, &["ladder.sensitivities", "[1, 2]", "[2, 2]"]);
         refused(&|c| c.ladder.rungs[1].factor = -1.0, &["ladder.rungs", "below 0"]);
         refused(&|c| c.ladder.rungs[0].bound = 0.0, &["ladder.rungs", "not above 0"]);
         let deep = PageCodec::named("low-rank-8-f16");

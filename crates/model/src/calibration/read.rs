@@ -186,8 +186,9 @@ impl Reader<'_> {
             names.iter().map(layer).collect::<Result<Vec<_>, ModelError>>()
         });
         let rungs = rungs.collect::<Result<Vec<_>, ModelError>>()?;
-        // One that was not measured has none.
-        let layers = if rungs.is_empty() { 0 } else { self.layers };
+        // One that was not measured has neither.
+        let is_measured = !rungs.is_empty() || self.file.get(names::SENSITIVITIES)?.shape() != [0, 2];
+        let layers = if is_measured { self.layers } else { 0 };
         let sensitivities = self.costs(names::SENSITIVITIES, &[layers, 2])?;
         let figures = self.figures(names::RUNGS, rungs.len())?;
         let rung = |(layers, [kl, factor, bound]): (_, [f32; 3])| Rung { layers, kl, factor, bound };

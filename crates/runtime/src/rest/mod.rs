@@ -15,7 +15,7 @@ use interleaf_contract::{
 };
 use interleaf_kernels_ref::page_codec::{decode, encode, transpose};
 use interleaf_kv::{AdapterId, Op, Rest};
-use interleaf_model::{JointCalibration, ModelError, WeightFormat};
+use interleaf_model::{Digest, JointCalibration, ModelError, WeightFormat};
 use rayon::prelude::*;
 
 use self::joint::{Joint, Numbers};
@@ -48,16 +48,14 @@ impl Engine {
     }
 
     /// Carries out encodings of chunks that go to rest, and returns what follows from them. What goes on for want of its map is
-    /// told to cost too much, so that it takes another form; one warning says so.
+    /// told to cost too much, so that it takes another form.
     pub(crate) fn put_to_rest(&mut self, moves: Vec<(Op, Rest)>) -> Result<Vec<Op>, EngineError> {
         let mut at_hand: Option<(AdapterId, Option<Joint>)> = None;
         let positions = positions(moves.iter().map(|(_, rest)| rest));
         let (mut follows, mut moves) = (Vec::new(), moves.into_iter());
         while let Some((op, rest)) = moves.next() {
             if at_hand.as_ref().is_none_or(|(adapter, _)| *adapter != rest.adapter) {
-                let joint = self.joint(rest.adapter, positions);
-                let joint = joint.inspect_err(|error| warn("is not put to rest", error)).ok();
-                at_hand = Some((rest.adapter, joint));
+                at_hand = Some((rest.adapter, self.joint(rest.adapter, positions)));
             }
             let drift = match at_hand.as_ref().and_then(|(_, joint)| joint.as_ref()) {
                 Some(joint) => self.on_device(|engine| engine.encode_at_rest(&rest, joint)),
@@ -114,19 +112,15 @@ impl Engine {
     }
 
     /// Gives chunks that a sequence opened exact pages, which take effect before any step that is submitted later. What cannot
-    /// be decoded any more is gone, and the sequence has the tokens before it; one warning says so.
+    /// be decoded any more is gone, and the sequence has the tokens before it.
     pub(crate) fn wake(&mut self, moves: &[Op]) -> Result<(), EngineError> {
         let manager = self.cache.manager();
         let rests: Vec<(Op, Rest)> =
             moves.iter().filter_map(|op| Some((*op, manager.rest_of(op.id)?))).collect();
         let Some(adapter) = rests.first().map(|(_, rest)| rest.adapter) else { return Ok(()) };
-        let joint = match self.joint(adapter, positions(rests.iter().map(|(_, rest)| rest))) {
-            Ok(joint) => joint,
-            Err(error) => {
-                warn("is computed again, since what is at rest cannot be read", &error);
-                moves.iter().for_each(|op| self.cache.woken(*op, Ended::Failed));
-                return Ok(());
-            }
+        let Some(joint) = self.joint(adapter, positions(rests.iter().map(|(_, rest)| rest))) else {
+            moves.iter().for_each(|op| self.cache.woken(*op, Ended::Failed));
+            return Ok(());
         };
         for (done, batch) in rests.chunks(BATCH).enumerate() {
             if let Err(error) = self.materialise(batch, &joint) {
@@ -158,9 +152,26 @@ impl Engine {
         Ok(self.backend.write_pages(&pages)?)
     }
 
-    /// The map of an adapter, which must be the one that its chunks were put to rest with.
-    fn joint(&self, adapter: AdapterId, positions: usize) -> Result<Joint, Unread> {
-        let (digest, expected) = self.calibrated.joint_of(adapter).ok_or(Unread::Missing)?;
+    /// The map of an adapter. Once it cannot be had any more one warning says so, and it is not looked for again: what is at
+    /// rest cannot be decoded with another.
+    fn joint(&mut self, adapter: AdapterId, positions: usize) -> Option<Joint> {
+        let (digest, expected) = self.calibrated.joint_of(adapter)?;
+        match self.read_joint(digest, expected, positions) {
+            Ok(joint) => Some(joint),
+            Err(error) => {
+                tracing::warn!(
+                    adapter = %digest,
+                    %error,
+                    "an adapter's caches are not put to rest any more, and computed again where they are"
+                );
+                self.calibrated.forget_joint(adapter);
+                None
+            }
+        }
+    }
+
+    /// The map in an adapter's calibration, which must be the one that its chunks were put to rest with.
+    fn read_joint(&self, digest: Digest, expected: u64, positions: usize) -> Result<Joint, Unread> {
         let config = self.model.config();
         let calibration = self.store.calibration(config, self.model_digest(), digest);
         let joint = calibration.and_then(|calibration| calibration.joint).ok_or(Unread::Missing)?;
@@ -233,8 +244,4 @@ enum Unread {
     Another,
     #[error(transparent)]
     Model(#[from] ModelError),
-}
-
-fn warn(what: &str, error: &Unread) {
-    tracing::warn!(%error, "an adapter's cache {what}");
 }

@@ -28,20 +28,35 @@ impl Calibrations {
         self.folder.join(model.to_string()).join(format!("{adapter}.safetensors"))
     }
 
+    /// One that is there; `None` where there is none.
+    ///
+    /// # Errors
+    /// If it is damaged, or not for these.
+    pub fn read(
+        &self,
+        config: &ModelConfig,
+        model: Digest,
+        adapter: Digest,
+    ) -> Result<Option<Calibration>, ModelError> {
+        let file = self.file(model, adapter);
+        let Some((folder, name)) = file.parent().zip(file.file_name().and_then(|name| name.to_str())) else {
+            return Ok(None);
+        };
+        match Calibration::read(&Source::dir(folder), name, config, model, adapter) {
+            Ok(calibration) => Ok(Some(calibration)),
+            Err(ModelError::MissingFile { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// One that is there and whole.
     pub fn find(&self, config: &ModelConfig, model: Digest, adapter: Digest) -> Option<Calibration> {
-        let file = self.file(model, adapter);
-        let name = file.file_name()?.to_str()?;
-        match Calibration::read(&Source::dir(file.parent()?), name, config, model, adapter) {
-            Ok(calibration) => Some(calibration),
-            Err(ModelError::MissingFile { .. }) => None,
-            Err(error) => {
-                if self.damaged.first() {
-                    tracing::warn!(%error, "a calibration is not read, and has to be made anew");
-                }
-                None
+        self.read(config, model, adapter).unwrap_or_else(|error| {
+            if self.damaged.first() {
+                tracing::warn!(%error, "a calibration is not read, and has to be made anew");
             }
-        }
+            None
+        })
     }
 }
 

@@ -128,7 +128,22 @@ impl Store {
         }
     }
 
-    /// The calibration of an adapter, by its digest and its model's, if one is kept.
+    /// The calibration of an adapter, by its digest and its model's, for whoever would keep another in its place: `None` only
+    /// where none is kept.
+    ///
+    /// # Errors
+    /// If one is, and cannot be read.
+    pub fn kept_calibration(
+        &self,
+        config: &ModelConfig,
+        model: Digest,
+        adapter: Digest,
+    ) -> Result<Option<Calibration>, EngineError> {
+        let Some(calibrations) = &self.calibrations else { return Ok(None) };
+        Ok(calibrations.read(config, model, adapter)?)
+    }
+
+    /// The calibration of an adapter, by its digest and its model's, if one is kept and can be read.
     #[must_use]
     pub fn calibration(&self, config: &ModelConfig, model: Digest, adapter: Digest) -> Option<Calibration> {
         self.calibrations.as_ref()?.find(config, model, adapter)
