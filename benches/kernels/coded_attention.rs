@@ -27,7 +27,7 @@ const GPU_LAYERS: usize = 1;
 /// The base and six adapters.
 const ROWS: usize = 7;
 const ROUNDS: usize = 60;
-const GPU_ROUNDS: usize = 10;
+const GPU_ROUNDS: usize = 3;
 /// Tokens of a prompt whose pages are stored as differences.
 const PREFILL: usize = 512;
 
@@ -124,13 +124,8 @@ struct Rig {
 impl Rig {
     fn new(mut backend: Boxed, layers: usize) -> Self {
         let slots = CHUNKS * (ROWS + 6);
-        let pool = PoolGeometry {
-            layers,
-            kv_heads: KV_HEADS,
-            head_dim: HEAD_DIM,
-            slots,
-            element: PageElement::F16,
-        };
+        let pool =
+            PoolGeometry { layers, kv_heads: KV_HEADS, head_dim: HEAD_DIM, slots, element: PageElement::F16 };
         backend.create_pool(pool).expect("room for the pages");
         let mut random = Random::new(4);
         let values: Vec<f32> = random.values(17 * KV_HEADS * HEAD_DIM).iter().map(|v| v / 16.0).collect();

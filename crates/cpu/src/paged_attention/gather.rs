@@ -10,8 +10,6 @@
 
 use std::ops::Range;
 
-use interleaf_contract::ATTENTION_SPLIT;
-
 use super::mix::{Rows, Sums, Weights, accumulate_all};
 use crate::isa::Isa;
 use crate::lines::Floats;
@@ -77,12 +75,13 @@ impl<'a> Gathering<'a> {
             }
             self.bases[member] = Some(basis);
         }
+        let see_all = weights.see_all();
         for query in weights.queries() {
-            let tokens = weights.tokens(query);
+            let tokens = if see_all { weights.all() } else { weights.tokens(query) };
             if !tokens.is_empty() {
                 let total = self.sums[query * STRIDE..][..MOST_LANES].as_mut_ptr();
                 let mut sum = I::load(total);
-                for weights in weights.scores[query * ATTENTION_SPLIT..][tokens].chunks(I::LANES) {
+                for weights in weights.of(query, tokens).chunks(I::LANES) {
                     sum = I::add(sum, load_first::<I>(weights.as_ptr(), weights.len()));
                 }
                 I::store(total, sum);

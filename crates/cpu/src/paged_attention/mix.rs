@@ -39,8 +39,15 @@ impl Weights<'_> {
 
     /// Whether all queries see all of the page.
     pub fn see_all(&self) -> bool {
-        let sees = |seen: &Range<usize>| seen.start <= self.at && seen.end >= self.at + CHUNK_TOKENS;
+        let all = self.all();
+        let sees = |seen: &Range<usize>| seen.start <= all.start && seen.end >= all.end;
         self.seen[self.rows.clone()].iter().all(sees)
+    }
+
+    /// All tokens of the page, from the block's start on.
+    #[inline(always)]
+    pub fn all(&self) -> Range<usize> {
+        self.at..self.at + CHUNK_TOKENS
     }
 
     /// The queries.
@@ -90,16 +97,18 @@ pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, page: Rows<'_>, sums
     let width = sums.width;
     assert!(page.values.len() >= (CHUNK_TOKENS - 1) * page.stride + width, "a page");
     let queries = weights.queries();
+    let see_all = weights.see_all();
     let mut query = queries.start;
     while query < queries.end {
-        let tokens = weights.tokens(query);
+        let tokens = if see_all { weights.all() } else { weights.tokens(query) };
         if tokens.start >= tokens.end {
             query += 1;
             continue;
         }
         let most = if I::MANY_REGISTERS || width < WIDE * I::LANES { 4 } else { 2 };
         let last = queries.end.min(query + most);
-        let together = (query..last).take_while(|query| weights.tokens(*query).len() == CHUNK_TOKENS).count();
+        let sees_all = |query: &usize| see_all || weights.tokens(*query).len() == CHUNK_TOKENS;
+        let together = (query..last).take_while(sees_all).count();
         query += match together {
             4 => some::<I, 4>(weights, query, tokens, page, sums),
             2 | 3 => some::<I, 2>(weights, query, tokens, page, sums),

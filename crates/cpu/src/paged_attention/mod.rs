@@ -191,7 +191,8 @@ unsafe fn run_task<'p, I: Isa>(
         partial.fill(0.0);
         partial[0] = f32::NEG_INFINITY;
     }
-    let starts = task.group.rows().map(|row| (row * heads + task.kv_head * group) * dim).collect();
+    let of_row = |row: usize| (0..group).map(move |g| (row * heads + task.kv_head * group + g) * dim);
+    let starts = task.group.rows().flat_map(of_row).collect();
     let queries = Queries { values: layer.q.all(), dim, group, starts };
     let rows: Vec<&Row> = task.group.rows().map(|row| &layer.rows[row]).collect();
     let end = rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0);

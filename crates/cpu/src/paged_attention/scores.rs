@@ -11,15 +11,14 @@ pub struct Queries<'a> {
     pub values: &'a [f32],
     pub dim: usize,
     pub group: usize,
-    /// Where each row's first query begins.
+    /// Where each query begins.
     pub starts: Vec<usize>,
 }
 
 impl<'a> Queries<'a> {
     /// A query's values.
     pub fn of(&self, query: usize) -> &'a [f32] {
-        let at = self.starts[query / self.group] + query % self.group * self.dim;
-        &self.values[at..at + self.dim]
+        &self.values[self.starts[query]..][..self.dim]
     }
 
     fn pointer(&self, query: usize) -> *const f32 {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use interleaf_contract::{CHUNK_TOKENS, PageHalf};
+use interleaf_contract::PageHalf;
 
 use super::gather::Gathering;
 use super::load::Load;
@@ -127,8 +127,7 @@ impl Values<'_> {
         let queries = weights.queries();
         let blocks = &mut blocks[queries.start * len..queries.end * len];
         for (first, sums) in queries.step_by(ABREAST).zip(blocks.chunks_exact_mut(ABREAST * len)) {
-            let of =
-                each_of!(ABREAST, [].as_slice(), |i| weights.of(first + i, self.at..self.at + CHUNK_TOKENS));
+            let of = each_of!(ABREAST, [].as_slice(), |i| weights.of(first + i, weights.all()));
             let (a, sums) = sums.split_at_mut(len);
             let (b, sums) = sums.split_at_mut(len);
             let (c, d) = sums.split_at_mut(len);
