@@ -2,6 +2,9 @@
 // the numbers mean is defined by page_codec of the reference. Not which pages vectors share: that is in
 // lib/pages_<apart|one>_coded.
 //
+// Kinds that no page of a dispatch is of are left out of its kernel: where a device runs both sides of a branch, or keeps
+// registers for them, every page would pay for them.
+//
 // Codes and scales are read by words. A word that holds those of several quads is loaded once for quads that are read one
 // after another: whoever reads them keeps a Cache for each part.
 @group(0) @binding(${WORDS}) var<storage, read> words: array<u32>;          // the stripe once more
@@ -89,18 +92,31 @@ fn base_quad(part: Part, cache: Cache, spot: Spot, quad: u32) -> Loaded {
     return over_quad(part, cache, spot, quad, vec4<f32>());
 }
 
+// What lies over a base, if anything does that a dispatch reads.
+fn topped_quad(part: Part, cache: Cache, spot: Spot, quad: u32, base: vec4<f32>) -> Loaded {
+    var loaded = Loaded(base, cache);
+#repeat over ${OVER}
+    loaded = over_quad(part, cache, spot, quad, base);
+#end
+    return loaded;
+}
+
 // A quad of what lies over a base, the base added. As explicit fma, as everywhere.
 fn over_quad(part: Part, given: Cache, spot: Spot, quad: u32, base: vec4<f32>) -> Loaded {
     var cache = given;
     var value = base;
     switch (kind_of(part)) {
         case NOTHING: {}
+#repeat steps ${STEPS_TOO}
         case STEPS: {
             value = inside(quad, steps_quad(part, &cache, spot, quad, base));
         }
+#end
+#repeat expands ${EXPANDS}
         case LOW_RANK: {
             value = inside(quad, low_rank_quad(part, &cache, spot, quad, base));
         }
+#end
         default: {
             value = inside(quad, codes_quad(part, &cache, spot, quad, base));
         }

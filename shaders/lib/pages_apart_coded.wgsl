@@ -54,7 +54,7 @@ fn page_quads(rows: ptr<function, Rows>, quad: u32) -> Quads {
     let spot = (*rows).spot;
     let base = base_quad((*rows).row_0.base, (*rows).row_0.base_cache, spot, quad);
     (*rows).row_0.base_cache = base.cache;
-    let over = over_quad((*rows).row_0.over, (*rows).row_0.over_cache, spot, quad, base.quad);
+    let over = topped_quad((*rows).row_0.over, (*rows).row_0.over_cache, spot, quad, base.quad);
     (*rows).row_0.over_cache = over.cache;
     var quads: Quads;
 #repeat v ${VECTORS}
@@ -66,7 +66,7 @@ fn page_quads(rows: ptr<function, Rows>, quad: u32) -> Quads {
             (*rows).row_${v}.base_cache = own.cache;
             base_${v} = own.quad;
         }
-        let own = over_quad((*rows).row_${v}.over, (*rows).row_${v}.over_cache, spot, quad, base_${v});
+        let own = topped_quad((*rows).row_${v}.over, (*rows).row_${v}.over_cache, spot, quad, base_${v});
         (*rows).row_${v}.over_cache = own.cache;
         quads.quad_${v} = own.quad;
     }

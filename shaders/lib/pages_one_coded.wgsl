@@ -32,7 +32,7 @@ fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> R
 fn page_quads(rows: ptr<function, Rows>, quad: u32) -> Quads {
     let base = base_quad((*rows).base, (*rows).base_cache, (*rows).spot, quad);
     (*rows).base_cache = base.cache;
-    let over = over_quad((*rows).over, (*rows).over_cache, (*rows).spot, quad, base.quad);
+    let over = topped_quad((*rows).over, (*rows).over_cache, (*rows).spot, quad, base.quad);
     (*rows).over_cache = over.cache;
     return Quads(
 #repeat v ${VECTORS}

@@ -11,6 +11,7 @@ use crate::cost::{self, Loads};
 use crate::decide::{self, AttentionTile, Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::pages::row_words;
+use crate::parts::Kinds;
 use crate::rows::{AttentionTiles, BlockRead};
 use crate::step::Plan;
 
@@ -30,8 +31,8 @@ pub(crate) enum Variant {
 pub(crate) enum Pages {
     /// The pool's own numbers.
     Exact,
-    /// Any.
-    Coded,
+    /// Any, of codes, and of these kinds.
+    Coded(Kinds),
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -87,13 +88,13 @@ impl Variant {
         // Numbers in f32 have no use for halves; scales of codes have.
         let half = match self {
             Self::Decode(PageElement::F16, _, half, _) | Self::Prefill(PageElement::F16, _, half, _) => half,
-            Self::Decode(_, _, half, Pages::Coded) | Self::Prefill(_, _, half, Pages::Coded) => half,
+            Self::Decode(_, _, half, Pages::Coded(_)) | Self::Prefill(_, _, half, Pages::Coded(_)) => half,
             Self::Decode(..) | Self::Merge(_) | Self::Prefill(..) => Half::Integer,
         };
         let bindings = |pages: Pages| -> &'static [Access] {
             match pages {
                 Pages::Exact => &[Read, Read, Read, Write],
-                Pages::Coded => &[Read, Read, Read, Write, Read, Read, Read],
+                Pages::Coded(_) => &[Read, Read, Read, Write, Read, Read, Read],
             }
         };
         let (name, tile, pages, bindings, params): (_, _, _, &[Access], _) = match self {
@@ -111,7 +112,7 @@ impl Variant {
             }
         };
         let span = match pages {
-            Some((_, Pages::Coded)) => decide::CODED_SPAN,
+            Some((_, Pages::Coded(_))) => decide::CODED_SPAN,
             Some((_, Pages::Exact)) | None => 1,
         };
         let numbers = [
@@ -130,7 +131,10 @@ impl Variant {
         ];
         let mut constants: Vec<(&str, String)> = numbers.map(|(n, v)| (n, v.to_string())).into();
         if let Some((element, pages)) = pages {
-            let coded = pages == Pages::Coded;
+            let (coded, kinds) = match pages {
+                Pages::Exact => (false, Kinds::default()),
+                Pages::Coded(kinds) => (true, kinds),
+            };
             let narrow = if tile.head_dim.is_multiple_of(4) { "" } else { "_narrow" };
             let codec = if coded { format!("coded_{element}") } else { format!("{element}{narrow}") };
             constants.push(("CODEC", codec));
@@ -142,6 +146,7 @@ impl Variant {
             constants.push(("HALF", half.name().to_owned()));
             constants.push(("ROW_WORDS", row_words(element, tile.head_dim).to_string()));
             constants.push(("GROUP", GROUP_CHANNELS.to_string()));
+            constants.extend(kinds.constants());
             constants
                 .extend([("WORDS", "5"), ("CONSTANTS", "6"), ("TABLE", "7")].map(|(n, v)| (n, v.to_owned())));
         }
@@ -161,7 +166,9 @@ impl Variant {
                 (PageElement::F32, Half::Integer),
                 (PageElement::F32, Half::Native),
             ] {
-                for pages in [Pages::Exact, Pages::Coded] {
+                let few = Pages::Coded(Kinds::default());
+                let every = Pages::Coded(Kinds::ALL);
+                for pages in [Pages::Exact, few, every] {
                     for heads in [1, 2, 4] {
                         let alone = decide::attention_decode(head_dim, heads);
                         let shared = decide::attention_shared(caps, head_dim, heads);
@@ -201,6 +208,7 @@ pub(crate) fn record(
     let (band, directory_at) = (plan.band(layer), plan.directory(recorder, pool, layer));
     let coded = plan.coded(recorder, layer)?;
     let constants = plan.constants();
+    let coded_pages = Pages::Coded(coded.as_ref().map_or_else(Kinds::default, |coded| coded.parts.kinds));
     let tables = &mut recorder.recording.tables;
     let records_at = plan.rows.records(plan.step, RowSet::All, tables);
     let tiles = AttentionTiles { shared: shared.vectors, prefill: prefill.queries(), window: shape.window };
@@ -216,13 +224,13 @@ pub(crate) fn record(
             Place::Tables,
             Place::Buffer(target.clone()),
         ];
-        if let (Pages::Coded, Some(coded)) = (pages, &coded) {
+        if let (Pages::Coded(_), Some(coded)) = (pages, &coded) {
             places.extend([stripe, constants.clone(), coded.rope.clone()]);
         }
         places
     };
     let directory_of = |pages| match (pages, &coded) {
-        (Pages::Coded, Some(coded)) => coded.directory_at,
+        (Pages::Coded(_), Some(coded)) => coded.directory_at,
         _ => directory_at,
     };
 
@@ -237,8 +245,8 @@ pub(crate) fn record(
         for (items, pages, bytes, tile) in [
             (rows.alone, Pages::Exact, numbers(&rows.alone_blocks, alone), alone),
             (rows.shared, Pages::Exact, numbers(&rows.shared_blocks, shared), shared),
-            (rows.coded.alone, Pages::Coded, rows.coded.alone_pages, alone),
-            (rows.coded.shared, Pages::Coded, rows.coded.shared_pages, shared),
+            (rows.coded.alone, coded_pages, rows.coded.alone_pages, alone),
+            (rows.coded.shared, coded_pages, rows.coded.shared_pages, shared),
         ] {
             let params = DecodeParams {
                 items: items.count,
@@ -286,8 +294,7 @@ pub(crate) fn record(
     let blocks = rows.tile_blocks.iter().flatten();
     let numbers = blocks.map(|block| block.pages(prefill, element)).sum::<u64>() * u64::from(shape.heads);
     let codes = rows.coded.tile_pages * u64::from(heads_per_kv);
-    for (tiles, pages, bytes) in
-        [(rows.tiles, Pages::Exact, numbers), (rows.coded.tiles, Pages::Coded, codes)]
+    for (tiles, pages, bytes) in [(rows.tiles, Pages::Exact, numbers), (rows.coded.tiles, coded_pages, codes)]
     {
         let params = PrefillParams {
             tiles: tiles.count,

@@ -76,6 +76,39 @@ impl Form {
     }
 }
 
+/// Which kinds of pages there are besides numbers and codes: kernels are built with them or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Kinds {
+    /// Integers of one step.
+    pub steps: bool,
+    /// Coefficients of directions.
+    pub expands: bool,
+    /// Pages that lie over others.
+    pub over: bool,
+}
+
+impl Kinds {
+    /// All of them.
+    pub const ALL: Self = Self { steps: true, expands: true, over: true };
+
+    /// With what is decoded from parts.
+    fn with(self, Parts { base, over }: &Parts) -> Self {
+        let is =
+            |is: fn(PageCodec) -> bool| is(base.form.codec) || over.is_some_and(|over| is(over.form.codec));
+        Self {
+            steps: self.steps || is(|codec| matches!(codec, PageCodec::Steps(_))),
+            expands: self.expands || is(|codec| matches!(codec, PageCodec::LowRank { .. })),
+            over: self.over || over.is_some(),
+        }
+    }
+
+    /// The constants by which shaders leave out what is not there.
+    pub fn constants(self) -> [(&'static str, String); 3] {
+        let count = |is: bool| u32::from(is).to_string();
+        [("STEPS_TOO", count(self.steps)), ("EXPANDS", count(self.expands)), ("OVER", count(self.over))]
+    }
+}
+
 /// What a page is decoded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Parts {
@@ -143,6 +176,8 @@ pub(crate) struct PartTables {
     pub sequences: Vec<Vec<[Parts; 2]>>,
     /// The rope table that expanded keys are turned by.
     pub rope: Option<RopeId>,
+    /// What any of them is of.
+    pub kinds: Kinds,
 }
 
 impl PartTables {
@@ -173,8 +208,9 @@ impl PartTables {
         };
         let sequences = entries()
             .map(|chunks| chunks.map(&mut both).collect::<Result<Vec<_>, _>>())
-            .collect::<Result<_, BackendError>>()?;
-        Ok(Some(Self { sequences, rope: rope.flatten() }))
+            .collect::<Result<Vec<Vec<[Parts; 2]>>, BackendError>>()?;
+        let kinds = sequences.iter().flatten().flatten().fold(Kinds::default(), Kinds::with);
+        Ok(Some(Self { sequences, rope: rope.flatten(), kinds }))
     }
 
     /// The directory that kernels look pages up in, `half` rotated pairs and the place of their sines before it; and how

@@ -12,6 +12,9 @@ use crate::{CliError, answers, output, prompt};
 /// second's.
 const IDLE_TOKENS: usize = 256;
 
+/// How often as many tokens may go to rest behind that.
+const REST_ROUNDS: usize = 4;
+
 /// A conversation under way.
 pub struct Dialogue {
     pub engine: Engine,
@@ -31,6 +34,8 @@ pub struct Answering {
     pub stop: Vec<String>,
     pub max_tokens: usize,
     pub drift: f32,
+    /// Whether what nobody reads goes to rest between turns.
+    pub at_rest: bool,
 }
 
 /// Sums over the turns since the start or the last reset.
@@ -124,11 +129,23 @@ impl Dialogue {
         self.last = Some((answer, request.adapter));
         if failure.is_none() && self.answering.drift > 0.0 {
             // The one who asks reads meanwhile. The answer is there whatever comes of it.
-            if let Err(error) = self.engine.tend(IDLE_TOKENS) {
+            if let Err(error) = self.tend() {
                 output::note(format_args!("no work was done between turns: {error}"));
             }
         }
         failure.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// Works while nobody asks, and for so short a time that who asks again hardly waits: first on the base's pages, and what
+    /// may rest does when these are there.
+    fn tend(&mut self) -> Result<(), EngineError> {
+        let rounds = if self.answering.at_rest { 1 + REST_ROUNDS } else { 1 };
+        for _ in 0..rounds {
+            if self.engine.tend(IDLE_TOKENS)? == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Answers with another adapter from now on.

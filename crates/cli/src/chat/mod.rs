@@ -32,7 +32,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     crate::prompt::conversation(&engine, &[ChatMessage::new("user", "?")])?;
     engine.reserve_kv(1, engine.context())?;
     let (stop, max_tokens) = (args.sampling.stop.clone(), args.max_tokens);
-    let answering = Answering { sampling, stop, max_tokens, drift: args.drift };
+    let answering = Answering { sampling, stop, max_tokens, drift: args.drift, at_rest };
     let mut dialogue = Dialogue::new(engine, adapter, args.system.clone(), answering);
 
     let mut lines = Lines::open()?;

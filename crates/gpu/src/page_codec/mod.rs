@@ -12,6 +12,7 @@ use crate::cost::Loads;
 use crate::decide::{Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::pages::{PagePool, row_words};
+use crate::parts::Kinds;
 use crate::step::Held;
 use crate::weights::Weights;
 
@@ -86,6 +87,7 @@ impl Variant {
             constants.push((name, format!("{:?}", (2.0 * epsilon.ln_1p()) as f32)));
         }
         constants.push(("CODEC", codec));
+        constants.extend(Kinds::ALL.constants());
         let narrow = if head_dim.is_multiple_of(4) { "" } else { "_narrow" };
         constants.push(("NARROW", narrow.to_owned()));
         constants.push(("HALF", half.name().to_owned()));

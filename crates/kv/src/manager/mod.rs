@@ -10,9 +10,10 @@
 //!
 //! Submodules have one kind of event each: `open` begins a call with what `find` can use again, `grow` adds and takes tokens,
 //! `share` puts chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who
-//! may answer; `encode` changes the forms of chunks, over those that `twins` finds, `narrow` those of a context by its chunks' densities, `evict` makes room
-//! for all of them, `rest` wakes those that no kernel reads, `keys` has others read sooner, both by pages that `second` holds, and `check` says whether everything still fits together. `places` says where pages are, and `room` what is
-//! held.
+//! may answer; `encode` changes the forms of chunks, over those that `twins` finds, `narrow` those of a context by its chunks'
+//! densities, `evict` makes room for all of them. `rest` wakes chunks that no kernel reads and `keys` has others read sooner,
+//! both by pages that `second` holds. `check` says whether everything still fits together, `places` where pages are, and `room`
+//! what is held.
 
 mod adapters;
 mod check;
