@@ -196,8 +196,13 @@ mod tests {
             }
         };
         engine.reserve_kv(1, 256).unwrap();
-        let answering =
-            Answering { sampling: SamplingOptions::default(), stop: Vec::new(), max_tokens: 12, drift: 0.0 };
+        let answering = Answering {
+            sampling: SamplingOptions::default(),
+            stop: Vec::new(),
+            max_tokens: 12,
+            drift: 0.0,
+            at_rest: false,
+        };
         let mut dialogue = Dialogue::new(engine, None, None, answering);
         let lost = dialogue.say("What is ownership?", &mut |_| ControlFlow::Continue(()));
         assert!(lost.unwrap_err().to_string().contains("lost"));
