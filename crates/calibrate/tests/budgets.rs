@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use interleaf_calibrate::{Budgets, Held, Reader, Shared, Windows, calibrate, hold, read_windows};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageElement, Source, Store};
+use interleaf_runtime::{Engine, PageElement, Source, Store};
 
 /// Of the demo model's the one that differs most, the one that differs least, and one between them.
 const ADAPTERS: [&str; 3] = ["api-docs", "cargo-toml", "book-prose"];
@@ -20,17 +22,9 @@ const WINDOW: usize = 240;
 const PREFIX: usize = 256;
 const CONTINUATION: usize = 96;
 
-/// Which keeps what it computes, but where it is to be calibrated.
+/// With the adapters.
 fn engine(pages: PageElement, store: Option<PathBuf>) -> Engine {
-    let options = EngineOptions {
-        backend: BackendChoice::Cpu,
-        pages,
-        prefix_cache: pages == PageElement::F16,
-        store,
-        ..EngineOptions::default()
-    };
-    let base = Source::Embedded { name: demo_model::NAME, files: demo_model::BASE };
-    let mut engine = Engine::open(base, &options, &mut |_| ()).unwrap();
+    let mut engine = common::engine(pages, store);
     for (name, files) in demo_model::ADAPTERS.iter().filter(|(name, _)| ADAPTERS.contains(name)) {
         engine.register_adapter(name, &Source::Embedded { name, files }).unwrap();
     }

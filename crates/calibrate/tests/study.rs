@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use interleaf_calibrate::{
@@ -9,7 +11,7 @@ use interleaf_calibrate::{
 };
 use interleaf_demo_model as demo_model;
 use interleaf_model::{Calibration, Digest, HalfCalibration, PeftAdapter};
-use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageElement, Source};
+use interleaf_runtime::{Engine, PageElement, Source};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -21,14 +23,7 @@ fn data(file: &str) -> PathBuf {
 }
 
 fn engine() -> (Engine, Digest) {
-    let options = EngineOptions {
-        backend: BackendChoice::Cpu,
-        pages: PageElement::F32,
-        prefix_cache: false,
-        ..EngineOptions::default()
-    };
-    let base = Source::Embedded { name: demo_model::NAME, files: demo_model::BASE };
-    let mut engine = Engine::open(base, &options, &mut |_| ()).unwrap();
+    let mut engine = common::engine(PageElement::F32, None);
     let adapter = engine.register_adapter(ADAPTER, &source()).unwrap();
     engine.reserve_kv(2, demo_model::EVALUATION_PARTS.iter().sum()).unwrap();
     (engine, adapter.digest)

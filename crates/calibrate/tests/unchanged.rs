@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod common;
+
 use interleaf_calibrate::{Windows, calibrate, read_windows};
 use interleaf_demo_model as demo_model;
 use interleaf_model::{Calibration, Source};
-use interleaf_runtime::{BackendChoice, Engine, EngineOptions, PageElement};
+use interleaf_runtime::PageElement;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -52,14 +54,7 @@ fn windows() -> Windows {
 
 /// A calibration as it comes back from its file.
 fn calibrated(adapter: &Source, windows: &Windows) -> Calibration {
-    let options = EngineOptions {
-        backend: BackendChoice::Cpu,
-        pages: PageElement::F32,
-        prefix_cache: false,
-        ..EngineOptions::default()
-    };
-    let base = Source::Embedded { name: demo_model::NAME, files: demo_model::BASE };
-    let mut engine = Engine::open(base, &options, &mut |_| ()).unwrap();
+    let mut engine = common::engine(PageElement::F32, None);
     let digest = engine.register_adapter("adapter", adapter).unwrap().digest;
     engine.reserve_kv(2, 96).unwrap();
     let written = calibrate(&mut engine, "adapter", digest, windows, &mut |_| ()).unwrap();
