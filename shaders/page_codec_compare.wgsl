@@ -8,18 +8,13 @@
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
 #include "lib/page_codec.wgsl"
+#include "lib/coded_quad.wgsl"
 
 // Words of a page that is compared: twice a base and what lies over it.
 const COMPARED_WORDS: u32 = 4u * PART_WORDS + 2u;
 
 // The sums of each thread.
 var<workgroup> shares: array<vec2<f32>, ${WORKGROUP}>;
-
-// A quad of a page, whose base and what lies over it are in the tables.
-fn quad_of(entry: u32, spot: Spot, quad: u32) -> vec4<f32> {
-    let base = base_quad(part_at(entry), nothing_loaded(), spot, quad);
-    return over_quad(part_at(entry + PART_WORDS), nothing_loaded(), spot, quad, base.quad).quad;
-}
 
 @compute @workgroup_size(${WORKGROUP})
 fn page_codec_compare(
@@ -32,6 +27,7 @@ fn page_codec_compare(
         return;
     }
     let at = params.items_at + index / params.groups * COMPARED_WORDS;
+    let after = at + 2u * PART_WORDS;
     let kv_head = index % params.groups;
     let position = tables[at + 4u * PART_WORDS];
     var error = vec4<f32>();
@@ -40,8 +36,8 @@ fn page_codec_compare(
         let token = i / ${QUADS}u;
         let quad = i % ${QUADS}u;
         let spot = Spot(kv_head, token, position + token);
-        let before = inside(quad, quad_of(at, spot, quad));
-        let off = before - inside(quad, quad_of(at + 2u * PART_WORDS, spot, quad));
+        let before = coded_quad(part_at(at), part_at(at + PART_WORDS), spot, quad);
+        let off = before - coded_quad(part_at(after), part_at(after + PART_WORDS), spot, quad);
         error = fma(off, off, error);
         norm = fma(before, before, norm);
     }

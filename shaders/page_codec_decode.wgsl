@@ -8,6 +8,7 @@
 #include "lib/page.wgsl"
 #include "lib/page_${CODEC}.wgsl"
 #include "lib/page_codec.wgsl"
+#include "lib/coded_quad.wgsl"
 
 @compute @workgroup_size(${WORKGROUP})
 fn page_codec_decode(
@@ -24,12 +25,11 @@ fn page_codec_decode(
     let token = index % ${CHUNK}u;
     let spot = Spot(kv_head, token, tables[at + 2u * PART_WORDS] + token);
     for (var quad = thread; quad < ${QUADS}u; quad += ${WORKGROUP}u) {
-        let base = base_quad(part_at(at), nothing_loaded(), spot, quad);
-        let value = over_quad(part_at(at + PART_WORDS), nothing_loaded(), spot, quad, base.quad);
+        let value = coded_quad(part_at(at), part_at(at + PART_WORDS), spot, quad);
         let to = tables[at + 2u * PART_WORDS + 1u] + element_of(kv_head, token, 4u * quad);
 #repeat e 4
         if (4u * quad + ${e}u < ${HEAD_DIM}u) {
-            scratch[to + ${e}u] = value.quad[${e}];
+            scratch[to + ${e}u] = value[${e}];
         }
 #end
     }

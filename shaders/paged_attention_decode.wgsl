@@ -56,6 +56,7 @@ fn paged_attention_decode(
     // Lanes behind the last head of the group repeat it, vectors behind the last row the first one, whose pages are
     // read anyway; neither is stored.
     var pages: Pages;
+    pages.vectors = rows;
     var skipped = ${SPLIT}u;
 #repeat v ${VECTORS}
     let row_${v} = tables[item_at + 2u + 2u * select(0u, ${v}u, ${v}u < rows)];

@@ -1,12 +1,13 @@
 // Attention over one block of at most ${SPLIT} tokens, for the queries in `queries`, which read the same
 // KV head: ${VECTORS} vectors of queries. Decode and prefill share it, so a block is
-// computed in one order only: token t by thread t % ${WORKGROUP} for scores, by group t % ${GROUPS} of
+// computed in one order only: token t by thread t % ${WORKGROUP} for weights, by group t % ${GROUPS} of
 // its chunk for values, then threads and groups in ascending order. What a query may not see is never added
 // to its sums, not even with weight 0, which an inf would turn into a NaN: a query's result does not depend
 // on the tokens that only other queries see.
 //
-// A thread scores whole tokens: no reduction, hence no barrier, within a head. ${LANES} threads share a
-// token's values, ${SPAN} quads of the head side by side each, and ${GROUPS} such groups take turns over a chunk's tokens.
+// A thread scores whole tokens, ${TILE} neighbours at a time, which share what is read of queries: no reduction, hence no
+// barrier, within a head. ${LANES} threads share a token's values, ${SPAN} quads of the head side by side each, and ${GROUPS}
+// such groups take turns over a chunk's tokens.
 //
 // Vectors may be rows of different sequences (lib/pages_apart) or of one (lib/pages_one). Either way a page that
 // several of them read is loaded once, for all of them.
@@ -17,6 +18,11 @@ var<workgroup> shares: array<abreast, ${VECTORS}u * ${WORKGROUP}u>;        // (V
 
 const_assert ${SPLIT}u == 4u * ${WORKGROUP}u;  // the two uses of `scores` are of one size
 const_assert ${GROUPS}u * ${LANES}u <= ${WORKGROUP}u && ${GROUPS}u <= ${CHUNK}u;
+const_assert ${CHUNK}u % ${TILE}u == 0u;
+
+#repeat low_rank ${V_OVER_LOW_RANK}
+#include "lib/coefficient_sums.wgsl"
+#end
 
 fn sees(position: u32, start: abreast_u, length: abreast_u) -> abreast_b {
     return (abreast_u(position) < length) & (abreast_u(position) >= start);
@@ -53,30 +59,44 @@ fn attend_block(
 #repeat v ${VECTORS}
     var largest_${v} = abreast(MASKED);
 #end
-    for (var token = thread; token < count; token += ${WORKGROUP}u) {
-        if (token < skipped) {
+    for (var token = ${TILE}u * thread; token < count; token += ${TILE}u * ${WORKGROUP}u) {
+        if (token + ${TILE}u <= skipped) {
 #repeat v ${VECTORS}
-            scores[${v}u * ${SPLIT}u + token] = abreast(MASKED);
+#repeat t ${TILE}
+            scores[${v}u * ${SPLIT}u + token + ${t}u] = abreast(MASKED);
+#end
 #end
             continue;
         }
-        ${ROWS} rows = page_rows(pages, first_chunk + token / ${CHUNK}u, K_PAGE, kv_head, token % ${CHUNK}u);
+        ${ROWS} rows = key_rows(pages, first_chunk + token / ${CHUNK}u, kv_head, token % ${CHUNK}u);
 #repeat v ${VECTORS}
-        var dot_${v} = abreast(0.0);
+#repeat t ${TILE}
+        var dot_${v}_${t} = abreast(0.0);
 #end
-        for (var quad = 0u; quad < ${QUADS}u; quad++) {
-            let keys = page_quads(${OF}rows, quad);
+#end
+        for (var group = 0u; group < ${QUADS}u; group += ${STRETCH}u) {
+#repeat coded ${TOO_CODED}
+            group_of_keys(&rows, group);
+#end
+            for (var quad = group; quad < min(group + ${STRETCH}u, ${QUADS}u); quad++) {
+                let keys = key_quads(${OF}rows, quad);
 #repeat v ${VECTORS}
 #repeat e 4
-            dot_${v} = fma(queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u], abreast(keys.quad_${v}[${e}]), dot_${v});
+                let query_${v}_${e} = queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u];
+#repeat t ${TILE}
+                dot_${v}_${t} = fma(query_${v}_${e}, abreast(keys.row_${v}.quad_${t}[${e}]), dot_${v}_${t});
 #end
 #end
+#end
+            }
         }
 #repeat v ${VECTORS}
-        let seen_${v} = sees(first + token, start_${v}, length_${v});
-        let score_${v} = select(abreast(MASKED), capped(dot_${v} * params.scale), seen_${v});
-        scores[${v}u * ${SPLIT}u + token] = score_${v};
-        largest_${v} = max(largest_${v}, score_${v});
+#repeat t ${TILE}
+        let seen_${v}_${t} = sees(first + token + ${t}u, start_${v}, length_${v});
+        let score_${v}_${t} = select(abreast(MASKED), capped(dot_${v}_${t} * params.scale), seen_${v}_${t});
+        scores[${v}u * ${SPLIT}u + token + ${t}u] = score_${v}_${t};
+        largest_${v} = max(largest_${v}, score_${v}_${t});
+#end
 #end
     }
 #repeat v ${VECTORS}
@@ -123,17 +143,19 @@ fn attend_block(
         for (var chunk = skipped / ${CHUNK}u; chunk * ${CHUNK}u < count; chunk++) {
             let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
             for (var token = group; token < tokens; token += ${GROUPS}u) {
-                ${ROWS} rows = page_rows(pages, first_chunk + chunk, V_PAGE, kv_head, token);
+                ${ROWS} rows = value_rows(pages, first_chunk + chunk, kv_head, token, lane * ${SPAN}u);
+#repeat v ${VECTORS}
+                let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
+                let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
+#end
                 // A loop: what decodes a quad is long, and is compiled once.
                 for (var s = 0u; s < min(${SPAN}u, ${QUADS}u - lane * ${SPAN}u); s++) {
-                    let values = page_quads(${OF}rows, lane * ${SPAN}u + s);
+                    let values = value_quads(${OF}rows, lane * ${SPAN}u + s);
 #repeat v ${VECTORS}
-                    let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
-                    let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
 #repeat t ${SPAN}
                     if (s == ${t}u) {
 #repeat e 4
-                        let next_${e} = fma(weight_${v}, abreast(values.quad_${v}[${e}]), value_${v}_${t}_${e});
+                        let next_${e} = fma(weight_${v}, abreast(values.row_${v}[${e}]), value_${v}_${t}_${e});
                         value_${v}_${t}_${e} = select(value_${v}_${t}_${e}, next_${e}, seen_${v});
 #end
                     }
@@ -143,6 +165,24 @@ fn attend_block(
             }
         }
     }
+#repeat low_rank ${V_OVER_LOW_RANK}
+    workgroupBarrier();
+#repeat v ${VECTORS}
+    let sequence_${v} = sequence_of(pages, ${v}u);
+    let expanded_${v} = expanded_values(
+        thread,
+        sequence_${v}.x,
+        sequence_${v}.y,
+        kv_head,
+        first,
+        skipped,
+        count,
+        start_${v},
+        length_${v},
+        ${v}u * ${SPLIT}u,
+    );
+#end
+#end
 #repeat s ${SPAN}
     workgroupBarrier();
 #repeat v ${VECTORS}
@@ -164,6 +204,15 @@ fn attend_block(
             block.value_${v}_${i} = sum_of_${v};
 #end
         }
+    }
+#end
+#end
+#repeat low_rank ${V_OVER_LOW_RANK}
+#repeat v ${VECTORS}
+    if (expanded_${v}.any) {
+#repeat i ${OWNED}
+        block.value_${v}_${i} += expanded_${v}.value_${i};
+#end
     }
 #end
 #end

@@ -9,7 +9,7 @@ fn first_quad(at: u32, kv_head: u32, quad: u32) -> vec4<f32> {
 }
 
 fn first_constant(at: u32, kv_head: u32, channel: u32) -> f32 {
-    return first_quad(at, kv_head, channel / 4u)[channel % 4u];
+    return f16_pair(constants[at + 2u * kv_head * HEAD_QUADS + channel / 2u] >> (16u * (channel % 2u))).x;
 }
 
 // Where a direction begins.
@@ -26,4 +26,10 @@ fn direction_scale(row: u32) -> f32 {
 fn direction_quad(row: u32, kv_head: u32, quad: u32) -> vec4<f32> {
     let codes = constants[row + 1u + kv_head * HEAD_QUADS + quad];
     return vec4<f32>((vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u)) - 128.0;
+}
+
+// One of them.
+fn direction_constant(row: u32, kv_head: u32, channel: u32) -> f32 {
+    let codes = constants[row + 1u + kv_head * HEAD_QUADS + channel / 4u];
+    return f32((codes >> (8u * (channel % 4u))) & 255u) - 128.0;
 }

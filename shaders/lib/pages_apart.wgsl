@@ -6,6 +6,7 @@ struct Pages {
     at_${v}: u32,
     chunks_${v}: u32,  // of the sequence
 #end
+    vectors: u32,      // that are rows of their own
 }
 
 struct Rows {
@@ -14,9 +15,20 @@ struct Rows {
 #end
 }
 
-struct Quads {
+// A quad of the one token that is read at a time.
+struct Keys {
+    quad_0: vec4<f32>,
+}
+
+struct KeyQuads {
 #repeat v ${VECTORS}
-    quad_${v}: vec4<f32>,
+    row_${v}: Keys,
+#end
+}
+
+struct ValueQuads {
+#repeat v ${VECTORS}
+    row_${v}: vec4<f32>,
 #end
 }
 
@@ -33,13 +45,30 @@ fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> R
     );
 }
 
-fn page_quads(rows: Rows, quad: u32) -> Quads {
-    let loaded = page_quad(rows.row_0, quad);
-    var quads: Quads;
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> Rows {
+    return page_rows(pages, chunk, K_PAGE, kv_head, token);
+}
+
+fn key_quads(rows: Rows, quad: u32) -> KeyQuads {
+    let values = value_quads(rows, quad);
+    return KeyQuads(
 #repeat v ${VECTORS}
-    quads.quad_${v} = loaded;
+        Keys(values.row_${v}),
+#end
+    );
+}
+
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> Rows {
+    return page_rows(pages, chunk, V_PAGE, kv_head, token);
+}
+
+fn value_quads(rows: Rows, quad: u32) -> ValueQuads {
+    let loaded = page_quad(rows.row_0, quad);
+    var quads: ValueQuads;
+#repeat v ${VECTORS}
+    quads.row_${v} = loaded;
     if (rows.row_${v} != rows.row_0) {
-        quads.quad_${v} = page_quad(rows.row_${v}, quad);
+        quads.row_${v} = page_quad(rows.row_${v}, quad);
     }
 #end
     return quads;

@@ -2,74 +2,183 @@
 // loaded once for all of them, and what lies over it for each; where their tables name the same page, that is too. The
 // first vector's sequence is the longest: what another does not reach is the first one's page, of which nothing is
 // counted.
+#include "lib/coefficients.wgsl"
+#include "lib/keys_coded.wgsl"
+#include "lib/values_coded.wgsl"
+
 struct Pages {
 #repeat v ${VECTORS}
     at_${v}: u32,
     chunks_${v}: u32,  // of the sequence
 #end
+    vectors: u32,      // that are rows of their own
 }
 
-struct Row {
+struct KeyRow {
     base: Part,
     over: Part,
     base_cache: Cache,
     over_cache: Cache,
+    base_steps: vec4<f32>,
+    over_steps: vec4<f32>,
     // As the first vector's.
     same_base: bool,
     same_page: bool,
 }
 
-struct Rows {
+struct KeyRows {
     spot: Spot,
 #repeat v ${VECTORS}
-    row_${v}: Row,
+    row_${v}: KeyRow,
 #end
 }
 
-struct Quads {
+struct ValueRow {
+    base: Part,
+    over: Part,
+    base_cache: Cache,
+    over_cache: Cache,
+    base_step: f32,
+    over_step: f32,
+    // As the first vector's.
+    same_base: bool,
+    same_page: bool,
+}
+
+struct ValueRows {
+    spot: Spot,
 #repeat v ${VECTORS}
-    quad_${v}: vec4<f32>,
+    row_${v}: ValueRow,
 #end
 }
 
-// Head `kv_head` of `token` of a chunk, for each vector.
-fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> Rows {
-    let within = (2u * chunk + page) * 2u * PART_WORDS;
+struct KeyQuads {
+#repeat v ${VECTORS}
+    row_${v}: Keys,
+#end
+}
+
+struct ValueQuads {
+#repeat v ${VECTORS}
+    row_${v}: vec4<f32>,
+#end
+}
+
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> KeyRows {
+    var rows: KeyRows;
+    rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
+    let within = (2u * chunk + K_PAGE) * 2u * PART_WORDS;
 #repeat v ${VECTORS}
     let entry_${v} = select(pages.at_0, pages.at_${v}, chunk < pages.chunks_${v}) + within;
-    let base_${v} = part_at(entry_${v});
-    let over_${v} = part_at(entry_${v} + PART_WORDS);
-    let same_base_${v} = same_part(base_0, base_${v});
-    let same_page_${v} = same_base_${v} && same_part(over_0, over_${v});
+    rows.row_${v}.base = part_at(entry_${v});
+    rows.row_${v}.over = part_at(entry_${v} + PART_WORDS);
+    rows.row_${v}.base_cache = nothing_loaded();
+    rows.row_${v}.over_cache = nothing_loaded();
+    rows.row_${v}.same_base = same_part(rows.row_0.base, rows.row_${v}.base);
+    rows.row_${v}.same_page = rows.row_${v}.same_base && same_part(rows.row_0.over, rows.row_${v}.over);
 #end
-    return Rows(
-        Spot(kv_head, token, chunk * ${CHUNK}u + token),
-#repeat v ${VECTORS}
-        Row(base_${v}, over_${v}, nothing_loaded(), nothing_loaded(), same_base_${v}, same_page_${v}),
-#end
-    );
+    return rows;
 }
 
-fn page_quads(rows: ptr<function, Rows>, quad: u32) -> Quads {
+fn group_of_keys(rows: ptr<function, KeyRows>, quad: u32) {
     let spot = (*rows).spot;
-    let base = base_quad((*rows).row_0.base, (*rows).row_0.base_cache, spot, quad);
-    (*rows).row_0.base_cache = base.cache;
-    let over = topped_quad((*rows).row_0.over, (*rows).row_0.over_cache, spot, quad, base.quad);
-    (*rows).row_0.over_cache = over.cache;
-    var quads: Quads;
+    (*rows).row_0.base_steps = base_key_steps((*rows).row_0.base, spot, quad);
+    (*rows).row_0.over_steps = over_key_steps((*rows).row_0.over, spot, quad);
 #repeat v ${VECTORS}
-    quads.quad_${v} = over.quad;
+    if (!(*rows).row_${v}.same_base) {
+        (*rows).row_${v}.base_steps = base_key_steps((*rows).row_${v}.base, spot, quad);
+    }
     if (!(*rows).row_${v}.same_page) {
-        var base_${v} = base.quad;
+        (*rows).row_${v}.over_steps = over_key_steps((*rows).row_${v}.over, spot, quad);
+    }
+#end
+}
+
+fn key_quads(rows: ptr<function, KeyRows>, quad: u32) -> KeyQuads {
+    let spot = (*rows).spot;
+    var base_cache = (*rows).row_0.base_cache;
+    var over_cache = (*rows).row_0.over_cache;
+    let base = base_keys((*rows).row_0.base, &base_cache, (*rows).row_0.base_steps, spot, quad);
+    let first = over_keys((*rows).row_0.over, &over_cache, (*rows).row_0.over_steps, spot, quad, base);
+    (*rows).row_0.base_cache = base_cache;
+    (*rows).row_0.over_cache = over_cache;
+    var quads: KeyQuads;
+#repeat v ${VECTORS}
+    quads.row_${v} = first;
+    if (!(*rows).row_${v}.same_page) {
+        var own = base;
         if (!(*rows).row_${v}.same_base) {
-            let own = base_quad((*rows).row_${v}.base, (*rows).row_${v}.base_cache, spot, quad);
-            (*rows).row_${v}.base_cache = own.cache;
-            base_${v} = own.quad;
+            base_cache = (*rows).row_${v}.base_cache;
+            own = base_keys((*rows).row_${v}.base, &base_cache, (*rows).row_${v}.base_steps, spot, quad);
+            (*rows).row_${v}.base_cache = base_cache;
         }
-        let own = topped_quad((*rows).row_${v}.over, (*rows).row_${v}.over_cache, spot, quad, base_${v});
-        (*rows).row_${v}.over_cache = own.cache;
-        quads.quad_${v} = own.quad;
+        over_cache = (*rows).row_${v}.over_cache;
+        quads.row_${v} = over_keys((*rows).row_${v}.over, &over_cache, (*rows).row_${v}.over_steps, spot, quad, own);
+        (*rows).row_${v}.over_cache = over_cache;
     }
 #end
     return quads;
+}
+
+// From a quad on, of as many as share a step.
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> ValueRows {
+    var rows: ValueRows;
+    rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
+    let within = (2u * chunk + V_PAGE) * 2u * PART_WORDS;
+#repeat v ${VECTORS}
+    let entry_${v} = select(pages.at_0, pages.at_${v}, chunk < pages.chunks_${v}) + within;
+    rows.row_${v}.base = part_at(entry_${v});
+    rows.row_${v}.over = part_at(entry_${v} + PART_WORDS);
+    rows.row_${v}.base_cache = nothing_loaded();
+    rows.row_${v}.over_cache = nothing_loaded();
+    rows.row_${v}.same_base = same_part(rows.row_0.base, rows.row_${v}.base);
+    rows.row_${v}.same_page = rows.row_${v}.same_base && same_part(rows.row_0.over, rows.row_${v}.over);
+#end
+    rows.row_0.base_step = base_value_step(rows.row_0.base, rows.spot, quad);
+    rows.row_0.over_step = over_value_step(rows.row_0.over, rows.spot, quad);
+#repeat v ${VECTORS}
+    if (!rows.row_${v}.same_base) {
+        rows.row_${v}.base_step = base_value_step(rows.row_${v}.base, rows.spot, quad);
+    }
+    if (!rows.row_${v}.same_page) {
+        rows.row_${v}.over_step = over_value_step(rows.row_${v}.over, rows.spot, quad);
+    }
+#end
+    return rows;
+}
+
+fn value_quads(rows: ptr<function, ValueRows>, quad: u32) -> ValueQuads {
+    let spot = (*rows).spot;
+    var base_cache = (*rows).row_0.base_cache;
+    var over_cache = (*rows).row_0.over_cache;
+    let base = base_value((*rows).row_0.base, &base_cache, (*rows).row_0.base_step, spot, quad);
+    let first = over_value((*rows).row_0.over, &over_cache, (*rows).row_0.over_step, spot, quad, base);
+    (*rows).row_0.base_cache = base_cache;
+    (*rows).row_0.over_cache = over_cache;
+    var quads: ValueQuads;
+#repeat v ${VECTORS}
+    quads.row_${v} = first;
+    if (!(*rows).row_${v}.same_page) {
+        var own = base;
+        if (!(*rows).row_${v}.same_base) {
+            base_cache = (*rows).row_${v}.base_cache;
+            own = base_value((*rows).row_${v}.base, &base_cache, (*rows).row_${v}.base_step, spot, quad);
+            (*rows).row_${v}.base_cache = base_cache;
+        }
+        over_cache = (*rows).row_${v}.over_cache;
+        quads.row_${v} = over_value((*rows).row_${v}.over, &over_cache, (*rows).row_${v}.over_step, spot, quad, own);
+        (*rows).row_${v}.over_cache = over_cache;
+    }
+#end
+    return quads;
+}
+
+// Where a vector's pages are, and how many chunks of them there are: none of a vector that is no row of its own.
+fn sequence_of(pages: Pages, v: u32) -> vec2<u32> {
+#repeat v ${VECTORS}
+    if (v == ${v}u && v < pages.vectors) {
+        return vec2<u32>(pages.at_${v}, pages.chunks_${v});
+    }
+#end
+    return vec2<u32>();
 }

@@ -3,20 +3,44 @@ struct Pages {
     at: u32,
 }
 
-struct Quads {
+// A quad of the one token that is read at a time.
+struct Keys {
+    quad_0: vec4<f32>,
+}
+
+struct KeyQuads {
 #repeat v ${VECTORS}
-    quad_${v}: vec4<f32>,
+    row_${v}: Keys,
 #end
 }
 
-// The word of the stripe where head `kv_head` of `token` of a chunk starts.
-fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> u32 {
-    return page_row(chunk_entry(pages.at, chunk, page), kv_head, token);
+struct ValueQuads {
+#repeat v ${VECTORS}
+    row_${v}: vec4<f32>,
+#end
 }
 
-fn page_quads(row: u32, quad: u32) -> Quads {
+// The words of the stripe where head `kv_head` of `token` of a chunk starts.
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> u32 {
+    return page_row(chunk_entry(pages.at, chunk, K_PAGE), kv_head, token);
+}
+
+fn key_quads(row: u32, quad: u32) -> KeyQuads {
+    let loaded = Keys(page_quad(row, quad));
+    return KeyQuads(
+#repeat v ${VECTORS}
+        loaded,
+#end
+    );
+}
+
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> u32 {
+    return page_row(chunk_entry(pages.at, chunk, V_PAGE), kv_head, token);
+}
+
+fn value_quads(row: u32, quad: u32) -> ValueQuads {
     let loaded = page_quad(row, quad);
-    return Quads(
+    return ValueQuads(
 #repeat v ${VECTORS}
         loaded,
 #end

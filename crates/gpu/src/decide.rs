@@ -413,6 +413,10 @@ pub(crate) const LARGEST_HEAD: usize = 256;
 /// Eight codes of 4 bits are a word. Sums take as many times the registers.
 pub(crate) const CODED_SPAN: u32 = 2;
 
+/// Neighbouring tokens whose coded keys a thread multiplies at once: their words lie side by side, and what a channel's
+/// codes are multiplied with is loaded once for all. Sums take as many times the registers.
+pub(crate) const CODED_KEYS: u32 = 4;
+
 /// Attention over one block of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct AttentionTile {

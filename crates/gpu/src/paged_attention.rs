@@ -115,6 +115,10 @@ impl Variant {
             Some((_, Pages::Coded(_))) => decide::CODED_SPAN,
             Some((_, Pages::Exact)) | None => 1,
         };
+        let (keys, stretch) = match pages {
+            Some((_, Pages::Coded(_))) => (decide::CODED_KEYS, GROUP_CHANNELS as u32 / 4),
+            Some((_, Pages::Exact)) | None => (1, tile.quads()),
+        };
         let numbers = [
             ("WORKGROUP", WORKGROUP),
             ("HEAD_DIM", tile.head_dim),
@@ -122,6 +126,8 @@ impl Variant {
             ("VECTORS", tile.vectors),
             ("QUERY_ROWS", tile.queries()),
             ("QUADS", tile.quads()),
+            ("TILE", keys),
+            ("STRETCH", stretch),
             ("SPAN", span),
             ("LANES", tile.lanes(span)),
             ("GROUPS", tile.groups(span)),
@@ -139,6 +145,7 @@ impl Variant {
             let codec = if coded { format!("coded_{element}") } else { format!("{element}{narrow}") };
             constants.push(("CODEC", codec));
             constants.push(("NARROW", narrow.to_owned()));
+            constants.push(("TOO_CODED", u32::from(coded).to_string()));
             constants.push(("CODED", if coded { "_coded" } else { "" }.to_owned()));
             // Reading coded pages keeps what was loaded last.
             constants.push(("ROWS", if coded { "var" } else { "let" }.to_owned()));

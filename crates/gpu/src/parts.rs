@@ -11,7 +11,7 @@ use interleaf_contract::{
 
 use crate::command::word;
 use crate::constants::Constants;
-use crate::decide::CODED_SPAN;
+use crate::decide::{CODED_KEYS, CODED_SPAN, WORKGROUP};
 use crate::error;
 use crate::pages::chunks_read;
 
@@ -76,36 +76,64 @@ impl Form {
     }
 }
 
-/// Which kinds of pages there are besides numbers and codes: kernels are built with them or without.
+/// Which kinds of pages there are, of keys and of values: kernels are built for these and for no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Kinds {
-    /// Integers of one step.
-    pub steps: bool,
-    /// Coefficients of directions.
-    pub expands: bool,
-    /// Pages that lie over others.
-    pub over: bool,
+    k: Roles,
+    v: Roles,
 }
+
+/// Kinds of what stands alone and of what lies over it, a bit for each by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Roles {
+    base: u32,
+    over: u32,
+}
+
+/// Kinds of forms, as `page_form.wgsl` numbers them.
+const KINDS: [&str; 6] = ["EXACT", "BY_TOKEN", "BY_CHANNEL", "PROFILED", "STEPS", "LOW_RANK"];
 
 impl Kinds {
     /// All of them.
-    pub const ALL: Self = Self { steps: true, expands: true, over: true };
+    pub const ALL: Self = {
+        let every = Roles { base: 0b00_1111, over: 0b11_0010 };
+        Self { k: every, v: every }
+    };
 
-    /// With what is decoded from parts.
-    fn with(self, Parts { base, over }: &Parts) -> Self {
-        let is =
-            |is: fn(PageCodec) -> bool| is(base.form.codec) || over.is_some_and(|over| is(over.form.codec));
-        Self {
-            steps: self.steps || is(|codec| matches!(codec, PageCodec::Steps(_))),
-            expands: self.expands || is(|codec| matches!(codec, PageCodec::LowRank { .. })),
-            over: self.over || over.is_some(),
-        }
+    /// With what is decoded from a chunk's parts.
+    fn with(self, [k, v]: &[Parts; 2]) -> Self {
+        Self { k: self.k.with(k), v: self.v.with(v) }
     }
 
     /// The constants by which shaders leave out what is not there.
-    pub fn constants(self) -> [(&'static str, String); 3] {
-        let count = |is: bool| u32::from(is).to_string();
-        [("STEPS_TOO", count(self.steps)), ("EXPANDS", count(self.expands)), ("OVER", count(self.over))]
+    pub fn constants(self) -> Vec<(&'static str, String)> {
+        let is = |kinds: u32, of: u32| u32::from(kinds & of != 0).to_string();
+        let of = |name, kinds: u32, kind: &str| {
+            let number = KINDS.iter().position(|k| *k == kind).unwrap_or(KINDS.len());
+            (name, is(kinds, 1 << number))
+        };
+        vec![
+            of("K_BASE_EXACT", self.k.base, "EXACT"),
+            of("K_BASE_BY_TOKEN", self.k.base, "BY_TOKEN"),
+            of("K_BASE_BY_CHANNEL", self.k.base, "BY_CHANNEL"),
+            of("K_BASE_PROFILED", self.k.base, "PROFILED"),
+            ("K_BASE_CODES", is(self.k.base, !1)),
+            of("K_OVER_BY_TOKEN", self.k.over, "BY_TOKEN"),
+            of("K_OVER_STEPS", self.k.over, "STEPS"),
+            of("K_OVER_LOW_RANK", self.k.over, "LOW_RANK"),
+            of("V_BASE_EXACT", self.v.base, "EXACT"),
+            of("V_BASE_BY_TOKEN", self.v.base, "BY_TOKEN"),
+            of("V_OVER_BY_TOKEN", self.v.over, "BY_TOKEN"),
+            of("V_OVER_STEPS", self.v.over, "STEPS"),
+            of("V_OVER_LOW_RANK", self.v.over, "LOW_RANK"),
+        ]
+    }
+}
+
+impl Roles {
+    fn with(self, Parts { base, over }: &Parts) -> Self {
+        let kind = |part: &Part| 1 << (part.form.word() & 7);
+        Self { base: self.base | kind(base), over: self.over | over.as_ref().map_or(0, kind) }
     }
 }
 
@@ -209,7 +237,7 @@ impl PartTables {
         let sequences = entries()
             .map(|chunks| chunks.map(&mut both).collect::<Result<Vec<_>, _>>())
             .collect::<Result<Vec<Vec<[Parts; 2]>>, BackendError>>()?;
-        let kinds = sequences.iter().flatten().flatten().fold(Kinds::default(), Kinds::with);
+        let kinds = sequences.iter().flatten().fold(Kinds::default(), Kinds::with);
         Ok(Some(Self { sequences, rope: rope.flatten(), kinds }))
     }
 
@@ -230,7 +258,8 @@ impl PartTables {
 #[derive(Debug)]
 pub(crate) struct PartLoads {
     pool: PoolGeometry,
-    known: HashMap<Form, [u64; CHUNK_TOKENS]>,
+    /// Of keys by tiles of a chunk, of values by tokens.
+    known: HashMap<Form, Vec<u64>>,
 }
 
 impl PartLoads {
@@ -238,56 +267,166 @@ impl PartLoads {
         Self { pool, known: HashMap::new() }
     }
 
-    /// A page's row.
-    pub(crate) fn page(&mut self, parts: Parts, token: usize) -> u64 {
-        self.part(parts.base, token) + parts.over.map_or(0, |over| self.part(over, token))
+    /// A page of one half: number `at` of a chunk's tiles of keys, or of its tokens' values.
+    pub(crate) fn page(&mut self, parts: Parts, at: usize) -> u64 {
+        self.part(parts.base, at) + parts.over.map_or(0, |over| self.part(over, at))
     }
 
     /// The same for a vector that reads beside one that reads `theirs`: nothing of what they share.
-    pub(crate) fn beside(&mut self, parts: Parts, theirs: Parts, token: usize) -> u64 {
+    pub(crate) fn beside(&mut self, parts: Parts, theirs: Parts, at: usize) -> u64 {
         if parts == theirs {
             return 0;
         }
-        let base = if parts.base == theirs.base { 0 } else { self.part(parts.base, token) };
-        base + parts.over.map_or(0, |over| self.part(over, token))
+        let base = if parts.base == theirs.base { 0 } else { self.part(parts.base, at) };
+        base + parts.over.map_or(0, |over| self.part(over, at))
     }
 
-    fn part(&mut self, part: Part, token: usize) -> u64 {
-        let pool = self.pool;
-        self.known.entry(part.form).or_insert_with(|| std::array::from_fn(|t| row(part.form, &pool, t)))
-            [token]
+    fn part(&mut self, part: Part, at: usize) -> u64 {
+        let pool = &self.pool;
+        let known = self.known.entry(part.form).or_insert_with(|| match part.form.half {
+            PageHalf::K => every_head(pool, CHUNK_TOKENS / KEYS, |head, at| {
+                Reader::new(part.form, pool, head, KEYS * at).keys()
+            }),
+            PageHalf::V => every_head(pool, CHUNK_TOKENS, |head, token| {
+                Reader::new(part.form, pool, head, token).values()
+            }),
+        });
+        known.get(at).copied().unwrap_or_default()
+    }
+
+    /// What coefficients add to one vector's values: of some chunks' pages of values, with how many tokens of each are
+    /// read. Neighbours in one form over the same constants are summed together.
+    pub(crate) fn sums(&self, pages: &[(Parts, usize)]) -> u64 {
+        let PoolGeometry { kv_heads, head_dim, .. } = self.pool;
+        let threads = WORKGROUP as usize;
+        let elements = threads * head_dim.div_ceil(threads);
+        let over = |(parts, tokens): &(Parts, usize)| Some((parts.over?, *tokens));
+        let alike = |a: &(Parts, usize), b: &(Parts, usize)| match (over(a), over(b)) {
+            (Some((a, _)), Some((b, _))) => a.form == b.form && a.constants == b.constants,
+            (None, None) => true,
+            _ => false,
+        };
+        let of_run = |run: &[(Parts, usize)]| {
+            let Some((part, _)) = run.first().and_then(over) else { return 0 };
+            let PageCodec::LowRank { rank, coefficients, keeps_first } = part.form.codec else { return 0 };
+            let tokens: usize = run.iter().map(|(_, tokens)| tokens - usize::from(keeps_first)).sum();
+            let rank = usize::from(rank);
+            let portions = rank / (u32::BITS as usize / coefficients.bits()).min(PORTION);
+            // A word of each portion, and its scale.
+            let words = tokens * portions * if coefficients == Coefficients::F16 { 1 } else { 2 };
+            // The mean and every direction, by each thread for its own elements, and the directions' scales.
+            words + rank + (1 + rank) * elements
+        };
+        let words: usize = pages.chunk_by(alike).map(of_run).sum();
+        (kv_heads * words) as u64 * WORD
     }
 }
 
-/// The row of a token, of all KV heads.
-fn row(form: Form, pool: &PoolGeometry, token: usize) -> u64 {
-    (0..pool.kv_heads).map(|kv_head| Reader::new(form, pool, kv_head, token).row()).sum()
+/// Tokens whose keys are read at once.
+const KEYS: usize = CODED_KEYS as usize;
+
+/// Coefficients that a thread sums of a token, at most.
+const PORTION: usize = 8;
+
+/// For each place of a chunk, over all KV heads.
+fn every_head(pool: &PoolGeometry, places: usize, of: impl Fn(usize, usize) -> u64) -> Vec<u64> {
+    (0..places).map(|at| (0..pool.kv_heads).map(|kv_head| of(kv_head, at)).sum()).collect()
 }
 
-/// Reads a row as a kernel does: keys quad by quad, with a word that is still there not loaded again; values a few quads to
-/// a thread, likewise. Words are counted from the page's first.
+/// Reads a part as a kernel does: keys quad by quad, of neighbouring tokens at once, values a few quads to a thread. A word
+/// that is still there is not loaded again. Words are counted from the page's first.
 struct Reader<'a> {
     form: Form,
     pool: &'a PoolGeometry,
     kv_head: usize,
+    /// The first token.
     token: usize,
-    code: Option<usize>,
-    scale: Option<usize>,
-    channel: Option<usize>,
+    /// The word of codes that is there of each token, and the other word.
+    codes: Option<usize>,
+    word: Option<usize>,
     bytes: u64,
 }
 
 impl<'a> Reader<'a> {
     const fn new(form: Form, pool: &'a PoolGeometry, kv_head: usize, token: usize) -> Self {
-        Self { form, pool, kv_head, token, code: None, scale: None, channel: None, bytes: 0 }
+        Self { form, pool, kv_head, token, codes: None, word: None, bytes: 0 }
     }
 
-    fn row(mut self) -> u64 {
-        for quad in 0..self.pool.head_dim.div_ceil(4) {
-            if self.form.half == PageHalf::V && quad.is_multiple_of(CODED_SPAN as usize) {
-                (self.code, self.scale, self.channel) = (None, None, None);
+    const fn quads(&self) -> usize {
+        self.pool.head_dim.div_ceil(4)
+    }
+
+    /// Of a few tokens.
+    fn keys(mut self) -> u64 {
+        let PoolGeometry { kv_heads, head_dim, .. } = *self.pool;
+        let codec = self.form.codec;
+        let layout = CodeLayout::new(codec, PageHalf::K, kv_heads, head_dim);
+        for quad in 0..self.quads() {
+            if quad.is_multiple_of(GROUP_CHANNELS / 4) {
+                self.words(match (codec, layout.and_then(|layout| layout.group)) {
+                    (PageCodec::Exact(_) | PageCodec::LowRank { .. }, _) => 0,
+                    (_, Some(_)) => KEYS,
+                    (_, None) => 1,
+                });
             }
-            self.quad(quad);
+            match codec {
+                PageCodec::Exact(element) => self.bytes += (KEYS * element.bytes(4)) as u64,
+                PageCodec::Steps(width) => (0..KEYS).for_each(|t| self.integers(quad, t, width as usize)),
+                PageCodec::LowRank { rank, coefficients, keeps_first } => {
+                    self.expanded(rank, coefficients, 1);
+                    match self.form.turn {
+                        Turn::Not => {}
+                        Turn::Quads => self.expanded(rank, coefficients, 1),
+                        Turn::Apart => self.expanded(rank, coefficients, 4),
+                    }
+                    self.words(if keeps_first && self.token == 0 { 2 } else { 0 });
+                }
+                PageCodec::Quantised(bits)
+                | PageCodec::Profiled(bits)
+                | PageCodec::Grouped(bits)
+                | PageCodec::Delta(bits) => {
+                    let codes = 4 * quad * bits.count() / 32;
+                    if self.codes.replace(codes) != Some(codes) {
+                        self.words(KEYS);
+                    }
+                    if let Some(at) = layout.and_then(|layout| layout.channels_at) {
+                        for channel in self.pairs(quad) {
+                            self.word((at + self.kv_head * head_dim + channel) / 4);
+                        }
+                    }
+                    self.words(if matches!(codec, PageCodec::Profiled(_)) { 2 } else { 0 });
+                }
+            }
+        }
+        self.bytes
+    }
+
+    /// Of one token, but for what coefficients add.
+    fn values(mut self) -> u64 {
+        let PoolGeometry { kv_heads, head_dim, .. } = *self.pool;
+        let codec = self.form.codec;
+        let layout = CodeLayout::new(codec, PageHalf::V, kv_heads, head_dim);
+        for quad in 0..self.quads() {
+            if quad.is_multiple_of(CODED_SPAN as usize) {
+                self.word = None;
+                let has_step = layout.is_some() || matches!(codec, PageCodec::Steps(_));
+                self.words(usize::from(has_step));
+            }
+            match codec {
+                PageCodec::Exact(element) => self.bytes += element.bytes(4) as u64,
+                PageCodec::Steps(width) => self.integers(quad, 0, width as usize),
+                PageCodec::LowRank { keeps_first, .. } => {
+                    self.words(if keeps_first && self.token == 0 { 2 } else { 0 });
+                }
+                PageCodec::Quantised(bits)
+                | PageCodec::Profiled(bits)
+                | PageCodec::Grouped(bits)
+                | PageCodec::Delta(bits) => {
+                    for channel in self.pairs(quad) {
+                        self.word((self.token * head_dim + channel) * bits.count() / 32);
+                    }
+                }
+            }
         }
         self.bytes
     }
@@ -298,94 +437,32 @@ impl<'a> Reader<'a> {
         [first, if first + 2 < last { first + 2 } else { last }]
     }
 
-    fn quad(&mut self, quad: usize) {
-        let Form { codec, half, turn } = self.form;
-        let PoolGeometry { kv_heads, head_dim, .. } = *self.pool;
-        match codec {
-            PageCodec::Exact(element) => self.bytes += element.bytes(4) as u64,
-            PageCodec::Steps(width) => {
-                self.scale(0);
-                let row = (self.kv_head * CHUNK_TOKENS + self.token) * head_dim;
-                for channel in 4 * quad..4 * quad + 4 {
-                    self.code(4 + (row + channel.min(head_dim - 1)) * width as usize / 4);
-                }
-            }
-            PageCodec::LowRank { rank, coefficients, keeps_first } => {
-                let layout = CoefficientLayout::new(rank, coefficients, keeps_first, kv_heads, head_dim);
-                if let Some(first_at) = layout.first_at.filter(|_| self.token == 0) {
-                    for channel in self.pairs(quad) {
-                        self.code((first_at + 2 * (self.kv_head * head_dim + channel)) / 4);
-                    }
-                    return;
-                }
-                self.expanded(rank.into(), coefficients, &layout, 1);
-                match turn {
-                    Turn::Not => {}
-                    Turn::Quads => self.expanded(rank.into(), coefficients, &layout, 1),
-                    Turn::Apart => self.expanded(rank.into(), coefficients, &layout, 4),
-                }
-            }
-            PageCodec::Quantised(_)
-            | PageCodec::Profiled(_)
-            | PageCodec::Grouped(_)
-            | PageCodec::Delta(_) => {
-                if let Some(layout) = CodeLayout::new(codec, half, kv_heads, head_dim) {
-                    self.codes(quad, &layout);
-                }
-            }
-        }
-    }
-
-    fn codes(&mut self, quad: usize, layout: &CodeLayout) {
+    /// A quad of integers of the token that is so many behind the first.
+    fn integers(&mut self, quad: usize, behind: usize, width: usize) {
         let head_dim = self.pool.head_dim;
-        for channel in self.pairs(quad) {
-            let bit = layout.code_of(self.token, channel, head_dim) * layout.bits.count();
-            self.code(self.kv_head * layout.head_bytes / 4 + bit / 32);
-        }
-        let of_token =
-            layout.group.map_or(0, |group| self.token * head_dim.div_ceil(group) + 4 * quad / group);
-        let index = self.kv_head * layout.head_scales + of_token;
-        self.scale((layout.scales_at + 2 * index) / 4);
-        match (layout.group, layout.channels_at) {
-            (Some(_), _) => {}
-            (None, Some(at)) => {
-                for channel in self.pairs(quad) {
-                    self.channel((at + self.kv_head * head_dim + channel) / 4);
-                }
-            }
-            (None, None) => self.bytes += 2 * WORD,
+        let row = (self.kv_head * CHUNK_TOKENS + self.token + behind) * head_dim;
+        for channel in 4 * quad..4 * quad + 4 {
+            self.word((row + channel.min(head_dim - 1)) * width / 4);
         }
     }
 
-    /// Four channels that stand in so many quads: of each the first row's, and every direction's besides its scale.
-    fn expanded(&mut self, rank: usize, stored: Coefficients, layout: &CoefficientLayout, quads: usize) {
-        self.bytes += (2 * quads + rank * (1 + quads)) as u64 * WORD;
-        for i in 0..rank {
-            self.code((self.token * layout.token_bytes * 8 + i * stored.bits()) / 32);
-            if stored != Coefficients::F16 {
-                let index = self.token * layout.token_scales + i / layout.group;
-                self.scale((layout.scales_at + 2 * index) / 4);
-            }
+    /// Four channels that stand in so many quads: of each the first row's, and every direction's besides its scale; and the
+    /// coefficients of every token.
+    fn expanded(&mut self, rank: u8, stored: Coefficients, quads: usize) {
+        let PoolGeometry { kv_heads, head_dim, .. } = *self.pool;
+        let layout = CoefficientLayout::new(rank, stored, false, kv_heads, head_dim);
+        self.words(2 * quads + usize::from(rank) * (1 + quads));
+        self.words(KEYS * (layout.token_bytes / 4 + layout.token_scales));
+    }
+
+    fn words(&mut self, words: usize) {
+        self.bytes += words as u64 * WORD;
+    }
+
+    fn word(&mut self, word: usize) {
+        if self.word.replace(word) != Some(word) {
+            self.words(1);
         }
-    }
-
-    fn code(&mut self, word: usize) {
-        load(&mut self.code, word, &mut self.bytes);
-    }
-
-    fn scale(&mut self, word: usize) {
-        load(&mut self.scale, word, &mut self.bytes);
-    }
-
-    fn channel(&mut self, word: usize) {
-        load(&mut self.channel, word, &mut self.bytes);
-    }
-}
-
-fn load(last: &mut Option<usize>, word: usize, bytes: &mut u64) {
-    if *last != Some(word) {
-        *last = Some(word);
-        *bytes += WORD;
     }
 }
 
@@ -397,14 +474,17 @@ mod tests {
 
     use super::*;
 
-    /// What reading a row loads, per KV head and relative to f16 numbers, as the documentation says it.
+    /// What reading a token loads, per KV head and relative to f16 numbers, as the documentation says it.
     #[test]
     fn loads_fall_with_the_bits_of_codes() {
         let pool =
             PoolGeometry { layers: 1, kv_heads: 2, head_dim: 128, slots: 1, element: PageElement::F16 };
         let bytes = |codec, half| {
-            let form = Form { codec, half, turn: Turn::Not };
-            (0..CHUNK_TOKENS).map(|token| row(form, &pool, token)).sum::<u64>() / (2 * 16)
+            let part = Part { form: Form { codec, half, turn: Turn::Not }, at: 0, constants: 0 };
+            let mut loads = PartLoads::new(pool);
+            let places = if half == PageHalf::K { CHUNK_TOKENS / KEYS } else { CHUNK_TOKENS };
+            let parts = Parts { base: part, over: None };
+            (0..places).map(|at| loads.page(parts, at)).sum::<u64>() / (2 * 16)
         };
         let low_rank = PageCodec::LowRank {
             rank: 16,
@@ -413,15 +493,22 @@ mod tests {
         };
         for (codec, k, v) in [
             (PageElement::F16.into(), 256, 256),
-            // Of values a scale for each thread, which has eight codes.
-            (PageCodec::Grouped(Bits::Eight), 128 + 8, 128 + 64),
-            (PageCodec::Delta(Bits::Four), 64 + 8, 64 + 64),
-            (PageCodec::Delta(Bits::Two), 32 + 8, 64 + 64),
-            // Each channel's own part, once more for each token.
-            (PageCodec::Quantised(Bits::Eight), 128 + 4 + 128, 128 + 64),
-            (low_rank, 32 * (8 + 16 * 8) + 32 * 8 + 4, 32 * (8 + 16 * 8 + 8) + 64),
+            // A scale for each group of 32 channels of keys, and of values for each thread, which has eight codes.
+            (PageCodec::Grouped(Bits::Eight), 128 + 16, 128 + 64),
+            (PageCodec::Delta(Bits::Four), 64 + 16, 64 + 64),
+            (PageCodec::Delta(Bits::Two), 32 + 16, 64 + 64),
+            // Each channel's own part, once for four tokens.
+            (PageCodec::Quantised(Bits::Eight), 128 + 4 + 32, 128 + 64),
+            // The directions once for four tokens, the coefficients once more for each four channels; values' are sums.
+            (low_rank, 8 * (8 + 16 * 8) + 32 * 12, 0),
         ] {
             assert_eq!([bytes(codec, PageHalf::K), bytes(codec, PageHalf::V)], [k, v], "{codec}");
         }
+        // Of a block of values: two words and two scales of each token's coefficients, and 17 rows of constants.
+        let part =
+            |codec| Part { form: Form { codec, half: PageHalf::V, turn: Turn::Not }, at: 0, constants: 0 };
+        let parts = Parts { base: part(PageElement::F16.into()), over: Some(part(low_rank)) };
+        let loads = PartLoads::new(pool).sums(&[(parts, 16); 16]);
+        assert_eq!(loads / 2, 256 * 16 + 4 * 16 + 17 * 4 * 128);
     }
 }

@@ -8,7 +8,7 @@ use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, PoolGeometr
 
 use crate::command::word;
 use crate::cost;
-use crate::decide::{AttentionTile, ROW_TILE, Strategy};
+use crate::decide::{AttentionTile, CODED_KEYS, ROW_TILE, Strategy};
 use crate::parts::{PartLoads, PartTables, Parts};
 
 /// A list in the tables: its first word and its entries.
@@ -222,6 +222,16 @@ struct Block {
     length: u32,
 }
 
+impl Block {
+    /// Chunks of the row's sequence.
+    const fn chunks(self) -> usize {
+        (self.length as usize).div_ceil(CHUNK_TOKENS)
+    }
+}
+
+/// Neighbouring tokens whose coded keys are read at once.
+const KEYS: usize = CODED_KEYS as usize;
+
 /// The coded pages of a band, and what they load.
 struct Coded<'a> {
     parts: &'a PartTables,
@@ -242,24 +252,38 @@ impl Coded<'_> {
 
     /// Bytes that rows load of a block from `first` on together, the longest of them first.
     fn reads(&mut self, rows: &[Row], group: &[Block], first: u32, read: BlockRead) -> u64 {
+        let end = (first + read.count) as usize;
+        let skipped = (first + read.skipped) as usize;
+        let keys = (skipped / KEYS * KEYS..end).step_by(KEYS).map(|at| (at, 0, KEYS));
+        let values = (skipped / CHUNK_TOKENS * CHUNK_TOKENS..end).map(|at| (at, 1, 1));
         let mut bytes = 0;
-        for token in (first + read.skipped) / CHUNK_TOKENS as u32 * CHUNK_TOKENS as u32..first + read.count {
-            let (chunk, of_chunk) = (token as usize / CHUNK_TOKENS, token as usize % CHUNK_TOKENS);
-            // Keys from the first token that is seen, values from its chunk's first.
-            let halves = if token < first + read.skipped { 1..2 } else { 0..2 };
+        for (token, half, width) in keys.chain(values) {
+            let (chunk, at) = (token / CHUNK_TOKENS, token % CHUNK_TOKENS / width);
             let of = |block: &Block| self.parts(&rows[block.row as usize], chunk);
             let Some(theirs) = group.first().and_then(of) else { continue };
-            let reached =
-                group.iter().skip(1).filter(|block| chunk < (block.length as usize).div_ceil(CHUNK_TOKENS));
-            let others: Vec<[Parts; 2]> = reached.filter_map(of).collect();
-            for half in halves {
-                bytes += self.loads.page(theirs[half], of_chunk);
-                for own in &others {
-                    bytes += self.loads.beside(own[half], theirs[half], of_chunk);
-                }
+            let others: Vec<[Parts; 2]> =
+                group.iter().skip(1).filter(|block| chunk < block.chunks()).filter_map(of).collect();
+            bytes += self.loads.page(theirs[half], at);
+            for own in &others {
+                bytes += self.loads.beside(own[half], theirs[half], at);
             }
         }
         bytes
+            + group
+                .iter()
+                .map(|block| self.sums(&rows[block.row as usize], block.chunks(), first, read))
+                .sum::<u64>()
+    }
+
+    /// Bytes of coefficients of values that one vector loads of a block from `first` on, of the chunks below a number.
+    fn sums(&self, row: &Row, chunks: usize, first: u32, read: BlockRead) -> u64 {
+        let (from, end) = ((first + read.skipped) as usize, (first + read.count) as usize);
+        let chunks = from / CHUNK_TOKENS..end.div_ceil(CHUNK_TOKENS).min(chunks);
+        let pages = chunks.filter_map(|chunk| {
+            let [_, values] = self.parts(row, chunk)?;
+            Some((values, (end - chunk * CHUNK_TOKENS).min(CHUNK_TOKENS)))
+        });
+        self.loads.sums(&pages.collect::<Vec<_>>())
     }
 }
 
@@ -323,7 +347,7 @@ fn attention_rows(
                 for (rows, at) in behind.chunks(size).zip((first_behind..).step_by(size)) {
                     coded_tiles.extend([at, word(rows.len())]);
                     if let Some(coded) = &mut coded {
-                        coded_rows.tile_pages += tile_bytes(coded, rows, tile.window);
+                        coded_rows.tile_pages += tile_bytes(coded, rows, tile);
                     }
                 }
             }
@@ -394,18 +418,20 @@ fn tile_reads(rows: &[Row], window: Option<u32>) -> Vec<BlockRead> {
     blocks.map(|at| BlockRead { skipped: from.max(at) - at, count: (to - at).min(split), again: 0 }).collect()
 }
 
-/// Bytes of coded pages that a tile of prompt rows loads.
-fn tile_bytes(coded: &mut Coded<'_>, rows: &[Row], window: Option<u32>) -> u64 {
+/// Bytes of coded pages that a tile of prompt rows loads: coefficients of values once for each vector of rows.
+fn tile_bytes(coded: &mut Coded<'_>, rows: &[Row], tile: AttentionTiles) -> u64 {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return 0 };
     let split = ATTENTION_SPLIT as u32;
-    let from = seen_from(first.position + 1, window) / split * split;
+    let from = seen_from(first.position + 1, tile.window) / split * split;
     let block = Block { row: 0, state: 0, length: last.position + 1 };
+    let again = u64::from(tile.prefill.div_ceil(4) - 1);
     let starts = (from..).step_by(ATTENTION_SPLIT);
-    tile_reads(rows, window)
-        .iter()
-        .zip(starts)
-        .map(|(read, at)| coded.reads(std::slice::from_ref(last), &[block], at, *read))
-        .sum()
+    let reads = tile_reads(rows, tile.window);
+    let bytes = reads.iter().zip(starts).map(|(read, at)| {
+        let once = coded.reads(std::slice::from_ref(last), &[block], at, *read);
+        once + again * coded.sums(last, block.chunks(), at, *read)
+    });
+    bytes.sum()
 }
 
 /// What generated rows read of a block together: a page that is not the first row's is read once more.

@@ -39,6 +39,9 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/attention_block.wgsl",
     "lib/attention_store.wgsl",
     "lib/bound.wgsl",
+    "lib/coded_quad.wgsl",
+    "lib/coefficient_sums.wgsl",
+    "lib/coefficients.wgsl",
     "lib/dot_codes.wgsl",
     "lib/f16_bits.wgsl",
     "lib/fma_quad.wgsl",
@@ -47,6 +50,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/grid.wgsl",
     "lib/half_integer.wgsl",
     "lib/half_native.wgsl",
+    "lib/keys_coded.wgsl",
     "lib/lanes_memory.wgsl",
     "lib/lanes_subgroup.wgsl",
     "lib/leave_rows.wgsl",
@@ -98,6 +102,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/tile_dots_matrix.wgsl",
     "lib/tile_loads.wgsl",
     "lib/tile_sums.wgsl",
+    "lib/values_coded.wgsl",
     "lib/weight_bf16.wgsl",
     "lib/weight_f16.wgsl",
     "lib/weight_f32.wgsl",
@@ -105,6 +110,8 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/weight_q4_0.wgsl",
     "lib/weight_q8_0.wgsl",
     "lib/weight_quant.wgsl",
+    "lib/words_abreast_1.wgsl",
+    "lib/words_abreast_4.wgsl",
 ];
 
 #[cfg(test)]

@@ -77,6 +77,7 @@ impl Variant {
             ("CHUNK", CHUNK_TOKENS as u32),
             ("GROUP", GROUP_CHANNELS as u32),
             ("ROW_WORDS", row_words(element, head_dim)),
+            ("TILE", 1),
             ("WORDS", 4),
             ("CONSTANTS", 5),
             ("TABLE", 6),
