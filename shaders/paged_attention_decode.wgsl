@@ -4,7 +4,7 @@
 // joins in order.
 struct Params {
     items: u32,         // blocks of all rows
-    items_at: u32,      // (first position, rows, a row and its state for each vector), in tables
+    items_at: u32,      // ITEM_WORDS for each, in tables
     records_at: u32,    // (position, sequence) of each row, in tables
     directory_at: u32,  // of the layer's page tables, in tables
     heads: u32,
@@ -32,7 +32,8 @@ struct Params {
 #include "lib/softcap_scores.wgsl"
 #include "lib/attention_block.wgsl"
 
-const ITEM_WORDS: u32 = 2u + 2u * ${VECTORS}u;
+// First position, rows, tokens that all rows read on the same bases, and a row and its state for each vector.
+const ITEM_WORDS: u32 = 3u + 2u * ${VECTORS}u;
 
 @compute @workgroup_size(${WORKGROUP})
 fn paged_attention_decode(
@@ -59,7 +60,7 @@ fn paged_attention_decode(
     pages.vectors = rows;
     var skipped = ${SPLIT}u;
 #repeat v ${VECTORS}
-    let row_${v} = tables[item_at + 2u + 2u * select(0u, ${v}u, ${v}u < rows)];
+    let row_${v} = tables[item_at + 3u + 2u * select(0u, ${v}u, ${v}u < rows)];
     let length_${v} = tables[params.records_at + 2u * row_${v}] + 1u;
     let start_${v} = length_${v} - min(length_${v}, params.window);
     skipped = min(skipped, max(start_${v}, first) - first);
@@ -89,6 +90,7 @@ fn paged_attention_decode(
         first,
         skipped,
         count,
+        tables[item_at + 2u],
 #repeat v ${VECTORS}
         abreast_u(start_${v}),
         abreast_u(length_${v}),
@@ -96,7 +98,7 @@ fn paged_attention_decode(
     );
 #repeat v ${VECTORS}
     if (${v}u < rows) {
-        let state = tables[item_at + 3u + 2u * ${v}u];
+        let state = tables[item_at + 4u + 2u * ${v}u];
 #repeat l ${ABREAST}
         if (first_head + ${l}u < heads_per_kv) {
             let head = kv_head * heads_per_kv + first_head + ${l}u;

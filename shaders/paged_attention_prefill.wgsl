@@ -95,6 +95,7 @@ fn paged_attention_prefill(
             first,
             max(seen_from, first) - first,
             min(longest - first, ${SPLIT}u),
+            ${SPLIT}u,
 #repeat v ${VECTORS}
             start_${v},
             length_${v},

@@ -10,7 +10,8 @@
 // such groups take turns over a chunk's tokens.
 //
 // Vectors may be rows of different sequences (lib/pages_apart) or of one (lib/pages_one). Either way a page that
-// several of them read is loaded once, for all of them.
+// several of them read is loaded once, for all of them. Of different sequences the first tokens, up to `together`, are known
+// to be of pages that all share, or share the base of: what runs both sides of a branch need not look there.
 var<workgroup> queries: array<abreast, ${VECTORS}u * ${QUADS}u * 4u>;      // (VECTORS, head_dim)
 // First (VECTORS, token) scores and weights, then (VECTORS, 4, thread) sums of values.
 var<workgroup> scores: array<abreast, ${VECTORS}u * ${SPLIT}u>;
@@ -48,18 +49,26 @@ fn attend_block(
     first: u32,
     skipped: u32,
     count: u32,
+    together: u32,
 #repeat v ${VECTORS}
     start_${v}: abreast_u,
     length_${v}: abreast_u,
 #end
 ) -> Block {
     var block: Block;
+    let begins_0 = 0u;
+    let ends_${LAST_PHASE} = count;
+#repeat p ${LAST_PHASE}
+    let ends_0 = min(together, count);
+    let begins_1 = together;
+#end
     let first_chunk = first / ${CHUNK}u;
 
 #repeat v ${VECTORS}
     var largest_${v} = abreast(MASKED);
 #end
-    for (var token = ${TILE}u * thread; token < count; token += ${TILE}u * ${WORKGROUP}u) {
+#repeat p ${PHASES}
+    for (var token = begins_${p} + ${TILE}u * thread; token < ends_${p}; token += ${TILE}u * ${WORKGROUP}u) {
         if (token + ${TILE}u <= skipped) {
 #repeat v ${VECTORS}
 #repeat t ${TILE}
@@ -68,7 +77,7 @@ fn attend_block(
 #end
             continue;
         }
-        ${ROWS} rows = key_rows(pages, first_chunk + token / ${CHUNK}u, kv_head, token % ${CHUNK}u);
+        ${ROWS} rows = key_rows(pages, first_chunk + token / ${CHUNK}u, kv_head, token % ${CHUNK}u, ${p}u + 1u < ${PHASES}u);
 #repeat v ${VECTORS}
 #repeat t ${TILE}
         var dot_${v}_${t} = abreast(0.0);
@@ -99,6 +108,7 @@ fn attend_block(
 #end
 #end
     }
+#end
 #repeat v ${VECTORS}
     shares[${v}u * ${WORKGROUP}u + thread] = largest_${v};
 #end
@@ -140,10 +150,11 @@ fn attend_block(
     let lane = thread % ${LANES}u;
     let group = thread / ${LANES}u;
     if (group < ${GROUPS}u) {
-        for (var chunk = skipped / ${CHUNK}u; chunk * ${CHUNK}u < count; chunk++) {
+#repeat p ${PHASES}
+        for (var chunk = max(begins_${p}, skipped) / ${CHUNK}u; chunk * ${CHUNK}u < ends_${p}; chunk++) {
             let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
             for (var token = group; token < tokens; token += ${GROUPS}u) {
-                ${ROWS} rows = value_rows(pages, first_chunk + chunk, kv_head, token, lane * ${SPAN}u);
+                ${ROWS} rows = value_rows(pages, first_chunk + chunk, kv_head, token, lane * ${SPAN}u, ${p}u + 1u < ${PHASES}u);
 #repeat v ${VECTORS}
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
                 let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
@@ -164,6 +175,7 @@ fn attend_block(
                 }
             }
         }
+#end
     }
 #repeat low_rank ${V_OVER_LOW_RANK}
     workgroupBarrier();

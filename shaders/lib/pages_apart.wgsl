@@ -1,6 +1,6 @@
 // Vectors read a sequence each. Where their tables name the same page it is loaded once for all of them, and
 // once for each where they do not. The first vector's sequence is the longest: what another does not reach is
-// the first one's page, of which nothing is counted.
+// the first one's page, of which nothing is counted. Where pages are known to be the same, `together`, nothing is looked for.
 struct Pages {
 #repeat v ${VECTORS}
     at_${v}: u32,
@@ -33,11 +33,11 @@ struct ValueQuads {
 }
 
 // The words of the stripe where head `kv_head` of `token` of a chunk starts for each vector.
-fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> Rows {
+fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32, together: bool) -> Rows {
     return Rows(
 #repeat v ${VECTORS}
         page_row(
-            chunk_entry(select(pages.at_0, pages.at_${v}, chunk < pages.chunks_${v}), chunk, page),
+            chunk_entry(select(pages.at_0, pages.at_${v}, !together && chunk < pages.chunks_${v}), chunk, page),
             kv_head,
             token,
         ),
@@ -45,8 +45,8 @@ fn page_rows(pages: Pages, chunk: u32, page: u32, kv_head: u32, token: u32) -> R
     );
 }
 
-fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> Rows {
-    return page_rows(pages, chunk, K_PAGE, kv_head, token);
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) -> Rows {
+    return page_rows(pages, chunk, K_PAGE, kv_head, token, together);
 }
 
 fn key_quads(rows: Rows, quad: u32) -> KeyQuads {
@@ -58,8 +58,8 @@ fn key_quads(rows: Rows, quad: u32) -> KeyQuads {
     );
 }
 
-fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> Rows {
-    return page_rows(pages, chunk, V_PAGE, kv_head, token);
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32, together: bool) -> Rows {
+    return page_rows(pages, chunk, V_PAGE, kv_head, token, together);
 }
 
 fn value_quads(rows: Rows, quad: u32) -> ValueQuads {

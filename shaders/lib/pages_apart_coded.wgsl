@@ -1,7 +1,7 @@
 // Vectors read a sequence each, whose pages may be in any codec. A base that several of their pages lie over, or are, is
 // loaded once for all of them, and what lies over it for each; where their tables name the same page, that is too. The
 // first vector's sequence is the longest: what another does not reach is the first one's page, of which nothing is
-// counted.
+// counted. Where bases are known to be the same, `together`, nothing is looked for.
 #include "lib/coefficients.wgsl"
 #include "lib/keys_coded.wgsl"
 #include "lib/values_coded.wgsl"
@@ -64,7 +64,7 @@ struct ValueQuads {
 #end
 }
 
-fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> KeyRows {
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) -> KeyRows {
     var rows: KeyRows;
     rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
     let within = (2u * chunk + K_PAGE) * 2u * PART_WORDS;
@@ -74,7 +74,7 @@ fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> KeyRows {
     rows.row_${v}.over = part_at(entry_${v} + PART_WORDS);
     rows.row_${v}.base_cache = nothing_loaded();
     rows.row_${v}.over_cache = nothing_loaded();
-    rows.row_${v}.same_base = same_part(rows.row_0.base, rows.row_${v}.base);
+    rows.row_${v}.same_base = together || same_part(rows.row_0.base, rows.row_${v}.base);
     rows.row_${v}.same_page = rows.row_${v}.same_base && same_part(rows.row_0.over, rows.row_${v}.over);
 #end
     return rows;
@@ -121,7 +121,7 @@ fn key_quads(rows: ptr<function, KeyRows>, quad: u32) -> KeyQuads {
 }
 
 // From a quad on, of as many as share a step.
-fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> ValueRows {
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32, together: bool) -> ValueRows {
     var rows: ValueRows;
     rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
     let within = (2u * chunk + V_PAGE) * 2u * PART_WORDS;
@@ -131,7 +131,7 @@ fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> 
     rows.row_${v}.over = part_at(entry_${v} + PART_WORDS);
     rows.row_${v}.base_cache = nothing_loaded();
     rows.row_${v}.over_cache = nothing_loaded();
-    rows.row_${v}.same_base = same_part(rows.row_0.base, rows.row_${v}.base);
+    rows.row_${v}.same_base = together || same_part(rows.row_0.base, rows.row_${v}.base);
     rows.row_${v}.same_page = rows.row_${v}.same_base && same_part(rows.row_0.over, rows.row_${v}.over);
 #end
     rows.row_0.base_step = base_value_step(rows.row_0.base, rows.spot, quad);

@@ -21,7 +21,7 @@ struct ValueQuads {
 }
 
 // The words of the stripe where head `kv_head` of `token` of a chunk starts.
-fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> u32 {
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) -> u32 {
     return page_row(chunk_entry(pages.at, chunk, K_PAGE), kv_head, token);
 }
 
@@ -34,7 +34,7 @@ fn key_quads(row: u32, quad: u32) -> KeyQuads {
     );
 }
 
-fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> u32 {
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32, together: bool) -> u32 {
     return page_row(chunk_entry(pages.at, chunk, V_PAGE), kv_head, token);
 }
 

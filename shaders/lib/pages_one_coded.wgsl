@@ -39,7 +39,7 @@ struct ValueQuads {
 #end
 }
 
-fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32) -> KeyRows {
+fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) -> KeyRows {
     var rows: KeyRows;
     let entry = pages.at + (2u * chunk + K_PAGE) * 2u * PART_WORDS;
     rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
@@ -71,7 +71,7 @@ fn key_quads(rows: ptr<function, KeyRows>, quad: u32) -> KeyQuads {
 }
 
 // From a quad on, of as many as share a step.
-fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32) -> ValueRows {
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32, together: bool) -> ValueRows {
     var rows: ValueRows;
     let entry = pages.at + (2u * chunk + V_PAGE) * 2u * PART_WORDS;
     rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);

@@ -119,6 +119,8 @@ impl Variant {
             Some((_, Pages::Coded(_))) => (decide::CODED_KEYS, GROUP_CHANNELS as u32 / 4),
             Some((_, Pages::Exact)) | None => (1, tile.quads()),
         };
+        // Rows of several sequences first read what they share, then the rest.
+        let last_phase = u32::from(matches!(self, Self::Decode(..)) && tile.vectors > 1);
         let numbers = [
             ("WORKGROUP", WORKGROUP),
             ("HEAD_DIM", tile.head_dim),
@@ -126,6 +128,8 @@ impl Variant {
             ("VECTORS", tile.vectors),
             ("QUERY_ROWS", tile.queries()),
             ("QUADS", tile.quads()),
+            ("PHASES", last_phase + 1),
+            ("LAST_PHASE", last_phase),
             ("TILE", keys),
             ("STRETCH", stretch),
             ("SPAN", span),

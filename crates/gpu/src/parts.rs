@@ -29,6 +29,10 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    pub(crate) const fn at(self) -> u32 {
+        self.at
+    }
+
     fn words(self) -> [u32; 3] {
         [self.at, self.form.word(), self.constants]
     }
@@ -178,9 +182,9 @@ impl Parts {
         matches!(self.base.form.codec, PageCodec::Exact(_)) && self.over.is_none()
     }
 
-    /// Where what stands alone is.
-    pub(crate) const fn base_at(self) -> u32 {
-        self.base.at
+    /// What stands alone.
+    pub(crate) const fn base(self) -> Part {
+        self.base
     }
 
     /// The words by which kernels know the page itself.

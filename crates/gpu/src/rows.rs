@@ -9,7 +9,7 @@ use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, PoolGeometr
 use crate::command::word;
 use crate::cost;
 use crate::decide::{AttentionTile, CODED_KEYS, ROW_TILE, Strategy};
-use crate::parts::{PartLoads, PartTables, Parts};
+use crate::parts::{Part, PartLoads, PartTables, Parts};
 
 /// A list in the tables: its first word and its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,10 +44,11 @@ pub(crate) struct MatmulRows {
 /// Rows as `paged_attention` sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttentionRows {
-    /// `(first position, 1, row, state)` of every block that a generated row reads alone.
+    /// `(first position, 1, tokens of a block, row, state)` of every block that a generated row reads alone.
     pub alone: List,
-    /// `(first position, rows, a row and its state for each)` of every block that generated rows read together, the
-    /// longest sequence first; behind the last row it is repeated.
+    /// `(first position, rows, tokens, a row and its state for each)` of every block that generated rows read together, the
+    /// longest sequence first; behind the last row it is repeated. The first so many tokens are of pages that all rows read,
+    /// or that those lie over which they read.
     pub shared: List,
     /// `(row, state of its first block, blocks)` of every generated row.
     pub merges: List,
@@ -243,6 +244,11 @@ impl Coded<'_> {
         self.parts.sequences.get(row.sequence as usize)?.get(chunk).copied()
     }
 
+    /// What a chunk's pages are, or lie over.
+    fn bases(&self, row: &Row, chunk: usize) -> Option<[Part; 2]> {
+        Some(self.parts(row, chunk)?.map(Parts::base))
+    }
+
     /// Whether any of a sequence's pages is coded, from one chunk to below another.
     fn has_any(&self, row: &Row, chunks: std::ops::Range<usize>) -> bool {
         let parts = self.parts.sequences.get(row.sequence as usize).map_or(&[][..], Vec::as_slice);
@@ -317,7 +323,9 @@ fn attention_rows(
                         let chunks = chunk..length.min(first + SPLIT).div_ceil(CHUNK_TOKENS as u32) as usize;
                         let of_block = coded.as_ref().filter(|coded| coded.has_any(row, chunks));
                         let start = match of_block {
-                            Some(coded) => coded.parts(row, chunk).map(|parts| parts.map(Parts::base_at)),
+                            Some(coded) => {
+                                coded.parts(row, chunk).map(|parts| parts.map(|parts| parts.base().at()))
+                            }
                             None => page(row, chunk),
                         };
                         let key = (first, start, of_block.is_some());
@@ -363,6 +371,14 @@ fn attention_rows(
             let is_alone = group.len() == 1;
             let width = if is_alone { 1 } else { tile.shared as usize };
             let reads = group_reads(rows, group, first, tile.window, &page);
+            let is_same = |a: &Block, b: &Block, chunk: usize| {
+                let [a, b] = [a, b].map(|block| &rows[block.row as usize]);
+                match coded.as_ref().filter(|_| is_coded) {
+                    Some(coded) => coded.bases(a, chunk) == coded.bases(b, chunk),
+                    None => page(a, chunk) == page(b, chunk),
+                }
+            };
+            let together = together_from(group, first, is_same);
             let items = match (&mut coded, is_alone) {
                 (Some(coded), true) if is_coded => {
                     coded_rows.alone_pages += coded.reads(rows, group, first, reads);
@@ -381,20 +397,20 @@ fn attention_rows(
                     &mut shared
                 }
             };
-            items.extend([first, word(group.len())]);
+            items.extend([first, word(group.len()), together]);
             items.extend((0..width).flat_map(|i| {
                 let block = group[i.min(group.len() - 1)];
                 [block.row, block.state]
             }));
         }
     }
-    coded_rows.alone = list(tables, 4, coded_alone);
-    coded_rows.shared = list(tables, 2 + 2 * tile.shared as usize, coded_shared);
+    coded_rows.alone = list(tables, ITEM_WORDS + 2, coded_alone);
+    coded_rows.shared = list(tables, ITEM_WORDS + 2 * tile.shared as usize, coded_shared);
     coded_rows.tiles = list(tables, 2, coded_tiles);
     AttentionRows {
         coded: coded_rows,
-        alone: list(tables, 4, alone),
-        shared: list(tables, 2 + 2 * tile.shared as usize, shared),
+        alone: list(tables, ITEM_WORDS + 2, alone),
+        shared: list(tables, ITEM_WORDS + 2 * tile.shared as usize, shared),
         merges: list(tables, 3, merges),
         states,
         tiles: list(tables, 2, tiles),
@@ -402,6 +418,21 @@ fn attention_rows(
         shared_blocks,
         tile_blocks,
     }
+}
+
+/// Words of a block before its rows.
+const ITEM_WORDS: usize = 3;
+
+/// Tokens of the block from `first` on whose pages, or what they lie over, are the same for all rows, up to the first chunk
+/// where they are not. What a row does not reach is as the longest one's.
+fn together_from(group: &[Block], first: u32, is_same: impl Fn(&Block, &Block, usize) -> bool) -> u32 {
+    let first = first as usize / CHUNK_TOKENS;
+    let all_same = |chunk: &usize| {
+        let mut others = group.iter().skip(1).filter(|block| *chunk < block.chunks());
+        others.all(|block| is_same(&group[0], block, *chunk))
+    };
+    let chunks = ATTENTION_SPLIT / CHUNK_TOKENS;
+    word((first..first + chunks).take_while(all_same).count() * CHUNK_TOKENS)
 }
 
 /// The first position that a row of so many tokens sees.
@@ -512,14 +543,14 @@ mod tests {
         let mut tables = Vec::new();
         let page = |row: &Row, _| Some([row.sequence; 2]);
         let found = attention_rows(&rows, ALONE, page, None, &mut tables);
-        let alone = [[0, 1, 0, 0], [0, 1, 5, 1], [256, 1, 5, 2]];
-        assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
+        let alone = [[0, 1, 256, 0, 0], [0, 1, 256, 5, 1], [256, 1, 256, 5, 2]];
+        assert_eq!(words(&tables, found.alone, 5), alone.as_flattened());
         assert_eq!(words(&tables, found.merges, 3), [0, 0, 1, 5, 1, 2]);
         assert_eq!(words(&tables, found.tiles, 2), [1, 2, 3, 1, 4, 1]);
         assert_eq!((found.states, found.shared.count), (3, 0));
         let windowed = AttentionTiles { window: Some(1), ..ALONE };
         let found = attention_rows(&rows, windowed, page, None, &mut tables);
-        assert_eq!(words(&tables, found.alone, 4), [[0, 1, 0, 0], [256, 1, 5, 1]].as_flattened());
+        assert_eq!(words(&tables, found.alone, 5), [[0, 1, 256, 0, 0], [256, 1, 256, 5, 1]].as_flattened());
     }
 
     #[test]
@@ -534,10 +565,10 @@ mod tests {
             |row: &Row, chunk| Some([if row.sequence == 3 || chunk > 0 { row.sequence } else { 9 }; 2]);
         let tiles = AttentionTiles { shared: 3, ..ALONE };
         let found = attention_rows(&rows, tiles, page, None, &mut tables);
-        // Rows 1, 2 and 0 share a workgroup; row 4 shares their page too, but is one too many.
-        assert_eq!(words(&tables, found.shared, 8), [0, 3, 1, 1, 2, 3, 0, 0]);
-        let alone = [[0, 1, 4, 5], [256, 1, 1, 2], [0, 1, 3, 4]];
-        assert_eq!(words(&tables, found.alone, 4), alone.as_flattened());
+        // Rows 1, 2 and 0 share a workgroup and the first chunk's tokens; row 4 shares their page too, but is one too many.
+        assert_eq!(words(&tables, found.shared, 9), [0, 3, 16, 1, 1, 2, 3, 0, 0]);
+        let alone = [[0, 1, 256, 4, 5], [256, 1, 256, 1, 2], [0, 1, 256, 3, 4]];
+        assert_eq!(words(&tables, found.alone, 5), alone.as_flattened());
         // Of row 2 and row 0 the first page is row 1's, the others are not: K and V of the second chunk's tokens of
         // row 2, which is as long as 31.
         assert_eq!(found.shared_blocks, [BlockRead { skipped: 0, count: 256, again: 2 * 16 }]);
