@@ -50,9 +50,14 @@ fn paged_attention_decode(
     let item_at = params.items_at + item * ITEM_WORDS;
     let first = tables[item_at];
     let rows = tables[item_at + 1u];
-    let kv_head = (index % vectors) / params.vectors;
+    // Counted and not divided: compilers divide anew wherever the result is used, in the innermost loops.
+    var kv_head = 0u;
+    var vector = index % vectors;
+    for (; vector >= params.vectors; vector -= params.vectors) {
+        kv_head++;
+    }
     let heads_per_kv = params.heads / params.kv_heads;
-    let first_head = (index % params.vectors) * ${ABREAST}u;
+    let first_head = vector * ${ABREAST}u;
 
     // Lanes behind the last head of the group repeat it, vectors behind the last row the first one, whose pages are
     // read anyway; neither is stored.

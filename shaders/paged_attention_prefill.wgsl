@@ -54,7 +54,12 @@ fn paged_attention_prefill(
     let longest = tables[last_record] + 1u;
     let pages = Pages(pages_of(tables[last_record + 1u]));
     let head = index % params.heads;
-    let kv_head = head / (params.heads / params.kv_heads);
+    // Counted and not divided: compilers divide anew wherever the result is used, in the innermost loops.
+    let heads_per_kv = params.heads / params.kv_heads;
+    var kv_head = 0u;
+    for (var before = head; before >= heads_per_kv; before -= heads_per_kv) {
+        kv_head++;
+    }
 
     // Lanes behind the last row repeat it and are not stored.
 #repeat v ${VECTORS}

@@ -77,7 +77,7 @@ fn attend_block(
 #end
             continue;
         }
-        ${ROWS} rows = key_rows(pages, first_chunk + token / ${CHUNK}u, kv_head, token % ${CHUNK}u, ${p}u + 1u < ${PHASES}u);
+        var rows = key_rows(pages, first_chunk + token / ${CHUNK}u, kv_head, token % ${CHUNK}u, ${p}u + 1u < ${PHASES}u);
 #repeat v ${VECTORS}
 #repeat t ${TILE}
         var dot_${v}_${t} = abreast(0.0);
@@ -88,7 +88,7 @@ fn attend_block(
             group_of_keys(&rows, group);
 #end
             for (var quad = group; quad < min(group + ${STRETCH}u, ${QUADS}u); quad++) {
-                let keys = key_quads(${OF}rows, quad);
+                let keys = key_quads(&rows, quad);
 #repeat v ${VECTORS}
 #repeat e 4
                 let query_${v}_${e} = queries[${v}u * ${QUADS}u * 4u + quad * 4u + ${e}u];
@@ -153,15 +153,16 @@ fn attend_block(
 #repeat p ${PHASES}
         for (var chunk = max(begins_${p}, skipped) / ${CHUNK}u; chunk * ${CHUNK}u < ends_${p}; chunk++) {
             let tokens = min(count - chunk * ${CHUNK}u, ${CHUNK}u);
+            var rows = value_rows(pages, first_chunk + chunk, kv_head, ${p}u + 1u < ${PHASES}u);
             for (var token = group; token < tokens; token += ${GROUPS}u) {
-                ${ROWS} rows = value_rows(pages, first_chunk + chunk, kv_head, token, lane * ${SPAN}u, ${p}u + 1u < ${PHASES}u);
+                token_of_values(&rows, token, lane * ${SPAN}u);
 #repeat v ${VECTORS}
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
                 let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
 #end
                 // A loop: what decodes a quad is long, and is compiled once.
                 for (var s = 0u; s < min(${SPAN}u, ${QUADS}u - lane * ${SPAN}u); s++) {
-                    let values = value_quads(${OF}rows, lane * ${SPAN}u + s);
+                    let values = value_quads(&rows, lane * ${SPAN}u + s);
 #repeat v ${VECTORS}
 #repeat t ${SPAN}
                     if (s == ${t}u) {

@@ -22,7 +22,7 @@ fn token_scales_of(part: Part) -> u32 {
 
 // The word that holds a token's coefficient `i`.
 fn coefficient_word(part: Part, token: u32, i: u32) -> u32 {
-    return word_at(part.at * UNIT_WORDS + token * token_words_of(part) + i * bits_of(part) / 32u);
+    return words[part.at * UNIT_WORDS + token * token_words_of(part) + i * bits_of(part) / 32u];
 }
 
 // What a code of coefficient `i` is multiplied with.
@@ -53,7 +53,7 @@ fn is_kept(part: Part, token: u32) -> bool {
 fn kept_quad(part: Part, kv_head: u32, quad: u32) -> vec4<f32> {
     let behind = ${CHUNK}u * token_words_of(part) + ${CHUNK}u / 2u * token_scales_of(part);
     let first = part.at * UNIT_WORDS + behind + kv_head * ${HEAD_DIM}u / 2u;
-    let low = word_at(first + 2u * quad);
-    let high = word_at(first + min(2u * quad + 1u, ${HEAD_DIM}u / 2u - 1u));
+    let low = words[first + 2u * quad];
+    let high = words[first + min(2u * quad + 1u, ${HEAD_DIM}u / 2u - 1u)];
     return vec4<f32>(f16_pair(low), f16_pair(high));
 }

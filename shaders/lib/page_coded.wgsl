@@ -4,7 +4,7 @@
 //
 // Kinds that no page of a dispatch is of are left out of its kernel: where a device runs both sides of a branch, or keeps
 // registers for them, every page would pay for them.
-@group(0) @binding(${WORDS}) var<storage, read> words: array<vec4<u32>>;    // the stripe once more
+@group(0) @binding(${WORDS}) var<storage, read> words: array<u32>;          // the stripe once more
 @group(0) @binding(${CONSTANTS}) var<storage, read> constants: array<u32>;  // rows of each
 @group(0) @binding(${TABLE}) var<storage, read> table: array<f32>;          // cosines, then sines: (position, half)
 
@@ -18,13 +18,9 @@ struct Spot {
     position: u32,  // of the token
 }
 
-fn word_at(at: u32) -> u32 {
-    return words[at / 4u][at % 4u];
-}
-
 // Half number `index` of those that begin at a word.
 fn half_at(at: u32, index: u32) -> f32 {
-    let pair = f16_pair(word_at(at + index / 2u));
+    let pair = f16_pair(words[at + index / 2u]);
     return select(pair.x, pair.y, index % 2u == 1u);
 }
 
@@ -44,7 +40,7 @@ fn nothing_loaded() -> Cache {
 fn cached_word(cache: ptr<function, Cache>, at: u32) -> u32 {
     if ((*cache).word_at != at) {
         (*cache).word_at = at;
-        (*cache).word = word_at(at);
+        (*cache).word = words[at];
     }
     return (*cache).word;
 }
@@ -63,7 +59,7 @@ fn scale_of(part: Part, kv_head: u32, token: u32, quad: u32) -> u32 {
 
 // The one step of a page of integers.
 fn integer_step(part: Part) -> f32 {
-    return bitcast<f32>(word_at(part.at * UNIT_WORDS));
+    return bitcast<f32>(words[part.at * UNIT_WORDS]);
 }
 
 // Four integers of a page that has one step.

@@ -120,31 +120,38 @@ fn key_quads(rows: ptr<function, KeyRows>, quad: u32) -> KeyQuads {
     return quads;
 }
 
-// From a quad on, of as many as share a step.
-fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32, together: bool) -> ValueRows {
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, together: bool) -> ValueRows {
     var rows: ValueRows;
-    rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
+    rows.spot = Spot(kv_head, 0u, chunk * ${CHUNK}u);
     let within = (2u * chunk + V_PAGE) * 2u * PART_WORDS;
 #repeat v ${VECTORS}
     let entry_${v} = select(pages.at_0, pages.at_${v}, chunk < pages.chunks_${v}) + within;
     rows.row_${v}.base = part_at(entry_${v});
     rows.row_${v}.over = part_at(entry_${v} + PART_WORDS);
-    rows.row_${v}.base_cache = nothing_loaded();
-    rows.row_${v}.over_cache = nothing_loaded();
     rows.row_${v}.same_base = together || same_part(rows.row_0.base, rows.row_${v}.base);
     rows.row_${v}.same_page = rows.row_${v}.same_base && same_part(rows.row_0.over, rows.row_${v}.over);
 #end
-    rows.row_0.base_step = base_value_step(rows.row_0.base, rows.spot, quad);
-    rows.row_0.over_step = over_value_step(rows.row_0.over, rows.spot, quad);
+    return rows;
+}
+
+// From a quad on, of as many as share a step.
+fn token_of_values(rows: ptr<function, ValueRows>, token: u32, quad: u32) {
+    (*rows).spot.token = token;
+    let spot = (*rows).spot;
 #repeat v ${VECTORS}
-    if (!rows.row_${v}.same_base) {
-        rows.row_${v}.base_step = base_value_step(rows.row_${v}.base, rows.spot, quad);
+    (*rows).row_${v}.base_cache = nothing_loaded();
+    (*rows).row_${v}.over_cache = nothing_loaded();
+#end
+    (*rows).row_0.base_step = base_value_step((*rows).row_0.base, spot, quad);
+    (*rows).row_0.over_step = over_value_step((*rows).row_0.over, spot, quad);
+#repeat v ${VECTORS}
+    if (!(*rows).row_${v}.same_base) {
+        (*rows).row_${v}.base_step = base_value_step((*rows).row_${v}.base, spot, quad);
     }
-    if (!rows.row_${v}.same_page) {
-        rows.row_${v}.over_step = over_value_step(rows.row_${v}.over, rows.spot, quad);
+    if (!(*rows).row_${v}.same_page) {
+        (*rows).row_${v}.over_step = over_value_step((*rows).row_${v}.over, spot, quad);
     }
 #end
-    return rows;
 }
 
 fn value_quads(rows: ptr<function, ValueRows>, quad: u32) -> ValueQuads {

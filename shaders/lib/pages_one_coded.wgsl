@@ -70,18 +70,22 @@ fn key_quads(rows: ptr<function, KeyRows>, quad: u32) -> KeyQuads {
     );
 }
 
-// From a quad on, of as many as share a step.
-fn value_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, quad: u32, together: bool) -> ValueRows {
+fn value_rows(pages: Pages, chunk: u32, kv_head: u32, together: bool) -> ValueRows {
     var rows: ValueRows;
     let entry = pages.at + (2u * chunk + V_PAGE) * 2u * PART_WORDS;
-    rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);
+    rows.spot = Spot(kv_head, 0u, chunk * ${CHUNK}u);
     rows.base = part_at(entry);
     rows.over = part_at(entry + PART_WORDS);
-    rows.base_cache = nothing_loaded();
-    rows.over_cache = nothing_loaded();
-    rows.base_step = base_value_step(rows.base, rows.spot, quad);
-    rows.over_step = over_value_step(rows.over, rows.spot, quad);
     return rows;
+}
+
+// From a quad on, of as many as share a step.
+fn token_of_values(rows: ptr<function, ValueRows>, token: u32, quad: u32) {
+    (*rows).spot.token = token;
+    (*rows).base_cache = nothing_loaded();
+    (*rows).over_cache = nothing_loaded();
+    (*rows).base_step = base_value_step((*rows).base, (*rows).spot, quad);
+    (*rows).over_step = over_value_step((*rows).over, (*rows).spot, quad);
 }
 
 fn value_quads(rows: ptr<function, ValueRows>, quad: u32) -> ValueQuads {

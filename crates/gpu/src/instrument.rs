@@ -48,7 +48,7 @@ fn counter(kernel: &str, variable: &str) -> Option<u32> {
         (_, "tables" | "table") => return None,
         ("lora_matmul_shrink", "weights") | (_, "factors") => 1,
         (_, "weights" | "vectors") => 0,
-        (_, "stripe" | "words" | "constants") => 2,
+        (_, "stripe" | "words" | "word_quads" | "constants") => 2,
         _ => 3,
     };
     let at = KERNELS.iter().position(|k| *k == kernel)?;

@@ -94,7 +94,7 @@ impl Variant {
         let bindings = |pages: Pages| -> &'static [Access] {
             match pages {
                 Pages::Exact => &[Read, Read, Read, Write],
-                Pages::Coded(_) => &[Read, Read, Read, Write, Read, Read, Read],
+                Pages::Coded(_) => &[Read, Read, Read, Write, Read, Read, Read, Read],
             }
         };
         let (name, tile, pages, bindings, params): (_, _, _, &[Access], _) = match self {
@@ -151,15 +151,14 @@ impl Variant {
             constants.push(("NARROW", narrow.to_owned()));
             constants.push(("TOO_CODED", u32::from(coded).to_string()));
             constants.push(("CODED", if coded { "_coded" } else { "" }.to_owned()));
-            // Reading coded pages keeps what was loaded last.
-            constants.push(("ROWS", if coded { "var" } else { "let" }.to_owned()));
-            constants.push(("OF", if coded { "&" } else { "" }.to_owned()));
             constants.push(("HALF", half.name().to_owned()));
             constants.push(("ROW_WORDS", row_words(element, tile.head_dim).to_string()));
             constants.push(("GROUP", GROUP_CHANNELS.to_string()));
             constants.extend(kinds.constants());
-            constants
-                .extend([("WORDS", "5"), ("CONSTANTS", "6"), ("TABLE", "7")].map(|(n, v)| (n, v.to_owned())));
+            constants.extend(
+                [("WORDS", "5"), ("CONSTANTS", "6"), ("TABLE", "7"), ("WORD_QUADS", "8")]
+                    .map(|(n, v)| (n, v.to_owned())),
+            );
         }
         Template { name, constants, bindings, params, needs: Needs::Nothing }
     }
@@ -236,7 +235,7 @@ pub(crate) fn record(
             Place::Buffer(target.clone()),
         ];
         if let (Pages::Coded(_), Some(coded)) = (pages, &coded) {
-            places.extend([stripe, constants.clone(), coded.rope.clone()]);
+            places.extend([stripe.clone(), constants.clone(), coded.rope.clone(), stripe]);
         }
         places
     };
