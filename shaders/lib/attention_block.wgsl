@@ -160,20 +160,17 @@ fn attend_block(
                 let weight_${v} = scores[${v}u * ${SPLIT}u + chunk * ${CHUNK}u + token];
                 let seen_${v} = sees(first + chunk * ${CHUNK}u + token, start_${v}, length_${v});
 #end
-                // A loop: what decodes a quad is long, and is compiled once.
-                for (var s = 0u; s < min(${SPAN}u, ${QUADS}u - lane * ${SPAN}u); s++) {
-                    let values = value_quads(&rows, lane * ${SPAN}u + s);
+#repeat s ${SPAN}
+                if (${QUADS}u % ${SPAN}u == 0u || lane * ${SPAN}u + ${s}u < ${QUADS}u) {
+                    let values = value_quads(&rows, lane * ${SPAN}u + ${s}u);
 #repeat v ${VECTORS}
-#repeat t ${SPAN}
-                    if (s == ${t}u) {
 #repeat e 4
-                        let next_${e} = fma(weight_${v}, abreast(values.row_${v}[${e}]), value_${v}_${t}_${e});
-                        value_${v}_${t}_${e} = select(value_${v}_${t}_${e}, next_${e}, seen_${v});
-#end
-                    }
+                    let next_${v}_${e} = fma(weight_${v}, abreast(values.row_${v}[${e}]), value_${v}_${s}_${e});
+                    value_${v}_${s}_${e} = select(value_${v}_${s}_${e}, next_${v}_${e}, seen_${v});
 #end
 #end
                 }
+#end
             }
         }
 #end
