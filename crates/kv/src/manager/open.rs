@@ -269,7 +269,12 @@ impl Manager {
         if top < self.needs(&self.nodes[node as usize]) || !self.is_supported(anchor) {
             return false;
         }
-        let Some(list) = self.make_room(0, 0..usize::from(top), variant, form) else { return false };
+        // Nothing else may stand on what it stands on itself: room for it is not to be made of that.
+        let above: Vec<u32> = self.above(anchor).collect();
+        above.iter().for_each(|&node| self.pin(node));
+        let list = self.make_room(0, 0..usize::from(top), variant, form);
+        above.iter().for_each(|&node| self.unpin(node));
+        let Some(list) = list else { return false };
         self.frontier_take(anchor);
         let at = &mut self.nodes[anchor as usize];
         (at.pages[0], at.top[0], at.ready) = (list, top, false);
