@@ -162,6 +162,21 @@ fn exact_contexts_are_never_put_into_a_lossy_form() {
     assert_eq!(world.sources(None, &longer, 0.0), vec![vec![Source::Own; LAYERS]; 2]);
 }
 
+/// It has no pages of the layers that it shares with the base, and the base has none of the others.
+#[test]
+fn nothing_is_decoded_over_what_shares_layers_itself() {
+    let mut world = world(vec![delta(Over::Any)], 64);
+    let [sharing, own, follower] = [(1, 1), (2, 0), (3, 0)].map(|(digest, n)| world.adapter(digest, n, None));
+    assert_eq!(world.answer(Some(sharing), &text(), 0.0), []);
+    assert_eq!(world.answer(Some(follower), &text(), 0.1), []);
+    // One that has all its layers is an anchor.
+    assert_eq!(world.answer(Some(own), &text(), 0.0), []);
+    let moves = world.answer(Some(follower), &text(), 0.1);
+    assert_eq!(moves.len(), 2);
+    world.done(moves);
+    assert_eq!(world.sources(Some(follower), &text(), 0.1), vec![vec![Source::OverAnchor(0); LAYERS]; 2]);
+}
+
 #[test]
 fn an_anchor_stays_while_something_is_decoded_over_it() {
     let mut world = world(vec![delta(Over::Base)], 5);

@@ -154,6 +154,7 @@ impl Manager {
             let is_told = is_exact || node.first == 0 || node.drift > 0.0;
             holds!(is_told, "its lower layers are not the base's to the bit, and it is said to be exact");
             holds!(self.stands_alone(anchor), "its anchor is itself decoded over something");
+            holds!(anchor.first == 0, "its anchor has not all layers itself");
             holds!(anchor.variant == BASE || node.first == 0, "its lower layers are another adapter's");
             holds!(anchor.text() == node.text(), "its anchor is of other tokens");
             holds!(anchor.keep >= self.needs(node), "its anchor may lose what it needs");
