@@ -21,7 +21,7 @@ fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
 fn case(heads: (usize, usize), head_dim: usize, sequences: Vec<SequenceSpec>, seed: u64) -> CodedCase {
     let element = if seed.is_multiple_of(2) { PageElement::F16 } else { PageElement::F32 };
     let (heads, kv_heads) = heads;
-    CodedCase { heads, kv_heads, head_dim, element, window: None, sequences, seed }
+    CodedCase { heads, kv_heads, head_dim, element, window: None, softcap: None, sequences, seed }
 }
 
 /// Rows alone have the bits that they have together; returns these.
@@ -84,6 +84,22 @@ fn rows_that_share_anchors() {
     {
         let sequences = vec![generated(530), generated(512), generated(600), generated(530), prompt(530, 3)];
         check(&CodedCase { window, ..case((2 * heads, 2), 32, sequences, seed) }, backends);
+    }
+}
+
+/// Heads of every size and number, windows and caps, over blocks that rows of one length and of others share, among them several
+/// rows of one sequence: what is multiplied as it is decoded, and what is kept.
+#[test]
+fn rows_of_all_kinds_over_the_same_blocks() {
+    let backends = &mut backends::of_every_codec();
+    let heads = [(4, 1), (8, 2), (8, 1), (12, 3), (2, 2), (6, 2), (3, 1), (16, 2)];
+    let dims = [16, 64, 8, 40, 128, 24, 48, 96];
+    let windows = [None, Some(257), Some(1), None, Some(100), Some(16), None, Some(300)];
+    for (seed, ((heads, dim), window)) in (40..).zip(heads.into_iter().zip(dims).zip(windows)) {
+        let softcap = [None, Some(5.0), Some(30.0)][seed as usize % 3];
+        let joined = SequenceSpec { tokens: 560, queries: 3, kind: RowKind::Generated };
+        let sequences = vec![generated(530), generated(560), generated(530), prompt(250, 3), joined];
+        check(&CodedCase { window, softcap, ..case(heads, dim, sequences, seed) }, backends);
     }
 }
 
