@@ -82,6 +82,7 @@ impl Manager {
         self.opened += 1;
         let id = SequenceId(self.opened);
         let mut sequence = Sequence {
+            id,
             app: open.app.place,
             variant,
             from,
@@ -92,7 +93,6 @@ impl Manager {
             path: Vec::new(),
             shared: 0,
             tokens: 0,
-            reads_keys: false,
             room: 0,
             table: PageTable::default(),
             is_lost: false,
@@ -301,8 +301,8 @@ impl Manager {
     pub(super) fn push(&mut self, sequence: &mut Sequence, node: u32) {
         sequence.path.push(node);
         if self.tiers[0].is_striped() {
-            let with_keys = sequence.reads_keys;
-            sequence.table.push(self.config.layers, |layer| self.entry_read(node, layer, with_keys));
+            let id = sequence.id;
+            sequence.table.push(self.config.layers, |layer| self.entry_read(node, layer, id));
         }
     }
 
