@@ -407,6 +407,23 @@ fn keys_over_an_anchor_that_others_read_stay_unless_they_are_dear() {
     assert_eq!(world.manager.join_keys(one, KeySet::All), unknown);
 }
 
+/// Exact keys beside encoded ones stand for nobody's layers but their chunk's, even where others are decoded over that.
+#[test]
+fn what_is_said_of_shared_layers_counts_no_keys() {
+    let eight = PageCodec::Quantised(Bits::Eight);
+    let base = form([stored(PageHalf::K, eight); LAYERS], eight, Over::Nothing);
+    let mut world = World::of(30, &[base], &[delta()]);
+    let sequence = world.open(None).sequence;
+    assert_eq!(world.reads(sequence), (CHUNKS, 0));
+    let before = world.manager.usage();
+    assert!(before.shared_layers > 0, "the base's chunks are read for the adapter's");
+    let moves = world.materialise(sequence);
+    world.done(&moves);
+    let after = world.manager.usage();
+    assert_eq!((after.shared_layers, after.invalid), (before.shared_layers, before.invalid));
+    assert_eq!(after.in_use, before.in_use + after.keys);
+}
+
 #[test]
 fn exact_chunks_have_nothing_to_be_materialised() {
     let mut world = World::new(30);
