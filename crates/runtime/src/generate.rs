@@ -15,7 +15,9 @@ impl Engine {
     /// to a bound, of the prompts still to be read. `on_event` sees progress and text as they come;
     /// breaking off ends every answer within one token and keeps what they have.
     ///
-    /// The answers do not depend on which requests are in the batch.
+    /// The answers do not depend on which requests are in the batch. Of those that allow a loss that holds where keys are read
+    /// in place ([`KeyPath::InPlace`](crate::KeyPath::InPlace)): else who reads over the same chunks beside them, and what room
+    /// is left, has a say in how their keys are read, and so in their bits.
     ///
     /// # Errors
     /// If a request is refused (unknown adapter, empty or too long a prompt, an option out of range) or
