@@ -199,6 +199,7 @@ pub struct CodedCase {
     pub head_dim: usize,
     pub element: PageElement,
     pub window: Option<u32>,
+    pub softcap: Option<f32>,
     /// The first reads the anchors themselves where its pages are not its own.
     pub sequences: Vec<SequenceSpec>,
     pub seed: u64,
@@ -247,6 +248,14 @@ impl CodedCase {
                 for (index, entries) in entries.iter_mut().enumerate() {
                     let mut values = values.clone();
                     values.iter_mut().for_each(|v| *v += 0.2 * random.value());
+                    // What a step's rows are appended to is exact, and no number behind the last of them.
+                    let spec = self.sequences[index];
+                    let is_appended_to = chunk >= (spec.tokens - spec.queries) / CHUNK_TOKENS;
+                    for (token, values) in (0..).zip(values.chunks_exact_mut(head_dim)) {
+                        if is_appended_to && chunk * CHUNK_TOKENS + token % CHUNK_TOKENS >= spec.tokens {
+                            values.fill(f32::NAN);
+                        }
+                    }
                     let own = stored.source(&mut room, &pool, half, &values);
                     // By the block, so that whole blocks have the same anchors: few are of pages that have none.
                     let block = Random::new(self.seed ^ (chunk / 16 * 8 + index) as u64).below(4);
@@ -254,9 +263,6 @@ impl CodedCase {
                         0 => pick(&alone(half, element), &mut random),
                         _ => pick(&over, &mut random),
                     };
-                    // What a step's rows are appended to is exact.
-                    let spec = self.sequences[index];
-                    let is_appended_to = chunk >= (spec.tokens - spec.queries) / CHUNK_TOKENS;
                     entries.push(if is_appended_to {
                         own
                     } else if block > 0 && index == 0 {
@@ -278,7 +284,7 @@ impl CodedCase {
         let batch = self.batch();
         let n = |n: usize| u32::try_from(n).expect("a small shape");
         let (heads, kv_heads, head_dim) = (n(self.heads), n(kv_heads), n(head_dim));
-        let (scale, softcap, window) = (1.0 / (self.head_dim as f32).sqrt(), None, self.window);
+        let (scale, softcap, window) = (1.0 / (self.head_dim as f32).sqrt(), self.softcap, self.window);
         let shape = AttentionShape { heads, kv_heads, head_dim, scale, softcap, window };
         // Scores of a few units, so that the softmax is neither flat nor a single spike.
         let q = random.values(batch.rows.len() * self.heads * self.head_dim);

@@ -60,6 +60,8 @@ pub fn line(keys: KeyReads) -> Option<String> {
         KeyReason::Pinned => "as asked for",
         KeyReason::FewTokens => "too few tokens to measure which is faster",
         KeyReason::NoRoom => "no room for exact ones",
+        KeyReason::Shared => "the anchor is read once for several rows",
+        KeyReason::AlreadyThere => "others had exact ones made already",
         KeyReason::Measured => "by their times",
     };
     let times = times.map_or_else(String::new, |TimeRow { chunks, in_place_ms, materialised_ms, making_ms }| {
@@ -94,5 +96,9 @@ mod tests {
         assert_eq!(line(keys).as_deref(), Some(expected));
         let pinned = KeyReads { reason: KeyReason::Pinned, times: None, ..keys };
         assert!(line(pinned).is_some_and(|line| line.ends_with("to the end), as asked for")));
+        let shared = KeyReads { in_place: 9, reason: KeyReason::Shared, ..KeyReads::default() };
+        let expected = "keys of encoded chunks: 9 read in place, 0 materialised (0 B), the anchor is read once for several rows";
+        assert_eq!(line(shared).as_deref(), Some(expected));
+        assert_eq!(KeyRow::from(shared).reason, "shared");
     }
 }

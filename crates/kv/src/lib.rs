@@ -27,7 +27,7 @@ pub use form::{Form, LayerForm, Layers, Over, PageForm, Source, Translation};
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
 pub use lossless::shared_layers;
 pub use manager::{
-    AdapterSpec, Config, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, Rest, TrimLevel, Usage,
+    AdapterSpec, Config, KeySet, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, Rest, TrimLevel, Usage,
 };
 pub use node::MOST_FORMS;
 pub use op::{Op, OpId, OpKind};

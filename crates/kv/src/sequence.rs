@@ -2,11 +2,14 @@
 
 use interleaf_contract::{CHUNK_TOKENS, PageTable};
 
+use crate::SequenceId;
 use crate::node::BASE;
 
 /// A sequence.
 #[derive(Debug)]
 pub struct Sequence {
+    /// Its name.
+    pub id: SequenceId,
     /// The app's place.
     pub app: u32,
     /// The base or an adapter.
@@ -25,8 +28,6 @@ pub struct Sequence {
     pub path: Vec<u32>,
     /// How many of them, from the first on, are in the tree.
     pub shared: usize,
-    /// Whether it reads the exact keys of chunks that have some beside their own.
-    pub reads_keys: bool,
     /// Tokens whose K and V are there, or on their way.
     pub tokens: usize,
     /// Tokens that there is room for.

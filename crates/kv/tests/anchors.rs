@@ -6,8 +6,8 @@ mod small;
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, Form, Layers, Manager, Op, OpKind, Open,
-    Opened, Over, SequenceId, Source, Translation,
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, Layers, Manager, Op, OpKind,
+    Open, Opened, Over, SequenceId, Source, TierConfig, Translation,
 };
 
 use self::small::PAGE;
@@ -22,7 +22,18 @@ struct World {
 }
 
 fn world(forms: Vec<Form>, chunks: u32) -> World {
-    let mut manager = Manager::new(small::config(LAYERS, chunks, Policy::Lru, forms)).expect("lawful");
+    world_of(small::config(LAYERS, chunks, Policy::Lru, forms))
+}
+
+/// The same above flash.
+fn stored_world(forms: Vec<Form>, chunks: u32) -> World {
+    let mut config = small::config(LAYERS, chunks, Policy::Lru, forms);
+    config.tiers.push(TierConfig { striped: false, chunks: 64 });
+    world_of(config)
+}
+
+fn world_of(config: Config) -> World {
+    let mut manager = Manager::new(config).expect("lawful");
     let app = manager.open_app(None).expect("the first");
     World { manager, app, now: 0.0 }
 }
@@ -74,6 +85,15 @@ impl World {
             let more = self.manager.done(op.id);
             self.manager.check().expect("sound");
             self.done(more);
+        }
+    }
+
+    /// Moves end, of whatever kind they are.
+    fn moved(&mut self, moves: Vec<Op>) {
+        for op in moves {
+            let more = self.manager.done(op.id);
+            self.manager.check().expect("sound");
+            self.moved(more);
         }
     }
 
@@ -142,6 +162,21 @@ fn exact_contexts_are_never_put_into_a_lossy_form() {
     assert_eq!(world.sources(None, &longer, 0.0), vec![vec![Source::Own; LAYERS]; 2]);
 }
 
+/// It has no pages of the layers that it shares with the base, and the base has none of the others.
+#[test]
+fn nothing_is_decoded_over_what_shares_layers_itself() {
+    let mut world = world(vec![delta(Over::Any)], 64);
+    let [sharing, own, follower] = [(1, 1), (2, 0), (3, 0)].map(|(digest, n)| world.adapter(digest, n, None));
+    assert_eq!(world.answer(Some(sharing), &text(), 0.0), []);
+    assert_eq!(world.answer(Some(follower), &text(), 0.1), []);
+    // One that has all its layers is an anchor.
+    assert_eq!(world.answer(Some(own), &text(), 0.0), []);
+    let moves = world.answer(Some(follower), &text(), 0.1);
+    assert_eq!(moves.len(), 2);
+    world.done(moves);
+    assert_eq!(world.sources(Some(follower), &text(), 0.1), vec![vec![Source::OverAnchor(0); LAYERS]; 2]);
+}
+
 #[test]
 fn an_anchor_stays_while_something_is_decoded_over_it() {
     let mut world = world(vec![delta(Over::Base)], 5);
@@ -161,6 +196,45 @@ fn an_anchor_stays_while_something_is_decoded_over_it() {
     let other = world.open(None, &[], 0.0).sequence;
     world.manager.append(other, 5 * CHUNK_TOKENS).expect("all of it");
     world.close(other);
+}
+
+/// Of a path's chunks the first is exact, and the second over the base's; so nothing keeps the base's first there.
+#[test]
+fn an_anchor_does_not_come_in_place_of_the_chunk_before_it() {
+    let mut world = stored_world(vec![delta(Over::Base)], 5);
+    let adapter = world.adapter(1, 0, None);
+    let (text, first) = (text(), &text()[..CHUNK_TOKENS]);
+    for (adapter, tokens, budget) in
+        [(None, &text[..], 0.0), (Some(adapter), first, 0.0), (Some(adapter), &text, 0.1)]
+    {
+        let moves = world.answer(adapter, tokens, budget);
+        world.moved(moves);
+    }
+    let sources = vec![vec![Source::Own; LAYERS], vec![Source::OverAnchor(0); LAYERS]];
+    assert_eq!(world.sources(Some(adapter), &text, 0.1), sources);
+    // The second ones go to make room for others; the base's first is the only one that may go then.
+    let reader = world.open(Some(adapter), first, 0.0).sequence;
+    let base = world.open(None, first, 0.0).sequence;
+    let others = [1, 2].map(|chunks| {
+        let other = world.open(None, &[], 0.0).sequence;
+        world.manager.append(other, chunks * CHUNK_TOKENS).expect("room");
+        other
+    });
+    world.close(base);
+    let cut = world.open(Some(adapter), &text, 0.1);
+    world.manager.check().expect("sound");
+    assert_eq!((cut.reused, cut.moves), (first.len(), vec![]), "there is no room beside the base's first");
+    world.close(cut.sequence);
+    // Where there is, both come.
+    world.close(others[1]);
+    let whole = world.open(Some(adapter), &text, 0.1);
+    world.manager.check().expect("sound");
+    assert_eq!((whole.reused, whole.moves.len()), (text.len(), 2));
+    world.moved(whole.moves);
+    assert_eq!(world.manager.is_ready(whole.sequence), Ok(true));
+    for sequence in [whole.sequence, reader, others[0]] {
+        world.close(sequence);
+    }
 }
 
 #[test]

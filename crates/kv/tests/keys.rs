@@ -1,18 +1,24 @@
 //! Exact keys beside encoded ones: who reads them, what they take, and that nothing is taken for them.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use interleaf_contract::{
-    Bits, CHUNK_TOKENS, PAGE_UNIT, PageCodec, PageElement, PageHalf, PageTable, PoolGeometry,
+    Bits, CHUNK_TOKENS, Coefficients, ConstantsId, PAGE_UNIT, PageCodec, PageElement, PageHalf, PageTable,
+    PoolGeometry,
 };
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KvError, LayerForm, Layers,
-    Manager, Op, OpKind, Open, Opened, Over, PageForm, SequenceId, TrimLevel,
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, LayerForm,
+    Layers, Manager, Op, OpKind, Open, Opened, Over, PageForm, SequenceId, TrimLevel,
 };
 
 const LAYERS: usize = 3;
+
+const DELTA: PageCodec = PageCodec::Delta(Bits::Four);
+
+const LOW_RANK: PageCodec =
+    PageCodec::LowRank { rank: 16, coefficients: Coefficients::Codes(Bits::Four), keeps_first: false };
 
 const CHUNKS: usize = 4;
 
@@ -24,14 +30,27 @@ fn pool(slots: usize) -> PoolGeometry {
     PoolGeometry { layers: LAYERS, kv_heads: 1, head_dim: 64, slots, element: PageElement::F16 }
 }
 
+fn stored(half: PageHalf, codec: PageCodec) -> PageForm {
+    let constants = (codec.constant_rows() > 0).then_some(ConstantsId(0));
+    PageForm::stored(&pool(1), half, codec, constants)
+}
+
+/// Keys in a codec by layer, and values all in one.
+fn form(keys: [PageForm; LAYERS], values: PageCodec, over: Over) -> Form {
+    let layers = Layers::Coded(keys.map(|k| LayerForm { k, v: stored(PageHalf::V, values) }).into());
+    Form { layers, bits: 4, drift: 0.001, over, by_density: false }
+}
+
 /// Differences from the base's pages; in the last layer keys are the base's.
 fn delta() -> Form {
-    let [k, v] = [PageHalf::K, PageHalf::V]
-        .map(|half| PageForm::stored(&pool(1), half, PageCodec::Delta(Bits::Four), None));
-    let mut layers = vec![LayerForm { k, v }; LAYERS];
-    layers[LAYERS - 1].k = PageForm::Same;
-    let layers = Layers::Coded(Arc::from(layers));
-    Form { layers, bits: 4, drift: 0.001, over: Over::Base, by_density: false }
+    let k = stored(PageHalf::K, DELTA);
+    form([k, k, PageForm::Same], DELTA, Over::Base)
+}
+
+/// The same, but that a layer's keys are in few coefficients.
+fn mixed() -> Form {
+    let [k, dear] = [DELTA, LOW_RANK].map(|codec| stored(PageHalf::K, codec));
+    form([k, dear, PageForm::Same], DELTA, Over::Base)
 }
 
 /// Bytes of a layer's exact keys.
@@ -42,29 +61,46 @@ fn keys() -> u64 {
 struct World {
     manager: Manager,
     app: AppId,
-    adapter: AdapterId,
+    adapters: Vec<AdapterId>,
 }
 
 impl World {
-    /// The base's chunks are there, and the adapter's over them.
+    /// The base's chunks are there, and an adapter's over them.
     fn new(slots: usize) -> Self {
+        Self::of(slots, &[], &[delta()])
+    }
+
+    /// The same in some forms, the base's and each adapter's.
+    fn of(slots: usize, base: &[Form], forms: &[Form]) -> Self {
         let config = Config { policy: Policy::Lru, ..Config::in_memory(&pool(slots), 1024) };
         let mut manager = Manager::new(config).expect("lawful");
         let app = manager.open_app(None).expect("the first");
-        let key = AdapterKey { digest: ContentDigest([3; 32]), scale_bits: 1.0_f32.to_bits() };
-        let (translation, rank_rows) = (None, Vec::new());
-        let spec = AdapterSpec { key, shared_layers: 0, is_activated: false, translation, rank_rows };
-        let adapter = manager.add_adapter(spec).expect("new");
-        manager.add_forms(Some(adapter), vec![delta()]).expect("lawful");
-        let mut world = Self { manager, app, adapter };
-        for who in [None, Some(adapter)] {
-            let opened = world.open(who);
-            world.grow(opened.sequence, &TEXT[opened.reused..]).expect("room");
-            let moves = world.close(opened.sequence);
-            assert_eq!(moves.len(), if who.is_some() { CHUNKS } else { 0 });
-            moves.iter().for_each(|op| assert_eq!(world.manager.encoded(op.id, 0.002), []));
+        manager.add_forms(None, base.to_vec()).expect("lawful");
+        let add = |(digest, form): (u8, &Form)| {
+            let key = AdapterKey { digest: ContentDigest([digest; 32]), scale_bits: 1.0_f32.to_bits() };
+            let (translation, rank_rows) = (None, Vec::new());
+            let spec = AdapterSpec { key, shared_layers: 0, is_activated: false, translation, rank_rows };
+            let adapter = manager.add_adapter(spec).expect("new");
+            manager.add_forms(Some(adapter), vec![form.clone()]).expect("lawful");
+            adapter
+        };
+        let adapters: Vec<AdapterId> = (0..).zip(forms).map(add).collect();
+        let mut world = Self { manager, app, adapters: adapters.clone() };
+        for who in std::iter::once(None).chain(adapters.into_iter().map(Some)) {
+            let encoded = if who.is_some() || !base.is_empty() { CHUNKS } else { 0 };
+            assert_eq!(world.warm(who), encoded);
         }
         world
+    }
+
+    /// Somebody answers, and leaves the chunks of the text. Returns how many of them were encoded.
+    fn warm(&mut self, who: Option<AdapterId>) -> usize {
+        let opened = self.open(who);
+        self.grow(opened.sequence, &TEXT[opened.reused..]).expect("room");
+        let moves = self.close(opened.sequence);
+        moves.iter().for_each(|op| assert_eq!(self.manager.encoded(op.id, 0.002), []));
+        self.check();
+        moves.len()
     }
 
     fn open(&mut self, adapter: Option<AdapterId>) -> Opened {
@@ -76,9 +112,13 @@ impl World {
         opened
     }
 
-    /// A sequence that finds what the adapter has of the text.
+    /// A sequence that finds what the first adapter has of the text.
     fn found(&mut self) -> SequenceId {
-        let opened = self.open(Some(self.adapter));
+        self.found_of(0)
+    }
+
+    fn found_of(&mut self, adapter: usize) -> SequenceId {
+        let opened = self.open(Some(self.adapters[adapter]));
         assert_eq!((opened.reused, opened.moves.len()), (TEXT.len(), 0));
         opened.sequence
     }
@@ -99,9 +139,29 @@ impl World {
     }
 
     fn materialise(&mut self, sequence: SequenceId) -> Vec<Op> {
-        let moves = self.manager.materialise_keys(sequence).expect("open");
+        let moves = self.manager.materialise_keys(sequence, KeySet::All).expect("open");
         self.check();
         moves
+    }
+
+    /// The same of those alone for which nothing is lost by it.
+    fn materialise_apart(&mut self, sequence: SequenceId) -> Vec<Op> {
+        let moves = self.manager.materialise_keys(sequence, KeySet::Apart).expect("open");
+        self.check();
+        self.done(&moves);
+        moves
+    }
+
+    /// By layer, whether a sequence's keys of all chunks are exact; each layer's are alike.
+    fn exact(&self, sequence: SequenceId) -> [bool; LAYERS] {
+        std::array::from_fn(|layer| {
+            let table = self.table(sequence);
+            let mut all =
+                table.entries(layer).iter().map(|entry| matches!(entry.k.codec, PageCodec::Exact(_)));
+            let first = all.next().expect("a chunk");
+            assert!(all.all(|other| other == first), "layer {layer}");
+            first
+        })
     }
 
     fn done(&mut self, moves: &[Op]) {
@@ -241,13 +301,127 @@ fn they_are_lost_with_memory() {
     let sequence = world.found();
     let moves = world.materialise(sequence);
     world.done(&moves[1..]);
+    assert_eq!(world.reads(sequence), (1, CHUNKS - 1));
     world.manager.lose_memory();
     world.check();
     assert_eq!(world.manager.usage().keys, 0);
     assert_eq!(world.manager.tokens(sequence), Ok(0), "no forward pass computes encoded pages");
+    assert_eq!(world.manager.done(moves[0].id), [], "whatever was on its way comes to nothing");
+    world.check();
     world.manager.regained(sequence).expect("open");
-    assert_eq!(world.materialise(sequence), []);
     world.close(sequence);
+    // What is computed and encoded again is materialised again.
+    assert_eq!([None, Some(world.adapters[0])].map(|who| world.warm(who)), [0, CHUNKS]);
+    let sequence = world.found();
+    let moves = world.materialise(sequence);
+    world.done(&moves);
+    assert_eq!((moves.len(), world.reads(sequence)), (CHUNKS, (0, CHUNKS)));
+    world.close(sequence);
+    assert_eq!(world.manager.usage().keys, 0);
+}
+
+/// Room that comes after a sequence has found none is of no use to it: it reads what it has read until it asks again.
+#[test]
+fn nobody_comes_to_read_what_is_made_later_for_others() {
+    for some in [false, true] {
+        let mut world = World::new(20);
+        let [one, other] = [(); 2].map(|()| world.found());
+        let held = world.manager.held_bytes(0);
+        let room = if some { 3 * pool(1).chunk_bytes() as u64 / 2 } else { 0 };
+        world.manager.set_budget(0, held + room);
+        let moves = world.materialise(one);
+        world.done(&moves);
+        let (in_place, materialised) = world.reads(one);
+        assert!(in_place > 0 && (materialised > 0) == some, "{in_place}, {materialised}");
+        assert_eq!(moves.len(), materialised);
+        let table = world.table(one);
+        world.manager.set_budget(0, held + 20 * pool(1).chunk_bytes() as u64);
+        let moves = world.materialise(other);
+        world.done(&moves);
+        assert_eq!((moves.len(), world.reads(other)), (in_place, (0, CHUNKS)));
+        assert_eq!((world.table(one), world.reads(one)), (table, (in_place, materialised)));
+        // What was given up comes back for those who ask alone.
+        for bytes in [held, held + 20 * pool(1).chunk_bytes() as u64] {
+            world.manager.set_budget(0, bytes);
+            world.check();
+        }
+        assert_eq!((world.reads(other), world.manager.usage().keys), ((CHUNKS, 0), 0));
+        let table = world.table(one);
+        let moves = world.materialise(other);
+        world.done(&moves);
+        assert_eq!((world.reads(one), world.reads(other)), ((CHUNKS, 0), (0, CHUNKS)));
+        assert_eq!(world.table(one), table);
+        world.manager.join_keys(one, KeySet::All).expect("open");
+        world.check();
+        assert_eq!(world.table(one), world.table(other));
+    }
+}
+
+/// Rows of several sequences decode an anchor once, as long as all of them read it: what is cheap to decode over it stays.
+#[test]
+fn keys_over_an_anchor_that_others_read_stay_unless_they_are_dear() {
+    let none = [false, false, true];
+    let (dear, all) = ([false, true, true], [true; LAYERS]);
+    let apart = |world: &World, sequence| world.manager.keys_in_place(sequence, KeySet::Apart).expect("open");
+    let mut world = World::of(60, &[], &[mixed(), mixed()]);
+    let one = world.found();
+    assert_eq!(world.exact(one), none);
+    let expected = BTreeMap::from([(DELTA, [CHUNKS; 2]), (LOW_RANK, [CHUNKS; 2])]);
+    assert_eq!(apart(&world, one), expected);
+    // Alone, or beside others over the same chunks, it takes nothing from anybody.
+    let same = world.found();
+    assert_eq!(apart(&world, one), expected);
+    assert_eq!(world.materialise_apart(one).len(), CHUNKS);
+    assert_eq!((world.exact(one), world.exact(same)), (all, none));
+    assert_eq!(world.materialise_apart(same), []);
+    assert_eq!((world.exact(same), world.reads(same)), (all, (0, CHUNKS)));
+    // Another adapter's are over the same chunks of the base.
+    let other = world.found_of(1);
+    let expected = BTreeMap::from([(DELTA, [CHUNKS, 0]), (LOW_RANK, [CHUNKS; 2])]);
+    assert_eq!(apart(&world, other), expected);
+    let moves = world.materialise_apart(other);
+    assert_eq!(moves.len(), CHUNKS);
+    assert!(moves.iter().all(|op| op.bytes == keys()), "one layer's");
+    assert_eq!((world.exact(other), world.reads(other)), (dear, (0, CHUNKS)));
+    assert_eq!(world.exact(one), all, "until somebody says that they share it");
+    world.manager.share_anchors(other).expect("open");
+    world.check();
+    assert_eq!([one, same, other].map(|sequence| world.exact(sequence)), [dear; 3]);
+    // A sequence over the anchors themselves shares them, too.
+    [same, other].into_iter().for_each(|sequence| drop(world.close(sequence)));
+    let base = world.open(None).sequence;
+    world.manager.read_keys_in_place(one).expect("open");
+    world.check();
+    assert_eq!(world.manager.usage().keys, 0);
+    assert_eq!(world.materialise_apart(one).len(), CHUNKS);
+    assert_eq!(world.exact(one), dear);
+    // Pinned, they are all read, whoever shares them.
+    world.manager.read_keys_in_place(one).expect("open");
+    let moves = world.materialise(one);
+    world.done(&moves);
+    assert_eq!(world.exact(one), all);
+    [one, base].into_iter().for_each(|sequence| drop(world.close(sequence)));
+    assert_eq!(world.manager.usage().keys, 0);
+    let unknown = Err(KvError::UnknownSequence(one));
+    assert_eq!(world.manager.share_anchors(one), unknown);
+    assert_eq!(world.manager.join_keys(one, KeySet::All), unknown);
+}
+
+/// Exact keys beside encoded ones stand for nobody's layers but their chunk's, even where others are decoded over that.
+#[test]
+fn what_is_said_of_shared_layers_counts_no_keys() {
+    let eight = PageCodec::Quantised(Bits::Eight);
+    let base = form([stored(PageHalf::K, eight); LAYERS], eight, Over::Nothing);
+    let mut world = World::of(30, &[base], &[delta()]);
+    let sequence = world.open(None).sequence;
+    assert_eq!(world.reads(sequence), (CHUNKS, 0));
+    let before = world.manager.usage();
+    assert!(before.shared_layers > 0, "the base's chunks are read for the adapter's");
+    let moves = world.materialise(sequence);
+    world.done(&moves);
+    let after = world.manager.usage();
+    assert_eq!((after.shared_layers, after.invalid), (before.shared_layers, before.invalid));
+    assert_eq!(after.in_use, before.in_use + after.keys);
 }
 
 #[test]
@@ -258,6 +432,6 @@ fn exact_chunks_have_nothing_to_be_materialised() {
     assert_eq!(world.materialise(opened.sequence), []);
     assert_eq!((world.table(opened.sequence), world.reads(opened.sequence)), (before, (0, 0)));
     let unknown = SequenceId(999);
-    assert_eq!(world.manager.materialise_keys(unknown), Err(KvError::UnknownSequence(unknown)));
+    assert_eq!(world.manager.materialise_keys(unknown, KeySet::All), Err(KvError::UnknownSequence(unknown)));
     assert_eq!(world.manager.read_keys_in_place(unknown), Err(KvError::UnknownSequence(unknown)));
 }

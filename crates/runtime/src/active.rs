@@ -31,8 +31,8 @@ pub struct Active<'a> {
     reused: usize,
     /// What those may make the output diverge by.
     drift: f32,
-    /// How their keys are read.
-    keys: KeyReads,
+    /// How their keys are read; `None` until that is chosen.
+    keys: Option<KeyReads>,
     stream: Option<TextStream>,
     filter: StopFilter,
     text: String,
@@ -58,7 +58,7 @@ impl<'a> Active<'a> {
             cached: 0,
             reused: 0,
             drift: 0.0,
-            keys: KeyReads::default(),
+            keys: None,
             stream,
             filter: StopFilter::new(&request.stop),
             text: String::new(),
@@ -73,10 +73,20 @@ impl<'a> Active<'a> {
         self.has_begun
     }
 
-    /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost, and reads their keys in some way.
-    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32, keys: KeyReads) {
+    /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost.
+    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32) {
         (self.sequence, self.cached, self.reused, self.has_begun) = (sequence, reused, reused, true);
-        (self.drift, self.keys) = (drift, keys);
+        self.drift = drift;
+    }
+
+    /// Whether it is chosen how keys are read, which is as soon as all have begun that take part in a step with it.
+    pub const fn reads_keys(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// Reads the keys of what it has found in some way.
+    pub const fn read_keys(&mut self, keys: KeyReads) {
+        self.keys = Some(keys);
     }
 
     /// Steps of one token each that are still to come at most: the prompt's last one chooses the first.
@@ -87,7 +97,9 @@ impl<'a> Active<'a> {
 
     /// At its end it read materialised keys of so many chunks.
     pub fn keys_left(&mut self, chunks: usize) {
-        self.keys.given_up = self.keys.materialised.saturating_sub(chunks);
+        if let Some(keys) = &mut self.keys {
+            keys.given_up = keys.materialised.saturating_sub(chunks);
+        }
     }
 
     /// What the output may diverge by.
@@ -245,7 +257,7 @@ impl<'a> Active<'a> {
             prompt_tokens: self.prompt(),
             reused_tokens: self.reused,
             drift: self.drift,
-            keys: self.keys,
+            keys: self.keys.unwrap_or_default(),
             tokens: self.tokens[self.prompt()..].to_vec(),
             text: self.text,
             reason: self.reason.unwrap_or(FinishReason::Cancelled),

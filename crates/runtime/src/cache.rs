@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use interleaf_contract::PoolGeometry;
 use interleaf_kv::{
-    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KvError, Manager, Op, Open,
-    Opened, SequenceId,
+    AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, Manager, Op,
+    Open, Opened, SequenceId,
 };
 use interleaf_model::Digest;
 
@@ -227,8 +227,18 @@ impl Cache {
     }
 
     /// A sequence reads exact keys as far as there is room for them: what is to be decoded for that is returned.
-    pub fn materialise_keys(&mut self, id: SequenceId) -> Result<Vec<Op>, KvError> {
-        self.manager.materialise_keys(id)
+    pub fn materialise_keys(&mut self, id: SequenceId, set: KeySet) -> Result<Vec<Op>, KvError> {
+        self.manager.materialise_keys(id, set)
+    }
+
+    /// The same as far as they are there already.
+    pub fn join_keys(&mut self, id: SequenceId, set: KeySet) -> Result<(), KvError> {
+        self.manager.join_keys(id, set)
+    }
+
+    /// Others read keys in place again where that lets rows decode an anchor once for them and for this sequence.
+    pub fn share_anchors(&mut self, id: SequenceId) -> Result<(), KvError> {
+        self.manager.share_anchors(id)
     }
 
     /// It reads them where they are encoded again.

@@ -48,7 +48,7 @@ pub struct EngineOptions {
     /// The longest sequence; 0 for what the model allows.
     pub context: usize,
     /// The most prompt rows in one step. Smaller steps answer sooner, larger ones prefill faster; results
-    /// are the same to the bit.
+    /// are the same to the bit, but for what [`KeyPath`] says of those that allow a loss.
     pub prefill_rows: usize,
     /// Whether what one request computed answers for the next one that begins with the same tokens under the same adapter.
     /// Answers are the same to the bit, but where generated rows have kernels of their own, as on a GPU.

@@ -3,9 +3,9 @@
 use interleaf_contract::{PageCodec, PageCopy, PageRecode, RowKind, Sampler};
 use interleaf_kv::{Op, OpKind, SequenceId};
 
+use crate::EngineError;
 use crate::adapters::Activation;
 use crate::engine::Engine;
-use crate::{EngineError, KeyReads};
 
 /// A sequence of the engine: its tokens so far are in the KV cache, under one adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,20 +100,23 @@ impl Engine {
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
         self.find_calibration(activation, drift);
         self.on_some_device(&[], |engine| {
-            let (sequence, reused, _) = engine.resume(activation, prompt, drift, None)?;
+            let (sequence, reused) = engine.resume(activation, prompt, drift)?;
+            if let Err(error) = engine.choose_keys(sequence.id, None) {
+                engine.close_unchanged(sequence.id)?;
+                return Err(error);
+            }
             Ok((sequence, reused))
         })
     }
 
-    /// The same on the device at hand, once [`Engine::find_calibration`] has looked, and how keys are read of what is cached, for
-    /// a call that goes on for so many tokens at most, if that is known.
+    /// The same on the device at hand, once [`Engine::find_calibration`] has looked; keys are read in place until
+    /// [`Engine::choose_keys`] says otherwise.
     pub(crate) fn resume(
         &mut self,
         activation: Option<Activation>,
         prompt: &[u32],
         drift: f32,
-        tokens: Option<usize>,
-    ) -> Result<(SequenceHandle, usize, KeyReads), EngineError> {
+    ) -> Result<(SequenceHandle, usize), EngineError> {
         self.take_forms(activation, drift)?;
         let opened = self.cache.open(activation, prompt, drift)?;
         let sequence = SequenceHandle { id: opened.sequence, activation };
@@ -121,21 +124,24 @@ impl Engine {
         let (copies, waking): (Vec<Op>, Vec<Op>) = opened.moves.iter().copied().partition(is_copy);
         let woken =
             self.wake(&waking).inspect_err(|_| copies.iter().for_each(|op| self.cache.copied(*op, false)));
-        let copied = woken.and_then(|()| self.copy_pages(&copies));
-        let keys = match copied.and_then(|()| self.choose_keys(sequence.id, tokens)) {
-            Ok(keys) => keys,
-            Err(error) => {
-                let moves = self.cache.close(opened.sequence)?;
-                moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
-                return Err(error);
-            }
-        };
+        if let Err(error) = woken.and_then(|()| self.copy_pages(&copies)) {
+            self.close_unchanged(sequence.id)?;
+            return Err(error);
+        }
         // What could not be woken is not there after all.
         let reused = self.cache.manager().tokens(sequence.id)?;
         if self.fallback.is_some() {
             self.histories.grow(sequence.id, &prompt[..reused]);
         }
-        Ok((sequence, reused, keys))
+        Ok((sequence, reused))
+    }
+
+    /// Closes a sequence where the device has just failed, so that nothing of it is encoded.
+    fn close_unchanged(&mut self, id: SequenceId) -> Result<(), EngineError> {
+        let moves = self.cache.close(id)?;
+        self.histories.forget(id);
+        moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
+        Ok(())
     }
 
     /// A bound on the mean divergence of outputs, in nats, that what a sequence reads costs.

@@ -15,7 +15,9 @@ impl Engine {
     /// to a bound, of the prompts still to be read. `on_event` sees progress and text as they come;
     /// breaking off ends every answer within one token and keeps what they have.
     ///
-    /// The answers do not depend on which requests are in the batch.
+    /// The answers do not depend on which requests are in the batch. Of those that allow a loss that holds where keys are read
+    /// in place ([`KeyPath::InPlace`](crate::KeyPath::InPlace)): else who reads over the same chunks beside them, and what room
+    /// is left, has a say in how their keys are read, and so in their bits.
     ///
     /// # Errors
     /// If a request is refused (unknown adapter, empty or too long a prompt, an option out of range) or
@@ -93,11 +95,15 @@ impl Engine {
     /// A request takes part in its first step: it begins with what of its prompt is in the cache by now.
     fn begin(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
         let empty = a.sequence;
-        let tokens = Some(a.steps_at_most(self.context));
-        let (sequence, reused, keys) =
-            self.resume(empty.activation, a.prompt_tokens(), a.budget(), tokens)?;
-        a.begin(sequence, reused, self.cache.manager().drift(sequence.id)?, keys);
+        let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens(), a.budget())?;
+        a.begin(sequence, reused, self.cache.manager().drift(sequence.id)?);
         self.close_sequence(empty)
+    }
+
+    /// All have begun that are to take part in its first step.
+    fn choose(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
+        a.read_keys(self.choose_keys(a.sequence.id, Some(a.steps_at_most(self.context)))?);
+        Ok(())
     }
 
     /// Runs requests until all are over. With `close` each gives its pages back as it ends, for others to
@@ -149,8 +155,15 @@ impl Engine {
                 }
                 gate.wait();
             }
-            if let Some(&(index, _)) = plan.iter().find(|(index, _)| !active[*index].has_begun()) {
-                match self.on_device(|engine| engine.begin(&mut active[index])) {
+            let to_begin = plan.iter().find(|(index, _)| !active[*index].has_begun());
+            let to_choose = || plan.iter().find(|(index, _)| !active[*index].reads_keys());
+            if let Some(&(index, _)) = to_begin.or_else(to_choose) {
+                let a = &mut active[index];
+                let ready = self.on_device(|engine| match a.has_begun() {
+                    true => engine.choose(a),
+                    false => engine.begin(a),
+                });
+                match ready {
                     // As below.
                     Ok(()) | Err(EngineError::GpuSuspended) => {}
                     Err(error) => self.leave(error)?,

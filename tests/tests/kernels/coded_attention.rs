@@ -1,10 +1,17 @@
 //! `paged_attention` over pages in mixed codecs: against the reference on the same bits, and rows that share anchors
 //! against themselves alone.
 
-use interleaf_contract::{Numerics, PageElement, RowKind};
-use interleaf_tests::attention::SequenceSpec;
+use std::ops::Range;
+
+use interleaf_contract::{
+    Batch, Bits, CHUNK_TOKENS, ChunkEntry, Numerics, Op, PageCodec, PageElement, PageEntry, Row, RowKind,
+    RowSet,
+};
+use interleaf_tests::attention::{AttentionCase, SequenceSpec};
 use interleaf_tests::backends::{self, Boxed, label};
 use interleaf_tests::coded::{Coded, CodedCase, generated};
+use interleaf_tests::data::Random;
+use interleaf_tests::single;
 use interleaf_tests::tolerance::{assert_bits, error};
 
 fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
@@ -13,7 +20,8 @@ fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
 
 fn case(heads: (usize, usize), head_dim: usize, sequences: Vec<SequenceSpec>, seed: u64) -> CodedCase {
     let element = if seed.is_multiple_of(2) { PageElement::F16 } else { PageElement::F32 };
-    CodedCase { heads: heads.0, kv_heads: heads.1, head_dim, element, window: None, sequences, seed }
+    let (heads, kv_heads) = heads;
+    CodedCase { heads, kv_heads, head_dim, element, window: None, softcap: None, sequences, seed }
 }
 
 /// Rows alone have the bits that they have together; returns these.
@@ -76,6 +84,71 @@ fn rows_that_share_anchors() {
     {
         let sequences = vec![generated(530), generated(512), generated(600), generated(530), prompt(530, 3)];
         check(&CodedCase { window, ..case((2 * heads, 2), 32, sequences, seed) }, backends);
+    }
+}
+
+/// Heads of every size and number, windows and caps, over blocks that rows of one length and of others share, among them several
+/// rows of one sequence: what is multiplied as it is decoded, and what is kept.
+#[test]
+fn rows_of_all_kinds_over_the_same_blocks() {
+    let backends = &mut backends::of_every_codec();
+    let heads = [(4, 1), (8, 2), (8, 1), (12, 3), (2, 2), (6, 2), (3, 1), (16, 2)];
+    let dims = [16, 64, 8, 40, 128, 24, 48, 96];
+    let windows = [None, Some(257), Some(1), None, Some(100), Some(16), None, Some(300)];
+    for (seed, ((heads, dim), window)) in (40..).zip(heads.into_iter().zip(dims).zip(windows)) {
+        let softcap = [None, Some(5.0), Some(30.0)][seed as usize % 3];
+        let joined = SequenceSpec { tokens: 560, queries: 3, kind: RowKind::Generated };
+        let sequences = vec![generated(530), generated(560), generated(530), prompt(250, 3), joined];
+        check(&CodedCase { window, softcap, ..case(heads, dim, sequences, seed) }, backends);
+    }
+}
+
+/// A row of few positions shares a block with one of many: what its table names behind its reach nobody has looked at, and
+/// nobody reads.
+#[test]
+fn a_table_is_read_as_far_as_its_rows_reach() {
+    const POSITION: u32 = 39;
+    let far = AttentionCase {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 32,
+        element: PageElement::F16,
+        sequences: vec![generated(270)],
+        seed: 3,
+    };
+    let (mut batch, pages, pool) = far.batch(&far.data());
+    let mut near = batch.sequences[0].clone();
+    let outside = |over: PageEntry| {
+        let (codec, anchor) = (PageCodec::Delta(Bits::Four), Some(over.place()));
+        PageEntry { codec, at: u32::MAX - 1000, constants: None, anchor }
+    };
+    for chunk in POSITION as usize / CHUNK_TOKENS + 1..near.pages.chunks() {
+        let entry = near.pages.entry(0, chunk).expect("a chunk");
+        near.pages.set(pool.layers, chunk, |_| ChunkEntry { k: outside(entry.k), v: outside(entry.v) });
+    }
+    batch.rows.insert(0, Row { position: POSITION, ..batch.rows[0] });
+    batch.rows[1].sequence = 1;
+    batch.sequences.insert(0, near);
+    let cols = far.shape().heads * far.shape().head_dim;
+    let q = Random::new(4).values(2 * cols as usize);
+    let mut backends = backends::cpu_tiers(1, Numerics::ActF32);
+    backends.insert(0, backends::reference(Numerics::ActF32));
+    for backend in &mut backends {
+        let label = label(&**backend);
+        backend.create_pool(pool).expect("a small pool");
+        backend.write_pages(&pages).expect("they are in the pool");
+        let mut run = |rows: Range<usize>| {
+            let values = q[rows.start * cols as usize..rows.end * cols as usize].to_vec();
+            let batch = Batch { rows: batch.rows[rows].to_vec(), ..batch.clone() };
+            let output = single::run(&mut **backend, batch, &[(cols, values)], |step, t| {
+                let out = step.tensor(RowSet::All, cols);
+                step.push(Op::PagedAttention { layer: 1, shape: far.shape(), q: t[0], out });
+                vec![out]
+            });
+            output.unwrap_or_else(|e| panic!("{label}: {e}")).probes.remove(0)
+        };
+        let alone = [run(0..1), run(1..2)].concat();
+        assert_bits(&label, &run(0..2), &alone);
     }
 }
 

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use interleaf_runtime::{
-    BackendChoice, Completion, Engine, EngineOptions, Feed, KeyPath, KeyReason, PageElement, Request,
-    RowKind, SequenceHandle, Want,
+    BackendChoice, Completion, Engine, EngineOptions, Feed, KeyPath, KeyReads, KeyReason, PageElement,
+    Request, RowKind, SequenceHandle, Want,
 };
 use interleaf_tests::tolerance::assert_bits;
 
@@ -182,6 +182,89 @@ fn what_ran_and_why_is_said() {
     }
 }
 
+/// Every model's answers to one prompt, in one call.
+fn generate_all(engine: &mut Engine, own: u32, max_tokens: usize) -> Vec<KeyReads> {
+    let request = |adapter| Request { max_tokens, ..request(&prompt(engine, own), adapter, BUDGET) };
+    let requests: Vec<Request> = models().into_iter().map(request).collect();
+    let answers = engine.generate(&requests, &mut |_| ControlFlow::Continue(())).expect("it answers");
+    assert!(answers.iter().all(|answer| answer.reused_tokens == SHARED));
+    answers.into_iter().map(|answer| answer.keys).collect()
+}
+
+/// Rows that are differences in codes from the same pages decode these once, as long as all of them read them: whoever is open
+/// together, and whoever comes later.
+#[test]
+fn keys_over_an_anchor_of_several_rows_stay_where_they_are() {
+    for backend in all() {
+        let open = |prefill_rows, keys| {
+            let options = EngineOptions { pages: PageElement::F16, prefill_rows, keys, ..options(backend) };
+            let mut engine = open(options, 500);
+            warm(&mut engine, BUDGET);
+            engine
+        };
+        // All prompts' own tokens in one step.
+        let mut engine = open(128, KeyPath::Measured);
+        for keys in generate_all(&mut engine, 3, 40) {
+            assert_eq!((keys.in_place, keys.materialised, keys.bytes), (CHUNKS, 0, 0));
+            assert_eq!((keys.reason, keys.times), (KeyReason::Shared, None));
+        }
+        // One prompt after another: the first has chosen when the next one comes.
+        let mut engine = open(20, KeyPath::Measured);
+        let mut all = generate_all(&mut engine, 4, 40);
+        let first = all.remove(0);
+        assert_eq!(first.reason, KeyReason::Measured);
+        assert_eq!(first.given_up, first.materialised, "{first:?}");
+        assert!(
+            all.iter().all(|keys| (keys.reason, keys.in_place) == (KeyReason::Shared, CHUNKS)),
+            "{all:?}"
+        );
+        // Pinned, each has its own.
+        let mut engine = open(128, KeyPath::Materialised);
+        for keys in generate_all(&mut engine, 3, 4) {
+            assert_eq!((keys.materialised, keys.given_up), (CHUNKS, 0));
+        }
+        assert_eq!((engine.memory().kv_in_use, engine.memory().kv_keys), (0, 0));
+    }
+}
+
+/// What is measured of a part of a context, for want of room, is not taken for what it takes to read all of it.
+#[test]
+fn times_of_a_part_are_not_kept() {
+    for backend in all() {
+        let (pages, keys) = (PageElement::F16, KeyPath::Measured);
+        let mut engine = open(EngineOptions { pages, keys, ..options(backend) }, 120);
+        warm(&mut engine, BUDGET);
+        let sequence = fill(&mut engine, 3);
+        let part = generate(&mut engine, 3, 40, BUDGET).keys;
+        let times = part.times.expect("it was measured");
+        assert!(part.reason == KeyReason::Measured && (1..CHUNKS).contains(&times.chunks), "{part:?}");
+        engine.close_sequence(sequence).expect("open");
+        let [first, second] = [4, 5].map(|own| generate(&mut engine, own, 40, BUDGET).keys.times);
+        assert_eq!(first.map(|times| times.chunks), Some(CHUNKS), "measured anew");
+        assert_eq!(second, first, "and kept");
+    }
+}
+
+/// Keys of few coefficients take much to decode for each row, whatever the rows share: they are measured beside others, too.
+#[test]
+fn dear_keys_are_measured_beside_others_over_the_same_anchors() {
+    let (folder, adapter) = (calibrated::store(), Some(calibrated::ADAPTER));
+    for backend in all() {
+        let store = Some(folder.path().to_owned());
+        let mut engine = open(EngineOptions { pages: PageElement::F16, store, ..options(backend) }, 200);
+        for adapter in [None, adapter] {
+            lossy::answer(&mut engine, &calibrated::prompt(0), adapter, BUDGET);
+        }
+        let request =
+            |adapter| Request { max_tokens: 40, ..request(&calibrated::prompt(1), adapter, BUDGET) };
+        let requests = [None, adapter].map(request);
+        let answers = engine.generate(&requests, &mut |_| ControlFlow::Continue(())).expect("it answers");
+        let [base, over] = [0, 1].map(|i| answers[i].keys);
+        assert_eq!((base.in_place, base.reason), (CHUNKS, KeyReason::Shared));
+        assert_eq!((over.reason, over.times.map(|times| times.chunks)), (KeyReason::Measured, Some(CHUNKS)));
+    }
+}
+
 /// How much of what all prompts share each adapter finds.
 fn found(engine: &mut Engine) -> Vec<usize> {
     let tokens = prompt(engine, 9);
@@ -191,6 +274,21 @@ fn found(engine: &mut Engine) -> Vec<usize> {
         reused
     };
     models().into_iter().map(of).collect()
+}
+
+/// Somebody takes all that is free, until something goes that can be spared, and gives so many chunks back.
+fn fill(engine: &mut Engine, free: usize) -> SequenceHandle {
+    let cached = engine.memory().kv_cached;
+    let sequence = engine.open_sequence(None, &[]).expect("it opens");
+    let mut taken = 0;
+    while engine.memory().kv_cached == cached {
+        let feed = Feed { sequence, tokens: &[300; 16], kind: RowKind::Prompt, want: Want::Nothing };
+        engine.feed(&[feed]).expect("room");
+        taken += 16;
+    }
+    assert!(taken > 16 * free);
+    engine.truncate_sequence(sequence, taken - 16 * free).expect("open");
+    sequence
 }
 
 /// Room for what an answer computes, and not for that and the keys of all chunks that it has found: these go for it, and what
@@ -204,17 +302,7 @@ fn nothing_is_evicted_for_keys_and_they_make_way() {
         let (pages, keys) = (PageElement::F16, KeyPath::Materialised);
         let mut engine = open(EngineOptions { pages, keys, ..options(backend) }, 120);
         warm(&mut engine, BUDGET);
-        // Somebody takes all that is free, until something goes that can be spared, and gives a little back.
-        let cached = engine.memory().kv_cached;
-        let sequence = engine.open_sequence(None, &[]).expect("it opens");
-        let mut taken = 0;
-        while engine.memory().kv_cached == cached {
-            let feed = Feed { sequence, tokens: &[300; 16], kind: RowKind::Prompt, want: Want::Nothing };
-            engine.feed(&[feed]).expect("room");
-            taken += 16;
-        }
-        assert!(taken > 16 * FREE);
-        engine.truncate_sequence(sequence, taken - 16 * FREE).expect("open");
+        let sequence = fill(&mut engine, FREE);
         let before = found(&mut engine);
         let cached = engine.memory().kv_cached;
         let answer = generate(&mut engine, 3, steps, BUDGET);

@@ -4,9 +4,10 @@
 
 use std::ops::Range;
 
-use interleaf_contract::{ChunkEntry, PageCodec, PageEntry, PageHalf};
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, PageHalf};
 
 use super::plan::{Group, anchor};
+use super::seeing;
 use crate::isa::Isa;
 use crate::lines::LINE;
 use crate::page_codec::{Anchor, Basis, Decode, Mix, Order, Page, Pages, Scratch, adds_as_read};
@@ -22,17 +23,18 @@ pub struct Found<'p> {
     /// Whose they are: a group of the plan, and its chunks.
     of: Option<(usize, Range<usize>)>,
     /// K of every chunk, then V, in the order in which they are read: what all members' pages are differences from or are
-    /// themselves, then each member's own, if it is a difference.
+    /// themselves, then each member's own, if it is a difference and one of its rows sees the chunk.
     pages: Vec<Option<Page<'p>>>,
 }
 
 impl<'p> Found<'p> {
-    /// Finds the pages of a group, unless they are at hand.
+    /// Finds the pages of a group, unless they are at hand; `seen` is what each of its rows sees of the block.
     pub fn load(
         &mut self,
         pages: &'p Pages<'_>,
         layer: u32,
         (index, group): (usize, &Group<'_>),
+        seen: &[Range<usize>],
         chunks: Range<usize>,
         kv_head: usize,
     ) -> Load<'_, 'p> {
@@ -42,13 +44,18 @@ impl<'p> Found<'p> {
                 for chunk in chunks.clone() {
                     let find = |entry: PageEntry| match pages.page(layer, half, chunk, entry.place()) {
                         Ok(page) => page,
-                        // The step was checked: every entry is in the pool, and its constants are there.
+                        // The step was checked: every entry that a row reads is in the pool, and its constants are there.
+                        // All members' anchors are those of the row that does.
                         Err(error) => unreachable!("{error}"),
                     };
                     self.pages.push(Some(find(anchor(entry(group.pages(), chunk).half(half)).into())));
+                    let at = chunk * CHUNK_TOKENS % ATTENTION_SPLIT;
                     for member in group.members() {
                         let own = entry(member.pages, chunk).half(half);
-                        self.pages.push((!own.codec.stands_alone()).then(|| find(own)));
+                        // Behind its rows nobody has looked at what its table names.
+                        let is_read = !seeing(seen, &member.rows, at).is_empty();
+                        let own = Some(own).filter(|own| is_read && !own.codec.stands_alone());
+                        self.pages.push(own.map(find));
                     }
                 }
             }
@@ -59,7 +66,7 @@ impl<'p> Found<'p> {
 }
 
 fn entry(pages: &[ChunkEntry], chunk: usize) -> ChunkEntry {
-    // As above: tables reach as far as their rows' positions.
+    // Tables reach as far as their rows' positions, and where members share a block, over all of it.
     let Some(entry) = pages.get(chunk) else { unreachable!("no page of chunk {chunk}") };
     *entry
 }

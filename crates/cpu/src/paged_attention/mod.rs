@@ -203,7 +203,8 @@ unsafe fn run_task<'p, I: Isa>(
         // A window may begin within the block.
         let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min().unwrap_or(0);
         let chunks = (start + first) / CHUNK_TOKENS..end.min(start + ATTENTION_SPLIT).div_ceil(CHUNK_TOKENS);
-        let load = found.load(pages, layer.layer, (task.index, task.group), chunks.clone(), task.kv_head);
+        let of = (task.index, task.group);
+        let load = found.load(pages, layer.layer, of, &seen, chunks.clone(), task.kv_head);
         for chunk in chunks.clone() {
             let (group, at) = (task.group, chunk * CHUNK_TOKENS - start);
             let keys = Keys { group, queries: &queries, seen: &seen, scale: shape.scale, chunk, at };

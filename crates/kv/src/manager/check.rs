@@ -2,6 +2,7 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
+use super::keys::Reader;
 use super::{Manager, OpKind, Pending};
 use crate::children;
 use crate::node::{BASE, EXACT, Kind, NONE, Node};
@@ -154,6 +155,7 @@ impl Manager {
             let is_told = is_exact || node.first == 0 || node.drift > 0.0;
             holds!(is_told, "its lower layers are not the base's to the bit, and it is said to be exact");
             holds!(self.stands_alone(anchor), "its anchor is itself decoded over something");
+            holds!(anchor.first == 0, "its anchor has not all layers itself");
             holds!(anchor.variant == BASE || node.first == 0, "its lower layers are another adapter's");
             holds!(anchor.text() == node.text(), "its anchor is of other tokens");
             holds!(anchor.keep >= self.needs(node), "its anchor may lose what it needs");
@@ -162,11 +164,18 @@ impl Manager {
         holds!(node.anchor != NONE || node.first == 0, "has neither its lower layers nor an anchor");
         if let Some(second) = self.seconds.get(&index) {
             let is_used = match second.is_keys {
-                true if second.is_ready => self.is_read_for_keys(index),
+                true if second.is_ready => !second.readers.is_empty(),
                 true => node.busy > 0,
                 false => node.pins > 0 || node.busy > 0,
             };
             holds!(node.is_in(0) && is_used, "nobody uses it, and it has other pages beside its own");
+            let has_it = |reader: &Reader| {
+                self.sequences.get(&reader.id).is_some_and(|sequence| sequence.path.contains(&index))
+            };
+            holds!(
+                second.readers.iter().all(has_it),
+                "its exact keys are read by somebody who has not got it"
+            );
         }
         let is_decodable = self.nodes.get(node.anchor as usize).is_some_and(|at| at.variant == BASE);
         holds!(!self.is_at_rest(node) || is_decodable, "at rest over nothing of the base's");
@@ -248,7 +257,7 @@ impl Manager {
                     let is_woken = !self.is_at_rest(at) || self.has_second(node);
                     holds!(is_woken, "{id:?}: chunk {place} is at rest");
                     holds!(
-                        entry == Some(self.entry_read(node, layer, sequence.reads_keys)),
+                        entry == Some(self.entry_read(node, layer, *id)),
                         "{id:?}: chunk {place} is elsewhere in layer {layer}"
                     );
                     holds!(

@@ -134,7 +134,7 @@ impl Manager {
     }
 
     /// All that a chunk depends on: the chunk before, its anchor, its adapter's weights.
-    fn above(&self, node: u32) -> impl Iterator<Item = u32> + use<> {
+    pub(super) fn above(&self, node: u32) -> impl Iterator<Item = u32> + use<> {
         let Node { parent, anchor, variant, .. } = self.nodes[node as usize];
         let parent = if self.is_root(parent) { NONE } else { parent };
         [parent, anchor, self.adapters[usize::from(variant)].node].into_iter().filter(|above| *above != NONE)

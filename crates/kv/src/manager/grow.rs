@@ -186,6 +186,7 @@ impl Manager {
                 self.free_private(node);
             } else {
                 self.unpin(node);
+                self.stop_reading_keys(node, sequence.id);
                 self.go_back(node);
             }
         }

@@ -39,6 +39,7 @@ use interleaf_contract::{PageElement, PageTable, PoolGeometry};
 
 pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
+pub use self::keys::KeySet;
 pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
 pub use self::rest::Rest;

@@ -82,6 +82,7 @@ impl Manager {
         self.opened += 1;
         let id = SequenceId(self.opened);
         let mut sequence = Sequence {
+            id,
             app: open.app.place,
             variant,
             from,
@@ -92,7 +93,6 @@ impl Manager {
             path: Vec::new(),
             shared: 0,
             tokens: 0,
-            reads_keys: false,
             room: 0,
             table: PageTable::default(),
             is_lost: false,
@@ -269,7 +269,12 @@ impl Manager {
         if top < self.needs(&self.nodes[node as usize]) || !self.is_supported(anchor) {
             return false;
         }
-        let Some(list) = self.make_room(0, 0..usize::from(top), variant, form) else { return false };
+        // Nothing else may stand on what it stands on itself: room for it is not to be made of that.
+        let above: Vec<u32> = self.above(anchor).collect();
+        above.iter().for_each(|&node| self.pin(node));
+        let list = self.make_room(0, 0..usize::from(top), variant, form);
+        above.iter().for_each(|&node| self.unpin(node));
+        let Some(list) = list else { return false };
         self.frontier_take(anchor);
         let at = &mut self.nodes[anchor as usize];
         (at.pages[0], at.top[0], at.ready) = (list, top, false);
@@ -301,8 +306,8 @@ impl Manager {
     pub(super) fn push(&mut self, sequence: &mut Sequence, node: u32) {
         sequence.path.push(node);
         if self.tiers[0].is_striped() {
-            let with_keys = sequence.reads_keys;
-            sequence.table.push(self.config.layers, |layer| self.entry_read(node, layer, with_keys));
+            let id = sequence.id;
+            sequence.table.push(self.config.layers, |layer| self.entry_read(node, layer, id));
         }
     }
 

@@ -26,7 +26,7 @@ impl Manager {
             usage.keys +=
                 if self.seconds.get(&index).is_some_and(|second| second.is_keys) { second } else { 0 };
             if node.resident_followers > 0 {
-                usage.shared_layers += bytes;
+                usage.shared_layers += own;
             }
             let weights = self.adapters[usize::from(node.variant)].node;
             let is_missing = |&above: &u32| {
@@ -35,7 +35,7 @@ impl Manager {
                     .is_some_and(|above| above.kind != Kind::Root && !above.is_in(0))
             };
             if [node.parent, node.anchor, weights].iter().any(is_missing) {
-                usage.invalid += bytes;
+                usage.invalid += own;
             }
         }
         let resident = self.adapters.iter().filter(|known| !known.pieces.is_empty());

@@ -2,6 +2,7 @@
 //! the keys of an encoded one, which are sooner read than decoded (`keys`). Nothing is moved when they are not needed any more:
 //! the chunk's own pages are as they were all the time.
 
+use super::keys::Reader;
 use super::{Manager, Pending};
 use crate::form::Layers;
 use crate::node::{EXACT, Kind, NONE, Node};
@@ -9,13 +10,15 @@ use crate::op::Op;
 use crate::sequence::Sequence;
 
 /// Pages beside a chunk's own.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Second {
     pub list: u32,
     /// Whether they are keys alone, which the chunk can be read without.
     pub is_keys: bool,
     /// Whether they have their contents.
     pub is_ready: bool,
+    /// Of keys, who reads them.
+    pub readers: Vec<Reader>,
 }
 
 impl Manager {
@@ -26,7 +29,8 @@ impl Manager {
 
     /// A chunk is getting pages beside its own.
     pub(super) fn begin_second(&mut self, pending: Pending, list: u32, is_keys: bool) -> Op {
-        self.seconds.insert(pending.node, Second { list, is_keys, is_ready: false });
+        let second = Second { list, is_keys, is_ready: false, readers: Vec::new() };
+        self.seconds.insert(pending.node, second);
         self.new_op(pending, self.tiers[0].list_bytes(list))
     }
 
@@ -34,9 +38,8 @@ impl Manager {
     pub(super) fn fill_second(&mut self, node: u32) {
         if let Some(second) = self.seconds.get_mut(&node) {
             second.is_ready = true;
-            if second.is_keys {
-                self.renew_entries(node);
-            }
+            let readers = second.readers.clone();
+            self.renew_entries(node, &readers);
         }
     }
 
@@ -64,7 +67,7 @@ impl Manager {
         let Some(second) = self.seconds.get(&node) else { return };
         let at = &self.nodes[node as usize];
         let is_used = match second.is_keys {
-            true => !second.is_ready || self.is_read_for_keys(node),
+            true => !second.is_ready || !second.readers.is_empty(),
             false => at.pins > 0 || at.busy > 0,
         };
         if at.kind == Kind::Shared && !is_used {
@@ -75,12 +78,10 @@ impl Manager {
 
     /// What a chunk has beside its own pages goes; who read it reads those.
     pub(super) fn forget_second(&mut self, node: u32) {
-        if let Some(Second { list, is_keys, .. }) = self.seconds.remove(&node) {
+        if let Some(Second { list, is_keys, readers, .. }) = self.seconds.remove(&node) {
             self.tiers[0].give_back(list);
-            if is_keys {
-                self.keys_forgotten += 1;
-                self.renew_entries(node);
-            }
+            self.keys_forgotten += u64::from(is_keys);
+            self.renew_entries(node, &readers);
         }
     }
 
@@ -108,7 +109,7 @@ impl Manager {
 
     /// A sequence finds a chunk's pages where they are now.
     pub(super) fn renew_entry(&self, sequence: &mut Sequence, chunk: usize) {
-        let (node, with_keys) = (sequence.path[chunk], sequence.reads_keys);
-        sequence.table.set(self.config.layers, chunk, |layer| self.entry_read(node, layer, with_keys));
+        let (node, id) = (sequence.path[chunk], sequence.id);
+        sequence.table.set(self.config.layers, chunk, |layer| self.entry_read(node, layer, id));
     }
 }

@@ -87,9 +87,9 @@ impl Manager {
     }
 
     /// Whether a chunk could be decoded over another of the same tokens: that is another variant's, whole, in memory, and
-    /// not itself decoded over something. How much that has lost does not matter, since the difference is taken from what
-    /// it decodes to. What shares its lower layers with the base stays with the base; where these are another of its chunks',
-    /// which has lost something, the chunk loses that, too.
+    /// not itself decoded over something; nor does it share its lower layers, of which it has no pages then. How much that
+    /// has lost does not matter, since the difference is taken from what it decodes to. What shares its lower layers with the
+    /// base stays with the base; where these are another of its chunks', which has lost something, the chunk loses that, too.
     pub(super) fn is_anchor_of(&self, anchor: u32, node: u32) -> bool {
         let own = &self.nodes[node as usize];
         let found = &self.nodes[anchor as usize];
@@ -97,8 +97,12 @@ impl Manager {
         self.is_decodable(found) && is_other
     }
 
-    /// Whether all of a chunk's layers are in memory, and decoded over nothing else.
+    /// Whether all of a chunk's layers are in memory, none of them at an anchor of its own, and decoded over nothing else.
     pub(super) fn is_decodable(&self, at: &Node) -> bool {
-        usize::from(at.top[0]) == self.config.layers && at.is_in(0) && at.ready && self.stands_alone(at)
+        at.first == 0
+            && usize::from(at.top[0]) == self.config.layers
+            && at.is_in(0)
+            && at.ready
+            && self.stands_alone(at)
     }
 }

@@ -304,5 +304,5 @@ impl Rig {
 /// The word that a sequence reads.
 fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, position: usize) -> Option<u64> {
     let place = manager.page_place(id, layer, position / CHUNK_TOKENS).ok().flatten()?;
-    Some(device.page(layer, place)[position % CHUNK_TOKENS])
+    Some(device.page(layer, place).words[position % CHUNK_TOKENS])
 }

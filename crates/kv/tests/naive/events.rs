@@ -31,7 +31,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => n.clone().prop_map(|app| Event::CloseApp { app }),
         1 => Just(Event::LoseMemory),
         4 => (n.clone(), 0_u8..4).prop_map(|(sequence, choice)| Event::Keys { sequence, are_exact: choice > 0 }),
-        1 => (n.clone(), n, 0_u8..4, 16_usize..86).prop_map(|(app, adapter, text, len)| Event::Follow {
+        // What comes of it takes several after each other.
+        8 => (n.clone(), n, 0_u8..4, 16_usize..86).prop_map(|(app, adapter, text, len)| Event::Follow {
             app, adapter, text, len,
         }),
     ]

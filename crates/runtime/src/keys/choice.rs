@@ -15,18 +15,20 @@ const NOISE: f64 = 0.05;
 /// What was measured of some chunks with encoded keys, the least of several looks each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyTimes {
-    /// How many chunks these were.
+    /// How many chunks' keys were materialised.
     pub chunks: usize,
-    /// The attention of one generated token in all layers, keys being read where they are.
+    /// The attention of one generated token in all layers over the whole context, these chunks' keys being read where they are.
     pub in_place: Duration,
-    /// The same with keys that are materialised.
+    /// The same with their keys materialised.
     pub materialised: Duration,
     /// To materialise them.
     pub making: Duration,
 }
 
-/// Whether materialising keys saves more than it costs a call that goes on for so many steps at most. Steps and what is made
-/// both take as long as there are chunks, so that what was measured of some says the same of others.
+/// Whether materialising keys saves more than it costs a call that goes on for so many steps at most. What a step saves and what
+/// is made both grow with the pages, so that what was measured of some says the same of about as many in the same codecs, that
+/// one row reads. It says nothing of rows that share an anchor and would not any more: keys that these share are left where they
+/// are ([`KeySet::Apart`](interleaf_kv::KeySet::Apart)).
 pub fn pays(times: &KeyTimes, steps: usize) -> bool {
     let [in_place, materialised, making] =
         [times.in_place, times.materialised, times.making].map(|time| time.as_secs_f64());

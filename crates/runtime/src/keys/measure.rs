@@ -1,6 +1,7 @@
 //! What reading keys takes on the device: the attention of one row over a sequence's own pages, in every layer, and nothing
 //! else of a step. It reads what is there and writes no page.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ use crate::{Engine, EngineError};
 const LOOKS: usize = 4;
 
 impl Engine {
-    /// Measures both ways of reading a sequence's keys, and what it took to decode pages, by the table that it had before and the
-    /// one that it has now.
+    /// Measures both ways of reading a sequence's keys in a row of its own, and what it took to decode pages, by the table that it
+    /// had before and the one that it has now.
     pub(super) fn measure_keys(
         &mut self,
         id: SequenceId,
@@ -28,9 +29,9 @@ impl Engine {
     ) -> Result<KeyTimes, EngineError> {
         let manager = self.cache.manager();
         let materialised = manager.page_table(id)?;
-        let chunks = manager.keys_read(id)?.1;
+        let chunks = pages.iter().map(|page| page.chunk).collect::<BTreeSet<u32>>().len();
         let whole = manager.tokens(id)? / CHUNK_TOKENS;
-        // Of a table of which a chunk is materialised every layer has some.
+        // Of a layer that has no exact page, the pool's first place is as good.
         let none = PageEntry::exact(self.reserved.geometry.element, 0);
         let [in_place, materialised] = [in_place, materialised].map(|table| {
             let mut table = table.clone();

@@ -1,7 +1,7 @@
 //! Calls: sequences are opened, computed, cut and closed, and what they find is what was computed.
 
 use interleaf_contract::CHUNK_TOKENS;
-use interleaf_kv::{KvError, OpKind, Open};
+use interleaf_kv::{KeySet, KvError, OpKind, Open};
 
 use super::device::{Under, contents};
 use super::setup::LAYERS;
@@ -233,8 +233,10 @@ impl World {
     pub(super) fn read_keys(&mut self, place: usize, are_exact: bool) -> Result<(), String> {
         let Sequence { id, adapter, .. } = self.sequences[place];
         let evicted = (0..self.setup.tiers().len()).map(|tier| self.manager.evicted(tier)).sum::<u64>();
+        // Every other one leaves keys where rows share an anchor, and others then do, too.
+        let set = if place.is_multiple_of(2) { KeySet::All } else { KeySet::Apart };
         if are_exact {
-            match self.manager.materialise_keys(id) {
+            match self.manager.materialise_keys(id, set) {
                 Ok(moves) => self.plan(moves),
                 Err(KvError::Waiting(_)) => {}
                 Err(_) if self.is_unloaded(adapter) => {}
@@ -242,6 +244,9 @@ impl World {
             }
         } else {
             self.manager.read_keys_in_place(id).map_err(|e| e.to_string())?;
+        }
+        if set == KeySet::Apart {
+            self.manager.share_anchors(id).map_err(|e| e.to_string())?;
         }
         let now = (0..self.setup.tiers().len()).map(|tier| self.manager.evicted(tier)).sum::<u64>();
         (now == evicted).then_some(()).ok_or("something was taken for exact keys".into())

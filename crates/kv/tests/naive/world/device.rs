@@ -29,7 +29,18 @@ pub fn contents(under: &Under, layer: usize, tokens: &[u32], is_lossy: bool) -> 
 }
 
 /// What the tokens of a page are.
-pub type Page = [u64; CHUNK_TOKENS];
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Page {
+    pub words: [u64; CHUNK_TOKENS],
+    /// Which of them were copied of an anchor's page, for a chunk that is read there.
+    pub are_anchors: [bool; CHUNK_TOKENS],
+}
+
+impl Page {
+    pub fn set(&mut self, token: usize, word: u64) {
+        (self.words[token], self.are_anchors[token]) = (word, false);
+    }
+}
 
 /// Pages of memory by layer and place, and what is stored below.
 #[derive(Debug, Default)]
@@ -40,7 +51,7 @@ pub struct Device {
 
 impl Device {
     pub fn write(&mut self, layer: usize, place: u64, position: usize, word: u64) {
-        self.pages.entry((layer, place)).or_default()[position % CHUNK_TOKENS] = word;
+        self.pages.entry((layer, place)).or_default().set(position % CHUNK_TOKENS, word);
     }
 
     pub fn page(&self, layer: usize, place: u64) -> Page {

@@ -269,7 +269,7 @@ struct Word {
     word: u64,
     /// What its keys say where they are read.
     keys: u64,
-    /// Whether it is the anchor's: the chunk's own is the same, or near enough.
+    /// Whether it is the anchor's, or was copied of that: the chunk's own is the same, or near enough.
     is_anchors: bool,
 }
 
@@ -279,8 +279,13 @@ fn read(manager: &Manager, device: &Device, id: SequenceId, layer: usize, positi
     let own = manager.page_place(id, layer, chunk).ok()?;
     // Of a chunk that stores nothing of a layer its anchor's page is read, which begins with its keys.
     let keys = u64::from(manager.page_table(id).ok()?.entry(layer, chunk)?.k.at) * PAGE_UNIT as u64;
-    let at = |place| device.page(layer, place)[position % CHUNK_TOKENS];
-    Some(Word { word: at(own.unwrap_or(keys)), keys: at(keys), is_anchors: own.is_none() })
+    let token = position % CHUNK_TOKENS;
+    let page = device.page(layer, own.unwrap_or(keys));
+    Some(Word {
+        word: page.words[token],
+        keys: device.page(layer, keys).words[token],
+        is_anchors: own.is_none() || page.are_anchors[token],
+    })
 }
 
 /// An error is the expected one, where one is expected.

@@ -1,6 +1,6 @@
 //! Moves: planned, carried out on the device, and lost with its memory.
 
-use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT};
+use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT, PageHalf};
 use interleaf_kv::{ContentDigest, ModelKey, Op, OpKind};
 
 use super::device::{Page, Under, contents};
@@ -27,8 +27,8 @@ impl World {
             }
             OpKind::Encode { .. } => self.manager.encoded_places(op.id),
             OpKind::Copy | OpKind::Translate => {
-                let copied = self.manager.copied_places(op.id);
-                copied.into_iter().map(|(layer, _, place)| (layer, place)).collect()
+                let copied = self.manager.copied_places(op.id).into_iter().chain(self.copied_anchors(op));
+                copied.map(|(layer, _, place)| (layer, place)).collect()
             }
             OpKind::Write { .. } => {
                 let at = self.manager.stored_at(op.id);
@@ -40,9 +40,27 @@ impl World {
         places.into_iter().for_each(|(layer, place)| self.device.set_page(layer, place, Page::default()));
     }
 
+    /// The pages that a copy reads at an anchor, in layers of which the chunk that is copied stores nothing, and where each is
+    /// written.
+    fn copied_anchors(&self, op: Op) -> Vec<(usize, u64, u64)> {
+        let own = self.manager.copied_places(op.id);
+        let is_own = |layer: u32| own.iter().any(|(stored, ..)| *stored == layer as usize);
+        // A page begins with its keys.
+        let pages = self.manager.copied_pages(op.id).into_iter();
+        let anchors = pages.filter(|page| page.half == PageHalf::K && !is_own(page.layer));
+        let place = |at: u32| u64::from(at) * PAGE_UNIT as u64;
+        anchors.map(|page| (page.layer as usize, place(page.from.at), place(page.to.at))).collect()
+    }
+
     pub(super) fn carry_out(&mut self, op: Op) -> Result<(), String> {
         match op.kind {
-            OpKind::Copy => self.device.copy(&self.manager.copied_places(op.id)),
+            OpKind::Copy => {
+                self.device.copy(&self.manager.copied_places(op.id));
+                for (layer, from, to) in self.copied_anchors(op) {
+                    let page = Page { are_anchors: [true; CHUNK_TOKENS], ..self.device.page(layer, from) };
+                    self.device.set_page(layer, to, page);
+                }
+            }
             OpKind::Write { from, .. } => {
                 let at = self.manager.stored_at(op.id).ok_or("a write to nowhere")?;
                 if from == 0 {
@@ -90,10 +108,10 @@ impl World {
             let mut page = self.device.page(layer, place);
             for token in 0..CHUNK_TOKENS {
                 let tokens = &sequence.tokens[..=chunk * CHUNK_TOKENS + token];
-                if read[token] != contents(&base, layer, tokens, false) {
+                if read.words[token] != contents(&base, layer, tokens, false) {
                     return Err(format!("a translation of something else in layer {layer}"));
                 }
-                page[token] = contents(&sequence.under, layer, tokens, true);
+                page.set(token, contents(&sequence.under, layer, tokens, true));
             }
             self.device.set_page(layer, place, page);
         }
@@ -127,8 +145,9 @@ impl World {
         for (layer, entry) in rest.base.iter().enumerate() {
             let read = page(layer, u64::from(entry.k.at) * PAGE_UNIT as u64);
             let last = key.tokens.len();
-            let is =
-                |is_lossy| read[CHUNK_TOKENS - 1] == contents(&base, layer, &key.tokens[..last], is_lossy);
+            let is = |is_lossy| {
+                read.words[CHUNK_TOKENS - 1] == contents(&base, layer, &key.tokens[..last], is_lossy)
+            };
             if !(is(false) || is(true)) {
                 return Err(format!("the base's page in layer {layer} is something else's"));
             }
@@ -162,7 +181,7 @@ impl World {
         for &(layer, place) in places {
             let mut page = self.device.page(layer, place);
             for position in start..key.tokens.len() {
-                page[position - start] = contents(&under, layer, &key.tokens[..=position], is_lossy);
+                page.set(position - start, contents(&under, layer, &key.tokens[..=position], is_lossy));
             }
             self.device.set_page(layer, place, page);
         }
