@@ -178,20 +178,28 @@ fn attend_block(
 #repeat low_rank ${V_OVER_LOW_RANK}
     workgroupBarrier();
 #repeat v ${VECTORS}
-    let sequence_${v} = sequence_of(pages, ${v}u);
-    let expanded_${v} = expanded_values(
-        thread,
-        sequence_${v}.x,
-        sequence_${v}.y,
-        kv_head,
-        first,
-        skipped,
-        count,
-        start_${v},
-        length_${v},
-        ${v}u * ${SPLIT}u,
-    );
+    var expanded_${v}: Expanded;
 #end
+    // A loop: its barriers are compiled once.
+    for (var v = 0u; v < ${VECTORS}u; v++) {
+        var start = start_0;
+        var length = length_0;
+#repeat v ${VECTORS}
+        if (v == ${v}u) {
+            start = start_${v};
+            length = length_${v};
+        }
+#end
+        let read = sequence_of(pages, v);
+        let weights_at = v * ${SPLIT}u;
+        let expanded =
+            expanded_values(thread, read.x, read.y, kv_head, first, skipped, count, start, length, weights_at);
+#repeat v ${VECTORS}
+        if (v == ${v}u) {
+            expanded_${v} = expanded;
+        }
+#end
+    }
 #end
 #repeat s ${SPAN}
     workgroupBarrier();

@@ -97,31 +97,36 @@ fn expanded_values(
 #end
             }
             workgroupBarrier();
-            // Coefficient k of every portion.
+            // One coefficient of every portion after the other: a loop, whose barriers are compiled once.
+            for (var k = 0u; k < portion; k++) {
+                var sum = sum_0;
 #repeat k 8
-            shares[thread] = sum_${k};
-            workgroupBarrier();
-            let there_${k} = select(0u, beside, ${k}u < portion);
-            if (thread < there_${k}) {
-                var total = shares[thread];
-                for (var turn = 1u; turn < turns; turn++) {
-                    total += shares[turn * beside + thread];
+                if (k == ${k}u) {
+                    sum = sum_${k};
                 }
-                shares[thread] = total * direction_scale(direction_at(part.constants, own + ${k}u));
-            }
-            workgroupBarrier();
-            for (var i = 0u; i < there_${k}; i++) {
-                let row = direction_at(part.constants, (begin + i) * portion + ${k}u);
+#end
+                shares[thread] = sum;
+                workgroupBarrier();
+                if (thread < beside) {
+                    var total = shares[thread];
+                    for (var turn = 1u; turn < turns; turn++) {
+                        total += shares[turn * beside + thread];
+                    }
+                    shares[thread] = total * direction_scale(direction_at(part.constants, own + k));
+                }
+                workgroupBarrier();
+                for (var i = 0u; i < beside; i++) {
+                    let row = direction_at(part.constants, (begin + i) * portion + k);
 #repeat i ${OWNED}
-                {
-                    let element = min(thread + ${i}u * ${WORKGROUP}u, ${HEAD_DIM}u - 1u);
-                    let steps = abreast(direction_constant(row, kv_head, element));
-                    expanded.value_${i} = fma(shares[i], steps, expanded.value_${i});
+                    {
+                        let element = min(thread + ${i}u * ${WORKGROUP}u, ${HEAD_DIM}u - 1u);
+                        let steps = abreast(direction_constant(row, kv_head, element));
+                        expanded.value_${i} = fma(shares[i], steps, expanded.value_${i});
+                    }
+#end
                 }
-#end
+                workgroupBarrier();
             }
-            workgroupBarrier();
-#end
         }
         chunk = behind;
     }
