@@ -9,12 +9,14 @@ fn coded_quad(base: Part, over: Part, spot: Spot, quad: u32) -> vec4<f32> {
     var over_cache = nothing_loaded();
     var value: vec4<f32>;
     if (is_set(base, 4u)) {
-        value = base_keys(base, &base_cache, base_key_steps(base, spot, quad), spot, quad).quad_0;
+        let steps = base_key_steps(base, &base_cache, spot, quad);
+        value = base_keys(base, &base_cache, steps, spot, quad).quad_0;
     } else {
         value = base_value(base, &base_cache, base_value_step(base, spot, quad), spot, quad);
     }
     if (is_set(over, 4u) || kind_of(over) == LOW_RANK) {
-        return over_keys(over, &over_cache, over_key_steps(over, spot, quad), spot, quad, Keys(value)).quad_0;
+        let steps = over_key_steps(over, &over_cache, spot, quad);
+        return over_keys(over, &over_cache, steps, spot, quad, Keys(value)).quad_0;
     }
     return over_value(over, &over_cache, over_value_step(over, spot, quad), spot, quad, value);
 }

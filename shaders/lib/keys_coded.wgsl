@@ -10,11 +10,11 @@ struct Keys {
 }
 
 // What the codes of a base are multiplied with, for each token, from a quad to the next that another group begins with.
-fn base_key_steps(part: Part, spot: Spot, quad: u32) -> vec4<f32> {
+fn base_key_steps(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32) -> vec4<f32> {
     var steps = vec4<f32>();
 #repeat by_token ${K_BASE_BY_TOKEN}
     if (kind_of(part) == BY_TOKEN) {
-        steps = token_steps(part, spot, quad);
+        steps = token_steps(part, cache, spot, quad);
     }
 #end
 #repeat by_channel ${K_BASE_BY_CHANNEL}
@@ -31,11 +31,11 @@ fn base_key_steps(part: Part, spot: Spot, quad: u32) -> vec4<f32> {
 }
 
 // The same of what lies over a base.
-fn over_key_steps(part: Part, spot: Spot, quad: u32) -> vec4<f32> {
+fn over_key_steps(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32) -> vec4<f32> {
     var steps = vec4<f32>();
 #repeat by_token ${K_OVER_BY_TOKEN}
     if (kind_of(part) == BY_TOKEN) {
-        steps = token_steps(part, spot, quad);
+        steps = token_steps(part, cache, spot, quad);
     }
 #end
 #repeat integers ${K_OVER_STEPS}
@@ -46,11 +46,22 @@ fn over_key_steps(part: Part, spot: Spot, quad: u32) -> vec4<f32> {
     return steps;
 }
 
-fn token_steps(part: Part, spot: Spot, quad: u32) -> vec4<f32> {
-    let scales_at = scales_of(part);
+// A word has the scales of two groups: those of the second are there already where tokens begin with a word, and quads are
+// read one after another, as tiles of tokens are.
+fn token_steps(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32) -> vec4<f32> {
+    let groups = (${HEAD_DIM}u + ${GROUP}u - 1u) / ${GROUP}u;
+    let group = 4u * quad / ${GROUP}u;
+    let first = (spot.kv_head * ${CHUNK}u + spot.token) * groups + group;
+    if (${TILE}u == 1u || groups % 2u == 1u || group % 2u == 0u) {
+        let scales_at = scales_of(part);
+        (*cache).scales = vec4<u32>();
+#repeat t ${TILE}
+        (*cache).scales[${t}] = words[scales_at + (first + ${t}u * groups) / 2u];
+#end
+    }
     var steps = vec4<f32>();
 #repeat t ${TILE}
-    steps[${t}] = half_at(scales_at, scale_of(part, spot.kv_head, spot.token + ${t}u, quad));
+    steps[${t}] = f16_pair((*cache).scales[${t}] >> (16u * ((first + ${t}u * groups) % 2u))).x;
 #end
     return steps;
 }
@@ -148,6 +159,7 @@ fn expanded_keys(part: Part, spot: Spot, channels: vec4<u32>, apart: bool) -> Ke
     let per_word = 32u / bits_of(part);
     let quads = channels / 4u;
     var mean = first_quad(part.constants, spot.kv_head, quads.x);
+#repeat apart ${K_OVER_APART}
     if (apart) {
         mean = vec4<f32>(
             mean[channels.x % 4u],
@@ -156,6 +168,7 @@ fn expanded_keys(part: Part, spot: Spot, channels: vec4<u32>, apart: bool) -> Ke
             first_quad(part.constants, spot.kv_head, quads.w)[channels.w % 4u],
         );
     }
+#end
     var keys: Keys;
 #repeat t ${TILE}
     keys.quad_${t} = mean;
@@ -176,6 +189,7 @@ fn expanded_keys(part: Part, spot: Spot, channels: vec4<u32>, apart: bool) -> Ke
         let row = direction_at(part.constants, i);
         let scale = direction_scale(row);
         var steps = direction_quad(row, spot.kv_head, quads.x);
+#repeat apart ${K_OVER_APART}
         if (apart) {
             steps = vec4<f32>(
                 steps[channels.x % 4u],
@@ -184,6 +198,7 @@ fn expanded_keys(part: Part, spot: Spot, channels: vec4<u32>, apart: bool) -> Ke
                 direction_quad(row, spot.kv_head, quads.w)[channels.w % 4u],
             );
         }
+#end
 #repeat t ${TILE}
         let z_${t} = coefficient_of(part, word_${t}, i) * step_${t} * scale;
         keys.quad_${t} = fma(vec4<f32>(z_${t}), steps, keys.quad_${t});
@@ -195,14 +210,20 @@ fn expanded_keys(part: Part, spot: Spot, channels: vec4<u32>, apart: bool) -> Ke
 // Keys are expanded and then turned, in the rotate-half form.
 fn low_rank_keys(part: Part, spot: Spot, quad: u32, base: Keys) -> Keys {
     let channels = vec4<u32>(channel_of(quad, 0u), channel_of(quad, 1u), channel_of(quad, 2u), channel_of(quad, 3u));
-    var keys = expanded_keys(part, spot, channels, false);
+    let half = vec4<u32>(tables[params.directory_at - 2u]);
+    let sines_at = tables[params.directory_at - 1u];
+    let is_low = channels < half;
+    let turns = channels < 2u * half;
+    let other = select(select(channels, channels - half, turns), channels + half, is_low);
+    // The channels that they are turned with, then themselves: a loop, since what expands is long and is compiled once.
+    var partners = base;
+    var keys = base;
+    for (var turn = select(1u, 0u, is_set(part, 2u)); turn < 2u; turn++) {
+        partners = keys;
+        let own = turn == 1u;
+        keys = expanded_keys(part, spot, select(other, channels, own), !own && is_set(part, 3u));
+    }
     if (is_set(part, 2u)) {
-        let half = vec4<u32>(tables[params.directory_at - 2u]);
-        let sines_at = tables[params.directory_at - 1u];
-        let is_low = channels < half;
-        let turns = channels < 2u * half;
-        let other = select(select(channels, channels - half, turns), channels + half, is_low);
-        let partners = expanded_keys(part, spot, other, is_set(part, 3u));
         let pair = min(min(channels, other), half - 1u);
 #repeat t ${TILE}
         {

@@ -28,13 +28,14 @@ fn half_at(at: u32, index: u32) -> f32 {
 struct Cache {
     codes_at: u32,
     codes: vec4<u32>,  // a word of each of neighbouring tokens
+    scales: vec4<u32>,  // likewise
     word_at: u32,
     word: u32,
 }
 
 // No word is where these say.
 fn nothing_loaded() -> Cache {
-    return Cache(0xffffffffu, vec4<u32>(), 0xffffffffu, 0u);
+    return Cache(0xffffffffu, vec4<u32>(), vec4<u32>(), 0xffffffffu, 0u);
 }
 
 fn cached_word(cache: ptr<function, Cache>, at: u32) -> u32 {

@@ -82,14 +82,16 @@ fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) 
 
 fn group_of_keys(rows: ptr<function, KeyRows>, quad: u32) {
     let spot = (*rows).spot;
-    (*rows).row_0.base_steps = base_key_steps((*rows).row_0.base, spot, quad);
-    (*rows).row_0.over_steps = over_key_steps((*rows).row_0.over, spot, quad);
 #repeat v ${VECTORS}
-    if (!(*rows).row_${v}.same_base) {
-        (*rows).row_${v}.base_steps = base_key_steps((*rows).row_${v}.base, spot, quad);
+    if (${v}u == 0u || !(*rows).row_${v}.same_base) {
+        var cache = (*rows).row_${v}.base_cache;
+        (*rows).row_${v}.base_steps = base_key_steps((*rows).row_${v}.base, &cache, spot, quad);
+        (*rows).row_${v}.base_cache = cache;
     }
-    if (!(*rows).row_${v}.same_page) {
-        (*rows).row_${v}.over_steps = over_key_steps((*rows).row_${v}.over, spot, quad);
+    if (${v}u == 0u || !(*rows).row_${v}.same_page) {
+        var cache = (*rows).row_${v}.over_cache;
+        (*rows).row_${v}.over_steps = over_key_steps((*rows).row_${v}.over, &cache, spot, quad);
+        (*rows).row_${v}.over_cache = cache;
     }
 #end
 }
@@ -142,13 +144,11 @@ fn token_of_values(rows: ptr<function, ValueRows>, token: u32, quad: u32) {
     (*rows).row_${v}.base_cache = nothing_loaded();
     (*rows).row_${v}.over_cache = nothing_loaded();
 #end
-    (*rows).row_0.base_step = base_value_step((*rows).row_0.base, spot, quad);
-    (*rows).row_0.over_step = over_value_step((*rows).row_0.over, spot, quad);
 #repeat v ${VECTORS}
-    if (!(*rows).row_${v}.same_base) {
+    if (${v}u == 0u || !(*rows).row_${v}.same_base) {
         (*rows).row_${v}.base_step = base_value_step((*rows).row_${v}.base, spot, quad);
     }
-    if (!(*rows).row_${v}.same_page) {
+    if (${v}u == 0u || !(*rows).row_${v}.same_page) {
         (*rows).row_${v}.over_step = over_value_step((*rows).row_${v}.over, spot, quad);
     }
 #end

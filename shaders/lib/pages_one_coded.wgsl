@@ -51,8 +51,12 @@ fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) 
 }
 
 fn group_of_keys(rows: ptr<function, KeyRows>, quad: u32) {
-    (*rows).base_steps = base_key_steps((*rows).base, (*rows).spot, quad);
-    (*rows).over_steps = over_key_steps((*rows).over, (*rows).spot, quad);
+    var base_cache = (*rows).base_cache;
+    var over_cache = (*rows).over_cache;
+    (*rows).base_steps = base_key_steps((*rows).base, &base_cache, (*rows).spot, quad);
+    (*rows).over_steps = over_key_steps((*rows).over, &over_cache, (*rows).spot, quad);
+    (*rows).base_cache = base_cache;
+    (*rows).over_cache = over_cache;
 }
 
 fn key_quads(rows: ptr<function, KeyRows>, quad: u32) -> KeyQuads {

@@ -119,8 +119,9 @@ impl Variant {
             Some((_, Pages::Coded(_))) => (decide::CODED_KEYS, GROUP_CHANNELS as u32 / 4),
             Some((_, Pages::Exact)) | None => (1, tile.quads()),
         };
-        // Rows of several sequences first read what they share, then the rest.
-        let last_phase = u32::from(matches!(self, Self::Decode(..)) && tile.vectors > 1);
+        // Rows of several sequences first read what they share, then the rest: by code of its own, but where that is long.
+        let is_long = matches!(pages, Some((_, Pages::Coded(kinds))) if kinds.expands_keys());
+        let last_phase = u32::from(matches!(self, Self::Decode(..)) && tile.vectors > 1 && !is_long);
         let numbers = [
             ("WORKGROUP", WORKGROUP),
             ("HEAD_DIM", tile.head_dim),

@@ -97,16 +97,24 @@ struct Roles {
 /// Kinds of forms, as `page_form.wgsl` numbers them.
 const KINDS: [&str; 6] = ["EXACT", "BY_TOKEN", "BY_CHANNEL", "PROFILED", "STEPS", "LOW_RANK"];
 
+/// The bit behind those of the kinds: keys of coefficients that are turned with channels that stand in two quads.
+const APART: u32 = 1 << KINDS.len();
+
 impl Kinds {
     /// All of them.
     pub const ALL: Self = {
-        let every = Roles { base: 0b00_1111, over: 0b11_0010 };
+        let every = Roles { base: 0b00_1111, over: 0b11_0010 | APART };
         Self { k: every, v: every }
     };
 
     /// With what is decoded from a chunk's parts.
     fn with(self, [k, v]: &[Parts; 2]) -> Self {
         Self { k: self.k.with(k), v: self.v.with(v) }
+    }
+
+    /// Whether keys are expanded, which takes so much code that no kernel should have it twice.
+    pub const fn expands_keys(self) -> bool {
+        self.k.over & 1 << 5 != 0
     }
 
     /// The constants by which shaders leave out what is not there.
@@ -125,6 +133,7 @@ impl Kinds {
             of("K_OVER_BY_TOKEN", self.k.over, "BY_TOKEN"),
             of("K_OVER_STEPS", self.k.over, "STEPS"),
             of("K_OVER_LOW_RANK", self.k.over, "LOW_RANK"),
+            ("K_OVER_APART", is(self.k.over, APART)),
             of("V_BASE_EXACT", self.v.base, "EXACT"),
             of("V_BASE_BY_TOKEN", self.v.base, "BY_TOKEN"),
             of("V_OVER_BY_TOKEN", self.v.over, "BY_TOKEN"),
@@ -136,7 +145,8 @@ impl Kinds {
 
 impl Roles {
     fn with(self, Parts { base, over }: &Parts) -> Self {
-        let kind = |part: &Part| 1 << (part.form.word() & 7);
+        let apart = |part: &Part| if part.form.turn == Turn::Apart { APART } else { 0 };
+        let kind = |part: &Part| 1 << (part.form.word() & 7) | apart(part);
         Self { base: self.base | kind(base), over: self.over | over.as_ref().map_or(0, kind) }
     }
 }
@@ -367,8 +377,11 @@ impl<'a> Reader<'a> {
         let layout = CodeLayout::new(codec, PageHalf::K, kv_heads, head_dim);
         for quad in 0..self.quads() {
             if quad.is_multiple_of(GROUP_CHANNELS / 4) {
+                let groups = head_dim.div_ceil(GROUP_CHANNELS);
+                let is_second = groups.is_multiple_of(2) && quad / (GROUP_CHANNELS / 4) % 2 == 1;
                 self.words(match (codec, layout.and_then(|layout| layout.group)) {
                     (PageCodec::Exact(_) | PageCodec::LowRank { .. }, _) => 0,
+                    (_, Some(_)) if is_second => 0,
                     (_, Some(_)) => KEYS,
                     (_, None) => 1,
                 });
@@ -497,10 +510,10 @@ mod tests {
         };
         for (codec, k, v) in [
             (PageElement::F16.into(), 256, 256),
-            // A scale for each group of 32 channels of keys, and of values for each thread, which has eight codes.
-            (PageCodec::Grouped(Bits::Eight), 128 + 16, 128 + 64),
-            (PageCodec::Delta(Bits::Four), 64 + 16, 64 + 64),
-            (PageCodec::Delta(Bits::Two), 32 + 16, 64 + 64),
+            // Scales of groups of 32 channels of keys by pairs, and of values one for each thread, which has eight codes.
+            (PageCodec::Grouped(Bits::Eight), 128 + 8, 128 + 64),
+            (PageCodec::Delta(Bits::Four), 64 + 8, 64 + 64),
+            (PageCodec::Delta(Bits::Two), 32 + 8, 64 + 64),
             // Each channel's own part, once for four tokens.
             (PageCodec::Quantised(Bits::Eight), 128 + 4 + 32, 128 + 64),
             // The directions once for four tokens, the coefficients once more for each four channels; values' are sums.
