@@ -61,7 +61,10 @@ fn expanded_values(
             var sum_${k} = abreast(0.0);
 #end
             let end = select(0u, min(behind * ${CHUNK}u, count), thread / beside < turns);
-            for (var token = chunk * ${CHUNK}u + thread / beside; token < end; token += turns) {
+            // A turn has the same tokens of a block wherever pages begin to be seen: the order of a row's sums is its own.
+            let run = chunk * ${CHUNK}u;
+            let turn_at = (thread / beside + turns - run % turns) % turns;
+            for (var token = run + turn_at; token < end; token += turns) {
                 let page = over_values(pages_at, first_chunk + token / ${CHUNK}u);
                 if (is_kept(page, token % ${CHUNK}u)) {
                     continue;

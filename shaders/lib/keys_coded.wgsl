@@ -86,7 +86,7 @@ fn key_codes(part: Part, cache: ptr<function, Cache>, spot: Spot, quad: u32) -> 
     );
 }
 
-// A quad of pages that stand alone.
+// A quad of pages that stand alone. As explicit fma, so that no compiler makes one of this product and what is added to it.
 fn base_keys(part: Part, cache: ptr<function, Cache>, steps: vec4<f32>, spot: Spot, quad: u32) -> Keys {
     var keys: Keys;
 #repeat exact ${K_BASE_EXACT}
@@ -114,7 +114,7 @@ fn base_keys(part: Part, cache: ptr<function, Cache>, steps: vec4<f32>, spot: Sp
 #end
     keys = key_codes(part, cache, spot, quad);
 #repeat t ${TILE}
-    keys.quad_${t} = inside(quad, keys.quad_${t} * (steps[${t}] * channels));
+    keys.quad_${t} = inside(quad, fma(keys.quad_${t}, steps[${t}] * channels, vec4<f32>()));
 #end
 #end
     return keys;

@@ -1,5 +1,5 @@
 // What the kernels of page_codec share: pages as f32 numbers in scratch, and the codes nearest to them. Forms are those of
-// lib/page_coded.
+// lib/page_form.
 struct Params {
     items: u32,         // pages
     items_at: u32,      // ITEM_WORDS for each, in tables

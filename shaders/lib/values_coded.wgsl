@@ -54,7 +54,7 @@ fn base_value(part: Part, cache: ptr<function, Cache>, step: f32, spot: Spot, qu
 #end
 #repeat by_token ${V_BASE_BY_TOKEN}
     if (kind_of(part) == BY_TOKEN) {
-        value = inside(quad, value_codes(part, cache, spot, quad) * step);
+        value = inside(quad, fma(value_codes(part, cache, spot, quad), vec4<f32>(step), vec4<f32>()));
     }
 #end
     return value;

@@ -200,6 +200,8 @@ pub struct CodedCase {
     pub element: PageElement,
     pub window: Option<u32>,
     pub softcap: Option<f32>,
+    /// How values are stored that lie over an anchor; in any way if `None`.
+    pub values: Option<PageCodec>,
     /// The first reads the anchors themselves where its pages are not its own.
     pub sequences: Vec<SequenceSpec>,
     pub seed: u64,
@@ -261,7 +263,10 @@ impl CodedCase {
                     let block = Random::new(self.seed ^ (chunk / 16 * 8 + index) as u64).below(4);
                     let codec = match block {
                         0 => pick(&alone(half, element), &mut random),
-                        _ => pick(&over, &mut random),
+                        _ => match self.values.filter(|_| half == PageHalf::V) {
+                            Some(codec) => codec,
+                            None => pick(&over, &mut random),
+                        },
                     };
                     entries.push(if is_appended_to {
                         own

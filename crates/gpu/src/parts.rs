@@ -1,6 +1,6 @@
 //! Pages in any codec as kernels read them: a base that stands alone, and perhaps a page over it. Which these are, how
-//! tables say so, and what is loaded of them. How they are decoded is in `shaders/lib/page_coded.wgsl`, which the loads
-//! mirror.
+//! tables say so, and what is loaded of them. How they are decoded is in `shaders/lib/keys_coded.wgsl`,
+//! `values_coded.wgsl` and `coefficient_sums.wgsl`, which the loads mirror.
 
 use std::collections::HashMap;
 
@@ -57,7 +57,7 @@ enum Turn {
 }
 
 impl Form {
-    /// The kind, the bits of a code, and what else the kind needs, as `page_coded.wgsl` takes it apart.
+    /// The kind, the bits of a code, and what else the kind needs, as `page_form.wgsl` takes it apart.
     fn word(self) -> u32 {
         let form = |kind: u32, bits: usize| kind | word(bits) << 3;
         let flag = |flag: u32, set: bool| u32::from(set) << (9 + flag);

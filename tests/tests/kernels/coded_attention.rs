@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use interleaf_contract::{
-    Batch, Bits, CHUNK_TOKENS, ChunkEntry, Numerics, Op, PageCodec, PageElement, PageEntry, Row, RowKind,
-    RowSet,
+    Batch, Bits, CHUNK_TOKENS, ChunkEntry, Coefficients, Numerics, Op, PageCodec, PageElement, PageEntry,
+    Row, RowKind, RowSet,
 };
 use interleaf_tests::attention::{AttentionCase, SequenceSpec};
 use interleaf_tests::backends::{self, Boxed, label};
@@ -21,7 +21,17 @@ fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
 fn case(heads: (usize, usize), head_dim: usize, sequences: Vec<SequenceSpec>, seed: u64) -> CodedCase {
     let element = if seed.is_multiple_of(2) { PageElement::F16 } else { PageElement::F32 };
     let (heads, kv_heads) = heads;
-    CodedCase { heads, kv_heads, head_dim, element, window: None, softcap: None, sequences, seed }
+    CodedCase {
+        heads,
+        kv_heads,
+        head_dim,
+        element,
+        window: None,
+        softcap: None,
+        values: None,
+        sequences,
+        seed,
+    }
 }
 
 /// Rows alone have the bits that they have together; returns these.
@@ -84,6 +94,22 @@ fn rows_that_share_anchors() {
     {
         let sequences = vec![generated(530), generated(512), generated(600), generated(530), prompt(530, 3)];
         check(&CodedCase { window, ..case((2 * heads, 2), 32, sequences, seed) }, backends);
+    }
+}
+
+/// Values of a whole sequence in one form, whose coefficients are summed over many pages: windows that begin in several of
+/// them, with ranks by which threads do and do not share a chunk's tokens evenly.
+#[test]
+fn coefficients_of_many_pages_in_windows() {
+    let backends = &mut backends::of_every_codec();
+    for (seed, rank, window) in [(40, 16, Some(100)), (41, 48, Some(100)), (42, 8, Some(70)), (43, 48, None)]
+    {
+        let coefficients = Coefficients::Codes(Bits::Four);
+        let values = Some(PageCodec::LowRank { rank, coefficients, keeps_first: seed == 42 });
+        let mut sequences: Vec<_> = [301, 317, 340, 301, 289].map(generated).into();
+        sequences.push(prompt(330, 21));
+        let case = CodedCase { window, values, ..case((4, 2), 32, sequences, seed) };
+        check(&case, backends);
     }
 }
 

@@ -104,14 +104,14 @@ fn bytes_fall_with_the_bits_of_codes_and_rows_share_their_anchor() {
         };
         of(codec) as f64 / of(PageElement::F16.into()) as f64
     };
-    // Pages of codes: of values each thread loads the scale of its eight channels, and of keys by channel each token loads
+    // Pages of codes: of values each thread loads the scale of its eight channels, and of keys by channel four tokens load
     // the channels' own parts once more.
-    for (codec, most) in [(Q8, 1.25), (PageCodec::Grouped(Bits::Four), 1.45), (Q8_BY_CHANNEL, 1.75)] {
+    for (codec, most) in [(Q8, 1.25), (PageCodec::Grouped(Bits::Four), 1.45), (Q8_BY_CHANNEL, 1.4)] {
         let loaded = of(&[Stored::Alone(codec)]);
         println!("{codec}: {:.3} of the bytes, {loaded:.3} loaded", bytes(codec));
         assert!(loaded >= bytes(codec) && loaded <= most * bytes(codec), "{codec}: {loaded}");
     }
-    for (codec, alone, shared) in [(Q8, 1.05, 0.55), (Q8_BY_CHANNEL, 1.3, 0.6)] {
+    for (codec, alone, shared) in [(Q8, 1.05, 0.55), (Q8_BY_CHANNEL, 1.1, 0.55)] {
         let over = of(&[Stored::Over(codec)]);
         let anchor = of(&[Stored::Alone(codec)]);
         // The difference adds what codes of 4 bits load that stand alone, queries and the last chunk aside.
