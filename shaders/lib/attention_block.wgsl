@@ -29,6 +29,19 @@ fn sees(position: u32, start: abreast_u, length: abreast_u) -> abreast_b {
     return (abreast_u(position) < length) & (abreast_u(position) >= start);
 }
 
+// What is read for each vector at once: keys of ${TILE} tokens, or values of one.
+struct KeyQuads {
+#repeat v ${VECTORS}
+    row_${v}: Keys,
+#end
+}
+
+struct ValueQuads {
+#repeat v ${VECTORS}
+    row_${v}: vec4<f32>,
+#end
+}
+
 struct Block {
 #repeat v ${VECTORS}
     largest_${v}: abreast,

@@ -1,29 +1,15 @@
 // Vectors read a sequence each. Where their tables name the same page it is loaded once for all of them, and
 // once for each where they do not. The first vector's sequence is the longest: what another does not reach is
-// the first one's page, of which nothing is counted. Where pages are known to be the same, `together`, nothing is looked for.
+// the first one's page, of which nothing is counted. Where pages are known to be the same, `together`, nothing is
+// looked for.
+#include "lib/keys_one.wgsl"
+
 struct Pages {
 #repeat v ${VECTORS}
     at_${v}: u32,
     chunks_${v}: u32,  // of the sequence
 #end
     vectors: u32,      // that are rows of their own
-}
-
-// A quad of the one token that is read at a time.
-struct Keys {
-    quad_0: vec4<f32>,
-}
-
-struct KeyQuads {
-#repeat v ${VECTORS}
-    row_${v}: Keys,
-#end
-}
-
-struct ValueQuads {
-#repeat v ${VECTORS}
-    row_${v}: vec4<f32>,
-#end
 }
 
 struct Rows {

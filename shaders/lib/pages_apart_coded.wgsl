@@ -52,18 +52,6 @@ struct ValueRows {
 #end
 }
 
-struct KeyQuads {
-#repeat v ${VECTORS}
-    row_${v}: Keys,
-#end
-}
-
-struct ValueQuads {
-#repeat v ${VECTORS}
-    row_${v}: vec4<f32>,
-#end
-}
-
 fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) -> KeyRows {
     var rows: KeyRows;
     rows.spot = Spot(kv_head, token, chunk * ${CHUNK}u + token);

@@ -1,23 +1,8 @@
 // All vectors read one sequence: its page table, and what is loaded of a page serves them all.
+#include "lib/keys_one.wgsl"
+
 struct Pages {
     at: u32,
-}
-
-// A quad of the one token that is read at a time.
-struct Keys {
-    quad_0: vec4<f32>,
-}
-
-struct KeyQuads {
-#repeat v ${VECTORS}
-    row_${v}: Keys,
-#end
-}
-
-struct ValueQuads {
-#repeat v ${VECTORS}
-    row_${v}: vec4<f32>,
-#end
 }
 
 // The words of the stripe where head `kv_head` of `token` of a chunk starts.

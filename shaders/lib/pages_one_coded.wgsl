@@ -27,18 +27,6 @@ struct ValueRows {
     over_step: f32,
 }
 
-struct KeyQuads {
-#repeat v ${VECTORS}
-    row_${v}: Keys,
-#end
-}
-
-struct ValueQuads {
-#repeat v ${VECTORS}
-    row_${v}: vec4<f32>,
-#end
-}
-
 fn key_rows(pages: Pages, chunk: u32, kv_head: u32, token: u32, together: bool) -> KeyRows {
     var rows: KeyRows;
     let entry = pages.at + (2u * chunk + K_PAGE) * 2u * PART_WORDS;

@@ -51,6 +51,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/half_integer.wgsl",
     "lib/half_native.wgsl",
     "lib/keys_coded.wgsl",
+    "lib/keys_one.wgsl",
     "lib/lanes_memory.wgsl",
     "lib/lanes_subgroup.wgsl",
     "lib/leave_rows.wgsl",
