@@ -114,6 +114,8 @@ pub unsafe trait Isa: Copy + 'static {
     const TWO_CHAINS: bool = false;
     /// LANES of f32.
     type V: Copy;
+    /// A vector of words of codes.
+    type Words: Copy;
     /// Sixteen f32 in as many vectors as they fill.
     type Sixteen: Copy + AsRef<[Self::V]> + AsMut<[Self::V]>;
 
@@ -144,8 +146,10 @@ pub unsafe trait Isa: Copy + 'static {
     unsafe fn steps_4(p: *const u8) -> Self::Sixteen;
     /// The same of 2 bits: −1.5 to 1.5.
     unsafe fn steps_2(p: *const u8) -> Self::Sixteen;
-    /// Of each of LANES words the `nth` code of 2, 4 or 8 bits, from the lowest on, as the steps that it stands for.
-    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V;
+    /// LANES words of codes.
+    unsafe fn words(p: *const u32) -> Self::Words;
+    /// Of each the `nth` code of 2, 4 or 8 bits, from the lowest on, as the steps that it stands for.
+    unsafe fn steps_of_words<const BITS: usize>(words: Self::Words, nth: usize) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;

@@ -100,11 +100,6 @@ impl<'a> Worker<'a> {
         n * self.index / self.count..n * (self.index + 1) / self.count
     }
 
-    /// Every `count`-th of `n` items: for work that grows along them.
-    pub fn every(&self, n: usize) -> impl Iterator<Item = usize> {
-        (self.index..n).step_by(self.count)
-    }
-
     /// Whether this is the one that does what is not split.
     pub fn is_first(&self) -> bool {
         self.index == 0
@@ -206,9 +201,6 @@ mod tests {
                 let workers: Vec<Worker<'_>> = (0..count).map(|i| Worker::new(i, &barrier)).collect();
                 let covered: Vec<usize> = workers.iter().flat_map(|w| w.range(n)).collect();
                 assert_eq!(covered, (0..n).collect::<Vec<_>>());
-                let mut strided: Vec<usize> = workers.iter().flat_map(|w| w.every(n)).collect();
-                strided.sort_unstable();
-                assert_eq!(strided, covered);
             }
         }
     }

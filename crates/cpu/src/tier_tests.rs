@@ -231,7 +231,9 @@ fn every_code_of_a_word_is_the_step_it_means() {
             for nth in 0..32 / BITS {
                 let mut steps = [0.0f32; MOST_LANES];
                 // SAFETY: there are as many words and steps as any tier has lanes.
-                unsafe { I::store(steps.as_mut_ptr(), I::steps_of_words::<BITS>(words.as_ptr(), nth)) };
+                unsafe {
+                    I::store(steps.as_mut_ptr(), I::steps_of_words::<BITS>(I::words(words.as_ptr()), nth))
+                };
                 for (word, found) in words.into_iter().zip(steps).take(I::LANES) {
                     let code = word >> (BITS * nth) & ((1 << BITS) - 1);
                     assert_eq!(found, code as f32 + lowest, "code {nth} of {BITS} bits of {word:x}");

@@ -46,6 +46,7 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     // 4 rows of three panels are 12 sums.
     const FLOAT_ROWS: usize = 4;
     type V = __m256;
+    type Words = __m256i;
     type Sixteen = [__m256; 2];
 
     #[inline(always)]
@@ -122,8 +123,12 @@ unsafe impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
-        let words = _mm256_loadu_si256(words.cast());
+    unsafe fn words(p: *const u32) -> Self::Words {
+        _mm256_loadu_si256(p.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn steps_of_words<const BITS: usize>(words: Self::Words, nth: usize) -> Self::V {
         if BITS == 2 {
             let values = _mm256_setr_ps(-1.5, -0.5, 0.5, 1.5, -1.5, -0.5, 0.5, 1.5);
             let to_bottom = _mm256_set1_epi32(2 * nth as i32);

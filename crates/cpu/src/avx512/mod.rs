@@ -66,6 +66,7 @@ unsafe impl Isa for Avx512 {
     const MANY_REGISTERS: bool = true;
     const TWO_CHAINS: bool = true;
     type V = __m512;
+    type Words = __m512i;
     type Sixteen = [__m512; 1];
 
     #[inline(always)]
@@ -132,16 +133,23 @@ unsafe impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
-        let words = _mm512_loadu_si512(words.cast());
+    unsafe fn words(p: *const u32) -> Self::Words {
+        _mm512_loadu_si512(p.cast())
+    }
+
+    #[inline(always)]
+    unsafe fn steps_of_words<const BITS: usize>(words: Self::Words, nth: usize) -> Self::V {
         let to_bottom = _mm512_set1_epi32((BITS * nth) as i32);
         match BITS {
             2 => step_of_2(_mm512_srlv_epi32(words, to_bottom)),
             4 => step_of_4(_mm512_srlv_epi32(words, to_bottom)),
             _ => {
-                let signed = _mm512_xor_si512(words, _mm512_set1_epi8(-128));
-                let to_top = _mm512_set1_epi32(24 - 8 * nth as i32);
-                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_sllv_epi32(signed, to_top)))
+                // A code in the lowest bits of 2^23's mantissa: one operation puts it there and clears what stands above.
+                let magic = 8_388_608.0_f32;
+                let (low, exponent) = (_mm512_set1_epi32(0xFF), _mm512_castps_si512(_mm512_set1_ps(magic)));
+                let number =
+                    _mm512_ternarylogic_epi32::<0xEA>(_mm512_srlv_epi32(words, to_bottom), low, exponent);
+                _mm512_sub_ps(_mm512_castsi512_ps(number), _mm512_set1_ps(magic + 128.0))
             }
         }
     }

@@ -9,7 +9,7 @@ use interleaf_contract::QUANT_BLOCK;
 
 use crate::isa::{AHEAD, Interleave, Isa, Kernel, QuantisedPanel, QuantisedTile};
 pub(crate) use vectors::neon_vectors;
-pub use vectors::{LANES, V};
+pub use vectors::{LANES, V, Words};
 
 /// The NEON tier.
 #[derive(Debug, Clone, Copy)]

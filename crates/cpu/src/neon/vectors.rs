@@ -1,12 +1,15 @@
 //! The vectors of f32 that all NEON tiers share, as the methods of [`Isa`](crate::isa::Isa).
 
-use std::arch::aarch64::float32x4_t;
+use std::arch::aarch64::{float32x4_t, uint32x4_t};
 
 /// f32 in a register.
 pub const LANES: usize = 4;
 
 /// A register of f32.
 pub type V = float32x4_t;
+
+/// A register of words of codes.
+pub type Words = uint32x4_t;
 
 /// Everything of `Isa` that is not an integer product; `$enter` is the tier's function of that name.
 macro_rules! neon_vectors {
@@ -17,6 +20,7 @@ macro_rules! neon_vectors {
         const MANY_REGISTERS: bool = true;
         const FACTORS: usize = $crate::neon::LANES;
         type V = $crate::neon::V;
+        type Words = $crate::neon::Words;
         type Sixteen = [$crate::neon::V; 4];
 
         #[inline(always)]
@@ -93,9 +97,14 @@ macro_rules! neon_vectors {
         }
 
         #[inline(always)]
-        unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
+        unsafe fn words(p: *const u32) -> Self::Words {
+            vld1q_u32(p)
+        }
+
+        #[inline(always)]
+        unsafe fn steps_of_words<const BITS: usize>(words: Self::Words, nth: usize) -> Self::V {
             let to_bottom = vdupq_n_s32(-((BITS * nth) as i32));
-            let codes = vandq_u32(vshlq_u32(vld1q_u32(words), to_bottom), vdupq_n_u32((1 << BITS) - 1));
+            let codes = vandq_u32(vshlq_u32(words, to_bottom), vdupq_n_u32((1 << BITS) - 1));
             let lowest = if BITS == 2 { 1.5 } else { (1 << (BITS - 1)) as f32 };
             vsubq_f32(vcvtq_f32_u32(codes), vdupq_n_f32(lowest))
         }

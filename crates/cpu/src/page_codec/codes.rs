@@ -108,11 +108,11 @@ fn codes<'a>(layout: &CodeLayout, page: &Page<'a>, kv_head: usize) -> &'a [u8] {
 
 /// What differences are added to, sixteen at a time.
 pub trait Under: Copy {
-    /// `codes · step` plus the `nth` sixteen of a head whose tokens have so many.
+    /// `codes · step` plus the `nth` sixteen of a head, which is of a token.
     ///
     /// # Safety
     /// The machine has the tier, and so many sixteens are there.
-    unsafe fn plus<I: Isa>(self, codes: I::Sixteen, step: I::V, nth: usize, of_token: usize) -> I::Sixteen;
+    unsafe fn plus<I: Isa>(self, codes: I::Sixteen, step: I::V, nth: usize, token: usize) -> I::Sixteen;
 
     /// All of it, where it is decoded: rows of any length are added to no other.
     fn numbers(&self) -> &[f32] {
@@ -125,7 +125,13 @@ struct Nothing;
 
 impl Under for Nothing {
     #[inline(always)]
-    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, _nth: usize, _of: usize) -> I::Sixteen {
+    unsafe fn plus<I: Isa>(
+        self,
+        mut codes: I::Sixteen,
+        step: I::V,
+        _nth: usize,
+        _token: usize,
+    ) -> I::Sixteen {
         for code in codes.as_mut() {
             *code = I::mul(*code, step);
         }
@@ -138,7 +144,7 @@ struct Numbers<'a>(&'a [f32]);
 
 impl Under for Numbers<'_> {
     #[inline(always)]
-    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, _of: usize) -> I::Sixteen {
+    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, _token: usize) -> I::Sixteen {
         for (i, code) in codes.as_mut().iter_mut().enumerate() {
             *code = I::fma(*code, step, I::load(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
         }
@@ -155,7 +161,7 @@ struct Halves<'a>(&'a [u16]);
 
 impl Under for Halves<'_> {
     #[inline(always)]
-    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, _of: usize) -> I::Sixteen {
+    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, _token: usize) -> I::Sixteen {
         for (i, code) in codes.as_mut().iter_mut().enumerate() {
             *code = I::fma(*code, step, I::load_f16(self.0.as_ptr().add(nth * SIXTEEN + i * I::LANES)));
         }
@@ -172,14 +178,8 @@ struct ByToken<'a> {
 
 impl Under for ByToken<'_> {
     #[inline(always)]
-    unsafe fn plus<I: Isa>(
-        self,
-        mut codes: I::Sixteen,
-        step: I::V,
-        nth: usize,
-        of_token: usize,
-    ) -> I::Sixteen {
-        let own_step = I::splat(*self.steps.as_ptr().add(nth / of_token));
+    unsafe fn plus<I: Isa>(self, mut codes: I::Sixteen, step: I::V, nth: usize, token: usize) -> I::Sixteen {
+        let own_step = I::splat(*self.steps.as_ptr().add(token));
         let own = I::steps_8(self.codes.as_ptr().add(nth * SIXTEEN));
         for (code, own) in codes.as_mut().iter_mut().zip(own.as_ref()) {
             *code = I::fma(*code, step, I::mul(*own, own_step));
@@ -297,7 +297,7 @@ impl Head<'_> {
             for part in 0..SIXTEENS {
                 let nth = group * SIXTEENS + part;
                 let codes = sixteen::<I, BITS>(codes.add(nth * BITS * SIXTEEN / 8));
-                let values = under.plus::<I>(codes, step, nth, of_token);
+                let values = under.plus::<I>(codes, step, nth, nth / of_token);
                 for (i, value) in values.as_ref().iter().enumerate() {
                     I::store(out.add(nth * SIXTEEN + i * I::LANES), *value);
                 }

@@ -6,6 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use interleaf_contract::PageElement;
 
+use super::Ahead;
 use crate::isa::Isa;
 use crate::math::f16_to_f32;
 
@@ -18,15 +19,31 @@ pub fn encode(element: PageElement, page: &mut [u8], first: usize, values: &[f32
     }
 }
 
+/// Elements that are read between two steps of what is fetched meanwhile: a line of them, or two.
+const PART: usize = 64;
+
 /// Reads `out.len()` values from element `first` of a page on.
 ///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn decode<I: Isa>(element: PageElement, page: &[u8], first: usize, out: &mut [f32]) {
+pub unsafe fn decode<I: Isa>(
+    element: PageElement,
+    page: &[u8],
+    first: usize,
+    out: &mut [f32],
+    ahead: &mut Ahead,
+) {
     let place = first..first + out.len();
     match element {
-        PageElement::F16 => halves::<I>(&cast_slice::<u8, u16>(page)[place], out),
+        PageElement::F16 => {
+            let values = &cast_slice::<u8, u16>(page)[place];
+            ahead.spread(out.len().div_ceil(PART));
+            for (values, out) in values.chunks(PART).zip(out.chunks_mut(PART)) {
+                halves::<I>(values, out);
+                ahead.step::<I>();
+            }
+        }
         PageElement::F32 => out.copy_from_slice(&cast_slice::<u8, f32>(page)[place]),
     }
 }

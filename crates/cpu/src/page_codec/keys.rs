@@ -152,18 +152,38 @@ fn codes(layout: &CodeLayout, page: &Page<'_>, kv_head: usize) -> *const u32 {
 
 /// What differences are added to, a vector of tokens at a time.
 trait Under: Copy {
-    /// `code · step` plus what there is of a channel, from a token on. The channel is the `nth` of whole words of any codes,
-    /// which is known to the compiler where the channel is not.
-    unsafe fn plus<I: Isa>(self, code: I::V, step: I::V, channel: usize, nth: usize, token: usize) -> I::V;
+    /// What is read once for the channels of a word of codes.
+    type Read<I: Isa>: Copy;
+
+    /// Reads it of some channels, no more than a word has.
+    unsafe fn read<I: Isa>(self, channels: Range<usize>, token: usize) -> Self::Read<I>;
+
+    /// `code · step` plus what there is of a channel, the `nth` of those that were read: which is known to the compiler where
+    /// the channel is not.
+    unsafe fn plus<I: Isa>(
+        self,
+        read: Self::Read<I>,
+        code: I::V,
+        step: I::V,
+        channel: usize,
+        nth: usize,
+        token: usize,
+    ) -> I::V;
 }
 
 #[derive(Clone, Copy)]
 struct Nothing;
 
 impl Under for Nothing {
+    type Read<I: Isa> = ();
+
+    #[inline(always)]
+    unsafe fn read<I: Isa>(self, _channels: Range<usize>, _token: usize) {}
+
     #[inline(always)]
     unsafe fn plus<I: Isa>(
         self,
+        _read: (),
         code: I::V,
         step: I::V,
         _channel: usize,
@@ -179,11 +199,28 @@ impl Under for Nothing {
 struct Keys(*const f32);
 
 impl Under for Keys {
+    type Read<I: Isa> = ();
+
     #[inline(always)]
-    unsafe fn plus<I: Isa>(self, code: I::V, step: I::V, channel: usize, _nth: usize, token: usize) -> I::V {
+    unsafe fn read<I: Isa>(self, _channels: Range<usize>, _token: usize) {}
+
+    #[inline(always)]
+    unsafe fn plus<I: Isa>(
+        self,
+        _read: (),
+        code: I::V,
+        step: I::V,
+        channel: usize,
+        _nth: usize,
+        token: usize,
+    ) -> I::V {
         I::fma(code, step, I::load(self.0.add(channel * CHUNK_TOKENS + token)))
     }
 }
+
+/// Channels of a word of codes of 8 bits, and how many such words go with one of the narrowest codes.
+const CHANNELS: usize = 4;
+const MOST_WORDS: usize = 4;
 
 /// Codes of 8 bits with a step for each channel.
 #[derive(Clone, Copy)]
@@ -193,9 +230,30 @@ struct Codes<'a> {
 }
 
 impl Under for Codes<'_> {
+    type Read<I: Isa> = [I::Words; MOST_WORDS];
+
     #[inline(always)]
-    unsafe fn plus<I: Isa>(self, code: I::V, step: I::V, channel: usize, nth: usize, token: usize) -> I::V {
-        let own = I::steps_of_words::<8>(self.codes.add(channel / 4 * CHUNK_TOKENS + token), nth % 4);
+    unsafe fn read<I: Isa>(self, channels: Range<usize>, token: usize) -> Self::Read<I> {
+        let words = self.codes.add(channels.start / CHANNELS * CHUNK_TOKENS + token);
+        let count = channels.len().div_ceil(CHANNELS);
+        let mut read = [I::words(words); MOST_WORDS];
+        for (i, read) in read.iter_mut().enumerate().take(count).skip(1) {
+            *read = I::words(words.add(i * CHUNK_TOKENS));
+        }
+        read
+    }
+
+    #[inline(always)]
+    unsafe fn plus<I: Isa>(
+        self,
+        read: Self::Read<I>,
+        code: I::V,
+        step: I::V,
+        channel: usize,
+        nth: usize,
+        _token: usize,
+    ) -> I::V {
+        let own = I::steps_of_words::<8>(read[nth / CHANNELS], nth % CHANNELS);
         I::fma(code, step, I::mul(own, I::splat(*self.steps.as_ptr().add(channel))))
     }
 }
@@ -307,16 +365,42 @@ impl Head<'_> {
     ) {
         let of_word = u32::BITS as usize / BITS;
         for first in channels.clone().step_by(of_word) {
-            let words = self.codes.add(first / of_word * CHUNK_TOKENS + token);
-            let is_whole = first + of_word <= channels.end;
-            // Written out: where `nth` is known, so are shifts, and sums stay in registers.
-            unrolled!(nth in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
-                if nth < of_word && (is_whole || first + nth < channels.end) {
-                    let code = I::steps_of_words::<BITS>(words, nth);
-                    let key = under.plus::<I>(code, steps.of(first + nth), first + nth, nth, token);
-                    taker.take(key, first + nth, nth, token);
-                }
-            });
+            let rest = Rest { channels: first..channels.end, token };
+            if rest.channels.len() >= of_word {
+                self.word::<I, BITS, true>(rest, steps, under, taker);
+            } else {
+                self.word::<I, BITS, false>(rest, steps, under, taker);
+            }
         }
     }
+
+    /// A word of each token, whose channels are all there or not.
+    #[inline(always)]
+    unsafe fn word<I: Isa, const BITS: usize, const WHOLE: bool>(
+        &self,
+        rest: Rest,
+        steps: impl Steps<I>,
+        under: impl Under,
+        taker: &mut impl Taker<I>,
+    ) {
+        let of_word = u32::BITS as usize / BITS;
+        let Rest { channels: Range { start: first, end }, token } = rest;
+        let end = if WHOLE { first + of_word } else { end };
+        let words = I::words(self.codes.add(first / of_word * CHUNK_TOKENS + token));
+        let read = under.read::<I>(first..end, token);
+        // Written out: where `nth` is known, so are shifts, and sums stay in registers.
+        unrolled!(nth in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
+            if nth < of_word && (WHOLE || first + nth < end) {
+                let code = I::steps_of_words::<BITS>(words, nth);
+                let key = under.plus::<I>(read, code, steps.of(first + nth), first + nth, nth, token);
+                taker.take(key, first + nth, nth, token);
+            }
+        });
+    }
+}
+
+/// Channels from the first of a word on, of a vector of tokens.
+struct Rest {
+    channels: Range<usize>,
+    token: usize,
 }

@@ -5,10 +5,11 @@
 use bytemuck::cast_slice;
 use half::f16;
 use interleaf_contract::{
-    Bits, CHUNK_TOKENS, CoefficientLayout, Coefficients, ConstantRows, PageCodec, PageElement, PageHalf,
+    Bits, CHUNK_TOKENS, CoefficientLayout, Coefficients, ConstantRows, GROUP_CHANNELS, PageCodec,
+    PageElement, PageHalf,
 };
 
-use super::codes::{SIXTEEN, by_group, sixteen};
+use super::codes::{SIXTEEN, sixteen};
 use super::encode::{best_steps, divisors, pack, quantise};
 use super::exact::halves;
 use super::page::Constants;
@@ -179,43 +180,25 @@ pub fn keeps_first(page: &Page<'_>) -> bool {
 }
 
 /// A page's coefficients as they are stored.
-pub struct Stored<'a> {
+struct Stored<'a> {
     /// Codes as numbers, or numbers, tokens × rank.
-    pub z: &'a mut [f32],
-    /// What they are steps of, groups × tokens; empty where they are numbers.
-    pub steps: &'a [f32],
-    /// Coefficients of a token that share a step.
-    pub group: usize,
-}
-
-/// Reads a page's coefficients.
-///
-/// # Safety
-/// The machine has the tier.
-#[inline(always)]
-pub unsafe fn stored<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> Stored<'s> {
-    let Scratch { steps, group_steps, coefficients, .. } = scratch;
-    read::<I>(page, coefficients, steps, group_steps)
+    z: &'a mut [f32],
+    /// What they are steps of, tokens × groups of [`GROUP_CHANNELS`]; empty where they are numbers.
+    steps: &'a [f32],
 }
 
 #[inline(always)]
-unsafe fn read<'s, I: Isa>(
-    page: &Page<'_>,
-    z: &'s mut Floats,
-    steps: &'s mut Floats,
-    group_steps: &'s mut Floats,
-) -> Stored<'s> {
+unsafe fn read<'s, I: Isa>(page: &Page<'_>, z: &'s mut Floats, steps: &'s mut Floats) -> Stored<'s> {
     let PageCodec::LowRank { rank, coefficients, .. } = page.codec else {
         unreachable!("{} is not of coefficients", page.codec)
     };
     let layout = layout(page);
-    let group = layout.group;
     z.resize(CHUNK_TOKENS * usize::from(rank));
     let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
     match coefficients {
         Coefficients::F16 => {
             halves::<I>(cast_slice(stored), z);
-            return Stored { z, steps: &[], group };
+            return Stored { z, steps: &[] };
         }
         Coefficients::Codes(Bits::Two) => unpack::<I, 2>(stored, z),
         Coefficients::Codes(Bits::Four) => unpack::<I, 4>(stored, z),
@@ -223,27 +206,45 @@ unsafe fn read<'s, I: Isa>(
     }
     steps.resize(CHUNK_TOKENS * layout.token_scales);
     halves::<I>(cast_slice(&page.bytes[layout.scales_at..][..2 * steps.len()]), steps);
-    Stored { z, steps: by_group::<I>(steps, layout.token_scales, group_steps), group }
+    Stored { z, steps }
 }
 
-/// A page's coefficients, tokens × rank, each times its step and the scale of its direction.
+/// A page's coefficients, tokens × rank, each times its step; their directions' scales are left to whoever sums them.
+///
+/// # Safety
+/// The machine has the tier.
 #[inline(always)]
-unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
+pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
     let PageCodec::LowRank { rank, .. } = page.codec else { return &[] };
-    let Scratch { steps, group_steps, coefficients, scales, .. } = scratch;
-    read_scales(page.constants, rank.into(), scales);
-    let Stored { z, steps, group } = read::<I>(page, coefficients, steps, group_steps);
-    for (token, row) in z.chunks_exact_mut(rank.into()).enumerate() {
-        for (g, (row, scales)) in row.chunks_mut(group).zip(scales.chunks(group)).enumerate() {
-            let step = I::splat(steps.get(g * CHUNK_TOKENS + token).map_or(1.0, |step| *step));
-            for (z, scales) in row.chunks_mut(I::LANES).zip(scales.chunks(I::LANES)) {
-                let (p, lanes) = (z.as_mut_ptr(), z.len());
-                let scale = I::mul(step, load_first::<I>(scales.as_ptr(), lanes));
-                store_first::<I>(p, I::mul(load_first::<I>(p, lanes), scale), lanes);
+    let Stored { z, steps } = read::<I>(page, &mut scratch.coefficients, &mut scratch.steps);
+    let rank = usize::from(rank);
+    if !steps.is_empty() {
+        let groups = rank.div_ceil(GROUP_CHANNELS);
+        for (row, steps) in z.chunks_exact_mut(rank).zip(steps.chunks_exact(groups)) {
+            for i in (0..rank).step_by(I::LANES) {
+                let (p, lanes) = (row[i..].as_mut_ptr(), I::LANES.min(rank - i));
+                let step = I::splat(steps[i / GROUP_CHANNELS]);
+                store_first::<I>(p, I::mul(load_first::<I>(p, lanes), step), lanes);
             }
         }
     }
     z
+}
+
+/// The same, each times the scale of its direction, too.
+#[inline(always)]
+unsafe fn scaled<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
+    let PageCodec::LowRank { rank, .. } = page.codec else { return &[] };
+    let mut scales = std::mem::take(&mut scratch.scales);
+    read_scales(page.constants, rank.into(), &mut scales);
+    coefficients::<I>(page, scratch);
+    for row in scratch.coefficients.chunks_exact_mut(rank.into()) {
+        for (z, scale) in row.iter_mut().zip(&*scales) {
+            *z *= scale;
+        }
+    }
+    scratch.scales = scales;
+    &scratch.coefficients
 }
 
 /// The scale of each direction.
@@ -284,7 +285,7 @@ pub unsafe fn decode<I: Isa>(
 ) {
     let Some(basis) = Basis::of(page, kv_head) else { return };
     let mut directions = std::mem::take(&mut scratch.directions);
-    let z = coefficients::<I>(page, scratch);
+    let z = scaled::<I>(page, scratch);
     basis.numbers::<I>(&mut directions).expand::<I>(z, out);
     scratch.directions = directions;
     for (token, row) in out.chunks_exact_mut(page.head_dim).enumerate() {

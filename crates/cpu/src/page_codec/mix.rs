@@ -1,10 +1,12 @@
-//! Values of codes, weighted as they are decoded: for few queries, storing and loading them costs more than the products.
+//! Values of codes or of f16, weighted as they are decoded: for few queries, storing and loading them costs more than the
+//! products.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-use interleaf_contract::{Bits, CHUNK_TOKENS};
+use bytemuck::cast_slice;
+use interleaf_contract::{ATTENTION_SPLIT, Bits, CHUNK_TOKENS, PageCodec, PageElement};
 
 use super::codes::{Head, SIXTEEN, Taker, Under, of_codes, sixteen};
-use super::{ABREAST, Anchor, Page, Scratch};
+use super::{ABREAST, Ahead, Anchor, Page, Scratch};
 use crate::isa::{Isa, Kernel, each_of};
 
 /// Adds one head's values, weighted, to what queries have of a block, as they are decoded: the same sums as of values that
@@ -13,18 +15,22 @@ pub struct Mix<'a> {
     pub page: &'a Page<'a>,
     pub kv_head: usize,
     pub anchor: Anchor<'a>,
-    /// A weight for each of the page's tokens.
-    pub weights: [&'a [f32]; ABREAST],
+    /// A weight for each of the page's tokens, a query's [`ATTENTION_SPLIT`] behind another's.
+    pub weights: &'a [f32],
     /// head_dim sums each.
     pub sums: [&'a mut [f32]; ABREAST],
     pub scratch: &'a mut Scratch,
 }
 
 impl Mix<'_> {
-    /// Whether a page's values can be added as they are decoded: of codes whose steps change at whole columns.
+    /// Whether a page's values can be added as they are decoded: of f16, or of codes whose steps change at whole columns.
     pub fn can(page: &Page<'_>) -> bool {
         let whole = |group: usize| group.is_multiple_of(COLUMN);
-        page.codes().is_some_and(|layout| whole(page.head_dim) && layout.group.is_none_or(whole))
+        let is_of_columns = match page.codes() {
+            Some(layout) => layout.group.is_none_or(whole),
+            None => page.codec == PageCodec::Exact(PageElement::F16),
+        };
+        is_of_columns && whole(page.head_dim)
     }
 
     /// Does it. A function of its own on every tier, as decoding is.
@@ -43,16 +49,25 @@ impl Kernel for Mix<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { page, kv_head, anchor, weights, sums, scratch } = self;
-        let Some(layout) = page.codes().filter(|_| Self::can(page)) else {
-            unreachable!("{} is not of columns", page.codec)
-        };
+        assert!(Self::can(page), "{} is not of columns", page.codec);
         assert!(sums.iter().all(|sums| sums.len() == page.head_dim), "whole values");
-        assert!(weights.iter().all(|weights| weights.len() == CHUNK_TOKENS), "a weight for each token");
+        assert!(weights.len() >= (ABREAST - 1) * ATTENTION_SPLIT + CHUNK_TOKENS, "a weight for each token");
+        let mut ahead = scratch.ahead;
         let weighted = Weighted {
-            weights: each_of!(ABREAST, std::ptr::null(), |i| weights[i].as_ptr()),
+            weights: weights.as_ptr(),
             sums: each_of!(ABREAST, std::ptr::null_mut(), |i| sums[i].as_mut_ptr()),
+            ahead: &mut ahead,
         };
-        of_codes::<I>(layout, page, kv_head, anchor, weighted, scratch);
+        match page.codes() {
+            Some(layout) => of_codes::<I>(layout, page, kv_head, anchor, weighted, scratch),
+            None => {
+                let elements = CHUNK_TOKENS * page.head_dim;
+                let values = &cast_slice::<u8, u16>(page.bytes)[kv_head * elements..][..elements];
+                let columns = OfHalves { values: values.as_ptr(), dim: page.head_dim };
+                weighted.add::<I>(page.head_dim, columns);
+            }
+        }
+        scratch.ahead = ahead;
     }
 }
 
@@ -60,57 +75,63 @@ impl Kernel for Mix<'_> {
 const COLUMN: usize = 2 * SIXTEEN;
 
 /// Adds them to sums, tokens in order.
-struct Weighted {
-    weights: [*const f32; ABREAST],
+struct Weighted<'a> {
+    /// One address, whatever query.
+    weights: *const f32,
     sums: [*mut f32; ABREAST],
+    ahead: &'a mut Ahead,
 }
 
-impl Taker for Weighted {
+impl Taker for Weighted<'_> {
     #[inline(always)]
     unsafe fn take<I: Isa>(self, head: &Head<'_>, bits: Bits, under: impl Under) {
-        // Where sixteen are one vector, two of them lest weights be loaded as often as they are multiplied.
-        match (bits, I::LANES < SIXTEEN) {
-            (Bits::Two, true) => self.columns::<I, 2, 1>(head, under),
-            (Bits::Two, false) => self.columns::<I, 2, 2>(head, under),
-            (Bits::Four, true) => self.columns::<I, 4, 1>(head, under),
-            (Bits::Four, false) => self.columns::<I, 4, 2>(head, under),
-            (Bits::Eight, true) => self.columns::<I, 8, 1>(head, under),
-            (Bits::Eight, false) => self.columns::<I, 8, 2>(head, under),
+        match bits {
+            Bits::Two => self.of_codes::<I, 2>(head, under),
+            Bits::Four => self.of_codes::<I, 4>(head, under),
+            Bits::Eight => self.of_codes::<I, 8>(head, under),
         }
     }
 }
 
-impl Weighted {
-    /// So many sixteens of all tokens, then the next.
+impl Weighted<'_> {
     #[inline(always)]
-    unsafe fn columns<I: Isa, const BITS: usize, const WIDE: usize>(
-        &self,
-        head: &Head<'_>,
-        under: impl Under,
-    ) {
+    unsafe fn of_codes<I: Isa, const BITS: usize>(self, head: &Head<'_>, under: impl Under) {
         let (of_token, groups) = (head.dim / SIXTEEN, head.dim / head.group);
         assert!(head.steps.len() == groups * CHUNK_TOKENS, "a step for each token and group");
+        self.add::<I>(head.dim, OfCodes::<_, BITS> { head, under, of_token, groups, column: 0, group: 0 });
+    }
+
+    /// All columns of all tokens. Where sixteen are one vector, two of them lest weights be loaded as often as they are
+    /// multiplied.
+    #[inline(always)]
+    unsafe fn add<I: Isa>(self, dim: usize, columns: impl Columns) {
+        if I::LANES < SIXTEEN {
+            self.columns::<I, 1>(dim / SIXTEEN, columns);
+        } else {
+            self.columns::<I, 2>(dim / SIXTEEN, columns);
+        }
+    }
+
+    /// So many sixteens of all tokens, then the next.
+    #[inline(always)]
+    unsafe fn columns<I: Isa, const WIDE: usize>(self, of_token: usize, columns: impl Columns) {
+        let Self { weights, sums: all, ahead } = self;
+        ahead.spread(of_token / WIDE * CHUNK_TOKENS);
         for column in (0..of_token).step_by(WIDE) {
-            let zeros = [I::steps_8([0; SIXTEEN].as_ptr()); WIDE];
-            let mut sums = [zeros; ABREAST];
-            for (sums, from) in sums.iter_mut().zip(self.sums) {
+            let mut sums = [[I::steps_8([0; SIXTEEN].as_ptr()); WIDE]; ABREAST];
+            for (sums, from) in sums.iter_mut().zip(all) {
                 for (w, sums) in sums.iter_mut().enumerate() {
                     for (i, sum) in sums.as_mut().iter_mut().enumerate() {
                         *sum = I::load(from.add((column + w) * SIXTEEN + i * I::LANES));
                     }
                 }
             }
-            let mut step = head.steps.as_ptr().add(column * SIXTEEN / head.group);
+            let columns = columns.at(column);
             for token in 0..CHUNK_TOKENS {
-                let of_group = I::splat(*step);
-                step = step.wrapping_add(groups);
-                let values = each_of!(WIDE, zeros[0], |w| {
-                    let nth = token * of_token + column + w;
-                    let codes = sixteen::<I, BITS>(head.codes.as_ptr().add(nth * BITS * SIXTEEN / 8));
-                    under.plus::<I>(codes, of_group, nth, of_token)
-                });
-                for (sums, weights) in sums.iter_mut().zip(self.weights) {
-                    let weight = I::splat(*weights.add(token));
+                let values = columns.of::<I, WIDE>(token);
+                ahead.step::<I>();
+                for (query, sums) in sums.iter_mut().enumerate() {
+                    let weight = I::splat(*weights.add(query * ATTENTION_SPLIT + token));
                     for (sums, values) in sums.iter_mut().zip(&values) {
                         for (sum, value) in sums.as_mut().iter_mut().zip(values.as_ref()) {
                             *sum = I::fma(weight, *value, *sum);
@@ -118,7 +139,7 @@ impl Weighted {
                     }
                 }
             }
-            for (sums, to) in sums.iter().zip(self.sums) {
+            for (sums, to) in sums.iter().zip(all) {
                 for (w, sums) in sums.iter().enumerate() {
                     for (i, sum) in sums.as_ref().iter().enumerate() {
                         I::store(to.add((column + w) * SIXTEEN + i * I::LANES), *sum);
@@ -126,5 +147,72 @@ impl Weighted {
                 }
             }
         }
+    }
+}
+
+/// Where a head's values are, sixteen channels of a token after another.
+trait Columns: Copy {
+    /// From a sixteen of every token on: what is worked out once for all tokens.
+    fn at(self, column: usize) -> Self;
+
+    /// So many sixteens of a token, which are within [`COLUMN`] channels.
+    ///
+    /// # Safety
+    /// The machine has the tier, and so many are there.
+    unsafe fn of<I: Isa, const WIDE: usize>(self, token: usize) -> [I::Sixteen; WIDE];
+}
+
+#[derive(Clone, Copy)]
+struct OfCodes<'a, U, const BITS: usize> {
+    head: &'a Head<'a>,
+    under: U,
+    /// Sixteens of a token, and groups.
+    of_token: usize,
+    groups: usize,
+    column: usize,
+    /// The one that the column is in.
+    group: usize,
+}
+
+impl<U: Under, const BITS: usize> Columns for OfCodes<'_, U, BITS> {
+    #[inline(always)]
+    fn at(self, column: usize) -> Self {
+        Self { column, group: column * SIXTEEN / self.head.group, ..self }
+    }
+
+    #[inline(always)]
+    unsafe fn of<I: Isa, const WIDE: usize>(self, token: usize) -> [I::Sixteen; WIDE] {
+        let Self { head, under, column, group, .. } = self;
+        let step = I::splat(*head.steps.as_ptr().add(token * self.groups + group));
+        each_of!(WIDE, I::steps_8([0; SIXTEEN].as_ptr()), |w| {
+            let nth = token * self.of_token + column + w;
+            let codes = sixteen::<I, BITS>(head.codes.as_ptr().add(nth * BITS * SIXTEEN / 8));
+            under.plus::<I>(codes, step, nth, token)
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct OfHalves {
+    values: *const u16,
+    dim: usize,
+}
+
+impl Columns for OfHalves {
+    #[inline(always)]
+    fn at(self, column: usize) -> Self {
+        Self { values: self.values.wrapping_add(column * SIXTEEN), ..self }
+    }
+
+    #[inline(always)]
+    unsafe fn of<I: Isa, const WIDE: usize>(self, token: usize) -> [I::Sixteen; WIDE] {
+        let first = self.values.add(token * self.dim);
+        let mut values = [I::steps_8([0; SIXTEEN].as_ptr()); WIDE];
+        for (w, values) in values.iter_mut().enumerate() {
+            for (i, value) in values.as_mut().iter_mut().enumerate() {
+                *value = I::load_f16(first.add(w * SIXTEEN + i * I::LANES));
+            }
+        }
+        values
     }
 }

@@ -2,6 +2,7 @@
 //! from the first-level cache; it is encoded whole. Which page is in which codec is decided elsewhere.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
+mod ahead;
 mod codes;
 mod encode;
 mod exact;
@@ -15,8 +16,9 @@ mod steps;
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageHalf};
 
+pub use self::ahead::Ahead;
 pub use self::exact::encode;
-pub use self::low_rank::{Basis, Stored, stored};
+pub use self::low_rank::{Basis, coefficients};
 pub use self::mix::Mix;
 pub use self::page::{Page, Pages};
 pub use self::recode::{compare, recode};
@@ -46,6 +48,8 @@ pub struct Scratch {
     /// Keys as they lie, tokens × head_dim, and those of their anchor.
     rows: Floats,
     below: Floats,
+    /// What is fetched while pages are decoded.
+    pub ahead: Ahead,
 }
 
 /// What a page is decoded over.
@@ -106,7 +110,9 @@ impl Kernel for Decode<'_> {
             return keys::decode::<I>(page, kv_head, anchor, out, scratch);
         }
         match page.codec {
-            PageCodec::Exact(element) => exact::decode::<I>(element, page.bytes, kv_head * elements, out),
+            PageCodec::Exact(element) => {
+                exact::decode::<I>(element, page.bytes, kv_head * elements, out, &mut scratch.ahead)
+            }
             PageCodec::Steps(width) => steps::decode(width, page.bytes, kv_head * elements, values, out),
             PageCodec::LowRank { .. } => low_rank::decode::<I>(page, kv_head, values, out, scratch),
             PageCodec::Quantised(_)

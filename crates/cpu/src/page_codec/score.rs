@@ -13,8 +13,8 @@ pub struct Score<'a> {
     pub page: &'a Page<'a>,
     pub kv_head: usize,
     pub anchor: Anchor<'a>,
-    /// head_dim values each.
-    pub queries: [&'a [f32]; ABREAST],
+    /// head_dim × queries.
+    pub queries: &'a [f32],
     pub scale: f32,
     /// Where a query's scores with the page's tokens are put.
     pub scores: [&'a mut [f32]; ABREAST],
@@ -28,11 +28,11 @@ impl Kernel for Score<'_> {
     unsafe fn run<I: Isa>(self) {
         let Self { page, kv_head, anchor, queries, scale, scores, scratch } = self;
         let Some(layout) = page.codes() else { unreachable!("{} is of codes", page.codec) };
-        assert!(queries.iter().all(|query| query.len() == page.head_dim), "whole queries");
+        assert!(queries.len() == ABREAST * page.head_dim, "whole queries");
         assert!(scores.iter().all(|scores| scores.len() == CHUNK_TOKENS), "a score for each token");
         let zeros = [I::splat(0.0); ABREAST];
         let mut products = Products::<I> {
-            queries: each_of!(ABREAST, std::ptr::null(), |i| queries[i].as_ptr()),
+            queries: queries.as_ptr(),
             scale: I::splat(scale),
             sums: zeros,
             odd: zeros,
@@ -55,7 +55,8 @@ impl Score<'_> {
 
 /// Sums of products in the order in which `paged_attention` adds those with keys that are kept.
 struct Products<I: Isa> {
-    queries: [*const f32; ABREAST],
+    /// Side by side: one address, whatever query.
+    queries: *const f32,
     scale: I::V,
     sums: [I::V; ABREAST],
     /// Those of channels at odd places, where there are [`Isa::TWO_CHAINS`].
@@ -67,8 +68,8 @@ impl<I: Isa> Taker<I> for Products<I> {
     #[inline(always)]
     unsafe fn take(&mut self, key: I::V, channel: usize, nth: usize, _token: usize) {
         let sums = if I::TWO_CHAINS && nth % 2 == 1 { &mut self.odd } else { &mut self.sums };
-        for (sum, query) in sums.iter_mut().zip(self.queries) {
-            *sum = I::fma(I::splat(*query.add(channel)), key, *sum);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = I::fma(I::splat(*self.queries.add(channel * ABREAST + i)), key, *sum);
         }
     }
 

@@ -10,14 +10,19 @@
 
 use std::ops::Range;
 
-use super::mix::{Rows, Sums, Weights, accumulate_all};
-use crate::isa::Isa;
+use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
+
+use super::mix::{Sums, Weights};
+use crate::isa::{Isa, each_of};
 use crate::lines::Floats;
-use crate::math::{MOST_LANES, load_first};
-use crate::page_codec::{Basis, Page, Scratch, Stored, stored};
+use crate::math::{MOST_LANES, load_first, store_first};
+use crate::page_codec::{Basis, Page, Scratch, coefficients};
 
 /// Sums of weights, one in each lane, and as many of coefficients as the largest rank, in whole lines.
 const STRIDE: usize = MOST_LANES + (u8::MAX as usize).next_multiple_of(MOST_LANES);
+
+/// Chunks of a block.
+const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
 
 /// What a worker gathers in.
 #[derive(Default)]
@@ -27,11 +32,60 @@ pub struct Gathered {
     /// A basis as numbers, and its scales.
     basis: Floats,
     scales: Floats,
+    read: Read,
+}
+
+/// Coefficients of a block's pages, which all heads share: read for the first.
+#[derive(Default)]
+struct Read {
+    /// Whose they are: a group of the plan, and its chunks.
+    of: Option<(usize, Range<usize>)>,
+    /// Where a member's page of a chunk begins, members × chunks of a block; none where nobody has read it.
+    starts: Vec<Option<usize>>,
+    /// Tokens × rank of each that was read, one after another, and how many numbers that is.
+    values: Floats,
+    len: usize,
+}
+
+impl Read {
+    /// Begins with the pages of a block, unless they are here.
+    fn begin(&mut self, of: (usize, Range<usize>), members: usize) {
+        if self.of.as_ref() != Some(&of) {
+            self.of = Some(of);
+            self.starts.clear();
+            self.starts.resize(members * CHUNKS, None);
+            self.len = 0;
+        }
+    }
+
+    /// A page's, tokens × rank.
+    #[inline(always)]
+    unsafe fn page<I: Isa>(&mut self, nth: usize, page: &Page<'_>, scratch: &mut Scratch) -> &[f32] {
+        let start = match self.starts[nth] {
+            Some(start) => start,
+            None => {
+                let read = coefficients::<I>(page, scratch);
+                let start = self.len;
+                self.len += read.len();
+                self.values.resize(self.values.len().max(self.len));
+                self.values[start..self.len].copy_from_slice(read);
+                self.starts[nth] = Some(start);
+                start
+            }
+        };
+        &self.values[start..]
+    }
 }
 
 impl Gathered {
-    /// Begins a block of a task.
-    pub fn begin<'a>(&'a mut self, members: usize, queries: usize) -> Gathering<'a> {
+    /// Begins a block of a task: of a group of the plan, some chunks.
+    pub fn begin<'a>(
+        &'a mut self,
+        of: (usize, Range<usize>),
+        members: usize,
+        queries: usize,
+    ) -> Gathering<'a> {
+        self.read.begin(of, members);
         if self.sums.len() < queries * STRIDE {
             self.sums.resize(queries * STRIDE);
         }
@@ -39,6 +93,7 @@ impl Gathered {
             sums: &mut self.sums,
             numbers: &mut self.basis,
             scales: &mut self.scales,
+            read: &mut self.read,
             bases: vec![None; members],
         }
     }
@@ -49,6 +104,7 @@ pub struct Gathering<'a> {
     sums: &'a mut [f32],
     numbers: &'a mut Floats,
     scales: &'a mut Floats,
+    read: &'a mut Read,
     /// What each member's sums are to be expanded with; none where it has none yet.
     bases: Vec<Option<Basis<'a>>>,
 }
@@ -87,13 +143,17 @@ impl<'a> Gathering<'a> {
                 I::store(total, sum);
             }
         }
-        let Stored { z, steps, group } = stored::<I>(page, scratch);
-        let rank = basis.rank;
-        for (g, first) in (0..rank).step_by(group).enumerate() {
-            let steps = steps.as_chunks().0.get(g);
-            let rows = Rows { values: &z[first..], stride: rank, steps };
-            let (first, width) = (MOST_LANES + first, group.min(rank - first));
-            accumulate_all::<I>(weights, rows, &mut Sums { values: self.sums, first, stride: STRIDE, width });
+        let z = self.read.page::<I>(member * CHUNKS + weights.at / CHUNK_TOKENS, page, scratch);
+        let mut add = Coefficients { z, rank: basis.rank, weights, sums: self.sums };
+        let queries = weights.queries();
+        let mut query = queries.start;
+        while query < queries.end {
+            let together = if see_all { queries.end - query } else { 1 };
+            query += match together {
+                4.. => add.of::<I, 4>(query),
+                2.. => add.of::<I, 2>(query),
+                _ => add.of::<I, 1>(query),
+            };
         }
     }
 
@@ -115,5 +175,49 @@ impl<'a> Gathering<'a> {
             }
             directions.add::<I>(I::sum(I::load(total.as_ptr())), sums, out.of(query));
         }
+    }
+}
+
+/// A page's coefficients, added to what queries have gathered.
+struct Coefficients<'a> {
+    /// Tokens × rank.
+    z: &'a [f32],
+    rank: usize,
+    weights: &'a Weights<'a>,
+    /// As [`Gathered`] has them.
+    sums: &'a mut [f32],
+}
+
+impl Coefficients<'_> {
+    /// Of Q queries that see the same tokens. Those at even places are added in one chain and those at odd places in another:
+    /// where a vector is as wide as the rank, a query has no other product that does not wait for the one before it.
+    #[inline(always)]
+    unsafe fn of<I: Isa, const Q: usize>(&mut self, query: usize) -> usize {
+        let Self { z, rank, weights, .. } = *self;
+        let tokens = weights.tokens(query);
+        if tokens.start >= tokens.end {
+            return Q;
+        }
+        let z = z[(tokens.start - weights.at) * rank..(tokens.end - weights.at) * rank].as_ptr();
+        let of = each_of!(Q, std::ptr::null(), |q| weights.of(query + q, tokens.clone()).as_ptr());
+        let sums = each_of!(Q, std::ptr::null_mut(), |q| {
+            self.sums[(query + q) * STRIDE + MOST_LANES..][..rank].as_mut_ptr()
+        });
+        for i in (0..rank).step_by(I::LANES) {
+            let lanes = I::LANES.min(rank - i);
+            let zero = I::splat(0.0);
+            let mut chains = [each_of!(Q, zero, |q| load_first::<I>(sums[q].add(i), lanes)), [zero; Q]];
+            for token in 0..tokens.len() {
+                let z = load_first::<I>(z.add(token * rank + i), lanes);
+                for (sum, weights) in chains[token % 2].iter_mut().zip(of) {
+                    *sum = I::fma(I::splat(*weights.add(token)), z, *sum);
+                }
+            }
+            let [even, odd] = chains;
+            for ((even, odd), sums) in even.into_iter().zip(odd).zip(sums) {
+                store_first::<I>(sums.add(i), I::add(even, odd), lanes);
+            }
+        }
+        Q
     }
 }

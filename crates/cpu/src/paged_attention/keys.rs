@@ -10,7 +10,7 @@ use super::load::Load;
 use super::plan::Group;
 use super::scores::{Queries, score_all};
 use super::{Work, are_few, seeing};
-use crate::isa::{Isa, each_of};
+use crate::isa::Isa;
 use crate::page_codec::{ABREAST, Anchor, Page, Score, Scratch};
 
 /// A chunk and whose queries see what of it.
@@ -36,7 +36,8 @@ impl Keys<'_> {
         if load.is_of_one() {
             let queries = self.queries_of(0..self.seen.len());
             if are_few(&queries)
-                && let Some((page, over)) = load.codes::<I>(0, PageHalf::K, self.chunk, None)
+                && let Some((page, over)) =
+                    load.codes::<I>(0, PageHalf::K, self.chunk, None, &mut decode.ahead)
             {
                 return self.as_decoded::<I>(queries, load.kv_head(), page, over, scores, decode);
             }
@@ -49,7 +50,8 @@ impl Keys<'_> {
             }
             if !is_whole
                 && are_few(&queries)
-                && let Some((page, over)) = load.codes::<I>(index, PageHalf::K, self.chunk, Some(anchor))
+                && let Some((page, over)) =
+                    load.codes::<I>(index, PageHalf::K, self.chunk, Some(anchor), &mut decode.ahead)
             {
                 self.as_decoded::<I>(queries, load.kv_head(), page, over, scores, decode);
                 continue;
@@ -85,7 +87,7 @@ impl Keys<'_> {
             };
             let place = self.at..self.at + CHUNK_TOKENS;
             let scores = [a, b, c, d].map(|row| &mut row[place.clone()]);
-            let queries = each_of!(ABREAST, [].as_slice(), |i| self.queries.of(first + i));
+            let queries = self.queries.abreast(first);
             Score { page, kv_head, anchor, queries, scale: self.scale, scores, scratch }.on::<I>();
         }
     }

@@ -9,8 +9,7 @@ use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, P
 use super::plan::{Group, anchor};
 use super::seeing;
 use crate::isa::Isa;
-use crate::lines::LINE;
-use crate::page_codec::{Anchor, Basis, Decode, Mix, Order, Page, Pages, Scratch, adds_as_read};
+use crate::page_codec::{Ahead, Anchor, Basis, Decode, Mix, Order, Page, Pages, Scratch, adds_as_read};
 
 const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
@@ -91,13 +90,13 @@ impl<'a, 'p> Load<'a, 'p> {
         scratch: &mut Scratch,
     ) -> bool {
         let at = self.place(half, chunk);
-        self.fetch_later::<I>(at);
+        self.fetch_later::<I>(at, &mut scratch.ahead);
         let page = self.page(at);
         if self.is_of_one()
             && let Some(own) = &self.pages[at + 1]
             && adds_as_read(own, page)
         {
-            self.fetch_later::<I>(at + 1);
+            self.fetch_later::<I>(at + 1, &mut scratch.ahead);
             self.decode::<I>(own, Anchor::Page(page), out, scratch);
             return true;
         }
@@ -118,7 +117,7 @@ impl<'a, 'p> Load<'a, 'p> {
     ) -> &'o [f32] {
         let at = self.place(half, chunk) + 1 + member;
         let Some(page) = &self.pages[at] else { return anchor };
-        self.fetch_later::<I>(at);
+        self.fetch_later::<I>(at, &mut scratch.ahead);
         self.decode::<I>(page, Anchor::Values(anchor), out, scratch);
         out
     }
@@ -132,6 +131,7 @@ impl<'a, 'p> Load<'a, 'p> {
         half: PageHalf,
         chunk: usize,
         anchor: Option<&'k [f32]>,
+        ahead: &mut Ahead,
     ) -> Option<(&'k Page<'p>, Anchor<'k>)> {
         let at = self.place(half, chunk);
         let under = self.page(at);
@@ -142,22 +142,26 @@ impl<'a, 'p> Load<'a, 'p> {
             (Some(page), Some(values)) => (page, Anchor::Values(values)),
             _ => return None,
         };
-        if page.codes().is_none() || half == PageHalf::V && !Mix::can(page) {
+        let can = match half {
+            PageHalf::K => page.codes().is_some(),
+            PageHalf::V => Mix::can(page),
+        };
+        if !can {
             return None;
         }
         if anchor.is_none() {
-            self.fetch_later::<I>(at);
+            self.fetch_later::<I>(at, ahead);
         }
-        self.fetch_later::<I>(own);
+        self.fetch_later::<I>(own, ahead);
         Some((page, over))
     }
 
     /// What all members' values of a chunk are over, if that can be decoded while it is multiplied.
     #[inline(always)]
-    pub unsafe fn codes_under<I: Isa>(&self, chunk: usize) -> Option<&Page<'p>> {
+    pub unsafe fn codes_under<I: Isa>(&self, chunk: usize, ahead: &mut Ahead) -> Option<&Page<'p>> {
         let at = self.place(PageHalf::V, chunk);
         let page = Some(self.page(at)).filter(|page| Mix::can(page))?;
-        self.fetch_later::<I>(at);
+        self.fetch_later::<I>(at, ahead);
         Some(page)
     }
 
@@ -177,13 +181,14 @@ impl<'a, 'p> Load<'a, 'p> {
         &self,
         member: usize,
         chunk: usize,
+        ahead: &mut Ahead,
     ) -> Option<(&'a Page<'p>, Basis<'p>)> {
         let at = self.place(PageHalf::V, chunk) + 1 + member;
         let page = self.pages[at].as_ref()?;
         if !matches!(page.codec, PageCodec::LowRank { keeps_first: false, .. }) {
             return None;
         }
-        self.fetch_later::<I>(at);
+        self.fetch_later::<I>(at, ahead);
         Some((page, Basis::of(page, self.kv_head)?))
     }
 
@@ -214,16 +219,24 @@ impl<'a, 'p> Load<'a, 'p> {
         page
     }
 
-    /// Asks for the head's part of the page that is read a few chunks after another; V's come after K's.
+    /// Asks for the head's part of the page that is read a few chunks after another; V's come after K's, and the next head's
+    /// K after V.
     #[inline(always)]
-    unsafe fn fetch_later<I: Isa>(&self, at: usize) {
-        let Some(Some(page)) = self.pages.get(at + CHUNKS_AHEAD * (1 + self.members)) else { return };
-        for part in page.parts(self.kv_head) {
-            // Pages begin on no line of their own: the last byte may be on one more.
-            let last = part.end.checked_sub(1).filter(|last| part.contains(last));
-            for byte in part.step_by(LINE).chain(last) {
-                I::prefetch(page.bytes[byte..].as_ptr());
-            }
+    unsafe fn fetch_later<I: Isa>(&self, at: usize, ahead: &mut Ahead) {
+        let (mut later, mut kv_head) = (at + CHUNKS_AHEAD * (1 + self.members), self.kv_head);
+        if later >= self.pages.len() {
+            (later, kv_head) = (later - self.pages.len(), kv_head + 1);
+        }
+        let Some(Some(page)) = self.pages.get(later) else { return };
+        if kv_head == page.kv_heads {
+            return;
+        }
+        let [values, scales, channels] = page.parts(kv_head).map(|part| &page.bytes[part]);
+        if matches!(page.codec, PageCodec::Exact(_)) {
+            return ahead.begin::<I>(values);
+        }
+        for part in [values, scales, channels] {
+            Ahead::fetch::<I>(part);
         }
     }
 }

@@ -37,6 +37,11 @@ impl Weights<'_> {
         &self.scores[query * ATTENTION_SPLIT..][tokens]
     }
 
+    /// The same of all tokens of the page, and behind them those of the queries that follow, [`ATTENTION_SPLIT`] apart.
+    pub fn from(&self, query: usize) -> &[f32] {
+        &self.scores[query * ATTENTION_SPLIT + self.at..]
+    }
+
     /// Whether all queries see all of the page.
     pub fn see_all(&self) -> bool {
         let all = self.all();
@@ -83,8 +88,6 @@ pub struct Rows<'a> {
     pub values: &'a [f32],
     /// From one row to the next.
     pub stride: usize,
-    /// What each token's row is in steps of, if anything.
-    pub steps: Option<&'a [f32; CHUNK_TOKENS]>,
 }
 
 /// Adds a page's weighted rows to every query's sums. Queries that see all of it go together, four where their sums fit
@@ -129,20 +132,7 @@ unsafe fn some<I: Isa, const Q: usize>(
     let width = sums.width;
     let first = tokens.start - weights.at;
     let values = page.values[first * page.stride..].as_ptr();
-    let mut rows = each_of!(Q, std::ptr::null(), |q| weights.of(query + q, tokens.clone()).as_ptr());
-    let mut scaled = [[0.0; CHUNK_TOKENS]; Q];
-    if let Some(steps) = page.steps {
-        let steps = steps[first..first + tokens.len()].as_ptr();
-        for (scaled, row) in scaled.iter_mut().zip(&mut rows) {
-            for i in (0..tokens.len()).step_by(I::LANES) {
-                let lanes = I::LANES.min(tokens.len() - i);
-                let step = load_first::<I>(steps.add(i), lanes);
-                let weight = load_first::<I>(row.add(i), lanes);
-                store_first::<I>(scaled[i..].as_mut_ptr(), I::mul(weight, step), lanes);
-            }
-            *row = scaled.as_ptr();
-        }
-    }
+    let rows = each_of!(Q, std::ptr::null(), |q| weights.of(query + q, tokens.clone()).as_ptr());
     let o = each_of!(Q, std::ptr::null_mut(), |q| sums.of(query + q).as_mut_ptr());
     accumulate::<I, Q>(rows, tokens.len(), values, page.stride, width, o);
     Q

@@ -30,7 +30,7 @@ use self::merge::{Merge, merge};
 use self::mix::Sums;
 use self::plan::Group;
 pub use self::plan::Plan;
-use self::scores::{Queries, weigh};
+use self::scores::{Queries, put_abreast, weigh};
 use self::values::Values;
 use crate::isa::{Isa, Kernel};
 use crate::lines::{Floats, LINE};
@@ -122,10 +122,10 @@ impl Kernel for Blocks<'_, '_> {
             blocks: Floats::default(),
             decode: Scratch::default(),
             gathered: Gathered::default(),
+            abreast: Floats::default(),
         };
         let mut found = Found::default();
-        // Tasks of a prompt grow along it, so each worker takes every n-th.
-        for task in worker.every(layer.plan.tasks()) {
+        for task in layer.plan.tasks(worker) {
             let (index, kv_head, partials) = layer.plan.task(task);
             let len = partial_len(dim);
             let partials = layer.scratch.part_mut(partials.start * len..partials.end * len);
@@ -147,6 +147,8 @@ struct Work {
     blocks: Floats,
     decode: Scratch,
     gathered: Gathered,
+    /// Queries side by side.
+    abreast: Floats,
 }
 
 /// What a row sees of a block: positions from the block's start on.
@@ -169,9 +171,11 @@ fn seeing(seen: &[Range<usize>], rows: &Range<usize>, at: usize) -> Range<usize>
 /// Queries for which a page is decoded anew rather than kept: storing and loading it costs more than decoding it twice.
 const FEW: usize = 2 * ABREAST;
 
-/// Whether queries are multiplied with a page as it is decoded.
+/// Whether queries are multiplied with a page as it is decoded: whole fours of the task's.
 fn are_few(queries: &Range<usize>) -> bool {
-    (1..=FEW).contains(&queries.len()) && queries.len().is_multiple_of(ABREAST)
+    (1..=FEW).contains(&queries.len())
+        && queries.start.is_multiple_of(ABREAST)
+        && queries.end.is_multiple_of(ABREAST)
 }
 
 #[inline(always)]
@@ -192,8 +196,10 @@ unsafe fn run_task<'p, I: Isa>(
         partial[0] = f32::NEG_INFINITY;
     }
     let of_row = |row: usize| (0..group).map(move |g| (row * heads + task.kv_head * group + g) * dim);
-    let starts = task.group.rows().flat_map(of_row).collect();
-    let queries = Queries { values: layer.q.all(), dim, group, starts };
+    let starts: Vec<usize> = task.group.rows().flat_map(of_row).collect();
+    let mut abreast = std::mem::take(&mut work.abreast);
+    put_abreast(layer.q.all(), dim, &starts, &mut abreast);
+    let queries = Queries { values: layer.q.all(), dim, group, starts, abreast: &abreast };
     let rows: Vec<&Row> = task.group.rows().map(|row| &layer.rows[row]).collect();
     let end = rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0);
     let gathers = task.group.kind == RowKind::Generated;
@@ -221,7 +227,11 @@ unsafe fn run_task<'p, I: Isa>(
             // Weights in place of scores.
             (own[0], own[1]) = weigh::<I>(scores);
         }
-        let mut gathering = work.gathered.begin(task.group.members().count(), rows.len() * group);
+        let mut gathering = work.gathered.begin(
+            (task.index, chunks.clone()),
+            task.group.members().count(),
+            rows.len() * group,
+        );
         for chunk in chunks {
             let (weights, at) = (&*work.scores, chunk * CHUNK_TOKENS - start);
             let values =
@@ -241,4 +251,5 @@ unsafe fn run_task<'p, I: Isa>(
             }
         }
     }
+    work.abreast = abreast;
 }

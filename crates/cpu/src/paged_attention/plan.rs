@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageEntry, PagePlace, RowKind,
+    ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, ChunkEntry, PageEntry, PagePlace, Row, RowKind,
 };
+
+use crate::region::Worker;
 
 /// Prompt rows of one group: enough to pay for decoding a block, few enough to spread over cores.
 const ROW_TILE: usize = 16;
@@ -23,6 +25,8 @@ pub struct Group<'a> {
     pub blocks: Range<usize>,
     /// The rows of all groups before it.
     before: usize,
+    /// Tokens that its rows see, which is what a task takes, and some for beginning it.
+    work: usize,
 }
 
 /// Rows that read the same pages.
@@ -111,7 +115,7 @@ impl<'a> Plan<'a> {
                 let blocks = first_block..batch.rows[rows.end - 1].position as usize / ATTENTION_SPLIT + 1;
                 let group = |blocks| {
                     let members = vec![Reader { pages, rows: rows.clone().collect() }];
-                    Group { members, kind, blocks, before: 0 }
+                    Group { members, kind, blocks, before: 0, work: 0 }
                 };
                 if kind == RowKind::Prompt {
                     groups.push(group(blocks));
@@ -141,15 +145,18 @@ impl<'a> Plan<'a> {
                 next += alike;
             }
         }
-        Self::of(groups, batch.rows.len(), shape)
+        Self::of(groups, &batch.rows, shape)
     }
 
-    fn of(mut groups: Vec<Group<'a>>, rows: usize, shape: AttentionShape) -> Self {
-        let mut shares: Vec<Vec<Share>> = vec![Vec::new(); rows];
+    fn of(mut groups: Vec<Group<'a>>, rows: &[Row], shape: AttentionShape) -> Self {
+        let mut shares: Vec<Vec<Share>> = vec![Vec::new(); rows.len()];
         let mut before = 0;
         for (index, group) in groups.iter_mut().enumerate() {
             group.before = before;
             before += group.count();
+            let [start, end] = [group.blocks.start, group.blocks.end].map(|block| block * ATTENTION_SPLIT);
+            let seen = |row: usize| end.min(rows[row].position as usize + 1).saturating_sub(start);
+            group.work = group.rows().map(|row| CHUNK_TOKENS + seen(row)).sum();
             for (i, row) in group.rows().enumerate() {
                 shares[row].push(Share { first_block: group.blocks.start, group: index, row: i });
             }
@@ -160,9 +167,23 @@ impl<'a> Plan<'a> {
         Self { groups, shares, kv_heads, heads_of_group: heads / kv_heads }
     }
 
-    /// Tasks: a group's for every key/value head, then the next group's.
-    pub fn tasks(&self) -> usize {
-        self.groups.len() * self.kv_heads
+    /// A worker's tasks, a group's for every key/value head and then the next group's: as much work as any other's, and
+    /// neighbours, whose pages lie side by side.
+    pub fn tasks(&self, worker: &Worker<'_>) -> Range<usize> {
+        let all: usize = self.groups.iter().map(|group| group.work).sum::<usize>() * self.kv_heads;
+        let before = |worker_index: usize| {
+            let mut work = all * worker_index / worker.count;
+            let mut tasks = 0;
+            for group in &self.groups {
+                if work < group.work * self.kv_heads {
+                    return tasks + work / group.work;
+                }
+                work -= group.work * self.kv_heads;
+                tasks += self.kv_heads;
+            }
+            tasks
+        };
+        before(worker.index)..before(worker.index + 1)
     }
 
     /// Which group a task is of, its key/value head, and its partials: rows × heads that share the key/value head.

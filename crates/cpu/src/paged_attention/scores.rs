@@ -4,7 +4,9 @@
 use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
 
 use crate::isa::{Isa, each_of};
+use crate::lines::Floats;
 use crate::math::{exp, load_first, store_first};
+use crate::page_codec::ABREAST;
 
 /// The queries of a task: for each row the heads of its group.
 pub struct Queries<'a> {
@@ -13,6 +15,8 @@ pub struct Queries<'a> {
     pub group: usize,
     /// Where each query begins.
     pub starts: Vec<usize>,
+    /// The same with [`ABREAST`] queries side by side, dim × ABREAST, then the next ones; what is left of them is not there.
+    pub abreast: &'a [f32],
 }
 
 impl<'a> Queries<'a> {
@@ -21,8 +25,25 @@ impl<'a> Queries<'a> {
         &self.values[self.starts[query]..][..self.dim]
     }
 
+    /// So many queries from a multiple of them on, side by side.
+    pub fn abreast(&self, first: usize) -> &'a [f32] {
+        &self.abreast[first * self.dim..][..ABREAST * self.dim]
+    }
+
     fn pointer(&self, query: usize) -> *const f32 {
         self.of(query).as_ptr()
+    }
+}
+
+/// Puts queries side by side, as [`Queries::abreast`] has them.
+pub fn put_abreast(values: &[f32], dim: usize, starts: &[usize], out: &mut Floats) {
+    out.resize(starts.len() / ABREAST * ABREAST * dim);
+    for (starts, out) in starts.chunks_exact(ABREAST).zip(out.chunks_exact_mut(ABREAST * dim)) {
+        for (i, start) in starts.iter().enumerate() {
+            for (place, value) in out.chunks_exact_mut(ABREAST).zip(&values[*start..][..dim]) {
+                place[i] = *value;
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::load::Load;
 use super::mix::{Rows, Sums, Weights, accumulate_all};
 use super::plan::Group;
 use super::{VALUES, are_few, partial_len, seeing};
-use crate::isa::{Isa, each_of};
+use crate::isa::Isa;
 use crate::lines::Floats;
 use crate::page_codec::{ABREAST, Anchor, Mix, Page, Scratch};
 
@@ -58,14 +58,20 @@ impl Values<'_> {
             let weights = self.weights_of(0..self.seen.len());
             let head = load.kv_head();
             if are_few(&weights.queries()) && weights.see_all() {
-                let coefficients = if self.gathers { load.coefficients::<I>(0, self.chunk) } else { None };
+                let coefficients = if self.gathers {
+                    load.coefficients::<I>(0, self.chunk, &mut decode.ahead)
+                } else {
+                    None
+                };
                 if let Some((own, basis)) = coefficients {
-                    if let Some(page) = load.codes_under::<I>(self.chunk) {
+                    if let Some(page) = load.codes_under::<I>(self.chunk, &mut decode.ahead) {
                         self.as_decoded::<I>(&weights, head, page, Anchor::None, blocks, decode);
                         let mut sums = self.sums(blocks);
                         return gathering.add::<I>(0, basis, own, &weights, &mut sums, decode);
                     }
-                } else if let Some((page, over)) = load.codes::<I>(0, PageHalf::V, self.chunk, None) {
+                } else if let Some((page, over)) =
+                    load.codes::<I>(0, PageHalf::V, self.chunk, None, &mut decode.ahead)
+                {
                     return self.as_decoded::<I>(&weights, head, page, over, blocks, decode);
                 }
             }
@@ -78,7 +84,7 @@ impl Values<'_> {
             let weights = self.weights_of(member.rows);
             let mut sums = self.sums(blocks);
             if self.gathers
-                && let Some((page, basis)) = load.coefficients::<I>(index, self.chunk)
+                && let Some((page, basis)) = load.coefficients::<I>(index, self.chunk, &mut decode.ahead)
             {
                 accumulate_all::<I>(&weights, self.rows(anchor), &mut sums);
                 gathering.add::<I>(index, basis, page, &weights, &mut sums, decode);
@@ -87,7 +93,8 @@ impl Values<'_> {
             if !is_whole
                 && are_few(&weights.queries())
                 && weights.see_all()
-                && let Some((page, over)) = load.codes::<I>(index, PageHalf::V, self.chunk, Some(anchor))
+                && let Some((page, over)) =
+                    load.codes::<I>(index, PageHalf::V, self.chunk, Some(anchor), &mut decode.ahead)
             {
                 self.as_decoded::<I>(&weights, load.kv_head(), page, over, blocks, decode);
                 continue;
@@ -106,7 +113,7 @@ impl Values<'_> {
     }
 
     fn rows<'v>(&self, values: &'v [f32]) -> Rows<'v> {
-        Rows { values, stride: self.dim, steps: None }
+        Rows { values, stride: self.dim }
     }
 
     fn weights_of(&self, rows: Range<usize>) -> Weights<'_> {
@@ -127,7 +134,7 @@ impl Values<'_> {
         let queries = weights.queries();
         let blocks = &mut blocks[queries.start * len..queries.end * len];
         for (first, sums) in queries.step_by(ABREAST).zip(blocks.chunks_exact_mut(ABREAST * len)) {
-            let of = each_of!(ABREAST, [].as_slice(), |i| weights.of(first + i, weights.all()));
+            let of = weights.from(first);
             let (a, sums) = sums.split_at_mut(len);
             let (b, sums) = sums.split_at_mut(len);
             let (c, d) = sums.split_at_mut(len);

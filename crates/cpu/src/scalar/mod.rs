@@ -31,6 +31,7 @@ unsafe impl Isa for Scalar {
     const INTEGER_ROWS: usize = 4;
     const FLOAT_ROWS: usize = 4;
     type V = [f32; LANES];
+    type Words = [u32; LANES];
     type Sixteen = [[f32; LANES]; 2];
 
     #[inline(always)]
@@ -86,8 +87,12 @@ unsafe impl Isa for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn steps_of_words<const BITS: usize>(words: *const u32, nth: usize) -> Self::V {
-        let words = words.cast::<[u32; LANES]>().read_unaligned();
+    unsafe fn words(p: *const u32) -> Self::Words {
+        p.cast::<[u32; LANES]>().read_unaligned()
+    }
+
+    #[inline(always)]
+    unsafe fn steps_of_words<const BITS: usize>(words: Self::Words, nth: usize) -> Self::V {
         let lowest = if BITS == 2 { -1.5 } else { -((1 << (BITS - 1)) as f32) };
         each(|i| (words[i] >> (BITS * nth) & ((1 << BITS) - 1)) as f32 + lowest)
     }
