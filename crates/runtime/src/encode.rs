@@ -5,7 +5,7 @@ use std::fmt::Display;
 use interleaf_contract::BackendError;
 use interleaf_kv::{AdapterId, Op};
 
-use crate::adapters::Activation;
+use crate::adapters::{Acting, Activation};
 use crate::forms::{Found, Residence};
 use crate::{Engine, EngineError};
 
@@ -24,8 +24,19 @@ impl Engine {
         let model = self.model_digest();
         match self.store.calibration(self.model.config(), model, digest) {
             Some(calibration) => self.calibrated.set_read(id, Box::new(calibration)),
-            None => self.calibrated.set_missing(id),
+            None => {
+                self.calibrated.set_missing(id);
+                if self.at_rest {
+                    self.say_nothing_rests(adapter, "it has no calibration");
+                }
+            }
         }
+    }
+
+    /// Whoever asked for pages at rest would wait for them in vain.
+    fn say_nothing_rests(&self, adapter: Acting, why: &str) {
+        let name = self.adapters.summary(adapter).map(|summary| summary.name.as_str());
+        tracing::warn!(adapter = name, "nothing of it goes to rest: {why}");
     }
 
     /// Takes the forms of an adapter's calibration that was found, which its pages may take from then on, for a call that allows
@@ -56,8 +67,17 @@ impl Engine {
                 return Ok(());
             }
         };
+        let rests = found.rests();
         match self.cache.add_forms(adapter, found.forms.clone()) {
-            Ok(first) => self.calibrated.add(id, found, first),
+            Ok(first) => {
+                self.calibrated.add(id, found, first);
+                if self.at_rest && !rests {
+                    self.say_nothing_rests(
+                        adapter,
+                        "its calibration measured no form for that, or none that saves",
+                    );
+                }
+            }
             Err(error) => {
                 found.drop_constants(&mut *self.backend)?;
                 self.do_without(id, &summary.name, &error);

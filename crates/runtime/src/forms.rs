@@ -360,6 +360,11 @@ impl Found {
         }
         Ok(Self { forms, known: Known { ladder, rest, joint, first: 0, constants, bytes: held, origin } })
     }
+
+    /// Whether any of it is for pages at rest.
+    pub fn rests(&self) -> bool {
+        !self.known.rest.is_empty()
+    }
 }
 
 /// What may be at rest of an adapter whose first layers are the base's: where it has few of its own, all that lies in their

@@ -220,6 +220,12 @@ fn materialised_keys_go_with_their_device() {
 /// A store with calibrations of the adapters that nothing was fitted for: the first channels are what is kept of a difference,
 /// which is said to cost next to nothing.
 fn calibrated() -> tempfile::TempDir {
+    let at_rest = JointCodec { rank: 1, bits: Bits::Four };
+    calibrated_with(&[Resting { codec: at_rest, kl: 1e-6, factor: 1e-6, bound: 1e-6 }])
+}
+
+/// The same with other measures of what is at rest.
+fn calibrated_with(rest: &[Resting]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::new(Some(folder.path().to_owned()));
     let engine = engine(&Trap::default(), 2);
@@ -245,7 +251,6 @@ fn calibrated() -> tempfile::TempDir {
             deviations: vec![1.0],
         },
     };
-    let at_rest = JointCodec { rank: 1, bits: Bits::Four };
     let codec = PageCodec::named("low-rank-16-int4");
     let rung = Rung { layers: vec![[codec; 2]; layers], kl: 1e-6, factor: 1e-6, bound: 1e-6 };
     for adapter in engine.adapters() {
@@ -264,7 +269,7 @@ fn calibrated() -> tempfile::TempDir {
             joint: Some(joint.clone()),
             measured: Vec::new(),
             ladder: Ladder { sensitivities: vec![[1.0; 2]; layers], rungs: vec![rung.clone()] },
-            rest: vec![Resting { codec: at_rest, kl: 1e-6, factor: 1e-6, bound: 1e-6 }],
+            rest: rest.to_vec(),
         };
         let file = store.keep_calibration(&calibration).expect("room on the disk").expect("it is kept");
         let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
@@ -351,6 +356,44 @@ impl std::io::Write for Warnings {
     }
 }
 
+/// All that is warned of meanwhile.
+fn warnings_of(work: impl FnOnce()) -> Vec<String> {
+    let warnings = Warnings::default();
+    let writer = warnings.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = subscriber.set_default();
+    work();
+    drop(guard);
+    let told = warnings.0.lock().expect("whole");
+    told.clone()
+}
+
+/// Says to whom asked for pages at rest that an adapter has none: without a calibration, and with one that has measured nothing
+/// for that. Once of each, and it fails no call.
+#[test]
+fn what_cannot_rest_is_said_once() {
+    let _alone = alone();
+    let nothing = tempfile::tempdir().expect("a folder");
+    let without = calibrated_with(&[]);
+    for (folder, why) in [(&nothing, "it has no calibration"), (&without, "measured no form for that")] {
+        let store = Some(folder.path().to_owned());
+        let told = warnings_of(|| {
+            let options = EngineOptions { store, at_rest: true, ..EngineOptions::default() };
+            let device = backends::cpu(1, Numerics::ActQ8_0);
+            let mut engine = warmed(engine_as(device, &Trap::default(), 80, options));
+            while engine.tend(64).expect("it runs") > 0 {}
+            assert_eq!(engine.memory().kv_at_rest, 0);
+            let requests = requests(&engine, 5, BUDGET);
+            answers(&mut engine, &requests);
+        });
+        assert!(told.iter().all(|line| line.contains(why)), "{told:?}");
+        assert_eq!(told.len(), models().into_iter().flatten().count(), "{told:?}");
+    }
+}
+
 /// What is at rest cannot be woken once its map is not in the store any more, and nothing follows it there. That is said once of
 /// each adapter, and fails no call.
 #[test]
@@ -365,21 +408,14 @@ fn a_map_that_is_gone_is_missed_once() {
     idle(&mut engine);
     assert!(engine.memory().kv_at_rest > 0);
     std::fs::remove_dir_all(folder.path().join("calibrations")).expect("it is there");
-    let warnings = Warnings::default();
-    let writer = warnings.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = subscriber.set_default();
-    for own in 5..8 {
-        let requests = requests(&engine, own, BUDGET);
-        answers(&mut engine, &requests);
-        idle(&mut engine);
-        assert_eq!(engine.memory().kv_at_rest, 0);
-    }
-    drop(guard);
-    let told = warnings.0.lock().expect("whole");
+    let told = warnings_of(|| {
+        for own in 5..8 {
+            let requests = requests(&engine, own, BUDGET);
+            answers(&mut engine, &requests);
+            idle(&mut engine);
+            assert_eq!(engine.memory().kv_at_rest, 0);
+        }
+    });
     let adapters = models().into_iter().flatten().count();
     assert!(told.iter().all(|line| line.contains("not in the store any more")), "{told:?}");
     assert_eq!(told.len(), adapters, "{told:?}");
