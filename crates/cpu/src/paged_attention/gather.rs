@@ -205,19 +205,27 @@ impl Coefficients<'_> {
         });
         for i in (0..rank).step_by(I::LANES) {
             let lanes = I::LANES.min(rank - i);
-            let zero = I::splat(0.0);
-            let mut chains = [each_of!(Q, zero, |q| load_first::<I>(sums[q].add(i), lanes)), [zero; Q]];
-            for token in 0..tokens.len() {
-                let z = load_first::<I>(z.add(token * rank + i), lanes);
-                for (sum, weights) in chains[token % 2].iter_mut().zip(of) {
-                    *sum = I::fma(I::splat(*weights.add(token)), z, *sum);
+            let mut even = each_of!(Q, I::splat(0.0), |q| load_first::<I>(sums[q].add(i), lanes));
+            let mut odd = [I::splat(0.0); Q];
+            for token in (0..tokens.len()).step_by(2) {
+                add::<I, Q>(&mut even, of, token, load_first::<I>(z.add(token * rank + i), lanes));
+                if token + 1 < tokens.len() {
+                    let z = load_first::<I>(z.add((token + 1) * rank + i), lanes);
+                    add::<I, Q>(&mut odd, of, token + 1, z);
                 }
             }
-            let [even, odd] = chains;
             for ((even, odd), sums) in even.into_iter().zip(odd).zip(sums) {
                 store_first::<I>(sums.add(i), I::add(even, odd), lanes);
             }
         }
         Q
+    }
+}
+
+/// `sums += weights · z` of a token.
+#[inline(always)]
+unsafe fn add<I: Isa, const Q: usize>(sums: &mut [I::V; Q], weights: [*const f32; Q], token: usize, z: I::V) {
+    for (sum, weights) in sums.iter_mut().zip(weights) {
+        *sum = I::fma(I::splat(*weights.add(token)), z, *sum);
     }
 }
