@@ -35,7 +35,7 @@ mod twins;
 
 use std::collections::VecDeque;
 
-use interleaf_contract::{PageElement, PageTable, PoolGeometry};
+use interleaf_contract::{CHUNK_TOKENS, PageElement, PageTable, PoolGeometry};
 
 pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
@@ -437,6 +437,15 @@ impl Manager {
     /// If the sequence is unknown.
     pub fn is_kept(&self, id: SequenceId) -> Result<bool, KvError> {
         self.sequence(id).map(|sequence| sequence.is_kept)
+    }
+
+    /// Tokens of a sequence's whole chunks that others find: those behind them stand beside other chunks of the same tokens, with
+    /// which the sequence could not go on when it had computed its own.
+    ///
+    /// # Errors
+    /// If the sequence is unknown.
+    pub fn shared_tokens(&self, id: SequenceId) -> Result<usize, KvError> {
+        self.sequence(id).map(|sequence| sequence.tokens.min(sequence.shared * CHUNK_TOKENS))
     }
 
     /// The tokens that a sequence has room for, those that are there included.

@@ -34,11 +34,12 @@ impl World {
     fn state(&self, place: usize) -> Result<State, String> {
         let Sequence { id, app, adapter, under, ref tokens, is_kept, .. } = self.sequences[place];
         let has = self.manager.tokens(id).map_err(|e| e.to_string())?;
+        let shared = self.manager.shared_tokens(id).map_err(|e| e.to_string())?;
         let open = Open {
             app: self.apps[app].id,
             adapter: adapter.map(|adapter| (adapter, under.from)),
             tokens,
-            most: has,
+            most: shared,
             budget: self.sequences[place].budget(),
             is_kept,
             now: self.now,
