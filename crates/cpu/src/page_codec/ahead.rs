@@ -6,14 +6,11 @@
 use crate::isa::Isa;
 use crate::lines::LINE;
 
-/// What is still to be fetched of a page.
+/// What is still to be fetched of a page: addresses, from one of a line on.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Ahead {
-    /// Addresses, from one of a line on.
     next: usize,
     end: usize,
-    /// Lines for each step.
-    each: usize,
 }
 
 impl Ahead {
@@ -23,44 +20,42 @@ impl Ahead {
     /// The machine has the tier.
     #[inline(always)]
     pub unsafe fn fetch<I: Isa>(bytes: &[u8]) {
-        let mut all = Self::of(bytes);
-        all.each = usize::MAX;
-        all.step::<I>();
+        Self::of(bytes).rest::<I>();
     }
 
-    /// Fetches bytes a few lines at each step from now on, and what was left of others at once.
+    /// Fetches bytes a line at each step from now on, and what was left of others at once.
     ///
     /// # Safety
     /// The machine has the tier.
     #[inline(always)]
     pub unsafe fn begin<I: Isa>(&mut self, bytes: &[u8]) {
-        self.each = usize::MAX;
-        self.step::<I>();
+        self.rest::<I>();
         *self = Self::of(bytes);
     }
 
-    /// So many steps follow.
-    #[inline(always)]
-    pub fn spread(&mut self, steps: usize) {
-        self.each = (self.end - self.next).div_ceil(LINE).div_ceil(steps);
-    }
-
-    /// One of them.
+    /// Fetches the next line, if there is one.
     ///
     /// # Safety
     /// The machine has the tier.
     #[inline(always)]
     pub unsafe fn step<I: Isa>(&mut self) {
-        let lines = (self.end - self.next).div_ceil(LINE).min(self.each);
-        for line in 0..lines {
-            I::prefetch(std::ptr::without_provenance(self.next + line * LINE));
+        if self.next < self.end {
+            I::prefetch(std::ptr::without_provenance(self.next));
+            self.next += LINE;
         }
-        self.next = self.end.min(self.next + lines * LINE);
     }
 
+    #[inline(always)]
+    unsafe fn rest<I: Isa>(&mut self) {
+        while self.next < self.end {
+            self.step::<I>();
+        }
+    }
+
+    #[inline(always)]
     fn of(bytes: &[u8]) -> Self {
         // Pages begin on no line of their own: the last byte may be on one more.
         let first = bytes.as_ptr().addr();
-        Self { next: first / LINE * LINE, end: first + bytes.len(), each: 0 }
+        Self { next: if bytes.is_empty() { first } else { first / LINE * LINE }, end: first + bytes.len() }
     }
 }

@@ -8,6 +8,7 @@ use interleaf_contract::PageElement;
 
 use super::Ahead;
 use crate::isa::Isa;
+use crate::lines::LINE;
 use crate::math::f16_to_f32;
 
 /// Stores `values` from element `first` of a page on.
@@ -19,8 +20,8 @@ pub fn encode(element: PageElement, page: &mut [u8], first: usize, values: &[f32
     }
 }
 
-/// Elements that are read between two steps of what is fetched meanwhile: a line of them, or two.
-const PART: usize = 64;
+/// Elements of a line, as many as are read for each that is fetched meanwhile.
+const PART: usize = LINE / size_of::<f16>();
 
 /// Reads `out.len()` values from element `first` of a page on.
 ///
@@ -38,7 +39,6 @@ pub unsafe fn decode<I: Isa>(
     match element {
         PageElement::F16 => {
             let values = &cast_slice::<u8, u16>(page)[place];
-            ahead.spread(out.len().div_ceil(PART));
             for (values, out) in values.chunks(PART).zip(out.chunks_mut(PART)) {
                 halves::<I>(values, out);
                 ahead.step::<I>();

@@ -116,7 +116,6 @@ impl Weighted<'_> {
     #[inline(always)]
     unsafe fn columns<I: Isa, const WIDE: usize>(self, of_token: usize, columns: impl Columns) {
         let Self { weights, sums: all, ahead } = self;
-        ahead.spread(of_token / WIDE * CHUNK_TOKENS);
         for column in (0..of_token).step_by(WIDE) {
             let mut sums = [[I::steps_8([0; SIXTEEN].as_ptr()); WIDE]; ABREAST];
             for (sums, from) in sums.iter_mut().zip(all) {
