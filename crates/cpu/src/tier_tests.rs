@@ -227,7 +227,8 @@ fn every_code_of_a_word_is_the_step_it_means() {
     #[inline(always)]
     fn check<I: Isa, const BITS: usize>(lowest: f32) {
         for seed in 0..256u32 {
-            let words: [u32; MOST_LANES] = std::array::from_fn(|i| (seed + 37 * i as u32) * 0x0101_0101);
+            let words: [u32; MOST_LANES] =
+                std::array::from_fn(|i| (seed + 37 * i as u32).wrapping_mul(0x0101_0101));
             for nth in 0..32 / BITS {
                 let mut steps = [0.0f32; MOST_LANES];
                 // SAFETY: there are as many words and steps as any tier has lanes.

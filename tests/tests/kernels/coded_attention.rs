@@ -95,6 +95,12 @@ fn rows_that_share_anchors() {
         let sequences = vec![generated(530), generated(512), generated(600), generated(530), prompt(530, 3)];
         check(&CodedCase { window, ..case((2 * heads, 2), 32, sequences, seed) }, backends);
     }
+    // Two rows of a sequence after one of another's: four queries of a head that begin at its third.
+    let two = |tokens| SequenceSpec { tokens, queries: 2, kind: RowKind::Generated };
+    for seed in 26..30 {
+        let sequences = vec![generated(530), two(540), two(560), generated(600), two(520)];
+        check(&case((4, 2), 64, sequences, seed), backends);
+    }
 }
 
 /// Values of a whole sequence in one form, whose coefficients are summed over many pages: windows that begin in several of

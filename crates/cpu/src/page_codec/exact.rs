@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use interleaf_contract::PageElement;
 
-use super::Ahead;
+use super::Upcoming;
 use crate::isa::Isa;
 use crate::lines::LINE;
 use crate::math::f16_to_f32;
@@ -33,7 +33,7 @@ pub unsafe fn decode<I: Isa>(
     page: &[u8],
     first: usize,
     out: &mut [f32],
-    ahead: &mut Ahead,
+    upcoming: &mut Upcoming,
 ) {
     let place = first..first + out.len();
     match element {
@@ -41,7 +41,7 @@ pub unsafe fn decode<I: Isa>(
             let values = &cast_slice::<u8, u16>(page)[place];
             for (values, out) in values.chunks(PART).zip(out.chunks_mut(PART)) {
                 halves::<I>(values, out);
-                ahead.step::<I>();
+                upcoming.step::<I>();
             }
         }
         PageElement::F32 => out.copy_from_slice(&cast_slice::<u8, f32>(page)[place]),

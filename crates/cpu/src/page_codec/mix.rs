@@ -6,7 +6,7 @@ use bytemuck::cast_slice;
 use interleaf_contract::{ATTENTION_SPLIT, Bits, CHUNK_TOKENS, PageCodec, PageElement};
 
 use super::codes::{Head, SIXTEEN, Taker, Under, of_codes, sixteen};
-use super::{ABREAST, Ahead, Anchor, Page, Scratch};
+use super::{ABREAST, Anchor, Page, Scratch, Upcoming};
 use crate::isa::{Isa, Kernel, each_of};
 
 /// Adds one head's values, weighted, to what queries have of a block, as they are decoded: the same sums as of values that
@@ -52,11 +52,11 @@ impl Kernel for Mix<'_> {
         assert!(Self::can(page), "{} is not of columns", page.codec);
         assert!(sums.iter().all(|sums| sums.len() == page.head_dim), "whole values");
         assert!(weights.len() >= (ABREAST - 1) * ATTENTION_SPLIT + CHUNK_TOKENS, "a weight for each token");
-        let mut ahead = scratch.ahead;
+        let mut upcoming = scratch.upcoming;
         let weighted = Weighted {
             weights: weights.as_ptr(),
             sums: each_of!(ABREAST, std::ptr::null_mut(), |i| sums[i].as_mut_ptr()),
-            ahead: &mut ahead,
+            upcoming: &mut upcoming,
         };
         match page.codes() {
             Some(layout) => of_codes::<I>(layout, page, kv_head, anchor, weighted, scratch),
@@ -67,7 +67,7 @@ impl Kernel for Mix<'_> {
                 weighted.add::<I>(page.head_dim, columns);
             }
         }
-        scratch.ahead = ahead;
+        scratch.upcoming = upcoming;
     }
 }
 
@@ -79,7 +79,7 @@ struct Weighted<'a> {
     /// One address, whatever query.
     weights: *const f32,
     sums: [*mut f32; ABREAST],
-    ahead: &'a mut Ahead,
+    upcoming: &'a mut Upcoming,
 }
 
 impl Taker for Weighted<'_> {
@@ -115,7 +115,7 @@ impl Weighted<'_> {
     /// So many sixteens of all tokens, then the next.
     #[inline(always)]
     unsafe fn columns<I: Isa, const WIDE: usize>(self, of_token: usize, columns: impl Columns) {
-        let Self { weights, sums: all, ahead } = self;
+        let Self { weights, sums: all, upcoming } = self;
         for column in (0..of_token).step_by(WIDE) {
             let mut sums = [[I::steps_8([0; SIXTEEN].as_ptr()); WIDE]; ABREAST];
             for (sums, from) in sums.iter_mut().zip(all) {
@@ -128,7 +128,7 @@ impl Weighted<'_> {
             let columns = columns.at(column);
             for token in 0..CHUNK_TOKENS {
                 let values = columns.of::<I, WIDE>(token);
-                ahead.step::<I>();
+                upcoming.step::<I>();
                 for (query, sums) in sums.iter_mut().enumerate() {
                     let weight = I::splat(*weights.add(query * ATTENTION_SPLIT + token));
                     for (sums, values) in sums.iter_mut().zip(&values) {

@@ -2,7 +2,6 @@
 //! from the first-level cache; it is encoded whole. Which page is in which codec is decided elsewhere.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
-mod ahead;
 mod codes;
 mod encode;
 mod exact;
@@ -13,16 +12,17 @@ mod page;
 mod recode;
 mod score;
 mod steps;
+mod upcoming;
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageHalf};
 
-pub use self::ahead::Ahead;
 pub use self::exact::encode;
 pub use self::low_rank::{Basis, coefficients};
 pub use self::mix::Mix;
 pub use self::page::{Page, Pages};
 pub use self::recode::{compare, recode};
 pub use self::score::Score;
+pub use self::upcoming::Upcoming;
 use crate::isa::{Isa, Kernel};
 use crate::lines::Floats;
 
@@ -33,7 +33,7 @@ pub const ABREAST: usize = 4;
 /// What decoding works on besides its result; kept by whoever decodes many pages.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// Steps of one head, or of one token's coefficients.
+    /// Steps of one head, or of all tokens' coefficients.
     steps: Floats,
     /// Those of its anchor, where both are read at once.
     anchor_steps: Floats,
@@ -49,7 +49,7 @@ pub struct Scratch {
     rows: Floats,
     below: Floats,
     /// What is fetched while pages are decoded.
-    pub ahead: Ahead,
+    pub upcoming: Upcoming,
 }
 
 /// What a page is decoded over.
@@ -111,7 +111,7 @@ impl Kernel for Decode<'_> {
         }
         match page.codec {
             PageCodec::Exact(element) => {
-                exact::decode::<I>(element, page.bytes, kv_head * elements, out, &mut scratch.ahead)
+                exact::decode::<I>(element, page.bytes, kv_head * elements, out, &mut scratch.upcoming)
             }
             PageCodec::Steps(width) => steps::decode(width, page.bytes, kv_head * elements, values, out),
             PageCodec::LowRank { .. } => low_rank::decode::<I>(page, kv_head, values, out, scratch),

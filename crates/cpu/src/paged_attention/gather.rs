@@ -10,9 +10,10 @@
 
 use std::ops::Range;
 
-use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS};
+use interleaf_contract::CHUNK_TOKENS;
 
 use super::mix::{Sums, Weights};
+use super::plan::CHUNKS;
 use crate::isa::{Isa, each_of};
 use crate::lines::Floats;
 use crate::math::{MOST_LANES, load_first, store_first};
@@ -20,9 +21,6 @@ use crate::page_codec::{Basis, Page, Scratch, coefficients};
 
 /// Sums of weights, one in each lane, and as many of coefficients as the largest rank, in whole lines.
 const STRIDE: usize = MOST_LANES + (u8::MAX as usize).next_multiple_of(MOST_LANES);
-
-/// Chunks of a block.
-const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
 
 /// What a worker gathers in.
 #[derive(Default)]
@@ -144,7 +142,8 @@ impl<'a> Gathering<'a> {
             }
         }
         let z = self.read.page::<I>(member * CHUNKS + weights.at / CHUNK_TOKENS, page, scratch);
-        let mut add = Coefficients { z, rank: basis.rank, weights, sums: self.sums };
+        let sums = Sums { values: self.sums, first: MOST_LANES, stride: STRIDE, width: basis.rank };
+        let mut add = Coefficients { z, weights, sums };
         let queries = weights.queries();
         let mut query = queries.start;
         while query < queries.end {
@@ -182,10 +181,9 @@ impl<'a> Gathering<'a> {
 struct Coefficients<'a> {
     /// Tokens × rank.
     z: &'a [f32],
-    rank: usize,
     weights: &'a Weights<'a>,
-    /// As [`Gathered`] has them.
-    sums: &'a mut [f32],
+    /// As wide as the rank.
+    sums: Sums<'a>,
 }
 
 impl Coefficients<'_> {
@@ -193,16 +191,15 @@ impl Coefficients<'_> {
     /// where a vector is as wide as the rank, a query has no other product that does not wait for the one before it.
     #[inline(always)]
     unsafe fn of<I: Isa, const Q: usize>(&mut self, query: usize) -> usize {
-        let Self { z, rank, weights, .. } = *self;
+        let Self { z, weights, .. } = *self;
+        let rank = self.sums.width;
         let tokens = weights.tokens(query);
         if tokens.start >= tokens.end {
             return Q;
         }
         let z = z[(tokens.start - weights.at) * rank..(tokens.end - weights.at) * rank].as_ptr();
         let of = each_of!(Q, std::ptr::null(), |q| weights.of(query + q, tokens.clone()).as_ptr());
-        let sums = each_of!(Q, std::ptr::null_mut(), |q| {
-            self.sums[(query + q) * STRIDE + MOST_LANES..][..rank].as_mut_ptr()
-        });
+        let sums = self.sums.of_some::<Q>(query);
         for i in (0..rank).step_by(I::LANES) {
             let lanes = I::LANES.min(rank - i);
             let mut even = each_of!(Q, I::splat(0.0), |q| load_first::<I>(sums[q].add(i), lanes));

@@ -35,9 +35,9 @@ impl Keys<'_> {
         let Work { anchor, page, scores, decode, .. } = work;
         if load.is_of_one() {
             let queries = self.queries_of(0..self.seen.len());
-            if are_few(&queries)
+            if self.are_abreast(&queries)
                 && let Some((page, over)) =
-                    load.codes::<I>(0, PageHalf::K, self.chunk, None, &mut decode.ahead)
+                    load.codes::<I>(0, PageHalf::K, self.chunk, None, &mut decode.upcoming)
             {
                 return self.as_decoded::<I>(queries, load.kv_head(), page, over, scores, decode);
             }
@@ -49,9 +49,9 @@ impl Keys<'_> {
                 continue;
             }
             if !is_whole
-                && are_few(&queries)
+                && self.are_abreast(&queries)
                 && let Some((page, over)) =
-                    load.codes::<I>(index, PageHalf::K, self.chunk, Some(anchor), &mut decode.ahead)
+                    load.codes::<I>(index, PageHalf::K, self.chunk, Some(anchor), &mut decode.upcoming)
             {
                 self.as_decoded::<I>(queries, load.kv_head(), page, over, scores, decode);
                 continue;
@@ -68,6 +68,11 @@ impl Keys<'_> {
     fn queries_of(&self, rows: Range<usize>) -> Range<usize> {
         let rows = seeing(self.seen, &rows, self.at);
         rows.start * self.queries.group..rows.end * self.queries.group
+    }
+
+    /// Whether they are few, and whole fours of the task's.
+    fn are_abreast(&self, queries: &Range<usize>) -> bool {
+        are_few(queries) && queries.start.is_multiple_of(ABREAST)
     }
 
     #[inline(always)]

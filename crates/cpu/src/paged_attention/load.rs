@@ -1,15 +1,17 @@
 //! The pages of a block as a task reads them: found once for all heads of a group, decoded one head at a time, and fetched
-//! ahead.
+//! upcoming.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use std::ops::Range;
 
-use interleaf_contract::{ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageEntry, PageHalf};
+use interleaf_contract::{
+    ATTENTION_SPLIT, CHUNK_TOKENS, ChunkEntry, PageCodec, PageElement, PageEntry, PageHalf,
+};
 
 use super::plan::{Group, anchor};
 use super::seeing;
 use crate::isa::Isa;
-use crate::page_codec::{Ahead, Anchor, Basis, Decode, Mix, Order, Page, Pages, Scratch, adds_as_read};
+use crate::page_codec::{Anchor, Basis, Decode, Mix, Order, Page, Pages, Scratch, Upcoming, adds_as_read};
 
 const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
@@ -60,7 +62,8 @@ impl<'p> Found<'p> {
             }
             self.of = Some((index, chunks.clone()));
         }
-        Load { pages: &self.pages, members: group.members().count(), chunks, kv_head }
+        let (members, is_all) = (group.members().count(), group.blocks.len() == 1);
+        Load { pages: &self.pages, members, chunks, is_all, kv_head }
     }
 }
 
@@ -75,6 +78,8 @@ pub struct Load<'a, 'p> {
     pages: &'a [Option<Page<'p>>],
     members: usize,
     chunks: Range<usize>,
+    /// Whether the group reads no other block.
+    is_all: bool,
     kv_head: usize,
 }
 
@@ -90,13 +95,13 @@ impl<'a, 'p> Load<'a, 'p> {
         scratch: &mut Scratch,
     ) -> bool {
         let at = self.place(half, chunk);
-        self.fetch_later::<I>(at, &mut scratch.ahead);
+        self.fetch_later::<I>(at, &mut scratch.upcoming);
         let page = self.page(at);
         if self.is_of_one()
             && let Some(own) = &self.pages[at + 1]
             && adds_as_read(own, page)
         {
-            self.fetch_later::<I>(at + 1, &mut scratch.ahead);
+            self.fetch_later::<I>(at + 1, &mut scratch.upcoming);
             self.decode::<I>(own, Anchor::Page(page), out, scratch);
             return true;
         }
@@ -117,7 +122,7 @@ impl<'a, 'p> Load<'a, 'p> {
     ) -> &'o [f32] {
         let at = self.place(half, chunk) + 1 + member;
         let Some(page) = &self.pages[at] else { return anchor };
-        self.fetch_later::<I>(at, &mut scratch.ahead);
+        self.fetch_later::<I>(at, &mut scratch.upcoming);
         self.decode::<I>(page, Anchor::Values(anchor), out, scratch);
         out
     }
@@ -131,7 +136,7 @@ impl<'a, 'p> Load<'a, 'p> {
         half: PageHalf,
         chunk: usize,
         anchor: Option<&'k [f32]>,
-        ahead: &mut Ahead,
+        upcoming: &mut Upcoming,
     ) -> Option<(&'k Page<'p>, Anchor<'k>)> {
         let at = self.place(half, chunk);
         let under = self.page(at);
@@ -150,18 +155,18 @@ impl<'a, 'p> Load<'a, 'p> {
             return None;
         }
         if anchor.is_none() {
-            self.fetch_later::<I>(at, ahead);
+            self.fetch_later::<I>(at, upcoming);
         }
-        self.fetch_later::<I>(own, ahead);
+        self.fetch_later::<I>(own, upcoming);
         Some((page, over))
     }
 
     /// What all members' values of a chunk are over, if that can be decoded while it is multiplied.
     #[inline(always)]
-    pub unsafe fn codes_under<I: Isa>(&self, chunk: usize, ahead: &mut Ahead) -> Option<&Page<'p>> {
+    pub unsafe fn codes_under<I: Isa>(&self, chunk: usize, upcoming: &mut Upcoming) -> Option<&Page<'p>> {
         let at = self.place(PageHalf::V, chunk);
         let page = Some(self.page(at)).filter(|page| Mix::can(page))?;
-        self.fetch_later::<I>(at, ahead);
+        self.fetch_later::<I>(at, upcoming);
         Some(page)
     }
 
@@ -181,14 +186,14 @@ impl<'a, 'p> Load<'a, 'p> {
         &self,
         member: usize,
         chunk: usize,
-        ahead: &mut Ahead,
+        upcoming: &mut Upcoming,
     ) -> Option<(&'a Page<'p>, Basis<'p>)> {
         let at = self.place(PageHalf::V, chunk) + 1 + member;
         let page = self.pages[at].as_ref()?;
         if !matches!(page.codec, PageCodec::LowRank { keeps_first: false, .. }) {
             return None;
         }
-        self.fetch_later::<I>(at, ahead);
+        self.fetch_later::<I>(at, upcoming);
         Some((page, Basis::of(page, self.kv_head)?))
     }
 
@@ -220,11 +225,11 @@ impl<'a, 'p> Load<'a, 'p> {
     }
 
     /// Asks for the head's part of the page that is read a few chunks after another; V's come after K's, and the next head's
-    /// K after V.
+    /// K after V where that comes next.
     #[inline(always)]
-    unsafe fn fetch_later<I: Isa>(&self, at: usize, ahead: &mut Ahead) {
+    unsafe fn fetch_later<I: Isa>(&self, at: usize, upcoming: &mut Upcoming) {
         let (mut later, mut kv_head) = (at + CHUNKS_AHEAD * (1 + self.members), self.kv_head);
-        if later >= self.pages.len() {
+        if later >= self.pages.len() && self.is_all {
             (later, kv_head) = (later - self.pages.len(), kv_head + 1);
         }
         let Some(Some(page)) = self.pages.get(later) else { return };
@@ -232,11 +237,11 @@ impl<'a, 'p> Load<'a, 'p> {
             return;
         }
         let [values, scales, channels] = page.parts(kv_head).map(|part| &page.bytes[part]);
-        if matches!(page.codec, PageCodec::Exact(_)) {
-            return ahead.begin::<I>(values);
+        if page.codec == PageCodec::Exact(PageElement::F16) {
+            return upcoming.begin::<I>(values);
         }
         for part in [values, scales, channels] {
-            Ahead::fetch::<I>(part);
+            Upcoming::fetch::<I>(part);
         }
     }
 }

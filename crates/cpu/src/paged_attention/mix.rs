@@ -1,5 +1,4 @@
-//! Weighted values of pages, added to what queries have of a block: the values themselves, or what they are expanded
-//! from.
+//! Weighted values of pages, added to what queries have of a block.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use std::ops::Range;
@@ -79,26 +78,25 @@ impl Sums<'_> {
     pub fn of(&mut self, query: usize) -> &mut [f32] {
         &mut self.values[query * self.stride + self.first..][..self.width]
     }
+
+    /// Where those of Q queries begin.
+    #[inline(always)]
+    pub fn of_some<const Q: usize>(&mut self, query: usize) -> [*mut f32; Q] {
+        let place = query * self.stride + self.first;
+        let first = self.values[place..place + (Q - 1) * self.stride + self.width].as_mut_ptr();
+        each_of!(Q, first, |q| first.wrapping_add(q * self.stride))
+    }
 }
 
-/// What is weighted of a page.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    /// A row of every token, as wide as the sums are.
-    pub values: &'a [f32],
-    /// From one row to the next.
-    pub stride: usize,
-}
-
-/// Adds a page's weighted rows to every query's sums. Queries that see all of it go together, four where their sums fit
+/// Adds a page's weighted values, a row of each token, to every query's sums. Queries that see all of it go together, four where their sums fit
 /// into registers, or else two.
 ///
 /// # Safety
 /// The machine has the tier.
 #[inline(always)]
-pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, page: Rows<'_>, sums: &mut Sums<'_>) {
+pub unsafe fn accumulate_all<I: Isa>(weights: &Weights<'_>, page: &[f32], sums: &mut Sums<'_>) {
     let width = sums.width;
-    assert!(page.values.len() >= (CHUNK_TOKENS - 1) * page.stride + width, "a page");
+    assert!(page.len() == CHUNK_TOKENS * width, "a page");
     let queries = weights.queries();
     let see_all = weights.see_all();
     let mut query = queries.start;
@@ -126,15 +124,15 @@ unsafe fn some<I: Isa, const Q: usize>(
     weights: &Weights<'_>,
     query: usize,
     tokens: Range<usize>,
-    page: Rows<'_>,
+    page: &[f32],
     sums: &mut Sums<'_>,
 ) -> usize {
     let width = sums.width;
     let first = tokens.start - weights.at;
-    let values = page.values[first * page.stride..].as_ptr();
+    let values = page[first * width..].as_ptr();
     let rows = each_of!(Q, std::ptr::null(), |q| weights.of(query + q, tokens.clone()).as_ptr());
-    let o = each_of!(Q, std::ptr::null_mut(), |q| sums.of(query + q).as_mut_ptr());
-    accumulate::<I, Q>(rows, tokens.len(), values, page.stride, width, o);
+    let o = sums.of_some::<Q>(query);
+    accumulate::<I, Q>(rows, tokens.len(), values, width, o);
     Q
 }
 
@@ -147,7 +145,6 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     weights: [*const f32; Q],
     tokens: usize,
     values: *const f32,
-    stride: usize,
     width: usize,
     o: [*mut f32; Q],
 ) {
@@ -157,7 +154,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
     while i + WIDE * I::LANES <= width {
         let mut sums = each_of!(Q, zeros, |q| each_of!(WIDE, zero, |v| I::load(o[q].add(i + v * I::LANES))));
         for t in 0..tokens {
-            let value = each_of!(WIDE, zero, |v| I::load(values.add(t * stride + i + v * I::LANES)));
+            let value = each_of!(WIDE, zero, |v| I::load(values.add(t * width + i + v * I::LANES)));
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 let weight = I::splat(*weights.add(t));
                 for (sum, value) in sums.iter_mut().zip(value) {
@@ -176,7 +173,7 @@ unsafe fn accumulate<I: Isa, const Q: usize>(
         let lanes = I::LANES.min(width - i);
         let mut sums = each_of!(Q, zero, |q| load_first::<I>(o[q].add(i), lanes));
         for t in 0..tokens {
-            let value = load_first::<I>(values.add(t * stride + i), lanes);
+            let value = load_first::<I>(values.add(t * width + i), lanes);
             for (sum, weights) in sums.iter_mut().zip(weights) {
                 *sum = I::fma(I::splat(*weights.add(t)), value, *sum);
             }

@@ -171,11 +171,9 @@ fn seeing(seen: &[Range<usize>], rows: &Range<usize>, at: usize) -> Range<usize>
 /// Queries for which a page is decoded anew rather than kept: storing and loading it costs more than decoding it twice.
 const FEW: usize = 2 * ABREAST;
 
-/// Whether queries are multiplied with a page as it is decoded: whole fours of the task's.
+/// Whether queries are multiplied with a page as it is decoded.
 fn are_few(queries: &Range<usize>) -> bool {
-    (1..=FEW).contains(&queries.len())
-        && queries.start.is_multiple_of(ABREAST)
-        && queries.end.is_multiple_of(ABREAST)
+    (1..=FEW).contains(&queries.len()) && queries.len().is_multiple_of(ABREAST)
 }
 
 #[inline(always)]

@@ -15,7 +15,8 @@ use crate::region::Worker;
 /// Prompt rows of one group: enough to pay for decoding a block, few enough to spread over cores.
 const ROW_TILE: usize = 16;
 
-const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
+/// Chunks of a block.
+pub const CHUNKS: usize = ATTENTION_SPLIT / CHUNK_TOKENS;
 
 /// Rows that go through a range of blocks together; one task for each key/value head.
 pub struct Group<'a> {
@@ -155,7 +156,11 @@ impl<'a> Plan<'a> {
             group.before = before;
             before += group.count();
             let [start, end] = [group.blocks.start, group.blocks.end].map(|block| block * ATTENTION_SPLIT);
-            let seen = |row: usize| end.min(rows[row].position as usize + 1).saturating_sub(start);
+            let seen = |row: usize| {
+                let position = rows[row].position;
+                let first = start.max(shape.first_visible(position) as usize);
+                end.min(position as usize + 1).saturating_sub(first)
+            };
             group.work = group.rows().map(|row| CHUNK_TOKENS + seen(row)).sum();
             for (i, row) in group.rows().enumerate() {
                 shares[row].push(Share { first_block: group.blocks.start, group: index, row: i });
@@ -176,7 +181,8 @@ impl<'a> Plan<'a> {
             let mut tasks = 0;
             for group in &self.groups {
                 if work < group.work * self.kv_heads {
-                    return tasks + work / group.work;
+                    // A task goes to whom most of it falls to.
+                    return tasks + (work + group.work / 2) / group.work;
                 }
                 work -= group.work * self.kv_heads;
                 tasks += self.kv_heads;
@@ -230,5 +236,57 @@ fn same_anchors(a: &[ChunkEntry], b: &[ChunkEntry], block: usize) -> bool {
     match (whole(a, block), whole(b, block)) {
         (Some(a), Some(b)) => a.iter().map(anchors).eq(b.iter().map(anchors)),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::region::Barrier;
+
+    fn plan(work: &[usize], kv_heads: usize) -> Plan<'static> {
+        let group = |work: &usize| Group {
+            members: Vec::new(),
+            kind: RowKind::Generated,
+            blocks: 0..1,
+            before: 0,
+            work: *work,
+        };
+        let groups = work.iter().map(group).collect();
+        Plan { groups, shares: Vec::new(), kv_heads, heads_of_group: 1 }
+    }
+
+    #[test]
+    fn every_task_is_somebodys_and_nobody_has_much_more_than_his_part() {
+        let all: [&[usize]; 6] =
+            [&[], &[17], &[272, 60], &[10, 1], &[272, 272, 272, 17, 17, 17], &[1000, 1, 1, 1, 700]];
+        for (work, kv_heads) in all.iter().flat_map(|work| [1, 2, 3, 8].map(|kv_heads| (*work, kv_heads))) {
+            let plan = plan(work, kv_heads);
+            let sum: usize = work.iter().sum::<usize>() * kv_heads;
+            let largest = work.iter().max().copied().unwrap_or(0);
+            for workers in [1, 2, 3, 4, 7, 64] {
+                let barrier = Barrier::new(workers);
+                let mut next = 0;
+                for index in 0..workers {
+                    let tasks = plan.tasks(&Worker::new(index, &barrier));
+                    assert_eq!(tasks.start, next, "{work:?} x {kv_heads}, {index} of {workers}");
+                    next = tasks.end;
+                    let own: usize = tasks.map(|task| work[task / kv_heads]).sum();
+                    assert!(
+                        own <= sum / workers + largest + 1,
+                        "{work:?} x {kv_heads}, {index} of {workers}: {own}"
+                    );
+                }
+                assert_eq!(next, work.len() * kv_heads, "{work:?} x {kv_heads} by {workers}");
+            }
+        }
+        let loads = |workers: usize| -> Vec<usize> {
+            let barrier = Barrier::new(workers);
+            let plan = plan(&[272, 60], 2);
+            let of =
+                |index| plan.tasks(&Worker::new(index, &barrier)).map(|task| [272, 272, 60, 60][task]).sum();
+            (0..workers).map(of).collect()
+        };
+        assert_eq!((loads(2), loads(3)), (vec![272, 392], vec![272, 272, 120]));
     }
 }

@@ -27,6 +27,7 @@ impl<'a> Queries<'a> {
 
     /// So many queries from a multiple of them on, side by side.
     pub fn abreast(&self, first: usize) -> &'a [f32] {
+        assert!(first.is_multiple_of(ABREAST), "a whole four");
         &self.abreast[first * self.dim..][..ABREAST * self.dim]
     }
 

@@ -9,7 +9,7 @@ use interleaf_contract::PageHalf;
 
 use super::gather::Gathering;
 use super::load::Load;
-use super::mix::{Rows, Sums, Weights, accumulate_all};
+use super::mix::{Sums, Weights, accumulate_all};
 use super::plan::Group;
 use super::{VALUES, are_few, partial_len, seeing};
 use crate::isa::Isa;
@@ -59,18 +59,18 @@ impl Values<'_> {
             let head = load.kv_head();
             if are_few(&weights.queries()) && weights.see_all() {
                 let coefficients = if self.gathers {
-                    load.coefficients::<I>(0, self.chunk, &mut decode.ahead)
+                    load.coefficients::<I>(0, self.chunk, &mut decode.upcoming)
                 } else {
                     None
                 };
                 if let Some((own, basis)) = coefficients {
-                    if let Some(page) = load.codes_under::<I>(self.chunk, &mut decode.ahead) {
+                    if let Some(page) = load.codes_under::<I>(self.chunk, &mut decode.upcoming) {
                         self.as_decoded::<I>(&weights, head, page, Anchor::None, blocks, decode);
                         let mut sums = self.sums(blocks);
                         return gathering.add::<I>(0, basis, own, &weights, &mut sums, decode);
                     }
                 } else if let Some((page, over)) =
-                    load.codes::<I>(0, PageHalf::V, self.chunk, None, &mut decode.ahead)
+                    load.codes::<I>(0, PageHalf::V, self.chunk, None, &mut decode.upcoming)
                 {
                     return self.as_decoded::<I>(&weights, head, page, over, blocks, decode);
                 }
@@ -84,9 +84,9 @@ impl Values<'_> {
             let weights = self.weights_of(member.rows);
             let mut sums = self.sums(blocks);
             if self.gathers
-                && let Some((page, basis)) = load.coefficients::<I>(index, self.chunk, &mut decode.ahead)
+                && let Some((page, basis)) = load.coefficients::<I>(index, self.chunk, &mut decode.upcoming)
             {
-                accumulate_all::<I>(&weights, self.rows(anchor), &mut sums);
+                accumulate_all::<I>(&weights, anchor, &mut sums);
                 gathering.add::<I>(index, basis, page, &weights, &mut sums, decode);
                 continue;
             }
@@ -94,7 +94,7 @@ impl Values<'_> {
                 && are_few(&weights.queries())
                 && weights.see_all()
                 && let Some((page, over)) =
-                    load.codes::<I>(index, PageHalf::V, self.chunk, Some(anchor), &mut decode.ahead)
+                    load.codes::<I>(index, PageHalf::V, self.chunk, Some(anchor), &mut decode.upcoming)
             {
                 self.as_decoded::<I>(&weights, load.kv_head(), page, over, blocks, decode);
                 continue;
@@ -103,17 +103,13 @@ impl Values<'_> {
                 true => anchor,
                 false => load.over::<I>(index, PageHalf::V, self.chunk, anchor, page, decode),
             };
-            accumulate_all::<I>(&weights, self.rows(page), &mut sums);
+            accumulate_all::<I>(&weights, page, &mut sums);
         }
     }
 
     /// Where each query's weighted values are.
     fn sums<'v>(&self, blocks: &'v mut [f32]) -> Sums<'v> {
         Sums { values: blocks, first: VALUES, stride: partial_len(self.dim), width: self.dim }
-    }
-
-    fn rows<'v>(&self, values: &'v [f32]) -> Rows<'v> {
-        Rows { values, stride: self.dim }
     }
 
     fn weights_of(&self, rows: Range<usize>) -> Weights<'_> {

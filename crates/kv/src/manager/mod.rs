@@ -439,8 +439,8 @@ impl Manager {
         self.sequence(id).map(|sequence| sequence.is_kept)
     }
 
-    /// Tokens of a sequence's whole chunks that others find: those behind them stand beside other chunks of the same tokens, with
-    /// which the sequence could not go on when it had computed its own.
+    /// Tokens of a sequence's first chunks that are in the tree. What follows is its own alone: the chunk that is being written,
+    /// and where the tree had other chunks of the same tokens that could not be joined then, all from there on.
     ///
     /// # Errors
     /// If the sequence is unknown.

@@ -8,12 +8,12 @@ use crate::lines::LINE;
 
 /// What is still to be fetched of a page: addresses, from one of a line on.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Ahead {
+pub struct Upcoming {
     next: usize,
     end: usize,
 }
 
-impl Ahead {
+impl Upcoming {
     /// Fetches bytes at once.
     ///
     /// # Safety
@@ -57,5 +57,31 @@ impl Ahead {
         // Pages begin on no line of their own: the last byte may be on one more.
         let first = bytes.as_ptr().addr();
         Self { next: if bytes.is_empty() { first } else { first / LINE * LINE }, end: first + bytes.len() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scalar::Scalar;
+
+    #[test]
+    fn every_line_of_some_bytes_is_fetched_once() {
+        let memory = [0u8; 512];
+        for (first, len) in (0..70).flat_map(|first| [0, 1, 2, 63, 64, 65, 200, 256].map(|len| (first, len)))
+        {
+            let bytes = &memory[first..first + len];
+            let mut upcoming = Upcoming::of(bytes);
+            let mut lines = Vec::new();
+            while upcoming.next < upcoming.end {
+                lines.push(upcoming.next);
+                // SAFETY: every machine has the scalar tier.
+                unsafe { upcoming.step::<Scalar>() };
+            }
+            let mut expected: Vec<usize> =
+                bytes.iter().map(|byte| std::ptr::from_ref(byte).addr() / LINE * LINE).collect();
+            expected.dedup();
+            assert_eq!(lines, expected, "{len} bytes from {first} on");
+        }
     }
 }
