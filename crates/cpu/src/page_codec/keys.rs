@@ -365,29 +365,28 @@ impl Head<'_> {
     ) {
         let of_word = u32::BITS as usize / BITS;
         for first in channels.clone().step_by(of_word) {
-            let rest = Rest { channels: first..channels.end, token };
-            if rest.channels.len() >= of_word {
-                self.word::<I, BITS, true>(rest, steps, under, taker);
+            if first + of_word <= channels.end {
+                self.word::<I, BITS, true>(first..first + of_word, token, steps, under, taker);
             } else {
-                self.word::<I, BITS, false>(rest, steps, under, taker);
+                self.word::<I, BITS, false>(first..channels.end, token, steps, under, taker);
             }
         }
     }
 
-    /// A word of each token, whose channels are all there or not.
+    /// The channels of a word of each token: as many as it has, or not.
     #[inline(always)]
     unsafe fn word<I: Isa, const BITS: usize, const WHOLE: bool>(
         &self,
-        rest: Rest,
+        channels: Range<usize>,
+        token: usize,
         steps: impl Steps<I>,
         under: impl Under,
         taker: &mut impl Taker<I>,
     ) {
         let of_word = u32::BITS as usize / BITS;
-        let Rest { channels: Range { start: first, end }, token } = rest;
-        let end = if WHOLE { first + of_word } else { end };
+        let Range { start: first, end } = channels;
         let words = I::words(self.codes.add(first / of_word * CHUNK_TOKENS + token));
-        let read = under.read::<I>(first..end, token);
+        let read = under.read::<I>(channels, token);
         // Written out: where `nth` is known, so are shifts, and sums stay in registers.
         unrolled!(nth in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 => {
             if nth < of_word && (WHOLE || first + nth < end) {
@@ -397,10 +396,4 @@ impl Head<'_> {
             }
         });
     }
-}
-
-/// Channels from the first of a word on, of a vector of tokens.
-struct Rest {
-    channels: Range<usize>,
-    token: usize,
 }

@@ -179,26 +179,21 @@ pub fn keeps_first(page: &Page<'_>) -> bool {
     matches!(page.codec, PageCodec::LowRank { keeps_first: true, .. })
 }
 
-/// A page's coefficients as they are stored.
-struct Stored<'a> {
-    /// Codes as numbers, or numbers, tokens × rank.
-    z: &'a mut [f32],
-    /// What they are steps of, tokens × groups of [`GROUP_CHANNELS`]; empty where they are numbers.
-    steps: &'a [f32],
-}
-
+/// A page's coefficients, tokens × rank, each times its step; their directions' scales are left to whoever sums them.
+///
+/// # Safety
+/// The machine has the tier.
 #[inline(always)]
-unsafe fn read<'s, I: Isa>(page: &Page<'_>, z: &'s mut Floats, steps: &'s mut Floats) -> Stored<'s> {
-    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else {
-        unreachable!("{} is not of coefficients", page.codec)
-    };
-    let layout = layout(page);
-    z.resize(CHUNK_TOKENS * usize::from(rank));
+pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
+    let PageCodec::LowRank { rank, coefficients, .. } = page.codec else { return &[] };
+    let (layout, rank) = (layout(page), usize::from(rank));
+    let Scratch { steps, coefficients: z, .. } = scratch;
+    z.resize(CHUNK_TOKENS * rank);
     let stored = &page.bytes[..CHUNK_TOKENS * layout.token_bytes];
     match coefficients {
         Coefficients::F16 => {
             halves::<I>(cast_slice(stored), z);
-            return Stored { z, steps: &[] };
+            return z;
         }
         Coefficients::Codes(Bits::Two) => unpack::<I, 2>(stored, z),
         Coefficients::Codes(Bits::Four) => unpack::<I, 4>(stored, z),
@@ -206,26 +201,11 @@ unsafe fn read<'s, I: Isa>(page: &Page<'_>, z: &'s mut Floats, steps: &'s mut Fl
     }
     steps.resize(CHUNK_TOKENS * layout.token_scales);
     halves::<I>(cast_slice(&page.bytes[layout.scales_at..][..2 * steps.len()]), steps);
-    Stored { z, steps }
-}
-
-/// A page's coefficients, tokens × rank, each times its step; their directions' scales are left to whoever sums them.
-///
-/// # Safety
-/// The machine has the tier.
-#[inline(always)]
-pub unsafe fn coefficients<'s, I: Isa>(page: &Page<'_>, scratch: &'s mut Scratch) -> &'s [f32] {
-    let PageCodec::LowRank { rank, .. } = page.codec else { return &[] };
-    let Stored { z, steps } = read::<I>(page, &mut scratch.coefficients, &mut scratch.steps);
-    let rank = usize::from(rank);
-    if !steps.is_empty() {
-        let groups = rank.div_ceil(GROUP_CHANNELS);
-        for (row, steps) in z.chunks_exact_mut(rank).zip(steps.chunks_exact(groups)) {
-            for i in (0..rank).step_by(I::LANES) {
-                let (p, lanes) = (row[i..].as_mut_ptr(), I::LANES.min(rank - i));
-                let step = I::splat(steps[i / GROUP_CHANNELS]);
-                store_first::<I>(p, I::mul(load_first::<I>(p, lanes), step), lanes);
-            }
+    for (row, steps) in z.chunks_exact_mut(rank).zip(steps.chunks_exact(layout.token_scales)) {
+        for i in (0..rank).step_by(I::LANES) {
+            let (p, lanes) = (row[i..].as_mut_ptr(), I::LANES.min(rank - i));
+            let step = I::splat(steps[i / GROUP_CHANNELS]);
+            store_first::<I>(p, I::mul(load_first::<I>(p, lanes), step), lanes);
         }
     }
     z

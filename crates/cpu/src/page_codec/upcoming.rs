@@ -1,5 +1,5 @@
 //! A page's lines that are read soon, fetched one after another while a present page is worked on. Exact pages have more
-//! lines than a core can wait for at once: asked for together, what is worked on would wait with them. A third of a row's time
+//! lines than a core can wait for at once: asked for together, what is worked on would wait with them. A sixth of a row's time
 //! over f16 pages went so.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 

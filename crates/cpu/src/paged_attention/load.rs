@@ -1,5 +1,5 @@
 //! The pages of a block as a task reads them: found once for all heads of a group, decoded one head at a time, and fetched
-//! upcoming.
+//! ahead.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
 use std::ops::Range;
@@ -127,8 +127,8 @@ impl<'a, 'p> Load<'a, 'p> {
         out
     }
 
-    /// What a member's page of a chunk is decoded from while it is multiplied, if it is of codes: its own page over the
-    /// anchor's values, or over the anchor as it is read, or the anchor alone.
+    /// What a member's page of a chunk is decoded from while it is multiplied, if keys are of codes and values of codes or f16:
+    /// its own page over the anchor's values, or over the anchor as it is read, or the anchor alone.
     #[inline(always)]
     pub unsafe fn codes<'k, I: Isa>(
         &'k self,
