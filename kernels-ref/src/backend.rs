@@ -3,11 +3,14 @@
 
 use interleaf_contract::host::{HostBackend, HostKernels, HostSite, Pool, Resident};
 use interleaf_contract::{
-    BackendError, BackendInfo, Matrix, Numerics, Op, PageCodec, PageLoss, PageRecode, ProjectionId, RowSet,
-    Sampled, Step, StepOutput, Tensor,
+    BackendError, BackendInfo, Batch, MassSample, Matrix, Numerics, Op, PageCodec, PageLoss, PageRecode,
+    ProjectionId, RowSet, Sampled, Step, StepOutput, Tensor,
 };
 
+use crate::add::add;
+use crate::attention_mass::{Attended, attention_mass, chunk_sums};
 use crate::kv_append::kv_append;
+use crate::kv_read::kv_read;
 use crate::lora_matmul::lora_matmul;
 use crate::paged_attention::paged_attention;
 use crate::{
@@ -178,16 +181,27 @@ impl RefKernels {
             Op::KvAppend { layer, k, v } => {
                 kv_append(batch, *layer, activations.get(*k), activations.get(*v), pool)?;
             }
+            Op::KvRead { layer, rope, out, at } => {
+                let table = rope.map(|table| resident.rope(table)).transpose()?;
+                let values = &mut activations.0[out.index as usize];
+                kv_read(batch, *layer, table, pool, (values, out.cols as usize), *at as usize)?;
+            }
+            Op::Add { x, from, at } => {
+                let mut values = activations.take(*x);
+                let (cols, from_cols) = (x.cols as usize, from.cols as usize);
+                add(&mut values, cols, activations.get(*from), from_cols, *at as usize);
+                activations.put(*x, values);
+            }
             Op::PagedAttention { layer, shape, q, out } => {
                 let queries = activations.get(*q).to_vec();
-                paged_attention(
-                    batch,
-                    *layer,
-                    *shape,
-                    &queries,
-                    (pool, resident),
-                    &mut activations.0[out.index as usize],
-                )?;
+                let held = (&*pool, resident);
+                let values = &mut activations.0[out.index as usize];
+                let log_sums = paged_attention(batch, *layer, *shape, &queries, held, values)?;
+                if let Some(sample) = step.mass().filter(|sample| sample.has_layer(*layer)) {
+                    let attended =
+                        Attended { layer: *layer, shape: *shape, q: &queries, log_sums: &log_sums };
+                    add_mass(&mut output.mass, batch, &attended, sample, held)?;
+                }
             }
             Op::SwiGlu { activation, gate, up, out } => {
                 let gates = activations.get(*gate).to_vec();
@@ -213,6 +227,24 @@ impl RefKernels {
         }
         Ok(())
     }
+}
+
+/// Adds a layer's part of the mean over all measured layers.
+fn add_mass(
+    mass: &mut Vec<Vec<f32>>,
+    batch: &Batch,
+    attended: &Attended<'_>,
+    sample: &MassSample,
+    held: (&Pool, &Resident<Matrix>),
+) -> Result<(), BackendError> {
+    mass.resize(batch.sequences.len(), Vec::new());
+    for (sequence, all) in mass.iter_mut().enumerate() {
+        let sums = chunk_sums(&attention_mass(batch, sequence, attended, sample, held)?);
+        all.resize(sums.len(), 0.0);
+        let part = sums.iter().map(|sum| (sum / sample.layers.len() as f64) as f32);
+        all.iter_mut().zip(part).for_each(|(all, part)| *all += part);
+    }
+    Ok(())
 }
 
 /// The site of each row's adapter on a projection.

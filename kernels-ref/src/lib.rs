@@ -9,10 +9,12 @@
 
 mod backend;
 
+pub mod add;
 pub mod attention_mass;
 pub mod embed;
 pub mod joint_low_rank;
 pub mod kv_append;
+pub mod kv_read;
 pub mod lora_matmul;
 pub mod numerics;
 pub mod page_codec;

@@ -43,7 +43,9 @@ pub use page_move::{PageAddress, PageCopy, PageData, PageHalf, PageLoss, PageRec
 pub use page_table::{Bands, ChunkEntry, PageEntry, PagePlace, PageTable};
 pub use peaks::DevicePeaks;
 pub use sampling::Sampler;
-pub use step::{Activation, AttentionShape, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor};
+pub use step::{
+    Activation, AttentionShape, MassSample, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor,
+};
 pub use waiter::Waiter;
 pub use weights::{Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId};
 pub use work::{DeviceWork, KernelWork};

@@ -132,6 +132,27 @@ pub enum Op {
         /// Values.
         v: Tensor,
     },
+    /// Reads back what [`Op::KvAppend`] wrote: the K and V of each row's own position in its sequence's pages of this
+    /// layer, which are exact there, side by side into columns of a wider tensor.
+    KvRead {
+        /// The layer.
+        layer: u32,
+        /// Keys are turned back by it, as before it turned them; `None` leaves them as attention reads them.
+        rope: Option<RopeId>,
+        /// Where to, `All` rows.
+        out: Tensor,
+        /// The first column: of keys, with values behind them, `kv_heads · head_dim` each.
+        at: u32,
+    },
+    /// `x += from[.., at .. at + columns of x]`, element by element, in place.
+    Add {
+        /// What grows.
+        x: Tensor,
+        /// At least as wide behind `at`, with the same rows; not `x` itself.
+        from: Tensor,
+        /// The first column.
+        at: u32,
+    },
     /// Causal grouped-query attention over the pages of each row's sequence: positions `0 ..=` its own, or
     /// the last of them where the shape has a window.
     PagedAttention {
@@ -185,12 +206,43 @@ impl Op {
             Self::LoraMatmul { .. } => "lora_matmul",
             Self::Rope { .. } => "rope",
             Self::KvAppend { .. } => "kv_append",
+            Self::KvRead { .. } => "kv_read",
+            Self::Add { .. } => "add",
             Self::PagedAttention { .. } => "paged_attention",
             Self::SwiGlu { .. } => "swiglu",
             Self::Softcap { .. } => "softcap",
             Self::Sample { .. } => "sample",
             Self::Probe { .. } => "probe",
         }
+    }
+}
+
+/// Whose attention a step sums up by chunk ([`StepOutput::mass`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MassSample {
+    /// Layers, ascending, each of which the step has once.
+    pub layers: Arc<[u32]>,
+    /// One key/value head of so many, from the first on, with all query heads that read it; at least 1.
+    pub every: u32,
+}
+
+impl MassSample {
+    /// Whether a layer is measured.
+    #[must_use]
+    pub fn has_layer(&self, layer: u32) -> bool {
+        self.layers.binary_search(&layer).is_ok()
+    }
+
+    /// Whether the queries of a key/value head are.
+    #[must_use]
+    pub const fn has_head(&self, kv_head: u32) -> bool {
+        kv_head.is_multiple_of(self.every)
+    }
+
+    /// How many query heads of a layer are.
+    #[must_use]
+    pub const fn heads(&self, shape: &AttentionShape) -> u32 {
+        shape.kv_heads.div_ceil(self.every) * (shape.heads / shape.kv_heads)
     }
 }
 
@@ -201,6 +253,7 @@ pub struct Step {
     tensors: Vec<Tensor>,
     ops: Vec<Op>,
     probes: u32,
+    mass: Option<MassSample>,
 }
 
 impl Step {
@@ -210,7 +263,18 @@ impl Step {
     /// If the batch contradicts itself ([`Batch::check`]).
     pub fn new(batch: Batch) -> Result<Self, ContractError> {
         batch.check()?;
-        Ok(Self { batch, tensors: Vec::new(), ops: Vec::new(), probes: 0 })
+        Ok(Self { batch, tensors: Vec::new(), ops: Vec::new(), probes: 0, mass: None })
+    }
+
+    /// Sums up attention by chunk, of these layers and heads.
+    pub fn measure_mass(&mut self, sample: MassSample) {
+        self.mass = Some(sample);
+    }
+
+    /// Whose attention is summed up.
+    #[must_use]
+    pub const fn mass(&self) -> Option<&MassSample> {
+        self.mass.as_ref()
     }
 
     /// Declares an activation. Its contents are undefined until an operation writes it.
@@ -298,4 +362,8 @@ pub struct StepOutput {
     pub tokens: Vec<Sampled>,
     /// What was probed, row-major, by [`ProbeId`].
     pub probes: Vec<Vec<f32>>,
+    /// By sequence of the batch and by chunk, up to the last one that a row of the step sees: the sum over the sequence's rows of
+    /// the weight that they give the chunk's tokens, as the mean over all measured query heads of all measured layers. Every
+    /// row gives a weight of one in all. Nothing where the step measures nothing, and of a sequence without rows.
+    pub mass: Vec<Vec<f32>>,
 }

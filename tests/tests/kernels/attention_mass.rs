@@ -3,9 +3,10 @@
 use approx::assert_relative_eq;
 use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
 use interleaf_contract::{
-    Backend, BackendError, BackendInfo, Matrix, Numerics, Op, PageElement, RowKind, RowSet, Step, StepOutput,
+    Backend, BackendError, BackendInfo, MassSample, Matrix, Numerics, Op, PageElement, RowKind, RowSet, Step,
+    StepOutput,
 };
-use interleaf_kernels_ref::attention_mass::{ColumnMass, attention_mass, chunk_density};
+use interleaf_kernels_ref::attention_mass::{Attended, ColumnMass, attention_mass, chunk_density};
 use interleaf_kernels_ref::paged_attention::paged_attention;
 use interleaf_tests::attention::{AttentionCase, SequenceSpec};
 
@@ -38,8 +39,10 @@ impl HostKernels for Measure<'_> {
         let (batch, shape) = (step.batch(), self.0.shape());
         let mut out = vec![0.0; q.len()];
         let log_sums = paged_attention(batch, 1, shape, q, (pool, resident), &mut out)?;
+        let attended = Attended { layer: 1, shape, q, log_sums: &log_sums };
+        let every_head = MassSample { layers: [1].into(), every: 1 };
         for sequence in 0..batch.sequences.len() {
-            let mass = attention_mass(batch, sequence, 1, shape, q, &log_sums, (pool, resident))?;
+            let mass = attention_mass(batch, sequence, &attended, &every_head, (pool, resident))?;
             self.1.lock().expect("no other thread").push(mass);
         }
         Ok(StepOutput::default())

@@ -147,11 +147,19 @@ pub fn step(step: &Step, held: &impl Inventory) -> Result<(), BackendError> {
             return Err(value("step", "values of a tensor", "addressable", f64::from(t.cols)));
         }
     }
+    if let Some(sample) = step.mass() {
+        positive("attention_mass", "heads of which one is measured", sample.every as usize)?;
+        if let Some(pair) = sample.layers.windows(2).find(|pair| pair[1] <= pair[0]) {
+            return Err(value("attention_mass", "layers", "ascending", f64::from(pair[1])));
+        }
+    }
     let mut pages = StepPages::new(step, held);
     step.ops().iter().try_for_each(|op| {
         Check { step, held, pool: held.pool(), stem: op.stem() }.op(op)?;
         match op {
-            Op::KvAppend { layer, .. } | Op::PagedAttention { layer, .. } => pages.layer(*layer),
+            Op::KvAppend { layer, .. } | Op::KvRead { layer, .. } | Op::PagedAttention { layer, .. } => {
+                pages.layer(*layer)
+            }
             _ => Ok(()),
         }
     })
@@ -213,22 +221,24 @@ impl<I: Inventory> Check<'_, I> {
                 self.tensor(*x)?;
                 positive(self.stem, "head_dim", *head_dim as usize)?;
                 self.equal("columns past whole heads", 0, (x.cols % head_dim) as usize)?;
-                let (rotary_dim, positions) = self.held.rope_shape(*table)?;
-                if rotary_dim > *head_dim as usize {
-                    return Err(value(
-                        self.stem,
-                        "rotated dimensions",
-                        "at most head_dim",
-                        rotary_dim as f64,
-                    ));
-                }
-                self.step.rows(x.rows).try_for_each(|r| below("position", r.position as usize, positions))
+                self.turns(x.rows, *head_dim as usize, *table)
             }
             Op::KvAppend { k, v, .. } => {
                 for t in [k, v] {
                     self.shape(*t, RowSet::All, self.pool.kv_heads * self.pool.head_dim)?;
                 }
                 Ok(())
+            }
+            Op::KvRead { rope, out, at, .. } => {
+                self.shape(*out, RowSet::All, out.cols as usize)?;
+                self.columns(2 * self.pool.kv_heads * self.pool.head_dim, *at, *out)?;
+                rope.map_or(Ok(()), |table| self.turns(out.rows, self.pool.head_dim, table))
+            }
+            Op::Add { x, from, at } => {
+                self.tensor(*x)?;
+                self.shape(*from, x.rows, from.cols as usize)?;
+                self.distinct("what is added", *from, &[*x])?;
+                self.columns(x.cols as usize, *at, *from)
             }
             Op::PagedAttention { shape, q, out, .. } => {
                 self.attention(*shape)?;
@@ -276,6 +286,20 @@ impl<I: Inventory> Check<'_, I> {
         }
         let expected = if expected == RowSet::All { "over all rows" } else { "over the output rows" };
         Err(value(self.stem, "a tensor", expected, self.step.row_count(found) as f64))
+    }
+
+    /// Whether a tensor has some columns from one on.
+    fn columns(&self, columns: usize, at: u32, of: Tensor) -> Result<(), BackendError> {
+        below("columns from the first one on", columns + at as usize, of.cols as usize + 1)
+    }
+
+    /// Whether a table has factors for all rows and for no more than a head.
+    fn turns(&self, rows: RowSet, head_dim: usize, table: RopeId) -> Result<(), BackendError> {
+        let (rotary_dim, positions) = self.held.rope_shape(table)?;
+        if rotary_dim > head_dim {
+            return Err(value(self.stem, "rotated dimensions", "at most head_dim", rotary_dim as f64));
+        }
+        self.step.rows(rows).try_for_each(|r| below("position", r.position as usize, positions))
     }
 
     fn distinct(&self, what: &'static str, t: Tensor, others: &[Tensor]) -> Result<(), BackendError> {
