@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "a tier's instructions, memory that workers write in parts, huge pages")]
 
 mod activations;
+mod attention_mass;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -10,6 +10,7 @@ use interleaf_contract::{
 };
 
 use crate::activations::{Activations, Buffer};
+use crate::attention_mass::Totals;
 use crate::isa::Isa;
 use crate::lora_matmul::{LoraMatmul, Projection, Scratch};
 use crate::packed::{Packed, Panels};
@@ -27,12 +28,13 @@ pub struct Buffers {
     sums: Buffer<i32>,
     z: Buffer<f32>,
     partials: Buffer<f32>,
+    masses: Buffer<f32>,
 }
 
 impl Buffers {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        let floats = [&self.packed, &self.scales, &self.z, &self.partials];
+        let floats = [&self.packed, &self.scales, &self.z, &self.partials, &self.masses];
         floats.into_iter().map(Buffer::bytes).sum::<u64>()
             + self.activations.bytes()
             + self.codes.bytes()
@@ -115,6 +117,7 @@ pub struct Plan<'a> {
     /// Written by `kv_append` alone, which no attention overlaps.
     pool: RwLock<&'a mut Pool>,
     output: Mutex<StepOutput>,
+    totals: Mutex<Totals>,
 }
 
 impl<'a> Plan<'a> {
@@ -144,6 +147,7 @@ impl<'a> Plan<'a> {
             z: buffers.z.fit(sizes.z)?,
         };
         let partials = buffers.partials.fit(sizes.partials)?;
+        let masses = buffers.masses.fit(sizes.masses)?;
         let batch = step.batch();
         let mut work = Vec::with_capacity(step.ops().len());
         for op in step.ops() {
@@ -189,16 +193,19 @@ impl<'a> Plan<'a> {
                     table: resident.rope(*table)?,
                 },
                 Op::KvAppend { layer, k, v } => Work::KvAppend { layer: *layer, k: tensor(k), v: tensor(v) },
-                Op::PagedAttention { layer, shape, q, out } => Work::Attention(PagedAttention::new(
-                    batch,
-                    plans.of(*layer, *shape),
-                    *layer,
-                    *shape,
-                    tensor(q),
-                    tensor(out),
-                    resident,
-                    partials,
-                )),
+                Op::PagedAttention { layer, shape, q, out } => {
+                    let attention = PagedAttention::new(
+                        batch,
+                        plans.of(*layer, *shape),
+                        *layer,
+                        *shape,
+                        tensor(q),
+                        tensor(out),
+                        resident,
+                        partials,
+                    );
+                    Work::Attention(attention.measured(step.mass(), masses))
+                }
                 Op::SwiGlu { activation, gate, up, out } => Work::SwiGlu {
                     activation: *activation,
                     gate: tensor(gate),
@@ -217,13 +224,15 @@ impl<'a> Plan<'a> {
                 }
             });
         }
-        Ok(Self { step, work, pool: RwLock::new(pool), output: Mutex::new(StepOutput::default()) })
+        let (output, totals) = (Mutex::default(), Mutex::new(Totals::new(step)));
+        Ok(Self { step, work, pool: RwLock::new(pool), output, totals })
     }
 
     /// What the step gave.
     pub fn output(self) -> StepOutput {
         let mut output = self.output.into_inner().unwrap_or_else(PoisonError::into_inner);
         output.tokens.sort_by_key(|sampled| sampled.output);
+        output.mass = self.totals.into_inner().unwrap_or_else(PoisonError::into_inner).weights();
         output
     }
 
@@ -232,12 +241,21 @@ impl<'a> Plan<'a> {
     /// # Safety
     /// The machine has the tier, and every worker of the region calls this.
     pub unsafe fn walk<I: Isa>(&self, worker: &Worker<'_>) {
+        let shared = || self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = shared().zeros();
         for (i, work) in self.work.iter().enumerate() {
-            self.one::<I>(work, &self.work[i + 1..], worker);
+            self.one::<I>(work, &self.work[i + 1..], worker, &mut totals);
         }
+        shared().merge(&totals);
     }
 
-    unsafe fn one<I: Isa>(&self, work: &Work<'a>, later: &[Work<'a>], worker: &Worker<'_>) {
+    unsafe fn one<I: Isa>(
+        &self,
+        work: &Work<'a>,
+        later: &[Work<'a>],
+        worker: &Worker<'_>,
+        totals: &mut Totals,
+    ) {
         let batch = self.step.batch();
         match work {
             Work::Load { out, data } => {
@@ -279,7 +297,7 @@ impl<'a> Plan<'a> {
             }
             Work::Attention(layer) => {
                 let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner);
-                return layer.run::<I>(&pool, worker);
+                return layer.run::<I>(&pool, worker, totals);
             }
             Work::SwiGlu { activation, gate, up, out, n } => {
                 let mine = worker.range(*n);
@@ -378,6 +396,7 @@ struct Sizes {
     values: usize,
     z: usize,
     partials: usize,
+    masses: usize,
 }
 
 /// Sizes scratch, and finds the sites of every linear layer in the order of the operations.
@@ -388,7 +407,7 @@ fn sizes<'a>(
     plans: &mut AttentionPlans<'a>,
     all_sites: &mut Vec<Sites<'a>>,
 ) -> Result<Sizes, BackendError> {
-    let mut sizes = Sizes { values: 0, z: 0, partials: 0 };
+    let mut sizes = Sizes { values: 0, z: 0, partials: 0, masses: 0 };
     for op in step.ops() {
         match op {
             Op::LoraMatmul { x, projections } => {
@@ -403,6 +422,9 @@ fn sizes<'a>(
             Op::PagedAttention { layer, shape, .. } => {
                 let plan = plans.of(*layer, *shape);
                 sizes.partials = sizes.partials.max(paged_attention::scratch_len(&plan, *shape));
+                if step.mass().is_some_and(|sample| sample.has_layer(*layer)) {
+                    sizes.masses = sizes.masses.max(paged_attention::sums_len(&plan));
+                }
             }
             _ => {}
         }

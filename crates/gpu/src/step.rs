@@ -82,6 +82,7 @@ impl Results {
         StepOutput {
             tokens: self.choices.iter().flat_map(|choices| choices.tokens(read_back)).collect(),
             probes: self.probes.iter().map(|probe| probe.values(read_back)).collect(),
+            mass: Vec::new(),
         }
     }
 }
@@ -96,6 +97,9 @@ impl<'a> Plan<'a> {
         held: Held<'a>,
         recorder: &mut Recorder<'_>,
     ) -> Result<Results, BackendError> {
+        if step.mass().is_some() {
+            return Err(error::unsupported("attention_mass"));
+        }
         let head_dim = held.pool.map_or(0, |pool| word(pool.geometry.head_dim));
         let together = |projections: &[(ProjectionId, Tensor)]| {
             weights.are_together(projections.iter().map(|(id, _)| *id))

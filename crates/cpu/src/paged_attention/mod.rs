@@ -11,6 +11,7 @@
 mod gather;
 mod keys;
 mod load;
+mod mass;
 mod merge;
 mod mix;
 mod plan;
@@ -21,17 +22,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use interleaf_contract::host::{Pool, Resident};
-use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, Row, RowKind};
+use interleaf_contract::{ATTENTION_SPLIT, AttentionShape, Batch, CHUNK_TOKENS, MassSample, Row, RowKind};
 
 use self::gather::Gathered;
 use self::keys::Keys;
 use self::load::Found;
+use self::mass::Measured;
+pub use self::mass::sums_len;
 use self::merge::{Merge, merge};
 use self::mix::Sums;
-use self::plan::Group;
 pub use self::plan::Plan;
+use self::plan::{CHUNKS, Group};
 use self::scores::{Queries, put_abreast, weigh};
 use self::values::Values;
+use crate::attention_mass::Totals;
 use crate::isa::{Isa, Kernel};
 use crate::lines::{Floats, LINE};
 use crate::packed::Packed;
@@ -49,6 +53,7 @@ pub struct PagedAttention<'a> {
     plan: Arc<Plan<'a>>,
     resident: &'a Resident<Packed>,
     scratch: Shared<'a, f32>,
+    measured: Option<Measured<'a>>,
 }
 
 /// Where the weighted values of a partial begin, unnormalised: on the line behind its maximum and its sum.
@@ -72,17 +77,29 @@ impl<'a> PagedAttention<'a> {
         resident: &'a Resident<Packed>,
         scratch: Shared<'a, f32>,
     ) -> Self {
-        Self { rows: &batch.rows, layer, shape, q, out, plan, resident, scratch }
+        Self { rows: &batch.rows, layer, shape, q, out, plan, resident, scratch, measured: None }
     }
 
-    /// This worker's part of the layer.
+    /// The same, measured if a sample has the layer. Then `sums` has [`sums_len`] values.
+    pub fn measured(self, sample: Option<&'a MassSample>, sums: Shared<'a, f32>) -> Self {
+        let sample = sample.filter(|sample| sample.has_layer(self.layer));
+        let measured = sample.map(|sample| Measured::new(sample, &self.shape, sums));
+        Self { measured, ..self }
+    }
+
+    /// What is measured of a key/value head.
+    fn measured_of(&self, kv_head: usize) -> Option<&Measured<'a>> {
+        self.measured.as_ref().filter(|measured| measured.has_head(kv_head))
+    }
+
+    /// This worker's part of the layer; what its rows pay to chunks is added to the totals.
     ///
     /// # Safety
     /// The machine has the tier, and all workers of the region call this with the same layer.
-    pub unsafe fn run<I: Isa>(&self, pool: &Pool, worker: &Worker<'_>) {
-        I::enter(Blocks { layer: self, pages: &Pages::new(pool, self.resident), worker });
+    pub unsafe fn run<I: Isa>(&self, pool: &Pool, worker: &Worker<'_>, totals: &mut Totals) {
+        I::enter(Blocks { layer: self, pages: &Pages::new(pool, self.resident), worker, totals });
         worker.wait();
-        I::enter(Merge { layer: self, worker });
+        I::enter(Merge { layer: self, worker, totals });
         worker.wait();
     }
 }
@@ -98,12 +115,15 @@ struct Task<'a> {
     index: usize,
     group: &'a Group<'a>,
     kv_head: usize,
+    /// The first of its partials.
+    first: usize,
 }
 
 struct Blocks<'a, 'b> {
     layer: &'b PagedAttention<'a>,
     pages: &'b Pages<'b>,
     worker: &'b Worker<'b>,
+    totals: &'b mut Totals,
 }
 
 impl Kernel for Blocks<'_, '_> {
@@ -111,7 +131,7 @@ impl Kernel for Blocks<'_, '_> {
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { layer, pages, worker } = self;
+        let Self { layer, pages, worker, totals } = self;
         let dim = layer.shape.head_dim as usize;
         let group = (layer.shape.heads / layer.shape.kv_heads) as usize;
         let most = layer.plan.groups.iter().map(Group::count).max().unwrap_or(0) * group;
@@ -123,14 +143,25 @@ impl Kernel for Blocks<'_, '_> {
             decode: Scratch::default(),
             gathered: Gathered::default(),
             abreast: Floats::default(),
+            sums: mass::Sums::default(),
         };
         let mut found = Found::default();
         for task in layer.plan.tasks(worker) {
             let (index, kv_head, partials) = layer.plan.task(task);
             let len = partial_len(dim);
-            let partials = layer.scratch.part_mut(partials.start * len..partials.end * len);
-            let group = &layer.plan.groups[index];
-            run_task::<I>(layer, pages, Task { index, group, kv_head }, partials, &mut found, &mut work);
+            let (group, first) = (&layer.plan.groups[index], partials.start);
+            let partials = layer.scratch.part_mut(first * len..partials.end * len);
+            let task = Task { index, group, kv_head, first };
+            run_task::<I>(layer, pages, task, partials, &mut found, &mut work);
+            if group.kind == RowKind::Prompt
+                && let Some(measured) = layer.measured_of(kv_head)
+            {
+                let sequence = group.rows().next().map_or(0, |row| layer.rows[row].sequence as usize);
+                for (nth, block) in group.blocks.clone().enumerate() {
+                    let paid = work.sums.paid(nth, partials.chunks_exact(len));
+                    measured.pay(sequence, block, &paid, totals);
+                }
+            }
         }
     }
 }
@@ -149,6 +180,8 @@ struct Work {
     gathered: Gathered,
     /// Queries side by side.
     abreast: Floats,
+    /// What the queries of a task have of each block, where they are a prompt's and measured.
+    sums: mass::Sums,
 }
 
 /// What a row sees of a block: positions from the block's start on.
@@ -201,6 +234,10 @@ unsafe fn run_task<'p, I: Isa>(
     let rows: Vec<&Row> = task.group.rows().map(|row| &layer.rows[row]).collect();
     let end = rows.iter().map(|row| row.position as usize + 1).max().unwrap_or(0);
     let gathers = task.group.kind == RowKind::Generated;
+    let measured = layer.measured_of(task.kv_head);
+    if measured.is_some() && task.group.kind == RowKind::Prompt {
+        work.sums.begin(task.group.blocks.len(), queries.starts.len());
+    }
     for block in task.group.blocks.clone() {
         let start = block * ATTENTION_SPLIT;
         let seen: Vec<_> = rows.iter().map(|row| visible(shape, row, start)).collect();
@@ -218,12 +255,26 @@ unsafe fn run_task<'p, I: Isa>(
         work.blocks.fill(0.0);
         for (query, own) in work.blocks.chunks_exact_mut(len).enumerate() {
             let seen = seen[query / group].clone();
-            let scores = &mut work.scores[query * ATTENTION_SPLIT..][seen];
+            let scores = &mut work.scores[query * ATTENTION_SPLIT..][..ATTENTION_SPLIT];
+            let visible = &mut scores[seen.clone()];
             if let Some(cap) = shape.softcap {
-                softcap::<I>(scores, cap);
+                softcap::<I>(visible, cap);
             }
             // Weights in place of scores.
-            (own[0], own[1]) = weigh::<I>(scores);
+            (own[0], own[1]) = weigh::<I>(visible);
+            match (measured, task.group.kind) {
+                (None, _) => {}
+                (Some(_), RowKind::Prompt) => {
+                    let nth = block - task.group.blocks.start;
+                    let (sums, largest) = work.sums.place(nth * queries.starts.len() + query);
+                    mass::by_chunk::<I>(scores, seen, sums);
+                    *largest = own[0];
+                }
+                (Some(measured), RowKind::Generated) => {
+                    let at = (task.first + query) * CHUNKS;
+                    mass::by_chunk::<I>(scores, seen, measured.sums.part_mut(at..at + CHUNKS));
+                }
+            }
         }
         let mut gathering = work.gathered.begin(
             (task.index, chunks.clone()),

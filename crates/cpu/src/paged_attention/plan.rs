@@ -215,6 +215,11 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// The first block of each of them.
+    pub fn blocks(&self, row: usize) -> impl Iterator<Item = usize> {
+        self.shares[row].iter().map(|share| share.first_block)
+    }
+
     fn first_partial(&self, group: &Group<'a>, kv_head: usize) -> usize {
         (group.before * self.kv_heads + kv_head * group.count()) * self.heads_of_group
     }
