@@ -107,7 +107,7 @@ fn paged_attention_decode(
 #repeat l ${ABREAST}
         if (first_head + ${l}u < heads_per_kv) {
             let head = kv_head * heads_per_kv + first_head + ${l}u;
-            let partial = (state * params.heads + head) * (2u + ${HEAD_DIM}u);
+            let partial = (state * params.heads + head) * (${STATE});
             if (thread == 0u) {
                 partials[partial] = of_query(block.largest_${v}, ${l}u);
                 partials[partial + 1u] = of_query(block.sum_${v}, ${l}u);
@@ -115,6 +115,12 @@ fn paged_attention_decode(
 #repeat i ${OWNED}
             if (thread + ${i}u * ${WORKGROUP}u < ${HEAD_DIM}u) {
                 partials[partial + 2u + thread + ${i}u * ${WORKGROUP}u] = of_query(block.value_${v}_${i}, ${l}u);
+            }
+#end
+#repeat mass ${MASS}
+            // Behind the values and, like them, relative to the block's largest.
+            if (vector_of_mass(thread) == ${v}u) {
+                partials[partial + 2u + ${HEAD_DIM}u + chunk_of_mass(thread)] = of_query(block.mass, ${l}u);
             }
 #end
         }

@@ -17,6 +17,13 @@ struct Params {
     window: u32,        // positions that a row sees
     scale: f32,
     softcap: f32,       // 0: none
+#repeat mass ${MASS}
+    every: u32,         // one KV head of so many is measured, from the first on
+    mass_heads: u32,    // heads that are
+    mass_at: u32,       // of masses in out, since no binding is left: (tile, QUERY_ROWS, mass_heads, mass_stride)
+    mass_stride: u32,   // f32 from such a head to the next: chunks, then blocks
+    mass_chunks: u32,   // of which so many are chunks
+#end
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -88,6 +95,15 @@ fn paged_attention_prefill(
 #end
 #end
     workgroupBarrier();
+#repeat mass ${MASS}
+
+    let is_measured = kv_head % params.every == 0u && vector_of_mass(thread) < ${VECTORS}u;
+    let measured_head = kv_head / params.every * heads_per_kv + head % heads_per_kv;
+    let first_query = index / params.heads * ${QUERY_ROWS}u + vector_of_mass(thread) * 4u;
+    let mass_at = params.mass_at + (first_query * params.mass_heads + measured_head) * params.mass_stride;
+    let next_query = params.mass_heads * params.mass_stride;
+    let own_rows = rows - min(rows, vector_of_mass(thread) * 4u);
+#end
 
     // The first row sees furthest back: nobody sees a block before its window.
     let shortest = tables[params.records_at + 2u * first_row] + 1u;
@@ -106,6 +122,24 @@ fn paged_attention_prefill(
             length_${v},
 #end
         );
+#repeat mass ${MASS}
+        // Sums, and what they are relative to, until the state of all blocks is known.
+        if (is_measured) {
+            var block_largest = block.largest_0;
+#repeat v ${VECTORS}
+            block_largest = select(block_largest, block.largest_${v}, vector_of_mass(thread) == ${v}u);
+#end
+#repeat l 4
+            if (${l}u < own_rows) {
+                let query_at = mass_at + ${l}u * next_query;
+                out[query_at + first / ${CHUNK}u + chunk_of_mass(thread)] = block.mass[${l}];
+                if (chunk_of_mass(thread) == 0u) {
+                    out[query_at + params.mass_chunks + first / ${SPLIT}u] = block_largest[${l}];
+                }
+            }
+#end
+        }
+#end
 #repeat v ${VECTORS}
         let by_${v} = merge(largest_${v}, block.largest_${v}, block.sum_${v});
         largest_${v} = by_${v}.largest;
@@ -124,5 +158,27 @@ fn paged_attention_prefill(
         store_padding(row_${v}_${l}, head, thread);
     }
 #end
+#end
+#repeat mass ${MASS}
+
+    storageBarrier();
+    if (is_measured) {
+        var largest = largest_0;
+        var sum = sum_0;
+#repeat v ${VECTORS}
+        largest = select(largest, largest_${v}, vector_of_mass(thread) == ${v}u);
+        sum = select(sum, sum_${v}, vector_of_mass(thread) == ${v}u);
+#end
+        for (var first = seen_from / ${SPLIT}u * ${SPLIT}u; first < longest; first += ${SPLIT}u) {
+#repeat l 4
+            if (${l}u < own_rows) {
+                let query_at = mass_at + ${l}u * next_query;
+                let block_largest = out[query_at + params.mass_chunks + first / ${SPLIT}u];
+                let chunk_at = query_at + first / ${CHUNK}u + chunk_of_mass(thread);
+                out[chunk_at] = out[chunk_at] * exp(block_largest - largest[${l}]) / sum[${l}];
+            }
+#end
+        }
+    }
 #end
 }

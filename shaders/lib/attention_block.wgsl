@@ -24,6 +24,9 @@ const_assert ${CHUNK}u % ${TILE}u == 0u;
 #repeat low_rank ${V_OVER_LOW_RANK}
 #include "lib/coefficient_sums.wgsl"
 #end
+#repeat mass ${MASS}
+#include "lib/attention_mass.wgsl"
+#end
 
 fn sees(position: u32, start: abreast_u, length: abreast_u) -> abreast_b {
     return (abreast_u(position) < length) & (abreast_u(position) >= start);
@@ -50,6 +53,9 @@ struct Block {
     // Element thread + ${i} · ${WORKGROUP} of the head.
     value_${v}_${i}: abreast,
 #end
+#end
+#repeat mass ${MASS}
+    mass: abreast,  // the thread's own, of one vector and chunk
 #end
 }
 
@@ -159,6 +165,9 @@ fn attend_block(
     var value_${v}_${s}_${e} = abreast(0.0);
 #end
 #end
+#end
+#repeat mass ${MASS}
+    block.mass = chunk_mass(thread, count);
 #end
     let lane = thread % ${LANES}u;
     let group = thread / ${LANES}u;

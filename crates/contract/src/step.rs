@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Batch, ContractError, MatrixId, ProjectionId, RopeId, VectorId};
+use crate::{Batch, CHUNK_TOKENS, ContractError, MatrixId, ProjectionId, RopeId, VectorId};
 
 /// Which rows a tensor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -275,6 +275,23 @@ impl Step {
     #[must_use]
     pub const fn mass(&self) -> Option<&MassSample> {
         self.mass.as_ref()
+    }
+
+    /// By sequence of the batch, how many chunks [`StepOutput::mass`] has; `None` where the step measures nothing.
+    #[must_use]
+    pub fn mass_chunks(&self) -> Option<Vec<usize>> {
+        let sample = self.mass()?;
+        let is_measured =
+            |op: &Op| matches!(op, Op::PagedAttention { layer, .. } if sample.has_layer(*layer));
+        if !self.ops.iter().any(is_measured) {
+            return None;
+        }
+        let mut chunks = vec![0; self.batch.sequences.len()];
+        for (sequence, first, count) in self.batch.runs() {
+            // Positions ascend within a sequence.
+            chunks[sequence] = self.batch.rows[first + count - 1].position as usize / CHUNK_TOKENS + 1;
+        }
+        Some(chunks)
     }
 
     /// Declares an activation. Its contents are undefined until an operation writes it.

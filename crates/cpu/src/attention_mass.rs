@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use interleaf_contract::{CHUNK_TOKENS, Op, Step};
+use interleaf_contract::Step;
 
 /// Units of a weight of 1. What is paid is below 1 a row, so that there is room for 2²⁴ rows of a sequence.
 const UNITS: f64 = (1_u64 << 40) as f64;
@@ -20,17 +20,7 @@ pub struct Totals {
 impl Totals {
     /// Nothing yet, for every chunk that a row of the step sees; without chunks where the step measures nothing.
     pub fn new(step: &Step) -> Self {
-        let Some(sample) = step.mass() else { return Self::default() };
-        let is_measured =
-            |op: &Op| matches!(op, Op::PagedAttention { layer, .. } if sample.has_layer(*layer));
-        if !step.ops().iter().any(is_measured) {
-            return Self::default();
-        }
-        let batch = step.batch();
-        let mut chunks = vec![0; batch.sequences.len()];
-        for (sequence, first, count) in batch.runs() {
-            chunks[sequence] = batch.rows[first + count - 1].position as usize / CHUNK_TOKENS + 1;
-        }
+        let Some(chunks) = step.mass_chunks() else { return Self::default() };
         let mut end = 0;
         let ends = chunks.iter().map(|chunks| {
             end += chunks;

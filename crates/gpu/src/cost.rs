@@ -6,6 +6,7 @@ use std::ops::AddAssign;
 
 use interleaf_contract::Dtype;
 
+use crate::attention_mass::BLOCK_CHUNKS;
 use crate::decide::{
     AttentionTile, LanesTile, Products, ROW_TILE, RegisterTile, WORKGROUP, span, unit_quads,
 };
@@ -220,6 +221,11 @@ pub(crate) fn merge(tile: AttentionTile, states: u32) -> u64 {
     u64::from(states) * u64::from(WORKGROUP) * u64::from(2 + tile.owned()) * WORD
 }
 
+/// What a merge loads again of its states for the chunks of their blocks: one head of one row.
+pub(crate) fn masses(states: u32) -> u64 {
+    u64::from(states) * u64::from(BLOCK_CHUNKS) * 2 * WORD
+}
+
 #[cfg(test)]
 mod tests {
     //! Every cost against a shader that counts: layers of small and awkward shapes, on whatever device there is.
@@ -229,9 +235,9 @@ mod tests {
 
     use interleaf_contract::{
         Activation, Adapter, AttentionShape, Backend, Batch, Bits, Bytes, ChunkEntry, Coefficients,
-        ConstantRows, ConstantsId, LoraSite, Matrix, Numerics, Op, Output, PageCodec, PageConstants,
-        PageElement, PageEntry, PageHalf, PagePlace, PageTable, PoolGeometry, Projection, ProjectionId, Row,
-        RowKind, RowSet, Sequence, Step, Width,
+        ConstantRows, ConstantsId, LoraSite, MassSample, Matrix, Numerics, Op, Output, PageCodec,
+        PageConstants, PageElement, PageEntry, PageHalf, PagePlace, PageTable, PoolGeometry, Projection,
+        ProjectionId, Row, RowKind, RowSet, Sequence, Step, Width,
     };
 
     use super::*;
@@ -250,6 +256,8 @@ mod tests {
         head_norms: bool,
         four_norms: bool,
         window: Option<u32>,
+        /// One KV head of so many, if any.
+        measured: Option<u32>,
     }
 
     fn matrix(dtype: Dtype, rows: usize, cols: usize) -> Matrix {
@@ -377,6 +385,9 @@ mod tests {
         step.push(Op::PagedAttention { layer: 1, shape, q, out: mixed });
         step.probe(last);
         step.probe(q);
+        if let Some(every) = layer.measured {
+            step.measure_mass(MassSample { layers: [0, 1].into(), every });
+        }
         step
     }
 
@@ -433,6 +444,7 @@ mod tests {
                     head_norms: norms,
                     four_norms: norms,
                     window,
+                    measured: [None, Some(1), Some(2), Some(1)][i],
                 };
                 let (kv_heads, head_dim) = (layer.kv_heads as usize, layer.head_dim as usize);
                 // As large as any: only places are asked of it.

@@ -12,7 +12,9 @@ use naga::{
 use crate::cost::Loads;
 
 /// Kernels that can be told apart.
-const KERNELS: [&str; 14] = [
+const KERNELS: [&str; 16] = [
+    "attention_mass_heads",
+    "attention_mass_rows",
     "embed",
     "kv_append",
     "kv_append_roped",

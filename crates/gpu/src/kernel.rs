@@ -12,13 +12,14 @@ use crate::options::GpuFailure;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
 use crate::{
-    embed, error, kv_append, lora_matmul, page_codec, paged_attention, quantise, rms_norm, roofline, rope,
-    sample, softcap, swiglu,
+    attention_mass, embed, error, kv_append, lora_matmul, page_codec, paged_attention, quantise, rms_norm,
+    roofline, rope, sample, softcap, swiglu,
 };
 
 /// One pipeline. Small and hashable: the key of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
+    AttentionMass(attention_mass::Variant),
     Embed(embed::Variant),
     RmsNorm(rms_norm::Variant),
     LoraMatmul(lora_matmul::Variant),
@@ -81,6 +82,7 @@ impl Template {
 impl Kernel {
     pub(crate) fn template(self) -> Template {
         match self {
+            Self::AttentionMass(variant) => variant.template(),
             Self::Embed(variant) => variant.template(),
             Self::RmsNorm(variant) => variant.template(),
             Self::LoraMatmul(variant) => variant.template(),
@@ -237,6 +239,7 @@ mod tests {
 
     fn every_kernel() -> Vec<Kernel> {
         let mut all = Vec::new();
+        all.extend(attention_mass::Variant::all().into_iter().map(Kernel::AttentionMass));
         all.extend(embed::Variant::all().into_iter().map(Kernel::Embed));
         all.extend(rms_norm::Variant::all().into_iter().map(Kernel::RmsNorm));
         all.extend(lora_matmul::Variant::all().into_iter().map(Kernel::LoraMatmul));

@@ -9,6 +9,7 @@
 //! is defined in `kernels-ref`, not here.
 
 mod adapters;
+mod attention_mass;
 mod backend;
 mod buffers;
 mod chain;

@@ -3,27 +3,36 @@
 
 use bytemuck::{Pod, Zeroable};
 use interleaf_contract::{
-    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, GROUP_CHANNELS, PageElement, RowSet, Tensor,
+    ATTENTION_SPLIT, AttentionShape, BackendError, CHUNK_TOKENS, GROUP_CHANNELS, PageElement, RowKind,
+    RowSet, Tensor,
 };
 
+use crate::attention_mass::{self, Aside, BLOCK_CHUNKS, Left, Measured};
 use crate::command::{Place, Recorder, word};
 use crate::cost::{self, Loads};
 use crate::decide::{self, AttentionTile, Half, WORKGROUP};
 use crate::kernel::{Access, Kernel, Needs, Template};
 use crate::pages::row_words;
 use crate::parts::Kinds;
-use crate::rows::{AttentionTiles, BlockRead};
+use crate::rows::{AttentionTiles, BlockRead, List};
 use crate::step::Plan;
 
 /// The kernels of this stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Variant {
     /// One block of a generated row, or of a few.
-    Decode(PageElement, AttentionTile, Half, Pages),
+    Decode(PageElement, AttentionTile, Half, Pages, Mass),
     /// The blocks of a generated row, joined.
-    Merge(AttentionTile),
+    Merge(AttentionTile, Mass),
     /// All blocks of a tile of prompt rows.
-    Prefill(PageElement, AttentionTile, Half, Pages),
+    Prefill(PageElement, AttentionTile, Half, Pages, Mass),
+}
+
+/// Whether a kernel sums its weights up by chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Mass {
+    Ignored,
+    Measured,
 }
 
 /// Which pages a kernel reads.
@@ -82,15 +91,48 @@ struct PrefillParams {
     softcap: f32,
 }
 
+/// Of a merge that leaves what rows pay to chunks.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MeasuredMergeParams {
+    merge: MergeParams,
+    records_at: u32,
+    kv_heads: u32,
+    every: u32,
+    mass_heads: u32,
+    mass_stride: u32,
+}
+
+/// Of a prefill that does.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MeasuredPrefillParams {
+    prefill: PrefillParams,
+    every: u32,
+    mass_heads: u32,
+    mass_at: u32,
+    mass_stride: u32,
+    mass_chunks: u32,
+}
+
 impl Variant {
+    const fn mass(self) -> Mass {
+        match self {
+            Self::Decode(.., mass) | Self::Merge(_, mass) | Self::Prefill(.., mass) => mass,
+        }
+    }
+
     pub(crate) fn template(self) -> Template {
         use Access::{Read, Write};
         // Numbers in f32 have no use for halves; scales of codes have.
-        let half = match self {
-            Self::Decode(PageElement::F16, _, half, _) | Self::Prefill(PageElement::F16, _, half, _) => half,
-            Self::Decode(_, _, half, Pages::Coded(_)) | Self::Prefill(_, _, half, Pages::Coded(_)) => half,
-            Self::Decode(..) | Self::Merge(_) | Self::Prefill(..) => Half::Integer,
-        };
+        let half =
+            match self {
+                Self::Decode(PageElement::F16, _, half, ..)
+                | Self::Prefill(PageElement::F16, _, half, ..) => half,
+                Self::Decode(_, _, half, Pages::Coded(_), _)
+                | Self::Prefill(_, _, half, Pages::Coded(_), _) => half,
+                Self::Decode(..) | Self::Merge(..) | Self::Prefill(..) => Half::Integer,
+            };
         let bindings = |pages: Pages| -> &'static [Access] {
             match pages {
                 Pages::Exact => &[Read, Read, Read, Write],
@@ -98,17 +140,23 @@ impl Variant {
             }
         };
         let (name, tile, pages, bindings, params): (_, _, _, &[Access], _) = match self {
-            Self::Decode(element, tile, _, pages) => {
+            Self::Decode(element, tile, _, pages, _) => {
                 let read = Some((element, pages));
                 ("paged_attention_decode", tile, read, bindings(pages), size_of::<DecodeParams>())
             }
-            Self::Merge(tile) => {
-                let bindings = &[Read, Read, Write];
-                ("paged_attention_merge", tile, None, bindings, size_of::<MergeParams>())
+            Self::Merge(tile, mass) => {
+                let (bindings, params): (&[Access], _) = match mass {
+                    Mass::Ignored => (&[Read, Read, Write], size_of::<MergeParams>()),
+                    Mass::Measured => (&[Read, Read, Write, Write], size_of::<MeasuredMergeParams>()),
+                };
+                ("paged_attention_merge", tile, None, bindings, params)
             }
-            Self::Prefill(element, tile, _, pages) => {
-                let read = Some((element, pages));
-                ("paged_attention_prefill", tile, read, bindings(pages), size_of::<PrefillParams>())
+            Self::Prefill(element, tile, _, pages, mass) => {
+                let params = match mass {
+                    Mass::Ignored => size_of::<PrefillParams>(),
+                    Mass::Measured => size_of::<MeasuredPrefillParams>(),
+                };
+                ("paged_attention_prefill", tile, Some((element, pages)), bindings(pages), params)
             }
         };
         let span = match pages {
@@ -141,6 +189,11 @@ impl Variant {
             ("CHUNK", CHUNK_TOKENS as u32),
         ];
         let mut constants: Vec<(&str, String)> = numbers.map(|(n, v)| (n, v.to_string())).into();
+        let (measures, state) = match self.mass() {
+            Mass::Ignored => (0, format!("2u + {}u", tile.head_dim)),
+            Mass::Measured => (1, format!("2u + {}u + {BLOCK_CHUNKS}u", tile.head_dim)),
+        };
+        constants.extend([("MASS", measures.to_string()), ("STATE", state)]);
         if let Some((element, pages)) = pages {
             let (coded, kinds) = match pages {
                 Pages::Exact => (false, Kinds::default()),
@@ -170,7 +223,12 @@ impl Variant {
         let caps = crate::limits::Caps::lowest();
         let mut all = Vec::new();
         for head_dim in [2, 6, 16, 64, 66, 80, 96, 128, 192, 256] {
-            all.push(Self::Merge(decide::attention_decode(head_dim, 1)));
+            // Sums by chunk do not look at heads, whose sizes are few among those that are measured.
+            let masses: &[Mass] = match head_dim {
+                6 | 64 | 256 => &[Mass::Ignored, Mass::Measured],
+                _ => &[Mass::Ignored],
+            };
+            all.extend(masses.iter().map(|&mass| Self::Merge(decide::attention_decode(head_dim, 1), mass)));
             for (element, half) in [
                 (PageElement::F16, Half::Integer),
                 (PageElement::F16, Half::Native),
@@ -183,10 +241,13 @@ impl Variant {
                     for heads in [1, 2, 4] {
                         let alone = decide::attention_decode(head_dim, heads);
                         let shared = decide::attention_shared(caps, head_dim, heads);
-                        all.extend([alone, shared].map(|tile| Self::Decode(element, tile, half, pages)));
+                        for &mass in masses {
+                            let decode = |tile| Self::Decode(element, tile, half, pages, mass);
+                            all.extend([alone, shared].map(decode));
+                        }
                     }
                     let prefill = decide::attention_prefill(caps, head_dim);
-                    all.push(Self::Prefill(element, prefill, half, pages));
+                    all.extend(masses.iter().map(|&mass| Self::Prefill(element, prefill, half, pages, mass)));
                 }
             }
         }
@@ -227,6 +288,8 @@ pub(crate) fn record(
     let rows = plan.rows.attention(plan.step, band, tiles, parts, tables).clone();
     let window = shape.window.unwrap_or(u32::MAX);
     let softcap = shape.softcap.unwrap_or(0.0);
+    let measured = Measured::new(plan.step.mass(), layer, shape);
+    let mass = if measured.is_some() { Mass::Measured } else { Mass::Ignored };
     let places = |target: &wgpu::Buffer, pages: Pages| {
         let stripe = Place::Buffer(stripe.clone());
         let mut places = vec![
@@ -246,7 +309,8 @@ pub(crate) fn record(
     };
 
     if rows.merges.count > 0 {
-        let state = 2 + u64::from(shape.head_dim);
+        let sums = if measured.is_some() { BLOCK_CHUNKS } else { 0 };
+        let state = u64::from(2 + shape.head_dim + sums);
         let states = u64::from(rows.states) * u64::from(shape.heads);
         let partials = recorder.scratch.take(recorder.gpu, states * state * size_of::<f32>() as u64)?;
         let numbers = |blocks: &[BlockRead], tile| {
@@ -274,7 +338,7 @@ pub(crate) fn record(
                 softcap,
             };
             let workgroups = u64::from(items.count) * u64::from(params.kv_heads) * u64::from(params.vectors);
-            let kernel = Kernel::PagedAttention(Variant::Decode(element, tile, half, pages));
+            let kernel = Kernel::PagedAttention(Variant::Decode(element, tile, half, pages, mass));
             let loads = Loads {
                 pages: bytes * u64::from(params.vectors),
                 activations: workgroups * cost::queries(tile),
@@ -291,23 +355,50 @@ pub(crate) fn record(
             out_stride: word(out.stride),
             out_columns: word(out.columns()),
         };
-        let merge = Kernel::PagedAttention(Variant::Merge(decide::attention_decode(shape.head_dim, 1)));
-        let merge_places =
+        let tile = decide::attention_decode(shape.head_dim, 1);
+        let merge = Kernel::PagedAttention(Variant::Merge(tile, mass));
+        let mut merge_places =
             vec![Place::Buffer(partials.clone()), Place::Tables, Place::Buffer(out.buffer.clone())];
         let workgroups = u64::from(rows.merges.count) * u64::from(shape.heads);
-        let tile = decide::attention_decode(shape.head_dim, 1);
         let activations = u64::from(shape.heads) * cost::merge(tile, rows.states);
-        let loads = Loads { activations, ..Loads::default() };
-        recorder.dispatch(merge, &params, merge_places, workgroups, loads)?;
+        let mut loads = Loads { activations, ..Loads::default() };
+        match &measured {
+            None => recorder.dispatch(merge, &params, merge_places, workgroups, loads)?,
+            Some(measured) => {
+                let stride = attention_mass::most_blocks(plan.step, RowKind::Generated) * BLOCK_CHUNKS;
+                let values = u64::from(rows.merges.count) * u64::from(measured.heads * stride);
+                let buffer = recorder.scratch.take(recorder.gpu, values * size_of::<f32>() as u64)?;
+                merge_places.push(Place::Buffer(buffer.clone()));
+                let params = MeasuredMergeParams {
+                    merge: params,
+                    records_at,
+                    kv_heads: shape.kv_heads,
+                    every: measured.every,
+                    mass_heads: measured.heads,
+                    mass_stride: stride,
+                };
+                loads.activations += u64::from(measured.heads) * cost::masses(rows.states);
+                recorder.dispatch(merge, &params, merge_places, workgroups, loads)?;
+                let left = Left { buffer: &buffer, at: 0, stride, list: rows.merges, words: 3, tile: 1 };
+                plan.paid.add(plan.step, recorder, records_at, measured, &left)?;
+                recorder.scratch.give(&buffer);
+            }
+        }
         recorder.scratch.give(&partials);
     }
 
     let blocks = rows.tile_blocks.iter().flatten();
     let numbers = blocks.map(|block| block.pages(prefill, element)).sum::<u64>() * u64::from(shape.heads);
     let codes = rows.coded.tile_pages * u64::from(heads_per_kv);
+    let aside = match measured {
+        Some(measured) if rows.tiles.count + rows.coded.tiles.count > 0 => {
+            Some(Aside::new(plan.step, recorder, &out, measured, prefill.queries())?)
+        }
+        _ => None,
+    };
     for (tiles, pages, bytes) in [(rows.tiles, Pages::Exact, numbers), (rows.coded.tiles, coded_pages, codes)]
     {
-        let params = PrefillParams {
+        let params_of = |tiles: List, out_at: usize, out_stride: usize| PrefillParams {
             tiles: tiles.count,
             tiles_at: tiles.at,
             records_at,
@@ -316,18 +407,45 @@ pub(crate) fn record(
             kv_heads: shape.kv_heads,
             q_at: word(q.at),
             q_stride: word(q.stride),
-            out_at: word(out.at),
-            out_stride: word(out.stride),
+            out_at: word(out_at),
+            out_stride: word(out_stride),
             out_columns: word(out.columns()),
             window,
             scale: shape.scale,
             softcap,
         };
-        let kernel = Kernel::PagedAttention(Variant::Prefill(element, prefill, half, pages));
-        let workgroups = u64::from(tiles.count) * u64::from(shape.heads);
-        let activations = workgroups * cost::queries(prefill);
-        let loads = Loads { pages: bytes, activations, ..Loads::default() };
-        recorder.dispatch(kernel, &params, places(&out.buffer, pages), workgroups, loads)?;
+        let kernel = Kernel::PagedAttention(Variant::Prefill(element, prefill, half, pages, mass));
+        let workgroups = |tiles: List| u64::from(tiles.count) * u64::from(shape.heads);
+        let Some(aside) = &aside else {
+            let params = params_of(tiles, out.at, out.stride);
+            let activations = workgroups(tiles) * cost::queries(prefill);
+            let loads = Loads { pages: bytes, activations, ..Loads::default() };
+            recorder.dispatch(kernel, &params, places(&out.buffer, pages), workgroups(tiles), loads)?;
+            continue;
+        };
+        for part in aside.parts(tiles) {
+            let params = MeasuredPrefillParams {
+                prefill: params_of(part.list, 0, out.columns()),
+                every: aside.measured.every,
+                mass_heads: aside.measured.heads,
+                mass_at: aside.mass_at,
+                mass_stride: aside.stride,
+                mass_chunks: aside.chunks,
+            };
+            let activations = workgroups(part.list) * cost::queries(prefill)
+                + aside.loads(plan.step, &recorder.recording.tables, part.list);
+            let loads = Loads { pages: part.of(bytes), activations, ..Loads::default() };
+            let places = places(&aside.buffer, pages);
+            recorder.dispatch(kernel, &params, places, workgroups(part.list), loads)?;
+            plan.paid.add(plan.step, recorder, records_at, &aside.measured, &aside.left(part.list))?;
+        }
+        aside.copy_results(recorder, &out, tiles);
+    }
+    if let Some(aside) = aside {
+        recorder.scratch.give(&aside.buffer);
+    }
+    if measured.is_some() {
+        plan.paid.end_layer();
     }
     Ok(())
 }
@@ -343,5 +461,9 @@ mod tests {
         assert_eq!((size_of::<DecodeParams>(), offset_of!(DecodeParams, softcap)), (48, 44));
         assert_eq!((size_of::<MergeParams>(), offset_of!(MergeParams, out_columns)), (24, 20));
         assert_eq!((size_of::<PrefillParams>(), offset_of!(PrefillParams, softcap)), (56, 52));
+        let offset = offset_of!(MeasuredMergeParams, mass_stride);
+        assert_eq!((size_of::<MeasuredMergeParams>(), offset), (44, 40));
+        let offset = offset_of!(MeasuredPrefillParams, mass_chunks);
+        assert_eq!((size_of::<MeasuredPrefillParams>(), offset), (76, 72));
     }
 }

@@ -8,6 +8,8 @@ macro_rules! files {
 
 /// Every file, by its path below `shaders/`.
 pub(crate) const FILES: &[(&str, &str)] = files![
+    "attention_mass_heads.wgsl",
+    "attention_mass_rows.wgsl",
     "embed.wgsl",
     "kv_append.wgsl",
     "kv_append_roped.wgsl",
@@ -37,6 +39,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/activation_gelu_tanh.wgsl",
     "lib/activation_silu.wgsl",
     "lib/attention_block.wgsl",
+    "lib/attention_mass.wgsl",
     "lib/attention_store.wgsl",
     "lib/bound.wgsl",
     "lib/coded_quad.wgsl",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use interleaf_contract::{BackendError, Bands, Op, ProjectionId, Step, StepOutput, Tensor};
 
+use crate::attention_mass::{Masses, Paid};
 use crate::chain::Chosen;
 use crate::command::{Place, Recorder, word};
 use crate::constants::Constants;
@@ -26,6 +27,8 @@ pub(crate) struct Plan<'a> {
     pub factors: &'a Factors,
     pub tensors: Tensors<'a>,
     pub rows: RowTables,
+    /// What rows pay to chunks, where that is measured.
+    pub paid: Paid,
     held: Held<'a>,
     bands: Bands,
     /// Where the directory of each band is, by its first layer.
@@ -67,6 +70,7 @@ pub(crate) struct Probe {
 pub(crate) struct Results {
     probes: Vec<Probe>,
     choices: Vec<Choices>,
+    mass: Option<Masses>,
     /// The tokens of the last choice, on the device.
     chosen: Option<wgpu::Buffer>,
 }
@@ -82,7 +86,7 @@ impl Results {
         StepOutput {
             tokens: self.choices.iter().flat_map(|choices| choices.tokens(read_back)).collect(),
             probes: self.probes.iter().map(|probe| probe.values(read_back)).collect(),
-            mass: Vec::new(),
+            mass: self.mass.as_ref().map_or_else(Vec::new, |mass| mass.values(read_back)),
         }
     }
 }
@@ -97,19 +101,16 @@ impl<'a> Plan<'a> {
         held: Held<'a>,
         recorder: &mut Recorder<'_>,
     ) -> Result<Results, BackendError> {
-        if step.mass().is_some() {
-            return Err(error::unsupported("attention_mass"));
-        }
         let head_dim = held.pool.map_or(0, |pool| word(pool.geometry.head_dim));
         let together = |projections: &[(ProjectionId, Tensor)]| {
             weights.are_together(projections.iter().map(|(id, _)| *id))
         };
         let works = fuse(step.ops(), head_dim, together);
         let tensors = Tensors::new(step, &works, together);
-        let rows = RowTables::default();
+        let (rows, paid) = (RowTables::default(), Paid::default());
         let bands = Bands::of(&step.batch().sequences);
         let (directories, coded) = (Vec::new(), Vec::new());
-        let mut plan = Self { step, weights, factors, tensors, rows, held, bands, directories, coded };
+        let mut plan = Self { step, weights, factors, tensors, rows, paid, held, bands, directories, coded };
         let mut results = Results::default();
         let mut done = 0;
         for (work, used) in &works {
@@ -117,6 +118,7 @@ impl<'a> Plan<'a> {
             done += used;
             plan.tensors.release(recorder, done - 1);
         }
+        results.mass = plan.paid.finish(step, &mut plan.rows, recorder)?;
         Ok(results)
     }
 
@@ -274,13 +276,13 @@ impl<'a> Plan<'a> {
 
 /// Where a stretch of a tensor is, in bytes: in its buffer, and with its rows packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
-    place: u64,
-    packed: u64,
+pub(crate) struct Stretch {
+    pub place: u64,
+    pub packed: u64,
 }
 
 /// The whole tensor where it has its rows to itself, else row by row.
-fn stretches(placed: &Placed) -> impl Iterator<Item = (Stretch, u64)> {
+pub(crate) fn stretches(placed: &Placed) -> impl Iterator<Item = (Stretch, u64)> {
     let size = size_of::<f32>();
     let (at, stride, columns) = (placed.at * size, placed.stride * size, placed.columns() * size);
     let (count, length) = if stride == columns { (1, placed.rows * columns) } else { (placed.rows, columns) };

@@ -122,6 +122,13 @@ fn prompt(tokens: usize, queries: usize) -> SequenceSpec {
     SequenceSpec { tokens, queries, kind: RowKind::Prompt }
 }
 
+/// Those that are held to the reference.
+fn backends() -> Vec<Boxed> {
+    let mut backends = backends::cpu_tiers(2, Numerics::ActF32);
+    backends.extend(backends::gpu());
+    backends
+}
+
 fn sample(layers: &[u32], every: u32) -> MassSample {
     MassSample { layers: layers.into(), every }
 }
@@ -224,7 +231,7 @@ fn assert_alike(label: &str, layers: &Layers, expected: &[Vec<f32>], found: &[Ve
 
 #[test]
 fn backends_measure_what_the_reference_does() {
-    let backends = &mut backends::cpu_tiers(2, Numerics::ActF32);
+    let backends = &mut backends();
     let mut reference = backends::reference(Numerics::ActF32);
     let sequences = vec![prompt(290, 40), generated(620), prompt(20, 20), generated(1), prompt(600, 3)];
     for (heads, kv_heads, head_dim, window, softcap) in
@@ -251,7 +258,7 @@ fn backends_measure_what_the_reference_does() {
 /// Generated rows that read the same pages together, at other positions, and a prompt's rows over them.
 #[test]
 fn sequences_that_share_pages_get_what_their_own_rows_pay() {
-    let backends = &mut backends::cpu_tiers(2, Numerics::ActF32);
+    let backends = &mut backends();
     let case = AttentionCase {
         heads: 4,
         kv_heads: 2,
@@ -288,7 +295,7 @@ fn sequences_that_share_pages_get_what_their_own_rows_pay() {
 /// Differences from anchors that rows share, and values of coefficients, which are gathered before they are expanded.
 #[test]
 fn coded_pages() {
-    let backends = &mut backends::cpu_tiers(2, Numerics::ActF32);
+    let backends = &mut backends();
     let low_rank =
         PageCodec::LowRank { rank: 16, coefficients: Coefficients::Codes(Bits::Four), keeps_first: true };
     for (seed, values) in [(50, PageCodec::Delta(Bits::Four)), (51, low_rank)] {
@@ -335,7 +342,7 @@ fn pieces_of_a_prompt_add_up() {
     };
     let (data, cols) = (case.data(), 128);
     let sample = sample(&[0, 1], 1);
-    for backend in &mut backends::cpu_tiers(2, Numerics::ActF32) {
+    for backend in &mut backends() {
         let layers = Layers::write(&case, case.shape(), &data, backend);
         let whole = layers.run(&[0, 1], backend, Some(&sample)).mass;
         let mut sum = vec![0.0; whole[0].len()];
@@ -348,6 +355,28 @@ fn pieces_of_a_prompt_add_up() {
         }
         assert_alike(&label(&**backend), &layers, &whole, &[sum]);
     }
+}
+
+/// Many rows on a device with little room, which takes them in parts.
+#[test]
+fn more_rows_than_a_buffer_has_room_for() {
+    let case = AttentionCase {
+        heads: 8,
+        kv_heads: 2,
+        head_dim: 32,
+        element: PageElement::F16,
+        sequences: vec![prompt(600, 600), prompt(100, 40)],
+        seed: 9,
+    };
+    // The lowest tier comes last.
+    let Some(mut gpu) = backends::gpu_variants_within(Some(1 << 20)).pop() else { return };
+    let (data, sample) = (case.data(), sample(&[0, 1], 1));
+    let mut reference = backends::reference(Numerics::ActF32);
+    let layers = Layers::write(&case, case.shape(), &data, &mut reference);
+    let expected = layers.run(&[0, 1], &mut reference, Some(&sample)).mass;
+    let layers = Layers::write(&case, case.shape(), &data, &mut gpu);
+    let found = layers.measure(&[0, 1], &mut gpu, &sample);
+    assert_alike(&label(&*gpu), &layers, &expected, &found);
 }
 
 #[test]
