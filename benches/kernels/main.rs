@@ -1,7 +1,9 @@
 //! Kernel benches, by stem.
 
+mod attention_mass;
 mod coded_attention;
 mod lora_matmul;
+mod model;
 mod paged_attention;
 mod rig;
 mod sample;
@@ -11,6 +13,7 @@ criterion::criterion_main!(
     lora_matmul::benches,
     paged_attention::benches,
     coded_attention::benches,
+    attention_mass::benches,
     sample::benches,
     step_overhead::benches
 );
