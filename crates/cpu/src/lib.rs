@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "a tier's instructions, memory that workers write in parts, huge pages")]
 
 mod activations;
+mod add;
 mod attention_mass;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -23,6 +24,7 @@ mod cores;
 mod embed;
 mod isa;
 mod kv_append;
+mod kv_read;
 mod lines;
 mod lora_matmul;
 mod math;

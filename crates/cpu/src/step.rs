@@ -1,6 +1,7 @@
 //! A step as the workers walk it: every handle resolved, every buffer in place, one operation after another.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use interleaf_contract::host::{HostSite, Pool, Resident};
@@ -16,7 +17,7 @@ use crate::lora_matmul::{LoraMatmul, Projection, Scratch};
 use crate::packed::{Packed, Panels};
 use crate::paged_attention::{self, PagedAttention};
 use crate::region::{Shared, Worker};
-use crate::{embed, kv_append, rms_norm, rope, sample, softcap, swiglu};
+use crate::{add, embed, kv_append, kv_read, rms_norm, rope, sample, softcap, swiglu};
 
 /// What is kept from step to step.
 #[derive(Debug, Default)]
@@ -67,6 +68,16 @@ enum Work<'a> {
         k: Shared<'a, f32>,
         v: Shared<'a, f32>,
     },
+    KvRead {
+        layer: u32,
+        table: Option<&'a RopeTable>,
+        out: Columns<'a>,
+    },
+    Add {
+        x: Shared<'a, f32>,
+        rows: usize,
+        from: Columns<'a>,
+    },
     Attention(PagedAttention<'a>),
     SwiGlu {
         activation: Activation,
@@ -95,6 +106,22 @@ impl<'a> Work<'a> {
             Self::Matmul(layer) => Some(layer),
             _ => None,
         }
+    }
+}
+
+/// Columns of a tensor that is wider.
+struct Columns<'a> {
+    of: Shared<'a, f32>,
+    cols: usize,
+    at: usize,
+    width: usize,
+}
+
+impl Columns<'_> {
+    /// Those of a row, as a range of all values.
+    fn row(&self, row: usize) -> Range<usize> {
+        let first = row * self.cols + self.at;
+        first..first + self.width
     }
 }
 
@@ -139,6 +166,12 @@ impl<'a> Plan<'a> {
         let mut sites = sites.into_iter();
         let tensors = buffers.activations.fit(step)?;
         let tensor = |t: &Tensor| tensors[t.index as usize];
+        let columns = |t: &Tensor, at: u32, width| Columns {
+            of: tensor(t),
+            cols: t.cols as usize,
+            at: at as usize,
+            width,
+        };
         let scratch = Scratch {
             packed: buffers.packed.fit(sizes.values)?,
             codes: buffers.codes.fit(sizes.values)?,
@@ -193,6 +226,16 @@ impl<'a> Plan<'a> {
                     table: resident.rope(*table)?,
                 },
                 Op::KvAppend { layer, k, v } => Work::KvAppend { layer: *layer, k: tensor(k), v: tensor(v) },
+                Op::KvRead { layer, rope, out, at } => Work::KvRead {
+                    layer: *layer,
+                    table: rope.map(|table| resident.rope(table)).transpose()?,
+                    out: columns(out, *at, 2 * pool.geometry().kv_heads * pool.geometry().head_dim),
+                },
+                Op::Add { x, from, at } => Work::Add {
+                    x: tensor(x),
+                    rows: step.row_count(x.rows),
+                    from: columns(from, *at, x.cols as usize),
+                },
                 Op::PagedAttention { layer, shape, q, out } => {
                     let attention = PagedAttention::new(
                         batch,
@@ -271,16 +314,10 @@ impl<'a> Plan<'a> {
             Work::Norm(norm) => return self.norm::<I>(norm, worker),
             Work::Matmul(layer) => return layer.run::<I>(later.iter().find_map(Work::as_matmul), worker),
             Work::Rope { x, cols, rows, head_dim, table } => {
-                let half = table.rotary_dim / 2;
                 let positions: Vec<usize> = self.step.rows(*rows).map(|r| r.position as usize).collect();
                 for i in worker.range(positions.len()) {
-                    let angles = positions[i] * half..(positions[i] + 1) * half;
-                    I::enter(rope::Rope {
-                        row: x.part_mut(i * cols..(i + 1) * cols),
-                        head_dim: *head_dim,
-                        cos: &table.cos[angles.clone()],
-                        sin: &table.sin[angles],
-                    });
+                    let row = x.part_mut(i * cols..(i + 1) * cols);
+                    I::enter(rope::Rope::new(row, *head_dim, table, positions[i], 1.0));
                 }
                 // Another one has the same rows for each worker.
                 if matches!(later.first(), Some(Work::Rope { .. })) {
@@ -293,6 +330,22 @@ impl<'a> Plan<'a> {
                     let appended = kv_append::kv_append(batch, *layer, k.all(), v.all(), &mut pool);
                     // The step was checked: every entry is in the pool. What panics here ends the step with an error.
                     assert!(appended.is_ok(), "{appended:?}");
+                }
+            }
+            Work::KvRead { layer, table, out } => {
+                let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner);
+                for i in worker.range(batch.rows.len()) {
+                    let values = out.of.part_mut(out.row(i));
+                    match kv_read::KvRead::new(batch, *layer, &batch.rows[i], *table, &pool, values) {
+                        Ok(kernel) => I::enter(kernel),
+                        Err(outside) => unreachable!("the step was checked: {outside}"),
+                    }
+                }
+            }
+            Work::Add { x, rows, from } => {
+                for i in worker.range(*rows) {
+                    let x = x.part_mut(i * from.width..(i + 1) * from.width);
+                    I::enter(add::Add { x, delta: from.of.part(from.row(i)) });
                 }
             }
             Work::Attention(layer) => {
@@ -340,7 +393,7 @@ impl<'a> Plan<'a> {
         let values = mine.start * cols..mine.end * cols;
         if let Some(delta) = norm.add {
             let x = norm.x.part_mut(values.clone());
-            I::enter(rms_norm::Add { x, delta: delta.part(values.clone()) });
+            I::enter(add::Add { x, delta: delta.part(values.clone()) });
         }
         let form = |x: *const f32, out: *mut f32, n| rms_norm::RmsNorm {
             x,

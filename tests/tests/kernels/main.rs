@@ -1,5 +1,6 @@
 //! Every kernel of every backend against the reference, by stem.
 
+mod add;
 mod attention_mass;
 mod chained;
 mod coded_attention;
@@ -9,6 +10,7 @@ mod embed;
 mod fused;
 mod in_flight;
 mod kv_append;
+mod kv_read;
 mod lora_matmul;
 mod page_codec;
 mod page_copy;

@@ -2,9 +2,9 @@
 //! refused step does nothing and the backend goes on.
 
 use interleaf_contract::{
-    Adapter, AdapterId, BackendError, Batch, Bytes, ContractError, Dtype, LoraSite, MatrixId, Op, PageData,
-    PageElement, PageHalf, PageTable, PageTicket, PoolGeometry, Projection, RopeTable, Row, RowKind, RowSet,
-    Sequence, Step, Ticket,
+    Adapter, AdapterId, BackendError, Batch, Bits, Bytes, ChunkEntry, ContractError, Dtype, LoraSite,
+    MatrixId, Op, PageCodec, PageData, PageElement, PageEntry, PageHalf, PageTable, PageTicket, PoolGeometry,
+    Projection, RopeId, RopeTable, Row, RowKind, RowSet, Sequence, Step, Ticket,
 };
 use interleaf_tests::backends::{self, label};
 use interleaf_tests::data::{Random, matrix};
@@ -199,6 +199,74 @@ fn results_that_alias_inputs_are_refused() {
             let (gate, out) = (step.tensor(RowSet::All, 8), step.tensor(RowSet::All, 8));
             Op::SwiGlu { activation: interleaf_contract::Activation::Silu, gate, up: gate, out }
         });
+        refuses(&mut backend, |step| {
+            let x = step.tensor(RowSet::All, 8);
+            Op::Add { x, from: x, at: 0 }
+        });
+    }
+}
+
+#[test]
+fn columns_that_a_tensor_does_not_have_are_not_added() {
+    for mut backend in all() {
+        for (cols, from_cols, at) in [(8, 12, 5), (8, 7, 0), (8, 12, u32::MAX), (0, 12, 0)] {
+            refuses(&mut backend, |step| {
+                let [x, from] = [cols, from_cols].map(|cols| step.tensor(RowSet::All, cols));
+                Op::Add { x, from, at }
+            });
+        }
+        refuses(&mut backend, |step| {
+            let (x, from) = (step.tensor(RowSet::All, 8), step.tensor(RowSet::Outputs, 8));
+            Op::Add { x, from, at: 0 }
+        });
+    }
+}
+
+#[test]
+fn keys_and_values_that_cannot_be_read_back_are_refused() {
+    for mut backend in all() {
+        refuses(&mut backend, |step| {
+            let out = step.tensor(RowSet::All, 0);
+            Op::KvRead { layer: 0, rope: None, out, at: 0 }
+        });
+        let pool = PoolGeometry { layers: 1, kv_heads: 1, head_dim: 8, slots: 2, element: PageElement::F32 };
+        backend.create_pool(pool).expect("a small pool");
+        let mut rope = |rotary_dim, positions| {
+            let plane = vec![1.0; positions * rotary_dim / 2];
+            backend.create_rope(RopeTable { rotary_dim, positions, cos: plane.clone(), sin: plane })
+        };
+        let [fits, wide, short] = [rope(8, 6), rope(10, 6), rope(8, 5)].map(|rope| rope.expect("a table"));
+        let exact = pool.slot(1);
+        let eight = PageEntry::alone(PageCodec::Quantised(Bits::Eight), exact.v.at);
+        let mut read = |entry, layer, rope, rows, cols, at| {
+            let mut pages = PageTable::default();
+            pages.push(1, |_| entry);
+            let row = Row { token: 0, position: 5, sequence: 0, adapter: -1, kind: RowKind::Prompt };
+            let batch = Batch { rows: vec![row], sequences: vec![Sequence { pages }], ..Batch::default() };
+            let mut step = Step::new(batch).expect("a batch");
+            let out = step.tensor(rows, cols);
+            step.push(Op::KvRead { layer, rope, out, at });
+            backend.submit(step)
+        };
+        for (rope, rows, cols, at, what) in [
+            (None, RowSet::All, 20, 5, "too few columns"),
+            (None, RowSet::All, 20, u32::MAX, "no columns"),
+            (None, RowSet::Outputs, 20, 4, "other rows"),
+            (Some(wide), RowSet::All, 20, 4, "rotated dimensions past the head"),
+            (Some(short), RowSet::All, 20, 4, "a position past the table"),
+        ] {
+            let refused = read(exact, 0, rope, rows, cols, at);
+            assert!(matches!(refused, Err(BackendError::Contract(_))), "{what}: {refused:?}");
+        }
+        let refused = read(exact, 0, Some(RopeId(3)), RowSet::All, 20, 4);
+        assert!(matches!(refused, Err(BackendError::UnknownHandle { handle: 3, .. })), "{refused:?}");
+        for coded in [ChunkEntry { k: eight, ..exact }, ChunkEntry { v: eight, ..exact }] {
+            let refused = read(coded, 0, None, RowSet::All, 20, 4);
+            assert!(matches!(refused, Err(BackendError::PageCodec { .. })), "{refused:?}");
+        }
+        assert!(read(exact, 1, None, RowSet::All, 20, 4).is_err(), "a layer that the pool does not have");
+        assert!(read(pool.slot(2), 0, None, RowSet::All, 20, 4).is_err(), "a slot outside the pool");
+        read(exact, 0, Some(fits), RowSet::All, 20, 4).expect("the backend goes on");
     }
 }
 

@@ -231,11 +231,14 @@ impl<I: Inventory> Check<'_, I> {
             }
             Op::KvRead { rope, out, at, .. } => {
                 self.shape(*out, RowSet::All, out.cols as usize)?;
-                self.columns(2 * self.pool.kv_heads * self.pool.head_dim, *at, *out)?;
+                let width = self.pool.kv_heads * self.pool.head_dim;
+                positive(self.stem, "columns of a key", width)?;
+                self.columns(2 * width, *at, *out)?;
                 rope.map_or(Ok(()), |table| self.turns(out.rows, self.pool.head_dim, table))
             }
             Op::Add { x, from, at } => {
                 self.tensor(*x)?;
+                positive(self.stem, "columns", x.cols as usize)?;
                 self.shape(*from, x.rows, from.cols as usize)?;
                 self.distinct("what is added", *from, &[*x])?;
                 self.columns(x.cols as usize, *at, *from)

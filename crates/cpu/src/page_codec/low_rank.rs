@@ -269,7 +269,7 @@ pub unsafe fn decode<I: Isa>(
     basis.numbers::<I>(&mut directions).expand::<I>(z, out);
     scratch.directions = directions;
     for (token, row) in out.chunks_exact_mut(page.head_dim).enumerate() {
-        turn::<I>(page, token, row, 1.0, &mut scratch.steps);
+        turn::<I>(page, token, row, 1.0);
     }
     for (value, anchor) in out.iter_mut().zip(anchor) {
         *value += anchor;
@@ -282,15 +282,9 @@ pub unsafe fn decode<I: Isa>(
 
 /// Turns whole heads of a token's keys by their position's angles; by −1 back.
 #[inline(always)]
-unsafe fn turn<I: Isa>(page: &Page<'_>, token: usize, row: &mut [f32], direction: f32, scratch: &mut Floats) {
+unsafe fn turn<I: Isa>(page: &Page<'_>, token: usize, row: &mut [f32], direction: f32) {
     let Some(table) = page.constants.rope.filter(|_| page.half == PageHalf::K) else { return };
-    let half = table.rotary_dim / 2;
-    let angles = (page.position + token) * half..(page.position + token + 1) * half;
-    scratch.resize(half);
-    for (turned, sin) in scratch.iter_mut().zip(&table.sin[angles.clone()]) {
-        *turned = direction * sin;
-    }
-    Rope { row, head_dim: page.head_dim, cos: &table.cos[angles], sin: scratch }.run::<I>();
+    Rope::new(row, page.head_dim, table, page.position + token, direction).run::<I>();
 }
 
 /// Encodes all heads' values over an anchor: the coefficients are `(difference − mean)·directionsᵀ`.
@@ -311,8 +305,7 @@ pub unsafe fn encode<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], ou
         }
     }
     let scales: Vec<f32> = (0..rank).map(|k| page.constants.direction(k, 0).0).collect();
-    let (mut z, mut row, mut sines) =
-        (Vec::with_capacity(CHUNK_TOKENS * rank), vec![0.0; channels], Floats::default());
+    let (mut z, mut row) = (Vec::with_capacity(CHUNK_TOKENS * rank), vec![0.0; channels]);
     for token in 0..CHUNK_TOKENS {
         for (head, row) in row.chunks_exact_mut(dim).enumerate() {
             let place = (head * CHUNK_TOKENS + token) * dim..(head * CHUNK_TOKENS + token + 1) * dim;
@@ -320,7 +313,7 @@ pub unsafe fn encode<I: Isa>(page: &Page<'_>, values: &[f32], anchor: &[f32], ou
                 *d = v - a;
             }
         }
-        turn::<I>(page, token, &mut row, -1.0, &mut sines);
+        turn::<I>(page, token, &mut row, -1.0);
         for (d, m) in row.iter_mut().zip(&mean) {
             *d -= m;
         }

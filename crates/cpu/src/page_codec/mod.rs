@@ -16,7 +16,7 @@ mod upcoming;
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageHalf};
 
-pub use self::exact::encode;
+pub use self::exact::{decode as read, encode};
 pub use self::low_rank::{Basis, coefficients};
 pub use self::mix::Mix;
 pub use self::page::{Page, Pages};
