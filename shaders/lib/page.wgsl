@@ -1,5 +1,6 @@
 // Where a page's elements are. A page of K or V, (kv_head, token, head_dim), lies in its layer's stripe where its entry
-// says. How an element is decoded is in lib/page_<codec>.wgsl and nowhere else.
+// says. How elements are decoded is in lib/page_<codec>.wgsl, and one alone in lib/page_element_<codec>.wgsl, and nowhere
+// else.
 const K_PAGE: u32 = 0u;
 const V_PAGE: u32 = 1u;
 

@@ -346,6 +346,7 @@ mod tests {
         let [x, normed, delta] = [hidden, hidden, hidden].map(&mut all);
         let [q, k, v, mixed] = [q_cols, kv_cols, kv_cols, q_cols].map(&mut all);
         let [gate, up] = [mlp, mlp].map(&mut all);
+        let wide = all(2 * kv_cols + 5);
         let last = step.tensor(RowSet::Outputs, cols(hidden));
         let norm = |x, add, weight, heads, out| Op::RmsNorm { x, add, weight, epsilon: 1e-5, heads, out };
         let matmul = |x, ps: &[ProjectionId], ys: &[_]| Op::LoraMatmul {
@@ -383,6 +384,8 @@ mod tests {
         step.push(Op::Rope { x: q, head_dim, table: rope });
         step.push(Op::KvAppend { layer: 1, k, v });
         step.push(Op::PagedAttention { layer: 1, shape, q, out: mixed });
+        step.push(Op::KvRead { layer: 1, rope: Some(rope), out: wide, at: 3 });
+        step.push(Op::Add { x: v, from: wide, at: 5 });
         step.probe(last);
         step.probe(q);
         if let Some(every) = layer.measured {

@@ -182,6 +182,9 @@ pub(crate) fn uses(op: &Op) -> (Vec<Tensor>, Vec<Tensor>) {
         Op::LoraMatmul { x, projections } => (vec![*x], projections.iter().map(|(_, y)| *y).collect()),
         Op::Rope { x, .. } | Op::Softcap { x, .. } | Op::Probe { x } => (vec![*x], vec![]),
         Op::KvAppend { k, v, .. } => (vec![*k, *v], vec![]),
+        // Columns around those that it writes stay, so what was there is still wanted.
+        Op::KvRead { out, .. } => (vec![*out], vec![]),
+        Op::Add { x, from, .. } => (vec![*x, *from], vec![]),
         Op::PagedAttention { q, out, .. } => (vec![*q], vec![*out]),
         Op::SwiGlu { gate, up, out, .. } => (vec![*gate, *up], vec![*out]),
         Op::Sample { logits } => (vec![*logits], vec![]),
@@ -279,5 +282,27 @@ mod tests {
         assert_eq!(counts(&appended(Op::Probe { x })), [3, 1]);
         assert_eq!(counts(&appended(Op::Probe { x: g })), [1, 1, 1, 1]);
         assert_eq!(counts(&[Op::KvAppend { layer: 0, k: g, v: u }]), [1]);
+    }
+
+    #[test]
+    fn reading_and_adding_keep_their_place_and_what_they_grow() {
+        let [x, g, u, d] = [0, 1, 2, 3].map(|i| t(i, 8));
+        let read = |out| Op::KvRead { layer: 0, rope: None, out, at: 0 };
+        let add = |x, from| Op::Add { x, from, at: 0 };
+        // Between what is fused otherwise.
+        assert_eq!(counts(&[rope(x), rope(g), read(d), Op::KvAppend { layer: 0, k: g, v: u }]), [1; 4]);
+        assert_eq!(counts(&[norm(x, None, 1, g), add(g, d), matmul(g, &[u])]), [1; 3]);
+        // Behind it: both read what they write, and keep it alive.
+        let appended = |then| [rope(x), rope(g), Op::KvAppend { layer: 0, k: g, v: u }, then];
+        assert_eq!(counts(&appended(read(d))), [3, 1]);
+        for then in [read(g), add(g, d), add(d, g)] {
+            assert_eq!(counts(&appended(then)), [1; 4]);
+        }
+        let sum = |then| [norm(x, Some(d), 1, g), then];
+        for (then, keeps_sum) in [(add(x, d), true), (add(d, g), false)] {
+            let ops = sum(then);
+            let Work::Norm(norm) = fuse(&ops, 8, |_| true)[0].0 else { panic!("a norm") };
+            assert_eq!(norm.keeps_sum, keeps_sum);
+        }
     }
 }

@@ -12,12 +12,14 @@ use naga::{
 use crate::cost::Loads;
 
 /// Kernels that can be told apart.
-const KERNELS: [&str; 16] = [
+const KERNELS: [&str; 18] = [
+    "add",
     "attention_mass_heads",
     "attention_mass_rows",
     "embed",
     "kv_append",
     "kv_append_roped",
+    "kv_read",
     "lora_matmul_decode",
     "lora_matmul_prefill",
     "lora_matmul_shrink",

@@ -12,8 +12,8 @@ use crate::options::GpuFailure;
 use crate::shader::{ComposeError, compose};
 use crate::sources::FILES;
 use crate::{
-    attention_mass, embed, error, kv_append, lora_matmul, page_codec, paged_attention, quantise, rms_norm,
-    roofline, rope, sample, softcap, swiglu,
+    add, attention_mass, embed, error, kv_append, kv_read, lora_matmul, page_codec, paged_attention,
+    quantise, rms_norm, roofline, rope, sample, softcap, swiglu,
 };
 
 /// One pipeline. Small and hashable: the key of the cache.
@@ -25,6 +25,8 @@ pub(crate) enum Kernel {
     LoraMatmul(lora_matmul::Variant),
     Rope(rope::Variant),
     KvAppend(kv_append::Variant),
+    KvRead(kv_read::Variant),
+    Add(add::Variant),
     PageCodec(page_codec::Variant),
     PagedAttention(paged_attention::Variant),
     Quantise(quantise::Variant),
@@ -88,6 +90,8 @@ impl Kernel {
             Self::LoraMatmul(variant) => variant.template(),
             Self::Rope(variant) => variant.template(),
             Self::KvAppend(variant) => variant.template(),
+            Self::KvRead(variant) => variant.template(),
+            Self::Add(variant) => variant.template(),
             Self::PageCodec(variant) => variant.template(),
             Self::PagedAttention(variant) => variant.template(),
             Self::Quantise(variant) => variant.template(),
@@ -245,6 +249,8 @@ mod tests {
         all.extend(lora_matmul::Variant::all().into_iter().map(Kernel::LoraMatmul));
         all.extend(rope::Variant::all().into_iter().map(Kernel::Rope));
         all.extend(kv_append::Variant::all().into_iter().map(Kernel::KvAppend));
+        all.extend(kv_read::Variant::all().into_iter().map(Kernel::KvRead));
+        all.extend(add::Variant::all().into_iter().map(Kernel::Add));
         all.extend(page_codec::Variant::all().into_iter().map(Kernel::PageCodec));
         all.extend(paged_attention::Variant::all().into_iter().map(Kernel::PagedAttention));
         all.extend(quantise::Variant::all().into_iter().map(Kernel::Quantise));

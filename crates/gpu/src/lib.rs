@@ -9,6 +9,7 @@
 //! is defined in `kernels-ref`, not here.
 
 mod adapters;
+mod add;
 mod attention_mass;
 mod backend;
 mod buffers;
@@ -29,6 +30,7 @@ mod fuse;
 mod instrument;
 mod kernel;
 mod kv_append;
+mod kv_read;
 mod limits;
 mod lora_matmul;
 mod options;

@@ -8,11 +8,13 @@ macro_rules! files {
 
 /// Every file, by its path below `shaders/`.
 pub(crate) const FILES: &[(&str, &str)] = files![
+    "add.wgsl",
     "attention_mass_heads.wgsl",
     "attention_mass_rows.wgsl",
     "embed.wgsl",
     "kv_append.wgsl",
     "kv_append_roped.wgsl",
+    "kv_read.wgsl",
     "lora_matmul_decode.wgsl",
     "lora_matmul_prefill.wgsl",
     "lora_matmul_shrink.wgsl",
@@ -69,6 +71,8 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "lib/page_coded_f32.wgsl",
     "lib/page_codec.wgsl",
     "lib/page_constants.wgsl",
+    "lib/page_element_f16.wgsl",
+    "lib/page_element_f32.wgsl",
     "lib/page_encode_f16.wgsl",
     "lib/page_encode_f32.wgsl",
     "lib/page_f16.wgsl",

@@ -17,7 +17,10 @@ use crate::rows::RowTables;
 use crate::sample::Choices;
 use crate::tensors::{Placed, Tensors};
 use crate::weights::Weights;
-use crate::{embed, error, kv_append, lora_matmul, paged_attention, rms_norm, rope, sample, softcap, swiglu};
+use crate::{
+    add, embed, error, kv_append, kv_read, lora_matmul, paged_attention, rms_norm, rope, sample, softcap,
+    swiglu,
+};
 
 /// What operations are recorded against.
 #[derive(Debug)]
@@ -162,6 +165,8 @@ impl<'a> Plan<'a> {
             }
             Op::Rope { x, head_dim, table } => rope::record(self, recorder, *x, *head_dim, *table)?,
             Op::KvAppend { layer, k, v } => kv_append::record(self, recorder, *layer, *k, *v)?,
+            &Op::KvRead { layer, rope, out, at } => kv_read::record(self, recorder, layer, rope, out, at)?,
+            &Op::Add { x, from, at } => add::record(self, recorder, x, from, at)?,
             Op::PagedAttention { layer, shape, q, out } => {
                 paged_attention::record(self, recorder, *layer, shape, *q, *out)?;
             }
