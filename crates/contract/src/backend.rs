@@ -102,6 +102,18 @@ pub trait Backend: Send {
     /// If a handle is unknown or the bias does not have one value per output.
     fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError>;
 
+    /// Forgets projections, and their matrices and biases as far as no other projection uses them. One that operations
+    /// use by its own handle (an embedding that is also the head, a norm's weight that is also a bias) goes with its last
+    /// projection all the same. What steps under way read stays until they have run. No handle is given again: those that
+    /// were dropped are unknown.
+    ///
+    /// [`MemoryReport::base`] falls by a piece of memory once nothing is left in it: on a device, matrices that were
+    /// created together may lie in one. All vectors do there, and that piece stays: the next ones take the places.
+    ///
+    /// # Errors
+    /// If a handle is unknown, or a resident adapter attaches to a projection. Nothing is forgotten then.
+    fn drop_projections(&mut self, projections: &[ProjectionId]) -> Result<(), BackendError>;
+
     /// Makes rotary factors resident.
     ///
     /// # Errors

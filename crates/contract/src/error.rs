@@ -60,6 +60,14 @@ pub enum ContractError {
         /// Its element type.
         dtype: Dtype,
     },
+    /// A projection is to be dropped where an adapter attaches.
+    #[error("projection {projection} cannot be dropped: adapter {adapter} attaches to it")]
+    Adapted {
+        /// The projection's handle.
+        projection: u32,
+        /// The adapter's.
+        adapter: u32,
+    },
     /// A batch or step names something that is not there.
     #[error("{what} {index} is out of range: there are {len}")]
     OutOfRange {

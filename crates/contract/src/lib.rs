@@ -21,6 +21,7 @@ mod page;
 mod page_move;
 mod page_table;
 mod peaks;
+mod projections;
 mod sampling;
 mod step;
 mod waiter;
@@ -42,6 +43,7 @@ pub use page::{ATTENTION_SPLIT, CHUNK_TOKENS, PageElement, PoolGeometry};
 pub use page_move::{PageAddress, PageCopy, PageData, PageHalf, PageLoss, PageRecode};
 pub use page_table::{Bands, ChunkEntry, PageEntry, PagePlace, PageTable};
 pub use peaks::DevicePeaks;
+pub use projections::{Projections, Unused};
 pub use sampling::Sampler;
 pub use step::{
     Activation, AttentionShape, MassSample, Op, ProbeId, RowSet, Sampled, Step, StepOutput, Tensor,

@@ -178,6 +178,10 @@ impl check::Inventory for GpuBackend {
         self.weights.projection(id).map(|(matrix, _)| (matrix.rows, matrix.cols))
     }
 
+    fn adapted(&self, id: ProjectionId) -> Option<AdapterId> {
+        self.factors.adapted(id)
+    }
+
     fn rope_shape(&self, id: RopeId) -> Result<(usize, usize), BackendError> {
         self.weights.rope(id).map(|rope| (rope.rotary_dim, rope.positions))
     }
@@ -242,7 +246,14 @@ impl Backend for GpuBackend {
 
     fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
         check::projection(&projection, self)?;
-        self.weights.create_projection(projection)
+        Ok(self.weights.create_projection(projection))
+    }
+
+    fn drop_projections(&mut self, projections: &[ProjectionId]) -> Result<(), BackendError> {
+        check::dropped(projections, self)?;
+        self.weights.drop_projections(projections);
+        self.submitter.forget_bind_groups();
+        Ok(())
     }
 
     fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {

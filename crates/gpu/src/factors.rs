@@ -70,6 +70,12 @@ impl Factors {
         self.resident(adapter).map(|_| ())
     }
 
+    /// The first adapter that attaches to a projection.
+    pub(crate) fn adapted(&self, projection: ProjectionId) -> Option<AdapterId> {
+        let adapters = self.adapters.iter().filter(|(_, held)| held.sites.contains_key(&projection));
+        adapters.map(|(adapter, _)| *adapter).min_by_key(|adapter| adapter.0)
+    }
+
     fn resident(&self, adapter: AdapterId) -> Result<&ResidentAdapter, BackendError> {
         self.adapters.get(&adapter).ok_or_else(|| error::unknown("adapter", adapter.0.into()))
     }

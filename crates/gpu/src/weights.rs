@@ -2,7 +2,7 @@
 //! `factors`.
 
 use interleaf_contract::{
-    BackendError, Dtype, Matrix, MatrixId, Projection, ProjectionId, RopeId, RopeTable, VectorId,
+    BackendError, Dtype, Matrix, MatrixId, Projection, ProjectionId, Projections, RopeId, RopeTable, VectorId,
 };
 
 use crate::buffers::{STORAGE, Uploader, create};
@@ -50,16 +50,21 @@ pub(crate) struct ResidentRope {
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
     pub vectors: Vectors,
-    matrices: Vec<ResidentMatrix>,
-    projections: Vec<Projection>,
+    /// By handle. What was dropped leaves its place empty, so that no handle is given twice.
+    matrices: Vec<Option<ResidentMatrix>>,
+    projections: Projections,
     ropes: Vec<ResidentRope>,
-    bytes: u64,
 }
 
 impl Weights {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes + self.vectors.bytes()
+        let parts = self.matrices.iter().flatten().flat_map(|matrix| &matrix.parts);
+        // Matrices of one buffer, which have consecutive handles, count it once.
+        let mut buffers: Vec<&wgpu::Buffer> = parts.map(|part| &part.buffer).collect();
+        buffers.dedup();
+        buffers.extend(self.ropes.iter().map(|rope| &rope.buffer));
+        buffers.into_iter().map(wgpu::Buffer::size).sum::<u64>() + self.vectors.bytes()
     }
 
     /// Makes matrices resident: side by side in one buffer where one binding reaches all of them, else apart,
@@ -76,21 +81,22 @@ impl Weights {
             _ => matrices.iter().map(|matrix| apart(gpu, matrix)).collect::<Result<_, _>>()?,
         };
         let first = self.matrices.len();
-        self.matrices.extend(created);
-        // Matrices of one buffer count it once.
-        let mut buffers: Vec<&wgpu::Buffer> =
-            self.matrices[first..].iter().flat_map(|m| m.parts.iter().map(|p| &p.buffer)).collect();
-        buffers.dedup();
-        self.bytes += buffers.iter().map(|b| b.size()).sum::<u64>();
+        self.matrices.extend(created.into_iter().map(Some));
         let name = matrices.first().map_or("matrix", Matrix::name);
         (first..self.matrices.len()).map(|at| Ok(MatrixId(next_id(name, at)?))).collect()
     }
 
     /// Keeps a projection that has been checked.
-    pub(crate) fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
-        let id = next_id(&projection.name, self.projections.len())?;
-        self.projections.push(projection);
-        Ok(ProjectionId(id))
+    pub(crate) fn create_projection(&mut self, projection: Projection) -> ProjectionId {
+        self.projections.add(projection)
+    }
+
+    /// Drops projections that have been checked, with what none of the others uses. A buffer goes with the last matrix
+    /// in it, and once no step under way reads it.
+    pub(crate) fn drop_projections(&mut self, ids: &[ProjectionId]) {
+        let unused = self.projections.remove(ids);
+        unused.matrices.iter().for_each(|id| self.matrices[id.0 as usize] = None);
+        unused.vectors.iter().for_each(|id| self.vectors.drop_vector(*id));
     }
 
     /// Makes a rope table resident that has been checked.
@@ -103,14 +109,14 @@ impl Weights {
             uploader.write("rope table", &buffer, at, bytemuck::cast_slice(values))?;
         }
         uploader.finish("rope table")?;
-        self.bytes += buffer.size();
         let RopeTable { rotary_dim, positions, .. } = *table;
         self.ropes.push(ResidentRope { buffer, rotary_dim, positions });
         Ok(RopeId(id))
     }
 
     pub(crate) fn matrix(&self, id: MatrixId) -> Result<&ResidentMatrix, BackendError> {
-        self.matrices.get(id.0 as usize).ok_or_else(|| error::unknown("matrix", id.0.into()))
+        let matrix = self.matrices.get(id.0 as usize).and_then(Option::as_ref);
+        matrix.ok_or_else(|| error::unknown("matrix", id.0.into()))
     }
 
     pub(crate) fn rope(&self, id: RopeId) -> Result<&ResidentRope, BackendError> {
@@ -122,7 +128,7 @@ impl Weights {
         &self,
         id: ProjectionId,
     ) -> Result<(&ResidentMatrix, Option<VectorId>), BackendError> {
-        let found = self.projections.get(id.0 as usize);
+        let found = self.projections.get(id);
         let projection = found.ok_or_else(|| error::unknown("projection", id.0.into()))?;
         Ok((self.matrix(projection.matrix)?, projection.bias))
     }

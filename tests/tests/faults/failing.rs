@@ -64,6 +64,10 @@ impl Backend for Failing {
         self.inner.create_projection(projection)
     }
 
+    fn drop_projections(&mut self, projections: &[ProjectionId]) -> Result<(), BackendError> {
+        self.inner.drop_projections(projections)
+    }
+
     fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {
         (self.fault)(Call::Base)?;
         self.inner.create_rope(table)

@@ -6,6 +6,7 @@ mod chained;
 mod coded_attention;
 #[cfg(feature = "gpu")]
 mod coded_loads;
+mod drop_projections;
 mod embed;
 mod fused;
 mod in_flight;

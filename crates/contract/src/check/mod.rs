@@ -56,6 +56,9 @@ pub trait Inventory {
     /// If the handle is unknown.
     fn projection_shape(&self, id: ProjectionId) -> Result<(usize, usize), BackendError>;
 
+    /// A resident adapter that attaches to a projection.
+    fn adapted(&self, id: ProjectionId) -> Option<AdapterId>;
+
     /// Rotated dimensions and positions of a rope table.
     ///
     /// # Errors
@@ -97,6 +100,20 @@ pub fn projection(projection: &Projection, held: &impl Inventory) -> Result<(), 
         Some(bias) => equal("lora_matmul", "length of the bias", outputs, held.vector_len(bias)?),
         None => Ok(()),
     }
+}
+
+/// Checks projections that are to be dropped.
+///
+/// # Errors
+/// If a handle is unknown, or a resident adapter attaches to it.
+pub fn dropped(projections: &[ProjectionId], held: &impl Inventory) -> Result<(), BackendError> {
+    projections.iter().try_for_each(|&id| {
+        held.projection_shape(id)?;
+        match held.adapted(id) {
+            Some(AdapterId(adapter)) => Err(ContractError::Adapted { projection: id.0, adapter }.into()),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Checks a rope table against its own dimensions.

@@ -138,6 +138,10 @@ impl<K: HostKernels> check::Inventory for HostBackend<K> {
         self.matrix_shape(self.resident.projection(id)?.matrix)
     }
 
+    fn adapted(&self, id: ProjectionId) -> Option<AdapterId> {
+        self.resident.adapted(id)
+    }
+
     fn rope_shape(&self, id: RopeId) -> Result<(usize, usize), BackendError> {
         self.resident.rope(id).map(|table| (table.rotary_dim, table.positions))
     }
@@ -183,6 +187,12 @@ impl<K: HostKernels> Backend for HostBackend<K> {
     fn create_projection(&mut self, projection: Projection) -> Result<ProjectionId, BackendError> {
         check::projection(&projection, self)?;
         Ok(self.resident.add_projection(projection))
+    }
+
+    fn drop_projections(&mut self, projections: &[ProjectionId]) -> Result<(), BackendError> {
+        check::dropped(projections, self)?;
+        self.resident.drop_projections(projections);
+        Ok(())
     }
 
     fn create_rope(&mut self, table: RopeTable) -> Result<RopeId, BackendError> {

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    AdapterId, BackendError, ConstantsId, Matrix, MatrixId, PageConstants, Projection, ProjectionId, RopeId,
-    RopeTable, VectorId,
+    AdapterId, BackendError, ConstantsId, Matrix, MatrixId, PageConstants, Projection, ProjectionId,
+    Projections, RopeId, RopeTable, VectorId,
 };
 
 /// A matrix as a host backend keeps it.
@@ -57,23 +57,15 @@ impl<M: HostMatrix> HostSite<M> {
 #[derive(Debug)]
 pub struct Resident<M> {
     backend: &'static str,
-    matrices: Vec<M>,
-    vectors: Vec<Box<[f32]>>,
-    projections: Vec<Projection>,
+    /// By handle. What was dropped leaves its place empty, so that no handle is given twice.
+    matrices: Vec<Option<M>>,
+    vectors: Vec<Option<Box<[f32]>>>,
+    projections: Projections,
     ropes: Vec<RopeTable>,
     adapters: HashMap<AdapterId, HashMap<ProjectionId, HostSite<M>>>,
     next_adapter: u32,
     constants: HashMap<ConstantsId, PageConstants>,
     next_constants: u32,
-}
-
-fn lookup<'a, T>(
-    table: &'a [T],
-    backend: &'static str,
-    kind: &'static str,
-    handle: u32,
-) -> Result<&'a T, BackendError> {
-    table.get(handle as usize).ok_or(BackendError::UnknownHandle { backend, kind, handle: handle.into() })
 }
 
 fn next<T>(table: &[T]) -> u32 {
@@ -86,7 +78,7 @@ impl<M: HostMatrix> Resident<M> {
             backend,
             matrices: Vec::new(),
             vectors: Vec::new(),
-            projections: Vec::new(),
+            projections: Projections::default(),
             ropes: Vec::new(),
             adapters: HashMap::new(),
             next_adapter: 0,
@@ -97,20 +89,25 @@ impl<M: HostMatrix> Resident<M> {
 
     pub(super) fn add_matrix(&mut self, matrix: M) -> MatrixId {
         let id = MatrixId(next(&self.matrices));
-        self.matrices.push(matrix);
+        self.matrices.push(Some(matrix));
         id
     }
 
     pub(super) fn add_vector(&mut self, values: &[f32]) -> VectorId {
         let id = VectorId(next(&self.vectors));
-        self.vectors.push(values.into());
+        self.vectors.push(Some(values.into()));
         id
     }
 
     pub(super) fn add_projection(&mut self, projection: Projection) -> ProjectionId {
-        let id = ProjectionId(next(&self.projections));
-        self.projections.push(projection);
-        id
+        self.projections.add(projection)
+    }
+
+    /// Drops projections that have been checked, with what none of the others uses.
+    pub(super) fn drop_projections(&mut self, ids: &[ProjectionId]) {
+        let unused = self.projections.remove(ids);
+        unused.matrices.iter().for_each(|id| self.matrices[id.0 as usize] = None);
+        unused.vectors.iter().for_each(|id| self.vectors[id.0 as usize] = None);
     }
 
     pub(super) fn add_rope(&mut self, table: RopeTable) -> RopeId {
@@ -145,37 +142,46 @@ impl<M: HostMatrix> Resident<M> {
         Ok(())
     }
 
+    fn known<T>(&self, found: Option<T>, kind: &'static str, handle: u32) -> Result<T, BackendError> {
+        found.ok_or(BackendError::UnknownHandle { backend: self.backend, kind, handle: handle.into() })
+    }
+
     /// The constants of pages behind a handle.
     ///
     /// # Errors
     /// If the handle is unknown, or was dropped.
     pub fn constants(&self, id: ConstantsId) -> Result<&PageConstants, BackendError> {
-        let (backend, kind, handle) = (self.backend, "constants of pages", id.0.into());
-        self.constants.get(&id).ok_or(BackendError::UnknownHandle { backend, kind, handle })
+        self.known(self.constants.get(&id), "constants of pages", id.0)
     }
 
     /// The matrix behind a handle.
     ///
     /// # Errors
-    /// If the handle is unknown.
+    /// If the handle is unknown, or was dropped.
     pub fn matrix(&self, id: MatrixId) -> Result<&M, BackendError> {
-        lookup(&self.matrices, self.backend, "matrix", id.0)
+        self.known(self.matrices.get(id.0 as usize).and_then(Option::as_ref), "matrix", id.0)
     }
 
     /// The vector behind a handle.
     ///
     /// # Errors
-    /// If the handle is unknown.
+    /// If the handle is unknown, or was dropped.
     pub fn vector(&self, id: VectorId) -> Result<&[f32], BackendError> {
-        lookup(&self.vectors, self.backend, "vector", id.0).map(|v| &**v)
+        self.known(self.vectors.get(id.0 as usize).and_then(Option::as_deref), "vector", id.0)
     }
 
     /// The projection behind a handle.
     ///
     /// # Errors
-    /// If the handle is unknown.
+    /// If the handle is unknown, or was dropped.
     pub fn projection(&self, id: ProjectionId) -> Result<&Projection, BackendError> {
-        lookup(&self.projections, self.backend, "projection", id.0)
+        self.known(self.projections.get(id), "projection", id.0)
+    }
+
+    /// The first adapter that attaches to a projection.
+    pub(super) fn adapted(&self, id: ProjectionId) -> Option<AdapterId> {
+        let adapters = self.adapters.iter().filter(|(_, sites)| sites.contains_key(&id));
+        adapters.map(|(adapter, _)| *adapter).min_by_key(|adapter| adapter.0)
     }
 
     /// The rope table behind a handle.
@@ -183,7 +189,7 @@ impl<M: HostMatrix> Resident<M> {
     /// # Errors
     /// If the handle is unknown.
     pub fn rope(&self, id: RopeId) -> Result<&RopeTable, BackendError> {
-        lookup(&self.ropes, self.backend, "rope table", id.0)
+        self.known(self.ropes.get(id.0 as usize), "rope table", id.0)
     }
 
     /// The sites of an adapter.
@@ -191,16 +197,12 @@ impl<M: HostMatrix> Resident<M> {
     /// # Errors
     /// If the handle is unknown or the adapter was dropped.
     pub fn adapter(&self, id: AdapterId) -> Result<&HashMap<ProjectionId, HostSite<M>>, BackendError> {
-        self.adapters.get(&id).ok_or(BackendError::UnknownHandle {
-            backend: self.backend,
-            kind: "adapter",
-            handle: id.0.into(),
-        })
+        self.known(self.adapters.get(&id), "adapter", id.0)
     }
 
     pub(super) fn base_bytes(&self) -> u64 {
-        let matrices: usize = self.matrices.iter().map(HostMatrix::bytes).sum();
-        let vectors: usize = self.vectors.iter().map(|v| size_of_val(&**v)).sum();
+        let matrices: usize = self.matrices.iter().flatten().map(HostMatrix::bytes).sum();
+        let vectors: usize = self.vectors.iter().flatten().map(|v| size_of_val(&**v)).sum();
         let ropes: usize = self.ropes.iter().map(|r| size_of_val(&*r.cos) + size_of_val(&*r.sin)).sum();
         (matrices + vectors + ropes) as u64
     }
