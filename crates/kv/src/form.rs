@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use interleaf_contract::{
-    ConstantsId, JointCodec, PAGE_UNIT, PageCodec, PageElement, PageHalf, PoolGeometry,
+    CHUNK_TOKENS, ConstantsId, JointCodec, PAGE_UNIT, PageCodec, PageElement, PageHalf, PoolGeometry,
 };
+
+use crate::KvError;
 
 /// How K or V of a chunk is stored in one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -193,13 +195,97 @@ pub struct Form {
     pub by_density: bool,
 }
 
-/// How good an adapter's translation of the base's pages is, as it was measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How good an adapter's translation of the base's pages is, as it was measured: ways from the cheapest to the best.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Translation {
-    /// Bound on the mean divergence of outputs, in nats.
-    pub drift: f32,
-    /// The longest prefix that this was measured of, in tokens.
-    pub most_tokens: usize,
+    /// Those of fewer computed tokens first.
+    pub ways: Vec<TranslationWay>,
+}
+
+/// A translation of a prefix but for its last tokens, which the adapter computes over the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TranslationWay {
+    /// How many these are.
+    pub computed: usize,
+    /// Lengths of prefixes in tokens, ascending, and of each a bound on the mean divergence of outputs, in nats.
+    pub measured: Vec<(usize, f32)>,
+}
+
+impl TranslationWay {
+    /// A bound for a prefix: the most that was measured of those up to the first that is as long; `None` for one that is longer
+    /// than all.
+    #[must_use]
+    pub fn drift(&self, prefix: usize) -> Option<f32> {
+        let place = self.measured.iter().position(|(tokens, _)| *tokens >= prefix)?;
+        Some(self.measured[..=place].iter().map(|(_, drift)| *drift).fold(0.0, f32::max))
+    }
+}
+
+impl Translation {
+    /// What each way costs for a prefix that leaves something to be translated, the cheapest first: the tokens that are computed,
+    /// and a bound on the divergence, in nats. Ways that no prefix as long was measured of are left out.
+    pub fn costs(&self, prefix: usize) -> impl Iterator<Item = (usize, f32)> {
+        let ways = self.ways.iter().filter(move |way| prefix.saturating_sub(way.computed) >= CHUNK_TOKENS);
+        ways.filter_map(move |way| Some((way.computed, way.drift(prefix)?)))
+    }
+
+    /// The longest prefix that was measured, in tokens.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        let measured = self.ways.iter().filter_map(|way| way.measured.last());
+        measured.map(|(tokens, _)| *tokens).max().unwrap_or(0)
+    }
+
+    /// Whether this can have been measured.
+    pub(crate) fn check(&self) -> Result<(), KvError> {
+        let is_loss = |drift: f32| drift > 0.0 && drift.is_finite();
+        let is_measured = |way: &TranslationWay| {
+            let ascends = way.measured.windows(2).all(|pair| pair[0].0 < pair[1].0);
+            !way.measured.is_empty() && ascends && way.measured.iter().all(|(_, drift)| is_loss(*drift))
+        };
+        let ascends = self.ways.windows(2).all(|pair| pair[0].computed < pair[1].computed);
+        if !self.ways.is_empty() && ascends && self.ways.iter().all(is_measured) {
+            return Ok(());
+        }
+        let (field, expected) =
+            ("translation", "ways and lengths that ascend, with bounds that are finite and above 0");
+        Err(KvError::Config { field, expected, found: format!("{:?}", self.ways) })
+    }
+}
+
+/// What became of a prefix that the base has in the cache and the adapter has not, at the adapter's call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FirstTouch {
+    /// There is none; or the call is the base's, or exact, or the adapter acts from later on.
+    Nothing,
+    /// No translation was measured: the adapter computes it.
+    Unmeasured {
+        /// Tokens of the prefix.
+        prefix: usize,
+    },
+    /// It is longer than was measured: the adapter computes it.
+    TooLong {
+        /// Tokens of the prefix.
+        prefix: usize,
+        /// The longest that was measured.
+        most: usize,
+    },
+    /// That could cost more than the call allows: the adapter computes it.
+    OverBudget {
+        /// Tokens of the prefix.
+        prefix: usize,
+        /// What it could cost at least, in nats.
+        drift: f32,
+    },
+    /// It is translated, but for the last tokens, and as far as there is room.
+    Translated {
+        /// Tokens of the prefix.
+        prefix: usize,
+        /// Of those, the ones that are translated.
+        tokens: usize,
+        /// What that costs at most, in nats.
+        drift: f32,
+    },
 }
 
 /// Where a layer of a chunk comes from, the cheapest lawful way first.

@@ -23,7 +23,7 @@ mod tier;
 mod tolerance;
 
 pub use error::KvError;
-pub use form::{Form, LayerForm, Layers, Over, PageForm, Source, Translation};
+pub use form::{FirstTouch, Form, LayerForm, Layers, Over, PageForm, Source, Translation, TranslationWay};
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
 pub use lossless::shared_layers;
 pub use manager::{

@@ -1,11 +1,14 @@
 //! Maps by the manager's own numbers. Nobody outside chooses these, so that they need no hash that resists being chosen,
 //! and the same events walk the same way through a map in every run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A map by numbers that count up.
 pub type Numbered<K, V> = HashMap<K, V, BuildHasherDefault<Multiply>>;
+
+/// Some of them.
+pub type Numbers<K> = HashSet<K, BuildHasherDefault<Multiply>>;
 
 /// Multiplies by an odd number near 2⁶⁴/φ: neighbours stay apart in the low bits and in the high ones (Knuth, The Art of
 /// Computer Programming, volume 3, section 6.4).

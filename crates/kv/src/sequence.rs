@@ -2,8 +2,8 @@
 
 use interleaf_contract::{CHUNK_TOKENS, PageTable};
 
-use crate::SequenceId;
 use crate::node::BASE;
+use crate::{FirstTouch, SequenceId};
 
 /// A sequence.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Sequence {
     pub is_lost: bool,
     /// Nodes that it waits for.
     pub unready: Vec<u32>,
+    /// What became of a prefix that only the base had.
+    pub first_touch: FirstTouch,
 }
 
 impl Sequence {

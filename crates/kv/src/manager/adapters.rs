@@ -116,10 +116,8 @@ impl Manager {
         let Ok(variant) = u16::try_from(place) else {
             return Err(KvError::TooManyAdapters { most: usize::from(u16::MAX) });
         };
-        let is_loss = |translation: Translation| translation.drift > 0.0 && translation.drift.is_finite();
-        if !spec.translation.is_none_or(is_loss) {
-            let (field, expected) = ("drift of a translation", "finite and above 0");
-            return Err(KvError::Config { field, expected, found: format!("{:?}", spec.translation) });
+        if let Some(translation) = &spec.translation {
+            translation.check()?;
         }
         self.generations += 1;
         // Where a chunk is one piece of all layers it is shared whole or not at all.

@@ -90,6 +90,8 @@ impl Manager {
     fn check_node(&self, index: u32, node: &Node) -> Result<(), String> {
         let busy = self.pending.values().flat_map(Pending::holds).filter(|held| *held == index).count();
         holds!(usize::from(node.busy) == busy, "{busy} moves are under way");
+        let is_lossy = node.drift > 0.0 && node.variant != BASE;
+        holds!(is_lossy || !self.translated.contains(&index), "translated, and said to be exact");
         for (tier, queue) in self.queues.iter().enumerate() {
             let is_queued = node.places[tier] != NONE && queue.at(node.places[tier] as usize) == Some(index);
             let may_go = node.is_in(tier) && self.may_go(index, tier);

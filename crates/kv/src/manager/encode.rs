@@ -1,17 +1,16 @@
 //! Chunks change their form: encoded when nobody uses them, decoded when what they are decoded over should go, encoded anew
-//! over the base's once there is one. And pages of the base become another variant's by translation.
+//! over the base's once there is one.
 //!
 //! What something is decoded over is never encoded itself, nor taken, while that is so.
 
 use interleaf_contract::CHUNK_TOKENS;
 
-use super::{Encoded, MOST_SEQUENCES, Manager, Pending};
+use super::{Encoded, Manager, Pending};
 use crate::children::{self, Key};
 use crate::form::{Form, Layers, Over, Source};
 use crate::node::{BASE, EXACT, Kind, NONE, Node, Refused};
 use crate::op::{Op, OpKind};
-use crate::sequence::{Sequence, variant_of};
-use crate::{KvError, Open, SequenceId};
+use crate::{KvError, Open};
 
 /// Nodes that a tick looks at for better anchors, those on the way to them included.
 const TICK_NODES: usize = 1024;
@@ -52,7 +51,7 @@ impl Manager {
             (0..layers).map(|layer| if layer < usize::from(first) { Source::Shared } else { own }).collect()
         };
         let mut sources: Vec<Vec<Source>> = found.iter().map(of).collect();
-        let translated = self.translatable(open, variant, from, found.len());
+        let (_, translated) = self.touch(open, variant, from, found.len());
         sources.resize(found.len() + translated.len(), vec![Source::Translated; layers]);
         sources.resize(open.tokens.len() / CHUNK_TOKENS, vec![Source::Recomputed; layers]);
         Ok(sources)
@@ -78,55 +77,6 @@ impl Manager {
     /// What the layers of a chunk are stored as.
     pub(super) fn layers_of(&self, node: &Node) -> &Layers {
         self.layers_in(node.variant, node.form)
-    }
-
-    /// The base's chunks that could be translated for a call beyond what it finds: from a chunk on, as far as that was
-    /// measured.
-    pub(super) fn translatable(&self, open: &Open<'_>, variant: u16, from: usize, found: usize) -> Vec<u32> {
-        let Some(translation) = self.adapters[usize::from(variant)].translation else { return Vec::new() };
-        let Ok(app) = self.app(open.app) else { return Vec::new() };
-        let Some(&root) = self.roots.get(&(app.salt, BASE)) else { return Vec::new() };
-        if !open.is_kept || variant == BASE || from > 0 || translation.drift > open.budget {
-            return Vec::new();
-        }
-        let tokens = &open.tokens[..open.most.min(open.tokens.len())];
-        let base = self.walk(root, Vec::new(), BASE, 0, tokens, false, 0.0).path;
-        let is_there =
-            |node: &&u32| self.nodes[**node as usize].is_in(0) && self.nodes[**node as usize].ready;
-        let whole = base.iter().take_while(is_there).count();
-        if found >= whole || whole * CHUNK_TOKENS > translation.most_tokens {
-            return Vec::new();
-        }
-        base[found..whole].to_vec()
-    }
-
-    /// A sequence goes on with chunks of the base that are translated for it, as far as there is room.
-    pub(super) fn translate(&mut self, id: SequenceId, sequence: &mut Sequence, base: &[u32]) -> Vec<Op> {
-        let drift = self.adapters[usize::from(sequence.variant)].translation.map_or(0.0, |t| t.drift);
-        let mut moves = Vec::new();
-        // Room for one is not to be made of another.
-        base.iter().for_each(|&node| self.pin(node));
-        for &node in base {
-            // Of sequences that were closed translations may still be under way.
-            if usize::from(self.nodes[node as usize].busy) >= MOST_SEQUENCES {
-                break;
-            }
-            let Some(list) = self.make_room(0, 0..self.config.layers, BASE, EXACT) else { break };
-            // It has supplied these tokens itself.
-            self.nodes[node as usize].apps |= 1 << sequence.app;
-            let tokens = self.nodes[node as usize].tokens;
-            let private = self.private(sequence, list);
-            let at = &mut self.nodes[private as usize];
-            (at.tokens, at.len, at.ready, at.drift) = (tokens, CHUNK_TOKENS as u8, false, drift);
-            sequence.unready.push(private);
-            sequence.tokens += CHUNK_TOKENS;
-            sequence.room += CHUNK_TOKENS;
-            let copy = Some((id, private));
-            let pending = Pending { copy, ..Pending::of(OpKind::Translate, node) };
-            moves.push(self.new_op(pending, self.tiers[0].list_bytes(list)));
-        }
-        base.iter().for_each(|&node| self.unpin(node));
-        moves
     }
 
     /// A chunk that nobody uses is to be encoded in the smallest form that all its users allow, alone or over one of its twins,
@@ -486,22 +436,5 @@ impl Manager {
         }
         path.reverse();
         path
-    }
-
-    /// The chunks of a sequence that have arrived by translation become ones that others may find.
-    pub(super) fn share_arrived(&mut self, sequence: &mut Sequence) {
-        while sequence.is_kept && sequence.shared * CHUNK_TOKENS + CHUNK_TOKENS <= sequence.tokens {
-            let chunk = sequence.shared;
-            let at = &self.nodes[sequence.path[chunk] as usize];
-            let is_whole = at.ready && usize::from(at.len) == CHUNK_TOKENS;
-            debug_assert!((at.variant, at.from) == variant_of(sequence.variant, sequence.from, chunk));
-            if !is_whole {
-                return;
-            }
-            self.share(sequence, chunk);
-            if sequence.shared == chunk {
-                return;
-            }
-        }
     }
 }

@@ -31,6 +31,7 @@ mod rest;
 mod room;
 mod second;
 mod share;
+mod translate;
 mod twins;
 
 use std::collections::VecDeque;
@@ -47,7 +48,7 @@ use self::second::Second;
 use crate::form::{Form, Layers};
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_FORMS, MOST_TIERS, NONE, Node};
-use crate::numbers::Numbered;
+use crate::numbers::{Numbered, Numbers};
 use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
 use crate::sequence::Sequence;
@@ -284,6 +285,8 @@ pub struct Manager {
     salts: Vec<Option<Salt>>,
     apps: Vec<App>,
     sequences: Numbered<SequenceId, Sequence>,
+    /// Chunks that were translated from the base's, and not computed.
+    translated: Numbers<u32>,
     opened: u64,
     pending: Numbered<OpId, Pending>,
     /// How many of them are encodings.
@@ -340,6 +343,7 @@ impl Manager {
             salts: vec![None],
             apps: Vec::new(),
             sequences: Numbered::default(),
+            translated: Numbers::default(),
             opened: 0,
             pending: Numbered::default(),
             encodings: 0,
@@ -519,6 +523,7 @@ impl Manager {
     }
 
     fn free_node(&mut self, node: u32) {
+        self.translated.remove(&node);
         self.nodes[node as usize] = Node::new(Kind::Free, BASE);
         self.free_nodes.push(node);
     }

@@ -133,6 +133,9 @@ impl Manager {
         if let Some(mut sequence) = self.sequences.remove(&id) {
             let chunk = sequence.path.iter().position(|&node| node == private).unwrap_or(0);
             self.cut_at(&mut sequence, chunk);
+            // What did not come has cost nothing.
+            let drifts = sequence.path.iter().map(|&node| self.nodes[node as usize].drift);
+            sequence.found_drift = sequence.found_drift.min(drifts.fold(0.0, f32::max));
             self.sequences.insert(id, sequence);
         }
     }

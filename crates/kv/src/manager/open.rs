@@ -8,7 +8,7 @@ use crate::node::{BASE, EXACT, Kind, NONE, Node};
 use crate::op::{Op, OpKind};
 use crate::policy::HALF_LIFE;
 use crate::sequence::Sequence;
-use crate::{AdapterId, AppId, KvError, Missing, SequenceId, SwitchCosts, plan_switch};
+use crate::{AdapterId, AppId, FirstTouch, KvError, Missing, SequenceId, SwitchCosts, plan_switch};
 
 /// How long the recent past is that a batch's size is taken from, in seconds (ELORA, §4.2).
 const RECENT: f64 = 5.0;
@@ -33,7 +33,7 @@ pub struct Open<'a> {
 }
 
 /// An open sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Opened {
     /// Its name.
     pub sequence: SequenceId,
@@ -49,6 +49,20 @@ impl Manager {
     /// # Errors
     /// If the app or the adapter is unknown, the adapter's weights find no room, or [`MOST_SEQUENCES`] are open.
     pub fn open(&mut self, open: &Open<'_>) -> Result<Opened, KvError> {
+        self.open_within(open, open.budget)
+    }
+
+    /// The same, reading what is exact alone: what it computes is exact, too, and may be encoded within its budget once it is
+    /// closed.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn open_exact(&mut self, open: &Open<'_>) -> Result<Opened, KvError> {
+        self.open_within(open, 0.0)
+    }
+
+    /// Opens a sequence that reads what has lost no more than a bound.
+    fn open_within(&mut self, open: &Open<'_>, most_drift: f32) -> Result<Opened, KvError> {
         let app = self.app(open.app)?;
         if self.sequences.len() >= MOST_SEQUENCES {
             return Err(KvError::TooManySequences { most: MOST_SEQUENCES });
@@ -59,7 +73,7 @@ impl Manager {
         let root = self.root(app.salt, variant);
         let mut found = match open.is_kept {
             true => {
-                self.find(root, variant, from, &open.tokens[..open.most.min(open.tokens.len())], open.budget)
+                self.find(root, variant, from, &open.tokens[..open.most.min(open.tokens.len())], most_drift)
             }
             false => Found::default(),
         };
@@ -97,6 +111,7 @@ impl Manager {
             table: PageTable::default(),
             is_lost: false,
             unready: Vec::new(),
+            first_touch: FirstTouch::Nothing,
         };
         let mut moves = Vec::new();
         let node = self.adapters[usize::from(variant)].node;
@@ -121,8 +136,15 @@ impl Manager {
             moves.extend(self.begin_chunk_as(id, &mut sequence, node, tokens));
         }
         if sequence.path.len() == sequence.shared && sequence.tokens == sequence.path.len() * CHUNK_TOKENS {
-            let base = self.translatable(open, variant, from, sequence.path.len());
-            moves.extend(self.translate(id, &mut sequence, &base));
+            let (found, base) =
+                self.touch(&Open { budget: most_drift, ..*open }, variant, from, sequence.path.len());
+            sequence.first_touch = match found {
+                FirstTouch::Translated { prefix, drift, .. } => {
+                    let chunks = self.translate(id, &mut sequence, &base, drift, &mut moves);
+                    FirstTouch::Translated { prefix, tokens: chunks * CHUNK_TOKENS, drift }
+                }
+                refused => refused,
+            };
         }
         let drifts = sequence.path.iter().map(|&node| self.nodes[node as usize].drift);
         sequence.found_drift = drifts.fold(0.0, f32::max);
@@ -147,7 +169,7 @@ impl Manager {
             _ => Found::default(),
         };
         let translated = match found.tail {
-            None => self.translatable(open, variant, from, found.path.len()).len(),
+            None => self.touch(open, variant, from, found.path.len()).1.len(),
             Some(_) => 0,
         };
         Ok(found.tokens() + translated * CHUNK_TOKENS)

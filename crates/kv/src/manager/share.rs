@@ -99,11 +99,14 @@ impl Manager {
             self.free_private(node);
             return Some(twin);
         }
-        // It has gone from memory; its anchor may have, too.
+        // It has gone from memory; its anchor may have, too. What has lost more than it did is not its contents.
         let is_busy = self.nodes[twin as usize].busy > 0;
         let is_anchored = anchor == NONE || self.has_anchor(twin) && self.nodes[anchor as usize].ready;
-        if is_busy || !is_anchored {
+        if is_busy || !is_anchored || self.nodes[node as usize].drift > drift {
             return None;
+        }
+        if self.translated.contains(&node) {
+            self.translated.insert(twin);
         }
         self.frontier_take(twin);
         self.tiers[0].give_back_layers(own, 0..usize::from(first));

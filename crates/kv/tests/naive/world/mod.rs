@@ -14,7 +14,7 @@ use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT};
 use interleaf_kv::policy::AppState;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, ContentDigest, KvError, Manager, Op, RankRows, Salt,
-    SequenceId, Translation, TrimLevel,
+    SequenceId, Translation, TranslationWay, TrimLevel,
 };
 
 use self::device::{Device, Under};
@@ -165,6 +165,7 @@ impl World {
                 let mut moves = self.manager.tick(self.now);
                 moves.extend(self.manager.rest(tenths as usize % 4));
                 self.plan(moves);
+                self.replace_translated()?;
                 self.has_lost |= self.is_tight();
             }
             Event::AppState { app, state } => {
@@ -227,8 +228,10 @@ impl World {
             key: AdapterKey { digest: ContentDigest([digest; 32]), scale_bits: 1 },
             shared_layers: shared,
             is_activated,
-            translation: (self.setup.has_forms && digest == 0)
-                .then_some(Translation { drift: 0.3, most_tokens: 64 }),
+            translation: (self.setup.has_forms && digest == 0).then(|| {
+                let way = |computed, measured| TranslationWay { computed, measured };
+                Translation { ways: vec![way(0, vec![(32, 2.5)]), way(16, vec![(32, 0.2), (64, 0.3)])] }
+            }),
             rank_rows: if rank == 0 { Vec::new() } else { vec![row; LAYERS] },
         };
         match self.manager.add_adapter(spec) {

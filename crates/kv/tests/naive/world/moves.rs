@@ -1,7 +1,7 @@
 //! Moves: planned, carried out on the device, and lost with its memory.
 
 use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT, PageHalf};
-use interleaf_kv::{ContentDigest, ModelKey, Op, OpKind};
+use interleaf_kv::{ContentDigest, ModelKey, Op, OpKind, Open};
 
 use super::device::{Page, Under, contents};
 use super::setup::LAYERS;
@@ -95,6 +95,33 @@ impl World {
         Ok(())
     }
 
+    /// What was translated and is there exact by now goes, and nothing that was to be found for calls that allow no loss.
+    pub(super) fn replace_translated(&mut self) -> Result<(), String> {
+        let Some((adapter, text, _)) = self.manager.translated_text() else { return Ok(()) };
+        let exact = |world: &Self| {
+            let found = world.apps.iter().filter(|app| app.is_open).map(|app| {
+                let (adapter, now) = (Some((adapter, 0)), world.now);
+                let open = Open {
+                    app: app.id,
+                    adapter,
+                    tokens: &text,
+                    most: text.len(),
+                    budget: 0.0,
+                    is_kept: true,
+                    now,
+                };
+                world.manager.look_up(&open).unwrap_or(0)
+            });
+            found.collect::<Vec<_>>()
+        };
+        let before = exact(self);
+        let gone = self.manager.replace_translated(adapter, &text).map_err(|e| e.to_string())?;
+        if gone > text.len() || gone > before.iter().copied().max().unwrap_or(gone) || exact(self) != before {
+            return Err(format!("{gone} of {} tokens replaced, {before:?} exact", text.len()));
+        }
+        Ok(())
+    }
+
     /// A chunk of the base under the adapter of a sequence, which has the same tokens.
     pub(super) fn translate(&mut self, op: Op) -> Result<(), String> {
         let Some(id) = self.manager.sequence_of(op.id) else { return Ok(()) };
@@ -108,7 +135,8 @@ impl World {
             let mut page = self.device.page(layer, place);
             for token in 0..CHUNK_TOKENS {
                 let tokens = &sequence.tokens[..=chunk * CHUNK_TOKENS + token];
-                if read.words[token] != contents(&base, layer, tokens, false) {
+                let is_it = |is_lossy| read.words[token] == contents(&base, layer, tokens, is_lossy);
+                if !is_it(false) && !is_it(true) {
                     return Err(format!("a translation of something else in layer {layer}"));
                 }
                 page.set(token, contents(&sequence.under, layer, tokens, true));

@@ -1,7 +1,9 @@
 //! Chunks in lossy forms, over anchors: which are chosen, what becomes of anchors, and who may read them.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../small/mod.rs"]
 mod small;
+mod translated;
 
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
@@ -282,38 +284,6 @@ fn the_only_follower_of_what_should_go_is_decoded() {
     assert_eq!(world.manager.look_up(&world.call(None, text, 0.0)), Ok(0));
     assert_eq!(world.manager.look_up(&world.call(Some(adapter), text, 0.1)), Ok(text.len()));
     world.close(other);
-}
-
-#[test]
-fn a_translated_prefix_is_there_for_those_who_allow_it() {
-    let mut world = world(Vec::new(), 64);
-    let translation = Translation { drift: 0.02, most_tokens: 2 * CHUNK_TOKENS };
-    let adapter = world.adapter(1, 0, Some(translation));
-    world.answer(None, &text(), 0.0);
-    assert_eq!(world.open(Some(adapter), &text(), 0.01).reused, 0);
-    let sources = world.sources(Some(adapter), &text(), 0.1);
-    assert_eq!(sources, vec![vec![Source::Translated; LAYERS]; 2]);
-    let opened = world.open(Some(adapter), &text(), 0.1);
-    assert_eq!(opened.reused, text().len());
-    assert!(opened.moves.iter().all(|op| op.kind == OpKind::Translate) && opened.moves.len() == 2);
-    assert!(world.manager.append(opened.sequence, 1).is_err(), "it waits for them");
-    // They end in any order.
-    for op in opened.moves.iter().rev() {
-        assert_eq!(world.manager.done(op.id), []);
-        world.manager.check().expect("sound");
-    }
-    world.manager.append(opened.sequence, 1).expect("room");
-    world.manager.commit(opened.sequence, &[7], 0.0).expect("room");
-    world.close(opened.sequence);
-    // It is not exact, and neither is what was computed over it.
-    let longer = [&text()[..], &[7]].concat();
-    assert_eq!(world.open(Some(adapter), &longer, 0.1).reused, longer.len());
-    assert_eq!(world.open(Some(adapter), &longer, 0.0).reused, 0);
-    // Farther than it was measured nothing is translated.
-    let long: Vec<u32> = (0..3 * CHUNK_TOKENS as u32).collect();
-    world.answer(None, &long, 0.0);
-    let other = world.adapter(2, 0, Some(translation));
-    assert_eq!(world.open(Some(other), &long, 0.1).reused, 0);
 }
 
 #[test]
