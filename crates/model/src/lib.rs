@@ -31,7 +31,7 @@ mod fixture;
 
 pub use calibration::{
     Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MOST_DIRECTIONS,
-    MadeFrom, MeasuredCodec, Resting, Rung,
+    MadeFrom, MeasuredCodec, MeasuredTouch, Resting, Rung,
 };
 pub use chat::{ChatMessage, ChatTemplate};
 pub use config::{Biases, LayerKind, ModelConfig, Proj};
@@ -43,6 +43,7 @@ pub use generation::GenerationDefaults;
 pub use inventory::TensorInfo;
 pub use model::{Model, NormWeights, ProjectionWeights};
 pub use peft::{PeftAdapter, PeftSite};
+pub use quantise::q8_0_matrix;
 pub use rope::{RopeConfig, RopeScaling};
 pub use source::Source;
 pub use tokenizer::{TextStream, Tokenizer};

@@ -3,8 +3,9 @@
 //!
 //! Dequantising is the kernels' business.
 
+use bytemuck::Zeroable;
 use half::f16;
-use interleaf_contract::{BlockQ4_0, BlockQ8_0, QUANT_BLOCK};
+use interleaf_contract::{BlockQ4_0, BlockQ8_0, Bytes, Dtype, Matrix, QUANT_BLOCK};
 
 /// The largest code of Q8_0.
 const Q8_MAX: f32 = 127.0;
@@ -25,6 +26,17 @@ pub(crate) fn q8_0(row: &[f32], blocks: &mut [BlockQ8_0]) -> bool {
         }
     }
     fits
+}
+
+/// A matrix in Q8_0 from finite values, row-major. `None` if its rows are not whole blocks, or a scale does not fit an f16.
+#[must_use]
+pub fn q8_0_matrix(name: String, rows: usize, cols: usize, values: &[f32]) -> Option<Matrix> {
+    let mut blocks = vec![BlockQ8_0::zeroed(); values.len() / QUANT_BLOCK];
+    if !cols.is_multiple_of(QUANT_BLOCK) || !q8_0(values, &mut blocks) {
+        return None;
+    }
+    let data = Bytes::copy_from_slice(bytemuck::cast_slice(&blocks));
+    Matrix::new(name, Dtype::Q8_0, rows, cols, data).ok()
 }
 
 /// Quantises a row of finite values to blocks of `d = m / -8`, where `m` is the first value of largest
@@ -52,8 +64,19 @@ pub(crate) fn q4_0(row: &[f32], blocks: &mut [BlockQ4_0]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytemuck::Zeroable;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_matrix_is_its_rows_in_whole_blocks() {
+        let values: Vec<f32> = (0..128).map(|i| i as f32 - 64.0).collect();
+        let matrix = q8_0_matrix("m".into(), 2, 64, &values).unwrap();
+        assert_eq!((matrix.rows(), matrix.cols(), matrix.dtype()), (2, 64, Dtype::Q8_0));
+        let mut blocks = [BlockQ8_0::zeroed(); 4];
+        assert!(q8_0(&values, &mut blocks));
+        assert_eq!(&matrix.data()[..], bytemuck::cast_slice::<_, u8>(&blocks));
+        assert!(q8_0_matrix("m".into(), 4, 48, &values).is_none());
+        assert!(q8_0_matrix("m".into(), 1, 32, &[1e9; 32]).is_none());
+    }
 
     fn one_q8(x: &[f32; 32]) -> BlockQ8_0 {
         let mut block = [BlockQ8_0::zeroed()];

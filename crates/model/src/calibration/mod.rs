@@ -40,6 +40,9 @@ pub struct Calibration {
     /// And what chunks may be at rest, the smallest first: what [`Calibration::joint`] leaves. None where that was not measured
     /// so, as in files of old.
     pub rest: Vec<Resting>,
+    /// What it costs to translate the base's pages by [`Calibration::joint`], by prefix and then by computed tokens, ascending.
+    /// None where that was not measured, as in files of old.
+    pub touches: Vec<MeasuredTouch>,
 }
 
 /// Mixes of codecs from few bytes to many, and what errors of each layer cost.
@@ -77,6 +80,19 @@ pub struct Resting {
     /// Likewise.
     pub factor: f32,
     /// Likewise.
+    pub bound: f32,
+}
+
+/// A prefix whose pages are translated from the base's, but for its last tokens, which the adapter computes over the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeasuredTouch {
+    /// Tokens of the prefix.
+    pub prefix: usize,
+    /// The last of them, which are computed.
+    pub computed: usize,
+    /// The mean divergence, over windows, of outputs after it, in nats.
+    pub kl: f32,
+    /// What hardly any window exceeds, in nats.
     pub bound: f32,
 }
 
@@ -182,8 +198,15 @@ impl JointCalibration {
     /// Bytes of its matrices in a file.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        let rounded = self.down.len() + self.up.len() + self.residual.rows.len();
-        (2 * rounded + 4 * (self.scales.len() + self.residual.deviations.len())) as u64
+        let residual = 2 * self.residual.rows.len() + 4 * self.residual.deviations.len();
+        self.map_bytes(self.rank()) + residual as u64
+    }
+
+    /// Of those, the map's of a rank alone, without what it leaves.
+    #[must_use]
+    pub fn map_bytes(&self, rank: usize) -> u64 {
+        let values = (self.down.len() + self.up.len()) / self.rank().max(1) * rank.min(self.rank());
+        (2 * values + 4 * self.scales.len()) as u64
     }
 }
 
@@ -224,6 +247,7 @@ mod names {
     pub const SENSITIVITIES: &str = "ladder.sensitivities";
     pub const RUNGS: &str = "ladder.rungs";
     pub const REST: &str = "rest.figures";
+    pub const TOUCHES: &str = "first_touch.figures";
 
     /// What stands for a codec where the base's page does for an adapter's.
     pub const SAME: &str = "same";
@@ -300,6 +324,9 @@ mod tests {
                     },
                 ],
             },
+            touches: [(128, 16), (128, 64), (256, 16)]
+                .map(|(prefix, computed)| MeasuredTouch { prefix, computed, kl: 1e-4, bound: 3e-4 })
+                .into(),
             rest: vec![Resting {
                 codec: JointCodec { rank: 3, bits: interleaf_contract::Bits::Four },
                 kl: 1e-4,
@@ -319,8 +346,11 @@ mod tests {
         let mut written = calibration(&model);
         for joint in [written.joint.clone(), None] {
             written.joint = joint;
-            // There is nothing at rest without a map.
-            written.rest.truncate(usize::from(written.joint.is_some()));
+            // There is nothing at rest without a map, and nothing translated.
+            if written.joint.is_none() {
+                written.rest.clear();
+                written.touches.clear();
+            }
             folder.write(FILE, written.to_bytes().unwrap());
             assert_eq!(read(&folder, &model, written.adapter).unwrap(), written);
         }
@@ -386,11 +416,22 @@ mod tests {
         refused(&|c| c.rest[0].bound = 0.0, &["rest.figures", "not above 0"]);
         refused(&|c| c.rest[0].codec.rank = 4, &["rest", "joint+4-int4"]);
         refused(&|c| c.joint = None, &["rest", "joint+3-int4"]);
+        refused(&|c| c.touches[0].bound = 0.0, &["first_touch.figures", "not above 0"]);
+        refused(&|c| c.touches.swap(0, 1), &["first_touch", "ascending"]);
+        refused(&|c| c.touches[1].computed = 129, &["first_touch", "of a prefix"]);
+        refused(
+            &|c| {
+                c.rest.clear();
+                c.joint = None;
+            },
+            &["first_touch", "a map"],
+        );
         let one_layer = |c: &mut Calibration| {
             c.layers.truncate(1);
             c.measured.clear();
             c.ladder = Ladder::default();
             c.rest.clear();
+            c.touches.clear();
         };
         refused(&one_layer, &["layers.1.k.profile is missing"]);
         refused(&|c| c.made_from.fitted = 0, &["fitted_windows"]);
@@ -414,12 +455,13 @@ mod tests {
     }
 
     #[test]
-    fn files_of_old_have_nothing_at_rest() {
+    fn files_of_old_have_nothing_at_rest_and_translate_nothing() {
         let (folder, model) = llama();
         let mut written = calibration(&model);
         written.rest.clear();
+        written.touches.clear();
         let bytes = written.to_bytes().unwrap();
-        assert!(!String::from_utf8_lossy(&bytes).contains("rest.figures"));
+        assert!(!String::from_utf8_lossy(&bytes).contains(".figures"));
         folder.write(FILE, bytes);
         assert_eq!(read(&folder, &model, written.adapter).unwrap(), written);
     }

@@ -4,7 +4,7 @@ use interleaf_contract::{JointCodec, PageCodec, PageHalf};
 
 use super::{
     Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MOST_DIRECTIONS,
-    MadeFrom, MeasuredCodec, Resting, Rung, VERSION, names,
+    MadeFrom, MeasuredCodec, MeasuredTouch, Resting, Rung, VERSION, names,
 };
 use crate::config::limits;
 use crate::json::Object;
@@ -19,6 +19,9 @@ const MOST_CODECS: usize = 1 << 10;
 
 /// The most rungs of a ladder.
 const MOST_RUNGS: usize = 64;
+
+/// The most prefixes and numbers of computed tokens that translations were measured of.
+const MOST_TOUCHES: usize = 256;
 
 /// A file, and the sizes that its tensors follow from.
 struct Reader<'a> {
@@ -87,6 +90,7 @@ impl Calibration {
             }
         };
         let rest = reader.rest(&header, joint.as_ref())?;
+        let touches = reader.touches(&header, joint.is_some())?;
         Ok(Self {
             model,
             adapter,
@@ -96,6 +100,7 @@ impl Calibration {
             measured: reader.measured(&header)?,
             ladder: reader.ladder(&header)?,
             rest,
+            touches,
         })
     }
 }
@@ -218,6 +223,35 @@ impl Reader<'_> {
         let figures = self.figures(names::REST, codecs.len())?;
         let rest = |(codec, [kl, factor, bound]): (_, [f32; 3])| Resting { codec, kl, factor, bound };
         Ok(codecs.into_iter().zip(figures).map(rest).collect())
+    }
+
+    /// What translating costs, by a map that there is.
+    fn touches(&self, header: &Object, has_map: bool) -> Result<Vec<MeasuredTouch>, ModelError> {
+        let Some(list) = header.list("first_touch")?.filter(|list| !list.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let refused = |expected: &str| header.error("first_touch", expected);
+        if !has_map || list.len() > MOST_TOUCHES {
+            return Err(refused("nothing without a map, and not more than was measured"));
+        }
+        let pair = |pair: &serde_json::Value| serde_json::from_value::<[usize; 2]>(pair.clone()).ok();
+        let pairs: Option<Vec<[usize; 2]>> = list.iter().map(pair).collect();
+        let pairs = pairs.ok_or_else(|| refused("pairs of numbers of tokens"))?;
+        if pairs.windows(2).any(|pair| pair[1] <= pair[0]) {
+            return Err(refused("pairs in ascending order"));
+        }
+        if pairs.iter().any(|[prefix, computed]| *prefix > limits::LONG || computed > prefix) {
+            return Err(refused("the tokens of a prefix, and those of them that are computed"));
+        }
+        let figures = self.costs(names::TOUCHES, &[pairs.len(), 2])?;
+        if figures.chunks_exact(2).any(|pair| pair[1] <= 0.0) {
+            return Err(self.file.get(names::TOUCHES)?.refusal("a bound is not above 0"));
+        }
+        let touch = |([prefix, computed], figures): ([usize; 2], &[f32])| {
+            let (kl, bound) = (figures[0], figures[1]);
+            MeasuredTouch { prefix, computed, kl, bound }
+        };
+        Ok(pairs.into_iter().zip(figures.chunks_exact(2)).map(touch).collect())
     }
 
     /// Divergence, factor and bound of each of so many ways of storing.

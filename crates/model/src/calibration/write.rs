@@ -92,6 +92,10 @@ impl Calibration {
                 self.rest.iter().flat_map(|rest| [rest.kl, rest.factor, rest.bound]).collect();
             tensors.exact(names::REST, &[self.rest.len(), 3], &rest);
         }
+        if !self.touches.is_empty() {
+            let touches: Vec<f32> = self.touches.iter().flat_map(|touch| [touch.kl, touch.bound]).collect();
+            tensors.exact(names::TOUCHES, &[self.touches.len(), 2], &touches);
+        }
 
         // One entry, so that its order is not a hash's.
         let metadata = HashMap::from([("calibration".to_owned(), self.header())]);
@@ -125,6 +129,7 @@ impl Calibration {
             "joint_residual_rank": self.joint.as_ref().map(|joint| joint.residual.rank()),
             "codecs": codecs,
             "rungs": rungs,
+            "first_touch": self.touches.iter().map(|touch| [touch.prefix, touch.computed]).collect::<Vec<_>>(),
             "rest": self.rest.iter().map(|rest| rest.codec.to_string()).collect::<Vec<_>>(),
         })
         .to_string()
