@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use interleaf_contract::{CHUNK_TOKENS, RowKind, Sampler};
+use interleaf_kv::FirstTouch;
 use interleaf_model::TextStream;
 
 use crate::request::{Completion, Event, FinishReason, Request};
@@ -31,6 +32,8 @@ pub struct Active<'a> {
     reused: usize,
     /// What those may make the output diverge by.
     drift: f32,
+    /// What became of a prefix that only the base had.
+    first_touch: FirstTouch,
     /// How their keys are read; `None` until that is chosen.
     keys: Option<KeyReads>,
     stream: Option<TextStream>,
@@ -58,6 +61,7 @@ impl<'a> Active<'a> {
             cached: 0,
             reused: 0,
             drift: 0.0,
+            first_touch: FirstTouch::Nothing,
             keys: None,
             stream,
             filter: StopFilter::new(&request.stop),
@@ -74,9 +78,9 @@ impl<'a> Active<'a> {
     }
 
     /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost.
-    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32) {
+    pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32, first_touch: FirstTouch) {
         (self.sequence, self.cached, self.reused, self.has_begun) = (sequence, reused, reused, true);
-        self.drift = drift;
+        (self.drift, self.first_touch) = (drift, first_touch);
     }
 
     /// Whether it is chosen how keys are read, which is as soon as all have begun that take part in a step with it.
@@ -257,6 +261,7 @@ impl<'a> Active<'a> {
             prompt_tokens: self.prompt(),
             reused_tokens: self.reused,
             drift: self.drift,
+            first_touch: self.first_touch,
             keys: self.keys.unwrap_or_default(),
             tokens: self.tokens[self.prompt()..].to_vec(),
             text: self.text,

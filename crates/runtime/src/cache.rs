@@ -5,7 +5,7 @@ use std::time::Instant;
 use interleaf_contract::PoolGeometry;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, Manager, Op,
-    Open, Opened, SequenceId,
+    Open, Opened, SequenceId, Translation,
 };
 use interleaf_model::Digest;
 
@@ -114,6 +114,18 @@ impl Cache {
         self.manager.open(&open)
     }
 
+    /// The same, reading what is exact alone; what it computes may be encoded within the budget.
+    pub fn open_exact(
+        &mut self,
+        activation: Option<Activation>,
+        prompt: &[u32],
+        budget: f32,
+    ) -> Result<Opened, KvError> {
+        let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
+        let open = self.call(activation, prompt, most, budget);
+        self.manager.open_exact(&open)
+    }
+
     /// How many of some tokens are there within a budget.
     pub fn look_up(&self, activation: Option<Activation>, tokens: &[u32], budget: f32) -> usize {
         let most = if self.is_kept { tokens.len() } else { 0 };
@@ -187,9 +199,28 @@ impl Cache {
         self.encodes
     }
 
+    /// How good an adapter's translation is, if there is one.
+    pub fn set_translation(
+        &mut self,
+        adapter: AdapterId,
+        translation: Option<Translation>,
+    ) -> Result<(), KvError> {
+        self.manager.set_translation(adapter, translation)
+    }
+
+    /// A text has been computed that an adapter had read in part by translation: what is there of that no longer has to be.
+    pub fn replace_translated(&mut self, adapter: AdapterId, text: &[u32]) -> Result<usize, KvError> {
+        self.manager.replace_translated(adapter, text)
+    }
+
     /// What the manager knows an adapter by.
     pub fn id(&self, Acting(place): Acting) -> AdapterId {
         self.adapters[place].id
+    }
+
+    /// The first adapter that the manager knows by an id.
+    pub fn acting(&self, id: AdapterId) -> Option<Acting> {
+        self.adapters.iter().position(|known| known.id == id).map(Acting)
     }
 
     /// Pages of an adapter may take these forms, too. Returns the number of the first.

@@ -52,9 +52,9 @@ impl Engine {
         let Some(calibration) = self.calibrated.take_read(id) else { return Ok(()) };
         let Self { model, reserved, ropes, backend, fallback, cache, at_rest, .. } = self;
         let (config, pool) = (model.config(), &reserved.geometry);
-        let rests = at_rest.then(|| (summary.digest, cache.shared_layers(adapter)));
-        let is_last = fallback.is_none();
-        let on = Residence { config, pool, ropes, backend: &mut **backend, is_last, rests };
+        let of = (summary.digest, cache.shared_layers(adapter));
+        let (is_last, rests) = (fallback.is_none(), *at_rest);
+        let on = Residence { config, pool, ropes, backend: &mut **backend, is_last, adapter: of, rests };
         let found = match Found::new(&summary.name, &calibration, on) {
             Ok(found) => found,
             Err(error @ (BackendError::DeviceLost { .. } | BackendError::Device { .. })) => {
@@ -67,9 +67,10 @@ impl Engine {
                 return Ok(());
             }
         };
-        let rests = found.rests();
+        let (rests, translation) = (found.rests(), found.translation().filter(|_| self.first_touch));
         match self.cache.add_forms(adapter, found.forms.clone()) {
             Ok(first) => {
+                self.cache.set_translation(id, translation)?;
                 self.calibrated.add(id, found, first);
                 if self.at_rest && !rests {
                     self.say_nothing_rests(

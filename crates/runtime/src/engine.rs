@@ -57,6 +57,9 @@ pub struct EngineOptions {
     /// adapter's chunks in a small part of what they take otherwise, which have to be decoded before they are read again. Until
     /// then, and while they are open, they are exact pages.
     pub at_rest: bool,
+    /// Whether an adapter's calls that allow a loss may go on from the base's pages by translation, where the store has a
+    /// calibration that measured what that costs.
+    pub first_touch: bool,
     /// How the keys of encoded chunks are read.
     pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
@@ -77,6 +80,7 @@ impl Default for EngineOptions {
             prefill_rows: 128,
             prefix_cache: true,
             at_rest: false,
+            first_touch: true,
             keys: KeyPath::default(),
             store: None,
         }
@@ -112,6 +116,8 @@ pub struct MemoryUse {
     pub kv_keys: u64,
     /// Beside the pool, what calibrated pages are decoded with: the bases of adapters that have answered with a drift budget.
     pub kv_bases: u64,
+    /// Likewise, what the base's pages have been translated with for adapters.
+    pub kv_maps: u64,
 }
 
 /// One base model, ready to answer under any of its adapters.
@@ -135,6 +141,7 @@ pub struct Engine {
     pub(crate) context: usize,
     pub(crate) prefill_rows: usize,
     pub(crate) at_rest: bool,
+    pub(crate) first_touch: bool,
     /// How the keys of encoded chunks are read, and what that takes.
     pub(crate) keys: Keys,
     /// Where a tokenizer would be, for messages.
@@ -225,6 +232,7 @@ impl Engine {
             context,
             prefill_rows: options.prefill_rows,
             at_rest: options.at_rest,
+            first_touch: options.first_touch,
             keys: Keys::new(options.keys),
             tokenizer_file,
             tokenizer,
@@ -395,6 +403,7 @@ impl Engine {
             kv_at_rest: self.cache.manager().usage_at_rest().values().sum(),
             kv_keys: usage.keys,
             kv_bases: self.calibrated.bytes(),
+            kv_maps: self.calibrated.map_bytes(),
         }
     }
 

@@ -87,6 +87,14 @@ pub enum EngineError {
     /// Pages that other sequences read, or may, and that are therefore not overwritten.
     #[error("the sequence's pages can be found by others: expected one of open_sequence")]
     SharedPages,
+    /// A position is not one of a sequence's.
+    #[error("position {position} of a sequence of {tokens} tokens")]
+    NoSuchPosition {
+        /// The position.
+        position: usize,
+        /// How many tokens it has.
+        tokens: usize,
+    },
     /// A token that the vocabulary does not have.
     #[error("token {token} is not in the vocabulary of {vocabulary}")]
     UnknownToken {

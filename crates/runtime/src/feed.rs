@@ -1,7 +1,7 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
 use interleaf_contract::{PageCodec, PageCopy, PageRecode, RowKind, Sampler};
-use interleaf_kv::{Op, OpKind, SequenceId};
+use interleaf_kv::{FirstTouch, Op, OpKind, Opened, SequenceId};
 
 use crate::EngineError;
 use crate::adapters::Activation;
@@ -119,12 +119,29 @@ impl Engine {
     ) -> Result<(SequenceHandle, usize), EngineError> {
         self.take_forms(activation, drift)?;
         let opened = self.cache.open(activation, prompt, drift)?;
+        self.move_in(opened, activation, prompt)
+    }
+
+    /// Carries out what a sequence that was just opened needs moved, and says how many tokens it then has.
+    pub(crate) fn move_in(
+        &mut self,
+        opened: Opened,
+        activation: Option<Activation>,
+        prompt: &[u32],
+    ) -> Result<(SequenceHandle, usize), EngineError> {
         let sequence = SequenceHandle { id: opened.sequence, activation };
-        let is_copy = |op: &Op| op.kind == OpKind::Copy;
-        let (copies, waking): (Vec<Op>, Vec<Op>) = opened.moves.iter().copied().partition(is_copy);
-        let woken =
-            self.wake(&waking).inspect_err(|_| copies.iter().for_each(|op| self.cache.copied(*op, false)));
-        if let Err(error) = woken.and_then(|()| self.copy_pages(&copies)) {
+        let of = |kind: OpKind| opened.moves.iter().copied().filter(move |op| op.kind == kind);
+        let [copies, translations]: [Vec<Op>; 2] =
+            [OpKind::Copy, OpKind::Translate].map(|kind| of(kind).collect());
+        let is_waking = |op: &Op| !matches!(op.kind, OpKind::Copy | OpKind::Translate);
+        let waking: Vec<Op> = opened.moves.iter().copied().filter(is_waking).collect();
+        let others = copies.iter().chain(&translations);
+        let woken = self.wake(&waking).inspect_err(|_| others.for_each(|op| self.cache.copied(*op, false)));
+        let moved = woken.and_then(|()| {
+            self.copy_pages(&copies)?;
+            self.translate(sequence, prompt, &translations)
+        });
+        if let Err(error) = moved {
             self.close_unchanged(sequence.id)?;
             return Err(error);
         }
@@ -136,8 +153,8 @@ impl Engine {
         Ok((sequence, reused))
     }
 
-    /// Closes a sequence where the device has just failed, so that nothing of it is encoded.
-    fn close_unchanged(&mut self, id: SequenceId) -> Result<(), EngineError> {
+    /// Closes a sequence so that nothing of it is encoded, as where the device has just failed.
+    pub(crate) fn close_unchanged(&mut self, id: SequenceId) -> Result<(), EngineError> {
         let moves = self.cache.close(id)?;
         self.histories.forget(id);
         moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
@@ -152,29 +169,42 @@ impl Engine {
         Ok(self.cache.manager().drift(sequence.id)?)
     }
 
+    /// What became of a prefix that the base had in the cache and the sequence's adapter had not, when it was resumed.
+    ///
+    /// # Errors
+    /// If the sequence is not open.
+    pub fn first_touch(&self, sequence: SequenceHandle) -> Result<FirstTouch, EngineError> {
+        Ok(self.cache.manager().first_touch(sequence.id)?)
+    }
+
     /// Carries copies out. They take effect before any step that is submitted later.
     fn copy_pages(&mut self, copies: &[Op]) -> Result<(), EngineError> {
         let mut result = Ok(());
         for &op in copies {
-            let pages = self.cache.manager().copied_pages(op.id);
-            let geometry = self.reserved.geometry;
-            // A sequence may be cut within a chunk that it reads in codes: what it goes on in is exact.
-            let is_exact = |page: &PageRecode| matches!(page.from.codec, PageCodec::Exact(_));
-            let (exact, coded): (Vec<_>, Vec<_>) = pages.into_iter().partition(is_exact);
-            let copy = |PageRecode { layer, half, from, to, .. }| {
-                let [from, to] = [from, to].map(|entry| geometry.address(layer, half, entry));
-                PageCopy { from, to }
-            };
-            let exact: Vec<PageCopy> = exact.into_iter().map(copy).collect();
             if result.is_ok() {
-                result = self.backend.copy_pages(&exact);
-            }
-            if result.is_ok() && !coded.is_empty() {
-                result = self.backend.recode_pages(&coded);
+                result = self.copy(self.cache.manager().copied_pages(op.id));
             }
             self.cache.copied(op, result.is_ok());
         }
-        Ok(result?)
+        result
+    }
+
+    /// Copies pages into exact ones.
+    pub(crate) fn copy(&mut self, pages: Vec<PageRecode>) -> Result<(), EngineError> {
+        let geometry = self.reserved.geometry;
+        // A sequence may go on from a chunk that it reads in codes: what it goes on in is exact.
+        let is_exact = |page: &PageRecode| matches!(page.from.codec, PageCodec::Exact(_));
+        let (exact, coded): (Vec<_>, Vec<_>) = pages.into_iter().partition(is_exact);
+        let copy = |PageRecode { layer, half, from, to, .. }| {
+            let [from, to] = [from, to].map(|entry| geometry.address(layer, half, entry));
+            PageCopy { from, to }
+        };
+        let exact: Vec<PageCopy> = exact.into_iter().map(copy).collect();
+        self.backend.copy_pages(&exact)?;
+        if !coded.is_empty() {
+            self.backend.recode_pages(&coded)?;
+        }
+        Ok(())
     }
 
     /// Cuts a sequence back to its first tokens, and frees the pages of the others; one that is no longer than

@@ -5,15 +5,17 @@
 //! them costs is measured when it is encoded (`encode`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use interleaf_contract::{
     Backend, BackendError, Bits, ConstantRows, ConstantsId, PageCodec, PageConstants, PageHalf, PageLoss,
     PageRecode, PoolGeometry, RopeId,
 };
-use interleaf_kv::{AdapterId, Form, LayerForm, Layers, Over, PageForm};
+use interleaf_kv::{AdapterId, Form, LayerForm, Layers, Over, PageForm, Translation};
 use interleaf_model::{Calibration, Digest, HalfCalibration, Ladder, ModelConfig, Resting};
 
-use crate::rest::fingerprint;
+use crate::first_touch::{self, Map};
+use crate::joint_map::fingerprint;
 
 /// What the mean divergence of outputs is at most where nothing better is known, as a multiple of the squared relative errors
 /// of K and of V: it covered every encoding that was measured on two trained models and ten adapters.
@@ -50,7 +52,7 @@ enum State {
     /// It was read, and nothing of it is on the device.
     Read(Box<Calibration>),
     /// Its forms are the manager's.
-    Known(Known),
+    Known(Box<Known>),
 }
 
 /// Forms that one adapter's pages may take.
@@ -59,8 +61,12 @@ struct Known {
     ladder: Ladder,
     /// What there is at rest, behind the rungs.
     rest: Vec<Resting>,
-    /// What chunks at rest are decoded with: the adapter whose calibration has it, and what tells it from another.
+    /// The map over all layers: the adapter whose calibration has it, and what tells it from another.
     joint: Option<(Digest, u64)>,
+    /// How good it is for translating the base's pages.
+    translation: Option<Translation>,
+    /// What they are translated with, from the first time on.
+    map: Option<Arc<Map>>,
     /// The number of the form of the first rung.
     first: usize,
     constants: Vec<ConstantsId>,
@@ -106,16 +112,28 @@ impl Calibrated {
 
     /// The forms of [`Found`] are the manager's, from a number on.
     pub fn add(&mut self, adapter: AdapterId, found: Found, first: usize) {
-        self.adapters.insert(adapter, State::Known(Known { first, ..found.known }));
+        self.adapters.insert(adapter, State::Known(Box::new(Known { first, ..found.known })));
     }
 
     fn known(&self) -> impl Iterator<Item = &Known> {
         self.adapters.values().filter_map(State::known)
     }
 
+    fn known_mut(&mut self) -> impl Iterator<Item = &mut Known> {
+        self.adapters.values_mut().filter_map(|state| match state {
+            State::Known(known) => Some(&mut **known),
+            State::Missing | State::Read(_) => None,
+        })
+    }
+
     /// Bytes of everything that their pages are decoded with besides their anchors.
     pub fn bytes(&self) -> u64 {
         self.known().map(|known| known.bytes).sum()
+    }
+
+    /// Bytes of the maps that the base's pages have been translated with.
+    pub fn map_bytes(&self) -> u64 {
+        self.known().filter_map(|known| known.map.as_ref()).map(|map| map.bytes).sum()
     }
 
     /// Forgets everything, and what a backend holds for it.
@@ -124,19 +142,27 @@ impl Calibrated {
     /// The first of the backend's; everything is forgotten all the same.
     pub fn clear(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
         let adapters = std::mem::take(&mut self.adapters);
-        let constants = adapters.values().filter_map(State::known).flat_map(|known| &known.constants);
-        constants.map(|id| backend.drop_constants(*id)).fold(Ok(()), Result::and)
+        let known = || adapters.values().filter_map(State::known);
+        let constants = known().flat_map(|known| &known.constants);
+        let dropped = constants.map(|id| backend.drop_constants(*id)).fold(Ok(()), Result::and);
+        let maps = adapters.into_values().filter_map(|state| match state {
+            State::Known(known) => known.map,
+            State::Missing | State::Read(_) => None,
+        });
+        maps.map(|map| map.drop_from(backend)).fold(dropped, Result::and)
     }
 
-    /// Makes all constants resident on a new backend, which names them as the one before did. Can be tried again.
+    /// Makes all constants resident on a new backend, which names them as the one before did; maps are, once they are needed.
+    /// Can be tried again.
     ///
     /// # Errors
     /// If there is no room, or it names them otherwise.
     pub fn make_resident_again(
-        &self,
+        &mut self,
         ropes: &[RopeId],
         backend: &mut dyn Backend,
     ) -> Result<(), BackendError> {
+        self.known_mut().for_each(|known| known.map = None);
         let mut all: Vec<_> =
             self.known().flat_map(|known| known.constants.iter().zip(&known.origin)).collect();
         all.sort_by_key(|(id, _)| id.0);
@@ -163,11 +189,7 @@ impl Calibrated {
 
     /// There will be no other backend: what was kept for one is let go.
     pub fn forget_origins(&mut self) {
-        for state in self.adapters.values_mut() {
-            if let State::Known(known) = state {
-                known.origin = Vec::new();
-            }
-        }
+        self.known_mut().for_each(|known| known.origin = Vec::new());
     }
 
     /// A bound on the mean divergence of outputs over pages that have lost something, in nats: by the ladder of the adapter
@@ -204,14 +226,26 @@ impl Calibrated {
         Some((&known.ladder, factor))
     }
 
-    /// What an adapter's chunks at rest are decoded with is gone.
+    /// What an adapter's pages are translated with, if that is resident.
+    pub fn map_of(&self, adapter: AdapterId) -> Option<Arc<Map>> {
+        self.adapters.get(&adapter)?.known()?.map.clone()
+    }
+
+    /// It is from now on.
+    pub fn set_map(&mut self, adapter: AdapterId, map: Arc<Map>) {
+        if let Some(State::Known(known)) = self.adapters.get_mut(&adapter) {
+            known.map = Some(map);
+        }
+    }
+
+    /// What an adapter's chunks at rest are decoded with, and the base's translated, is gone.
     pub fn forget_joint(&mut self, adapter: AdapterId) {
         if let Some(State::Known(known)) = self.adapters.get_mut(&adapter) {
             known.joint = None;
         }
     }
 
-    /// The adapter whose calibration has what an adapter's chunks at rest are decoded with, and what tells that from another;
+    /// The adapter whose calibration has an adapter's map over all layers, and what tells that from another;
     /// `None` where there is none, or none any more.
     pub fn joint_of(&self, adapter: AdapterId) -> Option<(Digest, u64)> {
         self.adapters.get(&adapter)?.known()?.joint
@@ -270,8 +304,10 @@ pub struct Residence<'a> {
     pub backend: &'a mut dyn Backend,
     /// Whether no other backend will ever need their constants.
     pub is_last: bool,
-    /// Of chunks that may be at rest: the adapter, and how many of its layers are the base's.
-    pub rests: Option<(Digest, usize)>,
+    /// The adapter, and how many of its layers are the base's.
+    pub adapter: (Digest, usize),
+    /// Whether chunks may be at rest.
+    pub rests: bool,
 }
 
 impl Found {
@@ -286,7 +322,7 @@ impl Found {
     /// # Errors
     /// If there is no room for the constants; none is held then.
     pub fn new(name: &str, calibration: &Calibration, on: Residence<'_>) -> Result<Self, BackendError> {
-        let Residence { config, pool, ropes, backend, is_last, rests } = on;
+        let Residence { config, pool, ropes, backend, is_last, adapter: (adapter, shared), rests } = on;
         let mut ladder = calibration.ladder.clone();
         if !backend.codes_pages() {
             ladder.rungs.clear();
@@ -350,15 +386,23 @@ impl Found {
             }
         };
         let mut forms: Vec<Form> = ladder.rungs.iter().map(form).collect();
-        let (mut rest, mut joint) = (Vec::new(), None);
-        if let (Some((adapter, shared)), Some(map)) = (rests, &calibration.joint) {
-            joint = Some((adapter, fingerprint(map)));
+        let joint = calibration.joint.as_ref().map(|map| (adapter, fingerprint(map)));
+        let translation = joint.and_then(|_| first_touch::translation(&calibration.touches));
+        let mut rest = Vec::new();
+        if rests && joint.is_some() {
             for (resting, form) in resting(&calibration.rest, shared, pool) {
                 rest.push(resting);
                 forms.push(form);
             }
         }
-        Ok(Self { forms, known: Known { ladder, rest, joint, first: 0, constants, bytes: held, origin } })
+        let bytes = held;
+        let known = Known { ladder, rest, joint, translation, map: None, first: 0, constants, bytes, origin };
+        Ok(Self { forms, known })
+    }
+
+    /// How good translating the base's pages is, if that was measured.
+    pub fn translation(&self) -> Option<Translation> {
+        self.known.translation.clone()
     }
 
     /// Whether any of it is for pages at rest.

@@ -96,7 +96,8 @@ impl Engine {
     fn begin(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
         let empty = a.sequence;
         let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens(), a.budget())?;
-        a.begin(sequence, reused, self.cache.manager().drift(sequence.id)?);
+        let manager = self.cache.manager();
+        a.begin(sequence, reused, manager.drift(sequence.id)?, manager.first_touch(sequence.id)?);
         self.close_sequence(empty)
     }
 

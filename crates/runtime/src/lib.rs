@@ -30,14 +30,17 @@ mod engine;
 mod error;
 mod fallback;
 mod feed;
+mod first_touch;
 mod forms;
 mod forward;
 mod gate;
 mod generate;
 mod history;
 mod inspect;
+mod joint_map;
 mod keys;
 mod origin;
+mod recompute;
 mod request;
 mod reserve;
 mod resident;
@@ -58,14 +61,16 @@ pub use conversation::Conversation;
 pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
+pub use first_touch::{TRANSLATION_RANK, TranslationMap, translation};
 pub use gate::GpuGate;
 pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
+pub use interleaf_kv::{FirstTouch, Translation};
 pub use interleaf_model::{
-    Calibration, ChatMessage, ChatTemplate, Digest, JointCalibration, LayerKind, MadeFrom, Model,
-    ModelConfig, ModelError, PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source, TensorInfo,
-    Tokenizer, WeightFormat,
+    Calibration, ChatMessage, ChatTemplate, Digest, JointCalibration, LayerKind, MadeFrom, MeasuredTouch,
+    Model, ModelConfig, ModelError, PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source,
+    TensorInfo, Tokenizer, WeightFormat,
 };
 pub use keys::{KeyPath, KeyReads, KeyReason, KeyTimes};
 pub use request::{Completion, Event, FinishReason, Request};

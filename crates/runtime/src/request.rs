@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use interleaf_contract::BackendError;
+use interleaf_kv::FirstTouch;
 
 use crate::{KeyReads, SamplingOptions};
 
@@ -122,6 +123,9 @@ pub struct Completion {
     /// What its output may diverge by for the pages that were read, in nats, as it was estimated when they were encoded; 0
     /// for an exact answer.
     pub drift: f32,
+    /// What became of a prefix that the base had in the cache and the adapter had not. What was translated of it is among the
+    /// reused tokens.
+    pub first_touch: FirstTouch,
     /// How the keys of those pages were read.
     pub keys: KeyReads,
     /// Why it ended.

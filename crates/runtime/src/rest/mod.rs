@@ -7,15 +7,13 @@
 mod joint;
 mod panels;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use interleaf_contract::{
     BackendError, Bytes, CHUNK_TOKENS, PAGE_UNIT, PageAddress, PageData, PageEntry, PageHalf, PageLoss,
     PoolGeometry,
 };
 use interleaf_kernels_ref::page_codec::{decode, encode, transpose};
 use interleaf_kv::{AdapterId, Op, Rest};
-use interleaf_model::{Digest, JointCalibration, ModelError, WeightFormat};
+use interleaf_model::WeightFormat;
 use rayon::prelude::*;
 
 use self::joint::{Joint, Numbers};
@@ -27,15 +25,6 @@ const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
 /// Chunks that are read, decoded and written at once.
 const BATCH: usize = 32;
-
-/// What tells one map from another, as long as this process runs.
-pub fn fingerprint(joint: &JointCalibration) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for values in [&joint.down, &joint.up, &joint.scales, &joint.residual.rows] {
-        bytemuck::cast_slice::<f32, u8>(values).hash(&mut hasher);
-    }
-    hasher.finish()
-}
 
 impl Engine {
     /// Puts at most so many chunks to rest, or into whatever form takes less and that calls allow. Returns for how many that was
@@ -55,7 +44,7 @@ impl Engine {
         let (mut follows, mut moves) = (Vec::new(), moves.into_iter());
         while let Some((op, rest)) = moves.next() {
             if at_hand.as_ref().is_none_or(|(adapter, _)| *adapter != rest.adapter) {
-                at_hand = Some((rest.adapter, self.joint(rest.adapter, positions)));
+                at_hand = Some((rest.adapter, self.joint(rest.adapter, positions)?));
             }
             let drift = match at_hand.as_ref().and_then(|(_, joint)| joint.as_ref()) {
                 Some(joint) => self.on_device(|engine| engine.encode_at_rest(&rest, joint)),
@@ -118,7 +107,7 @@ impl Engine {
         let rests: Vec<(Op, Rest)> =
             moves.iter().filter_map(|op| Some((*op, manager.rest_of(op.id)?))).collect();
         let Some(adapter) = rests.first().map(|(_, rest)| rest.adapter) else { return Ok(()) };
-        let Some(joint) = self.joint(adapter, positions(rests.iter().map(|(_, rest)| rest))) else {
+        let Some(joint) = self.joint(adapter, positions(rests.iter().map(|(_, rest)| rest)))? else {
             moves.iter().for_each(|op| self.cache.woken(*op, Ended::Failed));
             return Ok(());
         };
@@ -152,34 +141,12 @@ impl Engine {
         Ok(self.backend.write_pages(&pages)?)
     }
 
-    /// The map of an adapter. Once it cannot be had any more one warning says so, and it is not looked for again: what is at
-    /// rest cannot be decoded with another.
-    fn joint(&mut self, adapter: AdapterId, positions: usize) -> Option<Joint> {
-        let (digest, expected) = self.calibrated.joint_of(adapter)?;
-        match self.read_joint(digest, expected, positions) {
-            Ok(joint) => Some(joint),
-            Err(error) => {
-                tracing::warn!(
-                    adapter = %digest,
-                    %error,
-                    "an adapter's caches are not put to rest any more, and computed again where they are"
-                );
-                self.calibrated.forget_joint(adapter);
-                None
-            }
-        }
-    }
-
-    /// The map in an adapter's calibration, which must be the one that its chunks were put to rest with.
-    fn read_joint(&self, digest: Digest, expected: u64, positions: usize) -> Result<Joint, Unread> {
-        let config = self.model.config();
-        let calibration = self.store.calibration(config, self.model_digest(), digest);
-        let joint = calibration.and_then(|calibration| calibration.joint).ok_or(Unread::Missing)?;
-        if fingerprint(&joint) != expected {
-            return Err(Unread::Another);
-        }
-        let embedding = self.model.embedding(WeightFormat::Stored)?;
-        Ok(Joint::new(config, &joint, embedding, positions))
+    /// The map of an adapter, for so many positions.
+    fn joint(&mut self, adapter: AdapterId, positions: usize) -> Result<Option<Joint>, EngineError> {
+        self.with_joint_map(adapter, |engine, joint| {
+            let embedding = engine.model.embedding(WeightFormat::Stored)?;
+            Ok(Joint::new(engine.model.config(), &joint, embedding, positions))
+        })
     }
 
     /// A chunk's pages of all layers as numbers, none of which is decoded over another.
@@ -233,15 +200,4 @@ fn address(layer: usize, at: u64, bytes: u32) -> PageAddress {
 /// Positions that some chunks reach to.
 fn positions<'a>(rests: impl Iterator<Item = &'a Rest>) -> usize {
     rests.map(|rest| rest.chunk as usize + 1).max().unwrap_or(0) * CHUNK_TOKENS
-}
-
-/// Why there is no map.
-#[derive(Debug, thiserror::Error)]
-enum Unread {
-    #[error("its calibration is not in the store any more")]
-    Missing,
-    #[error("its calibration was made anew since")]
-    Another,
-    #[error(transparent)]
-    Model(#[from] ModelError),
 }
