@@ -1,15 +1,16 @@
 //! Calibrating one adapter: run, fit, measure.
 
 use interleaf_contract::CHUNK_TOKENS;
-use interleaf_model::{Calibration, Digest, Ladder, MadeFrom, MeasuredCodec};
+use interleaf_model::{Calibration, Digest, JointCalibration, Ladder, MadeFrom, MeasuredCodec};
 use interleaf_runtime::Engine;
 
-use crate::fit::Fit;
+use crate::fit::{COMPARED, Fit};
 use crate::kv::Kv;
 use crate::ladder::ladder;
 use crate::rest::rest;
+use crate::touch::{Toucher, bounds};
 use crate::turns::Turns;
-use crate::{CalibrateError, Codec, Measured, Parts, Subject, Windows, measure};
+use crate::{Anchor, CalibrateError, Codec, Measured, Parts, Subject, Windows, measure};
 
 /// Every so-manieth window is held back from the fit, for measuring; the last one where there are fewer.
 pub const HELD_BACK: usize = 8;
@@ -31,8 +32,9 @@ pub enum Progress {
     Measured(usize, usize),
 }
 
-/// Calibrates an adapter that is registered under a name. The engine must keep its pages as f32 and have room for two
-/// sequences as long as the longest window.
+/// Calibrates an adapter that is registered under a name; translations are measured of prefixes of so many tokens, ascending, such as
+/// those of [`PREFIXES`](crate::PREFIXES) that fit. The engine must keep its pages as f32 and have room for two sequences as long
+/// as the longest window, and as the longest prefix with [`CONTINUATION`](crate::CONTINUATION) tokens behind it.
 ///
 /// # Errors
 /// If there are fewer than two windows, or one is too short, or the engine fails.
@@ -41,9 +43,11 @@ pub fn calibrate(
     adapter: &str,
     digest: Digest,
     windows: &Windows,
+    prefixes: &[usize],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Calibration, CalibrateError> {
-    let (mut calibration, held_back, parts) = fitted(engine, adapter, digest, windows, progress)?;
+    let (mut calibration, unseen, parts) = fitted(engine, adapter, digest, windows, progress)?;
+    let held_back = unseen.held_back;
     let codecs: Vec<Codec> = Codec::ALL.into_iter().filter(|codec| codec.is_in(&calibration)).collect();
     let (mut done, total) = (0, codecs.len() * held_back.rows.len());
     let subject = Subject::calibrated(adapter, &calibration);
@@ -61,17 +65,33 @@ pub fn calibrate(
     calibration.rest = rest(engine, subject, &some, parts, &mut |done, total| {
         progress(Progress::Measured(done, total));
     })?;
+    // What acts from its invocation on has nothing to translate: until then its pages are the base's.
+    if unseen.joint.is_some() && engine.invocation(adapter).is_none() {
+        let toucher = Toucher { adapter, joint: unseen.joint.as_ref(), anchor: Anchor::F16 };
+        calibration.touches = bounds(engine, toucher, &unseen.windows, prefixes, &mut |done, total| {
+            progress(Progress::Measured(done, total));
+        })?;
+    }
     Ok(calibration)
 }
 
-/// Everything that is fitted, with nothing measured yet; and the windows that are held back for that, and how they are parted.
+/// What is there to measure on.
+struct Unseen {
+    /// Windows that nothing was fitted to.
+    held_back: Windows,
+    /// A map over all layers that was fitted to fewer windows, and those that it has not seen.
+    joint: Option<JointCalibration>,
+    windows: Windows,
+}
+
+/// Everything that is fitted, with nothing measured yet; what to measure on, and how that is parted.
 fn fitted(
     engine: &mut Engine,
     adapter: &str,
     digest: Digest,
     windows: &Windows,
     progress: &mut dyn FnMut(Progress),
-) -> Result<(Calibration, Windows, Parts), CalibrateError> {
+) -> Result<(Calibration, Unseen, Parts), CalibrateError> {
     let (fitted, held_back) = part(windows)?;
     let shortest = windows.rows.iter().map(Vec::len).min().unwrap_or(0);
     let longest = windows.rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -104,8 +124,12 @@ fn fitted(
         measured: Vec::new(),
         ladder: Ladder::default(),
         rest: Vec::new(),
+        touches: Vec::new(),
     };
-    Ok((calibration, held_back, parts))
+    let left_out = fitted.iter().enumerate().filter(|(i, _)| (i + 1).is_multiple_of(COMPARED));
+    let rows = left_out.map(|(_, row)| row.to_vec()).chain(held_back.rows.iter().cloned()).collect();
+    let windows = Windows { text: windows.text.clone(), digest: windows.digest, rows };
+    Ok((calibration, Unseen { held_back, joint: found.joint_of_others, windows }, parts))
 }
 
 fn kept(measured: &Measured) -> MeasuredCodec {

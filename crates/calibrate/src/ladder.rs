@@ -32,7 +32,7 @@ const LEAST_SQUARE: f64 = 1e-6;
 const MOST_RUNGS: usize = 48;
 
 /// The deviation where one window tells of none: as the most that was seen of two models.
-const UNKNOWN_DEVIATION: f64 = 0.8;
+pub const UNKNOWN_DEVIATION: f64 = 0.8;
 
 const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
@@ -239,7 +239,8 @@ fn deviations(windows: usize) -> f64 {
     known.or(DEVIATIONS.first()).map_or(f64::INFINITY, |(_, deviations)| *deviations)
 }
 
-fn mean(values: &[f64]) -> f64 {
+/// Their mean; 0 of none.
+pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / (values.len() as f64).max(1.0)
 }
 

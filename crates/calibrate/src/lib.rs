@@ -20,6 +20,7 @@ mod prefix;
 mod products;
 mod rest;
 mod score;
+mod touch;
 mod turns;
 mod windows;
 
@@ -32,4 +33,5 @@ pub use held::{Budgets, Held, Outcome, Reader, Shared, hold, unshared_bytes};
 pub use kv::Kv;
 pub use measure::{Measured, Parts, Subject, f16_bytes_per_token, measure};
 pub use products::Products;
+pub use touch::{CONTINUATION, PREFIXES, Touch, Touched, Toucher, measure_touches};
 pub use windows::{Windows, cut, read_windows};

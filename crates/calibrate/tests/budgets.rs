@@ -41,7 +41,7 @@ fn calibrate_all(store: &Path) {
         let rows = all.rows.iter().step_by(4).map(|row| row[..WINDOW].to_vec()).collect();
         let digest = engine.adapters().find(|adapter| adapter.name == name).unwrap().digest;
         let windows = Windows { rows, ..all };
-        let calibration = calibrate(&mut engine, name, digest, &windows, &mut |_| ()).unwrap();
+        let calibration = calibrate(&mut engine, name, digest, &windows, &[], &mut |_| ()).unwrap();
         Store::new(Some(store.to_owned())).keep_calibration(&calibration).unwrap().unwrap();
     }
 }

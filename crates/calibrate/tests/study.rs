@@ -37,7 +37,7 @@ fn source() -> Source {
 fn calibrated(engine: &mut Engine, digest: Digest) -> Calibration {
     let (_, bytes) = demo_model::CALIBRATION.iter().find(|(name, _)| *name == ADAPTER).unwrap();
     let windows = read_windows(ADAPTER, bytes, "input_ids").unwrap();
-    calibrate(engine, ADAPTER, digest, &windows, &mut |_| ()).unwrap()
+    calibrate(engine, ADAPTER, digest, &windows, &[], &mut |_| ()).unwrap()
 }
 
 /// Means and bases, `(layer, half, …)`.

@@ -57,7 +57,7 @@ fn calibrated(adapter: &Source, windows: &Windows) -> Calibration {
     let mut engine = common::engine(PageElement::F32, None);
     let digest = engine.register_adapter("adapter", adapter).unwrap().digest;
     engine.reserve_kv(2, 96).unwrap();
-    let written = calibrate(&mut engine, "adapter", digest, windows, &mut |_| ()).unwrap();
+    let written = calibrate(&mut engine, "adapter", digest, windows, &[], &mut |_| ()).unwrap();
     let files: Vec<(&str, &[u8])> = vec![("c", written.to_bytes().unwrap().leak())];
     let file = Source::Embedded { name: "calibration", files: files.leak() };
     let read = Calibration::read(&file, "c", engine.config(), engine.model_digest(), digest).unwrap();

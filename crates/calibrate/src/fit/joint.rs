@@ -4,7 +4,8 @@
 //! another. There are hardly more tokens than a few times the inputs, so that how much is added to the inputs' variances
 //! matters: it is the one of [`SHARES`] whose map, fitted to the other windows, leaves least of every fourth one. Of the map
 //! that is then fitted to all windows the strongest directions of its outputs are kept, and of what these leave the strongest
-//! directions are the residual's basis.
+//! directions are the residual's basis. The map that was fitted to the others alone is kept for the measuring of what such a
+//! map costs texts that it has not seen.
 
 use faer::{Mat, MatRef};
 use interleaf_contract::Matrix;
@@ -26,7 +27,7 @@ pub const MOST_COLUMNS: usize = 6144;
 const SHARES: [f64; 5] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 
 /// Every so-manieth window is what shares are compared on.
-const COMPARED: usize = 4;
+pub const COMPARED: usize = 4;
 
 /// For messages.
 const WHAT: &str = "the joint map";
@@ -86,8 +87,9 @@ impl Joint {
         if is_compared { self.compared.add(&rows) } else { self.fitted.add(&rows) }
     }
 
-    /// Fits the map and its residual's basis.
-    pub fn finish(self, width: usize) -> Result<JointCalibration, CalibrateError> {
+    /// Fits the map and its residual's basis: to all windows, and to those that shares were not compared on, if there are any
+    /// others.
+    pub fn finish(self, width: usize) -> Result<[Option<JointCalibration>; 2], CalibrateError> {
         let counts = [self.fitted.rows, self.compared.rows];
         let (fitted, compared) = (self.fitted.finish(), self.compared.finish());
         let (outputs, tokens) = (self.outputs, counts[0] + counts[1]);
@@ -101,18 +103,10 @@ impl Joint {
         let [fitted, compared] = [(fitted, counts[0]), (compared, counts[1])]
             .map(|(sum, rows)| Blocks::new(&sum, rows, &scales, width));
         let share = best_share(&fitted, &compared)?;
-        let all = fitted.and(&compared);
-        let full = solve(WHAT, &all.inputs, &all.crossed, tokens, share)?;
-        let predicted = full.transpose() * &all.inputs * &full;
-        let rank = RANK.min(outputs);
-        let kept = directions(WHAT, &predicted, tokens, rank)?;
-        let up = widen(&kept.rows);
-        let up_matrix = MatRef::from_row_major_slice(&up, rank, outputs);
-        let down = rounded(WHAT, &row_major((&full * up_matrix.transpose()).as_ref()))?;
-        let map = MatRef::from_row_major_slice(&down, first, rank) * up_matrix;
-        let left = left(&all.inputs, &all.crossed, &all.squares, map.as_ref());
-        let residual = directions(WHAT, &left, tokens, rank)?;
-        Ok(JointCalibration { down: narrow(&down), up: kept.rows, scales, residual })
+        let all = fitted.and(&compared).map(&scales, share)?;
+        let is_parted = fitted.tokens > 0 && compared.tokens > 0;
+        let part = if is_parted { Some(fitted.map(&scales, share)?) } else { None };
+        Ok([Some(all), part])
     }
 }
 
@@ -157,6 +151,22 @@ impl Blocks {
             crossed: &self.crossed + &other.crossed,
             squares: &self.squares + &other.squares,
         }
+    }
+
+    /// The strongest columns of the map that is fitted to these, and where what it leaves lies.
+    fn map(&self, scales: &[f32], share: f64) -> Result<JointCalibration, CalibrateError> {
+        let (first, outputs) = (self.inputs.ncols(), self.squares.ncols());
+        let full = solve(WHAT, &self.inputs, &self.crossed, self.tokens, share)?;
+        let predicted = full.transpose() * &self.inputs * &full;
+        let rank = RANK.min(outputs);
+        let kept = directions(WHAT, &predicted, self.tokens, rank)?;
+        let up = widen(&kept.rows);
+        let up_matrix = MatRef::from_row_major_slice(&up, rank, outputs);
+        let down = rounded(WHAT, &row_major((&full * up_matrix.transpose()).as_ref()))?;
+        let map = MatRef::from_row_major_slice(&down, first, rank) * up_matrix;
+        let left = left(&self.inputs, &self.crossed, &self.squares, map.as_ref());
+        let residual = directions(WHAT, &left, self.tokens, rank)?;
+        Ok(JointCalibration { down: narrow(&down), up: kept.rows, scales: scales.to_vec(), residual })
     }
 
     /// The squares that a map leaves, of all outputs together.

@@ -19,7 +19,7 @@ use crate::moments::Moments;
 use crate::turns::Turns;
 use crate::{CalibrateError, Kv};
 use joint::Joint;
-pub use joint::MOST_COLUMNS;
+pub use joint::{COMPARED, MOST_COLUMNS};
 use linear::{SHARE, block, directions, left, narrow, rounded, row_major, solve};
 
 /// The most directions in the basis of a layer's keys or values.
@@ -42,6 +42,8 @@ pub struct Fit {
 pub struct Fitted {
     pub layers: Vec<LayerCalibration>,
     pub joint: Option<JointCalibration>,
+    /// The same of fewer windows: every [`COMPARED`]-th was left out.
+    pub joint_of_others: Option<JointCalibration>,
 }
 
 impl Fit {
@@ -105,10 +107,10 @@ impl Fit {
             let profile = profile.into_iter().map(|most| most.max(least)).collect();
             Ok(LayerCalibration { profile, k, v })
         });
-        Ok(Fitted {
-            layers: layers.collect::<Result<_, CalibrateError>>()?,
-            joint: self.joint.map(|joint| joint.finish(width)).transpose()?,
-        })
+        let layers = layers.collect::<Result<_, CalibrateError>>()?;
+        let joint = self.joint.map(|joint| joint.finish(width)).transpose()?;
+        let [joint, joint_of_others] = joint.unwrap_or_default();
+        Ok(Fitted { layers, joint, joint_of_others })
     }
 }
 
