@@ -107,6 +107,9 @@ pub struct EngineArgs {
     /// Compute every prompt from its first token on, whatever is cached of earlier ones.
     #[arg(long)]
     pub no_prefix_cache: bool,
+    /// Translate no prefix of the base's for an adapter, whatever an answer's drift budget allows.
+    #[arg(long)]
+    pub no_first_touch: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub gpu: GpuArgs,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use interleaf_calibrate::{MOST_COLUMNS, Progress, Windows, calibrate};
+use interleaf_calibrate::{CONTINUATION, MOST_COLUMNS, PREFIXES, Progress, Windows, calibrate};
 use interleaf_runtime::{
     AdapterSummary, BackendChoice, Calibration, Engine, EngineOptions, PageElement, Source, Store,
     write_calibration,
@@ -51,7 +51,7 @@ struct Codec {
 pub fn run(args: &CalibrateArgs) -> Result<ExitCode, CliError> {
     let mut engine = open(args.model.as_deref(), args.threads, args.store.folder())?;
     let demo = Demo::new(&engine)?;
-    engine.reserve_kv(2, WINDOW)?;
+    reserve(&mut engine, WINDOW)?;
     let store = Store::new(args.store.folder());
     let mut report = Report { model: load::model_name(args.model.as_deref()), rows: Vec::new() };
     let sources = sources(args.model.is_some(), args.adapter.as_slice());
@@ -93,6 +93,17 @@ pub fn open(model: Option<&Path>, threads: usize, store: Option<PathBuf>) -> Res
     load::open(model.map_or_else(load::demo_base, Source::dir), &options)
 }
 
+/// Prefixes that translations are measured of.
+fn prefixes(engine: &Engine) -> Vec<usize> {
+    PREFIXES.into_iter().filter(|prefix| prefix + CONTINUATION <= engine.context()).collect()
+}
+
+/// Makes room for calibrating, and for two sequences of some tokens.
+pub fn reserve(engine: &mut Engine, tokens: usize) -> Result<(), CliError> {
+    let longest = prefixes(engine).last().map_or(0, |prefix| prefix + CONTINUATION);
+    Ok(engine.reserve_kv(2, tokens.max(longest))?)
+}
+
 /// Adapters by name: folders, or where the model is the demo's their names; none of them means all of the demo's.
 pub fn sources(is_another: bool, adapters: &[PathBuf]) -> Vec<(String, Source)> {
     let all = || load::demo_adapters().map(|(name, source)| (name.to_owned(), source));
@@ -114,7 +125,8 @@ pub fn with_bar(
 ) -> Result<Calibration, CliError> {
     let bar = load::bar(0, "calibrating");
     bar.set_message(adapter.name.clone());
-    let calibration = calibrate(engine, &adapter.name, adapter.digest, windows, &mut |progress| {
+    let prefixes = prefixes(engine);
+    let calibration = calibrate(engine, &adapter.name, adapter.digest, windows, &prefixes, &mut |progress| {
         let (done, total) = match progress {
             Progress::Run(done, total) => (done, total),
             Progress::Fitting => {

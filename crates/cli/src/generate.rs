@@ -7,6 +7,7 @@ use interleaf_runtime::{Completion, Engine, Event, Request};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
+use crate::first_touch::{self, FirstTouchRow};
 use crate::keys::{self, KeyRow};
 use crate::memory::{MemoryRow, backend_line};
 use crate::{CliError, answers, interrupt, load, output, prompt, sampling};
@@ -24,6 +25,8 @@ struct Report<'a> {
     reused_tokens: usize,
     /// A bound on the mean divergence of outputs that reading these costs, in nats.
     drift: f32,
+    /// What became of a prefix that only the base had.
+    first_touch: FirstTouchRow,
     /// How the keys of encoded chunks among them were read.
     keys: KeyRow,
     /// The first position that the adapter acted on.
@@ -85,6 +88,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
             prompt_tokens: answer.prompt_tokens,
             reused_tokens: answer.reused_tokens,
             drift: answer.drift,
+            first_touch: answer.first_touch.into(),
             keys: answer.keys.into(),
             adapter_from: answer.adapter_from,
             finish_reason: answer.reason.name(),
@@ -124,6 +128,7 @@ fn summary(engine: &Engine, answer: &Completion) {
         MemoryRow::of(engine).line(),
         format!("backend: {}", backend_line(engine)),
     ];
+    lines.extend(first_touch::line(answer.first_touch));
     lines.extend(keys::line(answer.keys));
     let dim = std::io::stderr().is_terminal();
     for line in lines {

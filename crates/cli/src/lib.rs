@@ -12,6 +12,7 @@ mod demo;
 #[cfg(feature = "gpu")]
 mod doctor;
 mod error;
+mod first_touch;
 mod generate;
 mod inspect;
 mod interrupt;

@@ -21,6 +21,7 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         threads: args.threads,
         performance_threads: !args.all_cores,
         prefix_cache: !args.no_prefix_cache,
+        first_touch: !args.no_first_touch,
         keys: args.keys.into(),
         store: args.store.folder(),
         ..EngineOptions::default()

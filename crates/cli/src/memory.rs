@@ -32,6 +32,8 @@ pub struct MemoryRow {
     pub kv_by_codec: BTreeMap<String, u64>,
     /// Beside the pool, what calibrated pages are decoded with.
     pub kv_bases: u64,
+    /// Likewise, what the base's pages have been translated with.
+    pub kv_maps: u64,
     /// Activations and scratch.
     pub activations: u64,
 }
@@ -48,6 +50,7 @@ impl MemoryRow {
             kv_at_rest,
             kv_keys,
             kv_bases,
+            kv_maps,
         } = engine.memory();
         Self {
             base: backend.base,
@@ -61,6 +64,7 @@ impl MemoryRow {
             kv_keys,
             kv_by_codec: engine.kv_by_codec().into_iter().collect(),
             kv_bases,
+            kv_maps,
             activations: backend.activations,
         }
     }
@@ -79,8 +83,12 @@ impl MemoryRow {
             0 => String::new(),
             held => format!(" and {} of bases", bytes(held)),
         };
+        let maps = match self.kv_maps {
+            0 => String::new(),
+            held => format!(" and {} of maps", bytes(held)),
+        };
         format!(
-            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded{by_codec}{keys}){bases}, activations {}",
+            "memory: base {}, adapters {}, KV pool {} ({} in use, {} cached, {} of them shared by layers, {} encoded{by_codec}{keys}){bases}{maps}, activations {}",
             bytes(self.base),
             bytes(self.adapters),
             bytes(self.kv),

@@ -76,6 +76,46 @@ fn budgets_are_kept_and_what_is_held_shrinks_with_them() {
     assert!(svg.starts_with("<svg") && svg.contains("100.0 % kept") && svg.ends_with("</svg>\n"));
 }
 
+#[test]
+fn a_first_touch_is_measured_beside_what_the_engine_makes_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = ["quality", "--first-touch", "--adapters", "cargo-toml", "--prefixes", "128,256"];
+    let report = json(folder.path(), &[&args[..], &["--sequences", "2", "--json"]].concat());
+    let rows = report["rows"].as_array().expect("rows");
+    // Two settings; nine methods, of which one leaves nothing to translate of 128 tokens.
+    assert_eq!(rows.len(), 2 * (8 + 9));
+    let kl = |prefix: u64, method: &str| -> f64 {
+        let is_it = |row: &&Value| row["prefix"] == prefix && row["method"] == method;
+        let found: Vec<f64> =
+            rows.iter().filter(is_it).map(|row| row["kl_mean"].as_f64().expect("a number")).collect();
+        assert_eq!(found.len(), 2, "{prefix} {method}");
+        found.iter().sum::<f64>() / 2.0
+    };
+    for prefix in [128, 256] {
+        assert!(kl(prefix, "full prefill") < 1e-6);
+        assert!(kl(prefix, "translated") < 0.5 * kl(prefix, "base"));
+        assert!(kl(prefix, "translated + last 64") < 0.5 * kl(prefix, "translated"));
+        assert!(kl(prefix, "translated + last 64") < kl(prefix, "base + last 64"));
+    }
+    let share = |method: &str| -> f64 {
+        let row = rows.iter().find(|row| row["prefix"] == 256 && row["method"] == method).expect("a row");
+        row["flops"].as_f64().expect("a number")
+    };
+    assert_eq!((share("base"), share("full prefill")), (0.0, 1.0));
+    assert!(share("translated") < 0.05 && share("translated + last 64") < 0.35);
+    assert_eq!(report["choices"].as_array().expect("choices").len(), 2 * 3);
+    for budget in report["budgets"].as_array().expect("budgets") {
+        assert_eq!(budget["pairs"], 2 * 2 * 2);
+        assert_eq!(budget["kept"], budget["translated"], "{budget}");
+    }
+    // Nothing is calibrated twice.
+    let before = std::fs::read_dir(folder.path().join("calibrations")).expect("a folder").count();
+    assert_eq!(before, 1);
+    let refused = interleaf(folder.path(), &["quality", "--first-touch", "--prefixes", "4000"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--prefixes must be from 1 to 1856"));
+}
+
 /// A model with the demo's tokenizer, under adapters that are called as the demo's.
 #[test]
 fn another_model_is_measured_on_the_demo_models_windows() {
@@ -193,6 +233,7 @@ fn is_not_replaced_unasked(store: &Path, file: &Path, text: &str) {
     write_calibration(file, &calibration).expect("room on the disk");
     refused(&AT_REST, &["cargo-toml: its calibration in the store is not replaced unasked", text, "at rest"]);
     calibration.joint = None;
+    calibration.touches.clear();
     write_calibration(file, &calibration).expect("room on the disk");
     refused(&AT_REST, &["--at-rest: nothing of cargo-toml goes to rest", "6144"]);
     let bytes = std::fs::read(file).expect("it is there");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use interleaf_calibrate::Anchor;
+use interleaf_calibrate::{Anchor, PREFIXES};
 
 use super::StoreArgs;
 
@@ -70,6 +70,14 @@ pub struct QualityArgs {
     /// none, and nothing goes to rest
     #[arg(long, requires = "budgets", conflicts_with_all = ["uncalibrated", "codecs"])]
     pub at_rest: bool,
+    /// Measure an adapter's first touch of a prefix that the base has in the cache instead: the base's pages as they are, or
+    /// translated, with the adapter's pass over some tokens or layers, against its own prefill; and at which budgets the engine
+    /// translates
+    #[arg(long, conflicts_with_all = ["codecs", "budgets", "plot"])]
+    pub first_touch: bool,
+    /// With --first-touch: tokens of the prefix; several with commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "first_touch", default_values_t = PREFIXES)]
+    pub prefixes: Vec<usize>,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,

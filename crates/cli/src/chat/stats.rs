@@ -3,7 +3,7 @@
 use super::dialogue::Dialogue;
 use crate::memory::{MemoryRow, backend_line};
 use crate::table::{Align, bytes, render};
-use crate::{CliError, generate, keys, output};
+use crate::{CliError, first_touch, generate, keys, output};
 
 /// What the last answer and the conversation cost, and what the cache saved.
 pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
@@ -22,6 +22,7 @@ pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
         rows.push(("last adapter", acted));
         let read = reuse(last.prompt_tokens, last.reused_tokens) + &generate::drift(last);
         rows.push(("last prompt", read));
+        rows.extend(first_touch::line(last.first_touch).map(|line| ("last prefix", line)));
         rows.extend(keys::line(last.keys).map(|line| ("last keys", line)));
         rows.push((
             "last answer",

@@ -99,6 +99,8 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
         threads: args.threads,
         store: folder,
         at_rest: args.at_rest,
+        // What is measured here is storing what adapters have computed.
+        first_touch: false,
         ..EngineOptions::default()
     };
     let mut engine = load::open(args.model.as_deref().map_or_else(load::demo_base, Source::dir), &options)?;
@@ -184,7 +186,7 @@ fn calibrate_all(args: &QualityArgs, folder: Option<PathBuf>) -> Result<Vec<(Mad
     let mut engine = calibrate::open(args.model.as_deref(), args.threads, folder)?;
     let demo = Demo::new(&engine)?;
     let adapters = register(&mut engine, args)?;
-    engine.reserve_kv(2, WINDOW)?;
+    calibrate::reserve(&mut engine, WINDOW)?;
     let mut without = Vec::new();
     let mut of = |adapter: &AdapterSummary| {
         let calibration = super::calibration(&mut engine, args, demo, adapter)?;

@@ -4,6 +4,7 @@ mod budgets;
 mod budgets_plot;
 mod bytes;
 mod calibrated;
+mod first_touch;
 mod labels;
 mod plot;
 mod report;
@@ -60,6 +61,9 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     if !args.budgets.is_empty() {
         return budgets::run(args);
     }
+    if args.first_touch {
+        return first_touch::run(args);
+    }
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
     let parts = Parts { prefix, continuation };
     let mut engine = calibrate::open(args.model.as_deref(), args.threads, args.store.folder())?;
@@ -74,7 +78,7 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     for Known { adapter, .. } in &all {
         settings.push(demo.evaluation(&engine, &adapter.name, args.text.as_deref(), parts)?);
     }
-    engine.reserve_kv(2, prefix + continuation)?;
+    calibrate::reserve(&mut engine, prefix + continuation)?;
     if codecs.iter().any(|codec| codec.is_calibrated()) {
         for known in &mut all {
             known.calibration = Some(calibration(&mut engine, args, demo, &known.adapter)?);
@@ -189,10 +193,13 @@ fn calibration(
     let refused = |reason| CliError::Kept { adapter: adapter.name.clone(), reason };
     let kept = store.kept_calibration(engine.config(), engine.model_digest(), adapter.digest);
     let kept = kept.map_err(|error| refused(error.to_string()))?;
-    // One of old knows nothing of what is at rest; of what never differs nothing has to be.
+    // One of old knows nothing of what is at rest, or of translations; of what never differs nothing has to be.
     let is_enough = |kept: &Calibration| {
-        !args.at_rest || kept.joint.is_none() || !kept.rest.is_empty() || kept.ladder.costs_nothing()
+        let has_none = kept.joint.is_none() || kept.ladder.costs_nothing();
+        has_none
+            || (!args.at_rest || !kept.rest.is_empty()) && (!args.first_touch || !kept.touches.is_empty())
     };
+    let lacks = if args.at_rest { "what is at rest" } else { "translations" };
     let old = match kept {
         Some(kept) if is_enough(&kept) => return Ok(kept),
         old => old.map(|old| old.made_from),
@@ -201,11 +208,11 @@ fn calibration(
     match &old {
         None => output::note(format_args!("{}: calibrated first, and kept in the store", adapter.name)),
         Some(from) if from.text_digest == Some(windows.digest) => output::note(format_args!(
-            "{}: calibrated anew from the same text, since what is in the store knows nothing of what is at rest",
+            "{}: calibrated anew from the same text, since what is in the store knows nothing of {lacks}",
             adapter.name
         )),
         Some(from) => {
-            return Err(refused(format!("made from {}, it knows nothing of what is at rest", from.text)));
+            return Err(refused(format!("made from {}, it knows nothing of {lacks}", from.text)));
         }
     }
     let calibration = calibrate::with_bar(engine, adapter, &windows)?;
