@@ -255,6 +255,7 @@ fn calibrated_with(rest: &[Resting]) -> tempfile::TempDir {
     let rung = Rung { layers: vec![[codec; 2]; layers], kl: 1e-6, factor: 1e-6, bound: 1e-6 };
     for adapter in engine.adapters() {
         let calibration = Calibration {
+            touches: Vec::new(),
             model: engine.model_digest(),
             adapter: adapter.digest,
             made_from: MadeFrom {

@@ -20,7 +20,7 @@ fn engine(backend: BackendChoice, store: Option<PathBuf>) -> Engine {
 }
 
 /// Text of what the adapter is for.
-fn windows() -> Windows {
+pub(super) fn windows() -> Windows {
     let all = demo_model::CALIBRATION.iter().find(|(name, _)| *name == ADAPTER).expect("it has windows");
     read_windows(ADAPTER, all.1, "input_ids").expect("windows")
 }
@@ -38,15 +38,21 @@ const OWN: usize = 14;
 
 /// A store with a calibration from a few windows, every third from the first on.
 pub(super) fn store() -> tempfile::TempDir {
+    store_with(&[])
+}
+
+/// The same, with translations of some prefixes measured.
+pub(super) fn store_with(prefixes: &[usize]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let options = EngineOptions { prefix_cache: false, ..options(BackendChoice::Cpu) };
     let mut engine = demo(&options);
-    engine.reserve_kv(2, 256).expect("a small pool");
+    engine.reserve_kv(2, 384).expect("a small pool");
     let windows = windows();
     let rows = windows.rows.iter().step_by(3).map(|row| row[..256].to_vec()).collect();
     let windows = Windows { rows, ..windows };
     let digest = engine.adapters().find(|adapter| adapter.name == ADAPTER).expect("registered").digest;
-    let calibration = calibrate(&mut engine, ADAPTER, digest, &windows, &mut |_| ()).expect("it calibrates");
+    let calibration =
+        calibrate(&mut engine, ADAPTER, digest, &windows, prefixes, &mut |_| ()).expect("it calibrates");
     let rungs = &calibration.ladder.rungs;
     assert!(rungs.len() > 3 && rungs.windows(2).all(|pair| pair[1].kl < pair[0].kl), "{rungs:?}");
     let store = Store::new(Some(folder.path().to_owned()));

@@ -14,7 +14,7 @@ use crate::support::{data, options};
 fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: PagesArg) -> VerifyArgs {
     let (weights, numerics, store) = (WeightsArg::Stored, NumericsArg::ActQ8, StoreArgs::default());
     let gpu = GpuArgs::default();
-    let (threads, all_cores, no_prefix_cache) = (0, false, false);
+    let (threads, all_cores, no_prefix_cache, no_first_touch) = (0, false, false, false);
     let keys = KeysArg::Measured;
     let engine = EngineArgs {
         backend,
@@ -25,6 +25,7 @@ fn args(model: Option<PathBuf>, golden: PathBuf, backend: BackendArg, pages: Pag
         threads,
         all_cores,
         no_prefix_cache,
+        no_first_touch,
         gpu,
         store,
     };

@@ -7,6 +7,7 @@ mod calibrated;
 mod chained;
 mod conversation;
 mod dispatches;
+mod first_touch;
 mod generation;
 mod golden;
 mod golden_gpu;
