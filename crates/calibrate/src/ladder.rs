@@ -11,6 +11,7 @@ use interleaf_runtime::Engine;
 
 use crate::measure::{Seen, distance, each_way};
 use crate::prefix::{Prefix, Stored};
+use crate::spread::{self, deviations, mean};
 use crate::{CalibrateError, Codec, Parts, Subject, Windows};
 
 /// Of two rungs that follow each other, the divergence that is expected of the second, as a share of the first's, at most.
@@ -30,9 +31,6 @@ const LEAST_SQUARE: f64 = 1e-6;
 
 /// The most rungs.
 const MOST_RUNGS: usize = 48;
-
-/// The deviation where one window tells of none: as the most that was seen of two models.
-pub const UNKNOWN_DEVIATION: f64 = 0.8;
 
 const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 
@@ -210,14 +208,7 @@ fn logarithms(ladder: &Ladder, outcomes: &[Outcome]) -> Vec<f64> {
 
 /// The standard deviation of these logarithms from window to window, all mixes in one.
 pub fn spread(ladder: &Ladder, outcomes: &[Vec<Outcome>]) -> f64 {
-    let (mut squares, mut freedom) = (0.0, 0);
-    for outcomes in outcomes {
-        let logarithms = logarithms(ladder, outcomes);
-        let mean = mean(&logarithms);
-        squares += logarithms.iter().map(|log| (log - mean).powi(2)).sum::<f64>();
-        freedom += logarithms.len().saturating_sub(1);
-    }
-    if freedom > 0 { (squares / freedom as f64).sqrt() } else { UNKNOWN_DEVIATION }
+    spread::spread(outcomes.iter().map(|outcomes| logarithms(ladder, outcomes)))
 }
 
 fn rung(ladder: &Ladder, layers: Mix, outcomes: &[Outcome], spread: f64) -> Rung {
@@ -229,19 +220,9 @@ fn rung(ladder: &Ladder, layers: Mix, outcomes: &[Outcome], spread: f64) -> Rung
 pub fn figures(ladder: &Ladder, outcomes: &[Outcome], spread: f64) -> [f32; 3] {
     let kl = mean(&outcomes.iter().map(|outcome| outcome.kl).collect::<Vec<_>>());
     let sums: Vec<f64> = outcomes.iter().map(|outcome| ladder.weighted(&outcome.squares)).collect();
-    let factor = (mean(&logarithms(ladder, outcomes)) + deviations(outcomes.len()) * spread).exp();
+    let factor =
+        (mean(&logarithms(ladder, outcomes)) + deviations(&DEVIATIONS, outcomes.len()) * spread).exp();
     [kl as f32, factor as f32, (factor * mean(&sums)) as f32]
-}
-
-/// [`DEVIATIONS`] of so many windows; of one, whose spread is a guess, no fewer than of any other number.
-fn deviations(windows: usize) -> f64 {
-    let known = DEVIATIONS.iter().rfind(|(seen, _)| *seen <= windows);
-    known.or(DEVIATIONS.first()).map_or(f64::INFINITY, |(_, deviations)| *deviations)
-}
-
-/// Their mean; 0 of none.
-pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / (values.len() as f64).max(1.0)
 }
 
 /// What each of several ways to store did to each window.
@@ -303,7 +284,7 @@ mod tests {
 
     #[test]
     fn fewer_windows_are_never_trusted_more() {
-        let all: Vec<f64> = (1..16).map(deviations).collect();
+        let all: Vec<f64> = (1..16).map(|windows| deviations(&DEVIATIONS, windows)).collect();
         assert!(all.is_sorted_by(|fewer, more| fewer >= more), "{all:?}");
         assert_eq!((all[0], all[14]), (39.0, 2.83));
     }

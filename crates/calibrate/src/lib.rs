@@ -20,6 +20,7 @@ mod prefix;
 mod products;
 mod rest;
 mod score;
+mod spread;
 mod touch;
 mod turns;
 mod windows;

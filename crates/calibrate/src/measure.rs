@@ -9,6 +9,7 @@ use crate::kv::{self, Kv};
 use crate::prefix::{self, Means, Prefix, Stored};
 use crate::products::{Pass, Products};
 use crate::score::{Reference, Score};
+use crate::spread::{mean, quantile};
 use crate::turns::Turns;
 use crate::{Anchor, CalibrateError, Codec, Windows, fit};
 
@@ -69,14 +70,13 @@ impl Measured {
     /// The mean divergence in nats.
     #[must_use]
     pub fn kl_mean(&self) -> f64 {
-        self.kl.iter().sum::<f64>() / (self.kl.len() as f64).max(1.0)
+        mean(&self.kl)
     }
 
     /// The divergence that a share of positions is at or below.
     #[must_use]
     pub fn kl_quantile(&self, share: f64) -> f64 {
-        let at = (share * self.kl.len() as f64).ceil() as usize;
-        self.kl.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+        quantile(&self.kl, share)
     }
 
     /// The perplexity over its cache as a multiple of that over the exact one.
@@ -212,10 +212,7 @@ impl Sums {
     fn add(&mut self, seen: Seen<'_>) {
         let Seen { prefix: pair, stored: Stored { kv, bytes }, score, .. } = seen;
         self.bytes += bytes;
-        self.score.kl.extend(score.kl);
-        self.score.same_top += score.same_top;
-        self.score.nll += score.nll;
-        self.score.own_nll += score.own_nll;
+        self.score.add(score);
         self.errors.resize(kv.layers.len(), [[0.0; 2]; 2]);
         let layers = kv.layers.iter().zip(&pair.own().layers).zip(&pair.base().layers);
         for (((kv, own), base), errors) in layers.zip(&mut self.errors) {

@@ -27,6 +27,16 @@ pub struct Score {
     pub own_nll: f64,
 }
 
+impl Score {
+    /// Takes in that of other positions.
+    pub fn add(&mut self, other: Self) {
+        self.kl.extend(other.kl);
+        self.same_top += other.same_top;
+        self.nll += other.nll;
+        self.own_nll += other.own_nll;
+    }
+}
+
 impl Reference {
     /// Reads tokens after a sequence's cache. The last token is only to be predicted.
     pub fn new(engine: &mut Engine, sequence: SequenceHandle, tokens: &[u32]) -> Result<Self, EngineError> {

@@ -109,8 +109,7 @@ impl Cache {
         prompt: &[u32],
         budget: f32,
     ) -> Result<Opened, KvError> {
-        let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
-        let open = self.call(activation, prompt, most, budget);
+        let open = self.prompt(activation, prompt, budget);
         self.manager.open(&open)
     }
 
@@ -121,8 +120,7 @@ impl Cache {
         prompt: &[u32],
         budget: f32,
     ) -> Result<Opened, KvError> {
-        let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
-        let open = self.call(activation, prompt, most, budget);
+        let open = self.prompt(activation, prompt, budget);
         self.manager.open_exact(&open)
     }
 
@@ -146,6 +144,12 @@ impl Cache {
     ) -> Result<(), KvError> {
         let open = self.call(activation, tokens, tokens.len(), budget);
         self.manager.forget(&open)
+    }
+
+    /// A call that may find all of its prompt but the last token.
+    fn prompt<'a>(&self, activation: Option<Activation>, prompt: &'a [u32], budget: f32) -> Open<'a> {
+        let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
+        self.call(activation, prompt, most, budget)
     }
 
     fn call<'a>(

@@ -5,7 +5,7 @@ use interleaf_model::MeasuredTouch;
 use interleaf_runtime::Engine;
 
 use super::{Touch, Toucher, measure_touches};
-use crate::ladder::{UNKNOWN_DEVIATION, mean};
+use crate::spread::{deviations, mean, spread};
 use crate::{CalibrateError, Windows};
 
 /// Lengths of prefixes.
@@ -53,10 +53,10 @@ pub fn bounds(
             computed.into_iter().zip(touched).map(|(computed, touched)| (prefix, computed, touched.windows)),
         );
     }
-    let spread = spread(all.iter().map(|(.., kl)| kl.as_slice()));
+    let spread = spread(all.iter().map(|(.., kl)| logarithms(kl)));
     let touch = |(prefix, computed, kl): (usize, usize, Vec<f64>)| {
         let logarithms = logarithms(&kl);
-        let bound = (mean(&logarithms) + deviations(logarithms.len()) * spread).exp();
+        let bound = (mean(&logarithms) + deviations(&DEVIATIONS, logarithms.len()) * spread).exp();
         MeasuredTouch { prefix, computed, kl: mean(&kl) as f32, bound: bound as f32 }
     };
     let touches = all.into_iter().map(touch);
@@ -82,26 +82,8 @@ fn joined(windows: &Windows, prefix: usize, continuation: usize) -> Windows {
     Windows { text: windows.text.clone(), digest: windows.digest, rows }
 }
 
-/// [`DEVIATIONS`] of so many windows; of one no fewer than of any other number.
-fn deviations(windows: usize) -> f64 {
-    let known = DEVIATIONS.iter().rfind(|(seen, _)| *seen <= windows);
-    known.or(DEVIATIONS.first()).map_or(f64::INFINITY, |(_, deviations)| *deviations)
-}
-
 fn logarithms(kl: &[f64]) -> Vec<f64> {
     kl.iter().filter(|kl| **kl > 0.0).map(|kl| kl.ln()).collect()
-}
-
-/// The standard deviation of logarithms from window to window, all ways in one.
-fn spread<'a>(all: impl Iterator<Item = &'a [f64]>) -> f64 {
-    let (mut squares, mut freedom) = (0.0, 0);
-    for kl in all {
-        let logarithms = logarithms(kl);
-        let mean = mean(&logarithms);
-        squares += logarithms.iter().map(|log| (log - mean).powi(2)).sum::<f64>();
-        freedom += logarithms.len().saturating_sub(1);
-    }
-    if freedom > 0 { (squares / f64::from(freedom as u32)).sqrt() } else { UNKNOWN_DEVIATION }
 }
 
 #[cfg(test)]
@@ -120,12 +102,5 @@ mod tests {
         assert_eq!(found[3], [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]);
         assert_eq!(found[4], [30, 31, 32, 33, 34, 0, 1, 2, 13, 14]);
         assert!(found.iter().all(|row| row.len() == 10));
-    }
-
-    #[test]
-    fn the_spread_is_that_within_ways() {
-        let e = std::f64::consts::E;
-        let spread = spread([&[1.0, e, e * e][..], &[1e-4, 1e-4 * e, 1e-4 * e * e, 0.0]].into_iter());
-        assert!((spread - 1.0).abs() < 1e-12, "{spread}");
     }
 }

@@ -13,6 +13,7 @@ pub use self::bound::{CONTINUATION, PREFIXES, bounds};
 use crate::kv::{self, Kv};
 use crate::prefix;
 use crate::score::{Reference, Score};
+use crate::spread::{mean, quantile};
 use crate::{Anchor, CalibrateError, Windows, fit};
 
 /// Layers whose keys and values say which tokens are computed by [`Touch::Selected`].
@@ -122,14 +123,13 @@ impl Touched {
     /// The mean divergence, in nats.
     #[must_use]
     pub fn kl_mean(&self) -> f64 {
-        self.kl.iter().sum::<f64>() / (self.kl.len() as f64).max(1.0)
+        mean(&self.kl)
     }
 
     /// The divergence that a share of positions is at or below.
     #[must_use]
     pub fn kl_quantile(&self, share: f64) -> f64 {
-        let at = (share * self.kl.len() as f64).ceil() as usize;
-        self.kl.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+        quantile(&self.kl, share)
     }
 }
 
@@ -188,12 +188,8 @@ struct Sums {
 impl Sums {
     fn add(&mut self, score: Score, time: Option<f64>) {
         // Rounding may take a divergence of nothing below it.
-        let mean = score.kl.iter().sum::<f64>() / (score.kl.len() as f64).max(1.0);
-        self.windows.push(mean.max(0.0));
-        self.score.kl.extend(score.kl);
-        self.score.same_top += score.same_top;
-        self.score.nll += score.nll;
-        self.score.own_nll += score.own_nll;
+        self.windows.push(mean(&score.kl).max(0.0));
+        self.score.add(score);
         self.times.extend(time);
     }
 
