@@ -5,6 +5,7 @@
 //! [`Manager`] is the state machine; [`policy`] has what it goes by when something must go; [`plan_switch`] how a context
 //! comes back.
 
+mod attention;
 mod blocks;
 mod children;
 mod error;

@@ -2,6 +2,7 @@
 
 use interleaf_contract::{CHUNK_TOKENS, PageTable};
 
+use crate::attention::Attention;
 use crate::node::BASE;
 use crate::{FirstTouch, SequenceId};
 
@@ -38,6 +39,8 @@ pub struct Sequence {
     pub is_lost: bool,
     /// Nodes that it waits for.
     pub unready: Vec<u32>,
+    /// How much its rows attended to its chunks, as far as that was measured.
+    pub attention: Vec<Attention>,
     /// What became of a prefix that only the base had.
     pub first_touch: FirstTouch,
 }

@@ -6,7 +6,7 @@ mod small;
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::policy::Policy;
 use interleaf_kv::{
-    AppId, Form, KvError, Layers, Manager, Op, Open, Over, SequenceId, Source, Tolerance, ToleranceError,
+    AppId, Form, KvError, Layers, Manager, Op, Open, Over, Source, Tolerance, ToleranceError,
 };
 
 use self::small::PAGE;
@@ -23,7 +23,8 @@ fn forms() -> Vec<Form> {
         by_density: true,
     };
     // In no order, and with one among them that does not stand alone.
-    vec![form(4, 0.02), Form { over: Over::Base, ..form(2, 0.03) }, form(8, 0.001), form(2, 0.2)]
+    let eight = Form { by_density: false, ..form(8, 0.001) };
+    vec![form(4, 0.02), Form { over: Over::Base, ..form(2, 0.03) }, eight, form(2, 0.2)]
 }
 
 const FOUR: Source = Source::Form(0);
@@ -44,14 +45,25 @@ fn call(app: AppId, tokens: &[u32], budget: f32) -> Open<'_> {
     Open { app, adapter: None, tokens, most: tokens.len(), budget, is_kept: true, now: 0.0 }
 }
 
-/// A context that was computed exactly, for somebody who allows so much.
-fn computed(manager: &mut Manager, app: AppId, budget: f32) -> Vec<u32> {
-    let tokens = tokens();
-    let id: SequenceId = manager.open(&call(app, &tokens, budget)).expect("room").sequence;
-    manager.append(id, tokens.len()).expect("room");
-    manager.commit(id, &tokens, 0.0).expect("room");
-    assert_eq!(manager.close(id, 0.0), Ok(vec![]), "its densities are not known yet");
-    tokens
+/// A context of some tokens that was computed exactly, for somebody who allows so much, and whose chunks have some densities as
+/// rows behind them saw them.
+fn computed(
+    manager: &mut Manager,
+    app: AppId,
+    tokens: &[u32],
+    budget: f32,
+    now: f64,
+    densities: &[f32],
+) -> Vec<Op> {
+    let opened = manager.open(&Open { now, ..call(app, tokens, budget) }).expect("room");
+    let id = opened.sequence;
+    let missing = &tokens[manager.tokens(id).expect("open")..];
+    manager.append(id, missing.len()).expect("room");
+    manager.commit(id, missing, 0.0).expect("room");
+    let mass: Vec<f32> = densities.iter().map(|density| density * CHUNK_TOKENS as f32).collect();
+    // One row that sees all.
+    manager.attended(id, &mass, tokens.len(), 1, None).expect("open");
+    manager.close(id, now).expect("open")
 }
 
 fn done(manager: &mut Manager, moves: Vec<Op>) {
@@ -66,48 +78,167 @@ fn by_chunk(manager: &Manager, app: AppId, tokens: &[u32]) -> Vec<Source> {
     sources.into_iter().map(|layers| layers[0]).collect()
 }
 
+/// What somebody who allows everything would lose of a context.
+fn drift(manager: &mut Manager, app: AppId, tokens: &[u32]) -> f32 {
+    let id = manager.open(&call(app, tokens, 1.0)).expect("room").sequence;
+    let drift = manager.drift(id).expect("open");
+    manager.close(id, 0.0).expect("open");
+    drift
+}
+
 const ERRORS: [f64; 3] = [0.005, 0.08, 0.4];
+const MOST: usize = 100;
+
+/// A manager with one context of some densities, narrowed.
+fn narrowed(budget: f32, densities: &[f32], tolerance: &Tolerance) -> (Manager, AppId, Vec<u32>) {
+    let (mut manager, app) = manager(forms(), Policy::Lru);
+    let tokens = tokens();
+    let moves = computed(&mut manager, app, &tokens, budget, 0.0, densities);
+    done(&mut manager, moves);
+    let moves = manager.narrow(tolerance, MOST).expect("lawful");
+    done(&mut manager, moves);
+    (manager, app, tokens)
+}
 
 #[test]
 fn the_densest_keep_most_bits_within_the_ratio() {
-    let (mut manager, app) = manager(forms(), Policy::Lru);
-    let tokens = computed(&mut manager, app, 1.0);
     let densities = [9.0, 0.01, 0.02, 1.0, 0.5, 3.0];
     let tolerance = Tolerance { newest: 1, ..Tolerance::new(ERRORS) };
-    let moves = manager.narrow(&call(app, &tokens, 1.0), &densities, &tolerance).expect("lawful");
-    done(&mut manager, moves);
-    assert_eq!(by_chunk(&manager, app, &tokens), [EIGHT, TWO, TWO, FOUR, FOUR, Source::Own]);
-    // Two of eight layers' pages a block, four of two bits', and so on: half of what five take at 8 bits, rounded to blocks.
+    // Nothing is lost before it is asked for: for 8 bits alone the call returns before.
+    let (manager, app, tokens) = narrowed(1.0, &densities, &tolerance);
+    assert_eq!(by_chunk(&manager, app, &tokens), [EIGHT, TWO, TWO, FOUR, FOUR, EIGHT]);
+    let known = manager.densities(&call(app, &tokens, 1.0)).expect("known");
+    let is_near = |(known, density): (&Option<f64>, &f32)| {
+        known.is_some_and(|known| (known - f64::from(*density)).abs() < 1e-6)
+    };
+    assert!(known.iter().zip(&densities).all(is_near), "{known:?}");
+    // Two of eight layers' pages a block, four of two bits', and so on: half of what five take at 8 bits, rounded to blocks,
+    // and the newest.
     let pieces = LAYERS as u64 * PAGE * (8 + 4 + 4 + 2 + 2) / 16;
     assert_eq!(pieces, LAYERS as u64 * 5 * PAGE / 4, "a half of 8 bits");
-    assert!(manager.held_bytes(0) <= LAYERS as u64 * PAGE * (1 + 1 + 1 + 1));
+    assert!(manager.held_bytes(0) <= LAYERS as u64 * PAGE * (1 + 1 + 1 + 1 + 1));
+}
+
+#[test]
+fn a_chunk_that_nobody_measured_stays() {
+    let tolerance = Tolerance { ratio: 0.25, ..Tolerance::new(ERRORS) };
+    let (manager, app, tokens) = narrowed(1.0, &[1.0, 1.0], &tolerance);
+    assert_eq!(by_chunk(&manager, app, &tokens), [TWO, TWO, EIGHT, EIGHT, EIGHT, EIGHT]);
 }
 
 #[test]
 fn nobody_gets_less_than_he_allows_and_nothing_comes_back() {
-    let (mut manager, app) = manager(forms(), Policy::Lru);
-    // Exactly computed for somebody who wants it exact: no form is lawful.
-    let tokens = computed(&mut manager, app, 0.0);
     let tolerance = Tolerance::new(ERRORS);
     let even = [1.0; CHUNKS];
-    assert_eq!(manager.narrow(&call(app, &tokens, 1.0), &even, &tolerance), Ok(vec![]));
-    // 4 bits are allowed, and 2 are not.
-    let (mut manager, app) = self::manager(forms(), Policy::Lru);
-    let tokens = computed(&mut manager, app, 0.1);
+    // Exactly computed for somebody who wants it exact: no form is lawful.
+    let (manager, app, tokens) = narrowed(0.0, &even, &tolerance);
+    assert_eq!(by_chunk(&manager, app, &tokens), [Source::Own; CHUNKS]);
+    // 4 bits are allowed, and 2 are not, but for some whose loss the others' make up for.
     let tight = Tolerance { ratio: 0.25, ..tolerance };
-    let moves = manager.narrow(&call(app, &tokens, 1.0), &even, &tight).expect("lawful");
-    done(&mut manager, moves);
-    assert_eq!(by_chunk(&manager, app, &tokens), [FOUR; CHUNKS]);
+    let (mut manager, app, tokens) = narrowed(0.1, &even, &tight);
+    let narrow = [FOUR, FOUR, TWO, FOUR, FOUR, TWO];
+    assert_eq!(by_chunk(&manager, app, &tokens), narrow);
+    // 8 bits before, and then the mean of all.
+    let (eight, mean) = (0.001_f32, (4.0 * 0.02 + 2.0 * 0.2) / 6.0 + 0.02_f32);
+    let lost = drift(&mut manager, app, &tokens);
+    assert!((eight..=0.1).contains(&lost) && lost < mean, "{lost}");
     let wide = Tolerance { ratio: 1.0, ..tolerance };
-    assert_eq!(manager.narrow(&call(app, &tokens, 1.0), &even, &wide), Ok(vec![]));
+    assert_eq!(manager.narrow(&wide, MOST), Ok(vec![]));
+    assert_eq!(by_chunk(&manager, app, &tokens), narrow);
+}
+
+/// What its users allow is held to what a context loses from its start on up to any of its chunks, whatever comes behind.
+#[test]
+fn a_context_that_is_cut_short_loses_no_more_than_was_said() {
+    let densities = [0.01, 0.01, 1.0, 1.0, 1.0, 9.0];
+    let (mut manager, app, tokens) = narrowed(1.0, &densities, &Tolerance::new(ERRORS));
+    assert_eq!(by_chunk(&manager, app, &tokens), [TWO, TWO, FOUR, FOUR, FOUR, EIGHT]);
+    // To whoever reads the first chunks alone they are all there is.
+    for (chunks, least) in [(1, 0.2), (2, 0.2), (6, 0.2)] {
+        let lost = drift(&mut manager, app, &tokens[..chunks * CHUNK_TOKENS]);
+        assert!((least..0.25).contains(&lost), "{chunks} chunks: {lost}");
+    }
+}
+
+#[test]
+fn what_costs_more_than_its_form_says_stays() {
+    let (mut manager, app) = manager(forms(), Policy::Lru);
+    let tokens = tokens();
+    let moves = computed(&mut manager, app, &tokens, 1.0, 0.0, &[1.0; CHUNKS]);
+    done(&mut manager, moves);
+    let moves = manager.narrow(&Tolerance::new(ERRORS), MOST).expect("lawful");
+    for (place, op) in moves.into_iter().enumerate() {
+        // Measured as if all of it were so.
+        assert!(manager.encoded(op.id, if place == 2 { 0.021 } else { 0.019 }).is_empty());
+        manager.check().expect("sound");
+    }
+    assert_eq!(by_chunk(&manager, app, &tokens), [FOUR, FOUR, EIGHT, FOUR, FOUR, FOUR]);
+}
+
+#[test]
+fn mass_that_arrives_later_is_planned_with() {
+    let even = [1.0; CHUNKS];
+    let tolerance = Tolerance { ratio: 0.5, ..Tolerance::new(ERRORS) };
+    let (mut manager, app, tokens) = narrowed(1.0, &even, &tolerance);
+    assert_eq!(by_chunk(&manager, app, &tokens), [FOUR; CHUNKS]);
+    assert_eq!(manager.narrow(&tolerance, MOST), Ok(vec![]), "as long as nothing is new");
+    // Read again, it attends to the first chunk alone: the others are worth less than was thought.
+    let more = [1000.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let moves = computed(&mut manager, app, &tokens, 1.0, 1.0, &more);
+    done(&mut manager, moves);
+    let tight = Tolerance { ratio: 0.3, ..tolerance };
+    let moves = manager.narrow(&tight, MOST).expect("lawful");
+    done(&mut manager, moves);
+    let found = by_chunk(&manager, app, &tokens);
+    assert_eq!(found[0], FOUR, "{found:?}");
+    assert_eq!(found[1..].iter().filter(|source| **source == TWO).count(), 5, "{found:?}");
+}
+
+#[test]
+fn what_is_used_and_the_newest_of_any_context_stay() {
+    let (mut manager, app) = manager(forms(), Policy::Lru);
+    let (long, short) = (tokens(), [&tokens()[..2 * CHUNK_TOKENS], &[7; CHUNK_TOKENS]].concat());
+    for (tokens, chunks) in [(&long, CHUNKS), (&short, 3)] {
+        let moves = computed(&mut manager, app, tokens, 1.0, 0.0, &vec![1.0; chunks]);
+        done(&mut manager, moves);
+    }
+    let user = manager.open(&call(app, &long[..CHUNK_TOKENS], 1.0)).expect("room").sequence;
+    let tolerance = Tolerance { ratio: 0.25, newest: 2, ..Tolerance::new(ERRORS) };
+    let moves = manager.narrow(&tolerance, MOST).expect("lawful");
+    done(&mut manager, moves);
+    // The first is in use, the second among the newest of the short one.
+    assert_eq!(by_chunk(&manager, app, &long), [EIGHT, EIGHT, TWO, TWO, EIGHT, EIGHT]);
+    assert_eq!(by_chunk(&manager, app, &short), [EIGHT; 3]);
+    manager.close(user, 0.0).expect("open");
+    // Those used longest ago come first, one context at a time.
+    let moves = manager.narrow(&tolerance, 1).expect("lawful");
+    assert_eq!(moves.len(), 1);
+    done(&mut manager, moves);
+    assert_eq!(by_chunk(&manager, app, &long), [TWO, EIGHT, TWO, TWO, EIGHT, EIGHT]);
+}
+
+#[test]
+fn rows_that_see_only_a_window_say_nothing_of_what_is_before_it() {
+    let (mut manager, app) = manager(forms(), Policy::Lru);
+    let tokens = tokens();
+    let id = manager.open(&call(app, &tokens, 1.0)).expect("room").sequence;
+    manager.append(id, tokens.len()).expect("room");
+    manager.commit(id, &tokens, 0.0).expect("room");
+    // The last two rows see 24 tokens: the last chunk and half of the one before, less a token for the first of them.
+    let mass = [0.0, 0.0, 0.0, 0.0, 0.5, 1.5];
+    manager.attended(id, &mass, tokens.len() - 2, 2, Some(24)).expect("open");
+    manager.close(id, 0.0).expect("open");
+    let known = manager.densities(&call(app, &tokens, 1.0)).expect("known");
+    assert_eq!(known, [None, None, None, None, Some(0.5 / 17.0), Some(1.5 / 31.0)]);
 }
 
 #[test]
 fn the_widest_goes_first_from_then_on() {
     let (mut manager, app) = manager(forms(), Policy::Lctru);
-    let first = computed(&mut manager, app, 1.0);
-    let tolerance = Tolerance::new(ERRORS);
-    let moves = manager.narrow(&call(app, &first, 1.0), &[1.0; CHUNKS], &tolerance).expect("lawful");
+    let first = tokens();
+    let moves = computed(&mut manager, app, &first, 1.0, 0.0, &[1.0; CHUNKS]);
+    done(&mut manager, moves);
+    let moves = manager.narrow(&Tolerance::new(ERRORS), MOST).expect("lawful");
     done(&mut manager, moves);
     // Another one, used later and wider.
     let second: Vec<u32> = first.iter().map(|token| token + 1000).collect();
@@ -124,14 +255,15 @@ fn the_widest_goes_first_from_then_on() {
 
 #[test]
 fn what_cannot_be_is_refused() {
-    let (mut manager, app) = manager(forms()[..3].to_vec(), Policy::Lru);
-    let tokens = computed(&mut manager, app, 1.0);
-    let refused = manager.narrow(&call(app, &tokens, 1.0), &[1.0; CHUNKS], &Tolerance::new(ERRORS));
+    let (mut manager, _) = manager(forms()[..3].to_vec(), Policy::Lru);
+    let refused = manager.narrow(&Tolerance::new(ERRORS), MOST);
     assert!(matches!(refused, Err(KvError::Config { field: "forms", .. })), "{refused:?}");
     let (mut manager, app) = self::manager(forms(), Policy::Lru);
-    let tokens = computed(&mut manager, app, 1.0);
+    let tokens = tokens();
+    let moves = computed(&mut manager, app, &tokens, 1.0, 0.0, &[1.0; CHUNKS]);
+    done(&mut manager, moves);
     let tight = Tolerance { ratio: 0.1, ..Tolerance::new(ERRORS) };
-    let refused = manager.narrow(&call(app, &tokens, 1.0), &[1.0; CHUNKS], &tight);
+    let refused = manager.narrow(&tight, MOST);
     assert!(matches!(refused, Err(KvError::Widths(ToleranceError::TooTight { .. }))), "{refused:?}");
-    assert_eq!(by_chunk(&manager, app, &tokens), [Source::Own; CHUNKS]);
+    assert_eq!(by_chunk(&manager, app, &tokens), [EIGHT; CHUNKS]);
 }

@@ -5,12 +5,12 @@ use std::time::Instant;
 use interleaf_contract::PoolGeometry;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, Manager, Op,
-    Open, Opened, SequenceId, Translation,
+    Open, Opened, SequenceId, Tolerance, Translation,
 };
 use interleaf_model::Digest;
 
 use crate::adapters::{Acting, Activation};
-use crate::forms;
+use crate::{forms, widths};
 
 /// An adapter as the manager knows it.
 #[derive(Debug)]
@@ -29,6 +29,15 @@ pub enum Ended {
     Cancelled,
 }
 
+/// Which forms pages may take besides the exact one.
+#[derive(Debug, Clone, Copy)]
+pub struct Kinds {
+    /// Whether the backend stores pages in any.
+    pub encodes: bool,
+    /// Whether chunks get narrower by how much they are attended to.
+    pub narrows: bool,
+}
+
 /// Pages of one pool.
 #[derive(Debug)]
 pub struct Cache {
@@ -39,8 +48,7 @@ pub struct Cache {
     /// Whether pages of answers that are over answer for others.
     is_kept: bool,
     context: usize,
-    /// Whether the backend stores pages in other forms than the exact one.
-    encodes: bool,
+    kinds: Kinds,
     /// The clock that pages' ages are counted by.
     start: Instant,
 }
@@ -53,20 +61,23 @@ impl Cache {
         context: usize,
         is_kept: bool,
         first: u64,
-        encodes: bool,
+        kinds: Kinds,
     ) -> Result<Self, KvError> {
         let longest = u32::try_from(context).unwrap_or(u32::MAX);
-        let forms = if encodes { forms::uncalibrated(geometry) } else { Vec::new() };
+        let mut forms = if kinds.encodes { forms::uncalibrated(geometry) } else { Vec::new() };
+        if kinds.encodes && kinds.narrows {
+            forms.extend(widths::forms(geometry));
+        }
         let config = Config { forms, ..Config::in_memory(geometry, longest) };
         let mut manager = Manager::new(config)?.counting_from(first);
         let app = manager.open_app(None)?;
-        Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, encodes, start: Instant::now() })
+        Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, kinds, start: Instant::now() })
     }
 
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
     /// means a new sequence.
     pub fn replaced(&self, geometry: &PoolGeometry) -> Result<Self, KvError> {
-        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened(), self.encodes)?;
+        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened(), self.kinds)?;
         for known in &self.adapters {
             new.add(known.spec.clone())?;
         }
@@ -200,7 +211,7 @@ impl Cache {
 
     /// Whether pages may take other forms than the exact one.
     pub fn encodes(&self) -> bool {
-        self.encodes
+        self.kinds.encodes
     }
 
     /// How good an adapter's translation is, if there is one.
@@ -238,6 +249,27 @@ impl Cache {
     /// Chunks go to rest that nobody uses, at most so many: what is to be encoded is returned.
     pub fn rest(&mut self, most: usize) -> Vec<Op> {
         self.manager.rest(most)
+    }
+
+    /// Takes in how much rows of a sequence attended to its chunks. Of one that is over nobody wants to know.
+    pub fn attended(
+        &mut self,
+        id: SequenceId,
+        mass: &[f32],
+        first: usize,
+        rows: usize,
+        window: Option<usize>,
+    ) {
+        let _ = self.manager.attended(id, mass, first, rows, window);
+    }
+
+    /// Contexts that nobody uses get narrower, until so many chunks do: what is to be encoded is returned.
+    pub fn narrow(&mut self, tolerance: &Tolerance, most: usize) -> Result<Vec<Op>, KvError> {
+        if self.kinds.encodes && self.kinds.narrows {
+            self.manager.narrow(tolerance, most)
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     /// A chunk at rest has got exact pages, or has not.

@@ -7,7 +7,7 @@ use interleaf_kv::{AdapterId, Op};
 
 use crate::adapters::{Acting, Activation};
 use crate::forms::{Found, Residence};
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, widths};
 
 impl Engine {
     /// Before an adapter's first call that allows a loss: looks into the store for its calibration. That may take every weight
@@ -128,7 +128,10 @@ impl Engine {
             match losses {
                 Ok(losses) => {
                     let encoding = self.cache.manager().encoding(op.id);
-                    let drift = self.calibrated.divergence(encoding, &all, &losses);
+                    let drift = match self.cache.manager().is_by_density(op.id) {
+                        true => widths::divergence(&all, &losses),
+                        false => self.calibrated.divergence(encoding, &all, &losses),
+                    };
                     left.extend(self.cache.encoded(op, Some(drift)));
                 }
                 Err(error) => {

@@ -13,7 +13,7 @@ use interleaf_model::{
 };
 
 use crate::adapters::{AdapterSummary, Adapters};
-use crate::cache::Cache;
+use crate::cache::{Cache, Kinds};
 use crate::fallback::Fallback;
 use crate::forms::Calibrated;
 use crate::history::Histories;
@@ -22,7 +22,9 @@ use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
-use crate::{BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, Store, backend};
+use crate::{
+    BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, MassSampling, Store, WidthOptions, backend,
+};
 
 /// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
 static ENGINES: AtomicU64 = AtomicU64::new(0);
@@ -60,6 +62,9 @@ pub struct EngineOptions {
     /// Whether an adapter's calls that allow a loss may go on from the base's pages by translation, where the store has a
     /// calibration that measured what that costs.
     pub first_touch: bool,
+    /// How contexts that nobody uses get narrower in idle time ([`Engine::tend`]), as far as their calls' drift budgets allow;
+    /// `None` where they do not, and it is not measured how much chunks are attended to.
+    pub widths: Option<WidthOptions>,
     /// How the keys of encoded chunks are read.
     pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
@@ -81,6 +86,7 @@ impl Default for EngineOptions {
             prefix_cache: true,
             at_rest: false,
             first_touch: true,
+            widths: None,
             keys: KeyPath::default(),
             store: None,
         }
@@ -142,6 +148,9 @@ pub struct Engine {
     pub(crate) prefill_rows: usize,
     pub(crate) at_rest: bool,
     pub(crate) first_touch: bool,
+    /// Of which layers and heads steps say how much they attended to each chunk.
+    pub(crate) mass: Option<MassSampling>,
+    pub(crate) widths: Option<WidthOptions>,
     /// How the keys of encoded chunks are read, and what that takes.
     pub(crate) keys: Keys,
     /// Where a tokenizer would be, for messages.
@@ -189,6 +198,7 @@ impl Engine {
             let (option, expected) = ("prefill_rows", "at least 1");
             return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
         }
+        options.widths.map_or(Ok(()), |widths| widths.check())?;
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;
@@ -214,8 +224,8 @@ impl Engine {
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
         let gate = (backend.info().name == "gpu").then(|| GpuGate::new(backend.waiter()));
         let first = ENGINES.fetch_add(1 << 40, Ordering::Relaxed);
-        let encodes = backend.codes_pages();
-        let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first, encodes)?;
+        let kinds = Kinds { encodes: backend.codes_pages(), narrows: options.widths.is_some() };
+        let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first, kinds)?;
         Ok(Self {
             backend,
             gate,
@@ -233,6 +243,8 @@ impl Engine {
             prefill_rows: options.prefill_rows,
             at_rest: options.at_rest,
             first_touch: options.first_touch,
+            mass: options.widths.map(|widths| widths.sampling),
+            widths: options.widths,
             keys: Keys::new(options.keys),
             tokenizer_file,
             tokenizer,
@@ -366,6 +378,16 @@ impl Engine {
         if let Some(gate) = &self.gate {
             gate.resume();
         }
+    }
+
+    /// Measures from now on, or no longer, how much each chunk is attended to ([`Fed::mass`](crate::Fed::mass)).
+    ///
+    /// # Errors
+    /// If it is one layer or head of none.
+    pub fn measure_mass(&mut self, sampling: Option<MassSampling>) -> Result<(), EngineError> {
+        sampling.map_or(Ok(()), MassSampling::check)?;
+        self.mass = sampling;
+        Ok(())
     }
 
     /// Measures the time of each kernel from now on, or no longer. Steps are slower meanwhile.

@@ -53,6 +53,9 @@ pub struct Fed {
     pub token: Option<u32>,
     /// Logits, rows × vocabulary.
     pub logits: Vec<f32>,
+    /// The weight that its rows gave each chunk's tokens, as a mean over what is measured ([`Engine::measure_mass`]): every row
+    /// gives one in all. Empty where nothing is.
+    pub mass: Vec<f32>,
 }
 
 /// A drift budget is a divergence.

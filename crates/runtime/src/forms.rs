@@ -26,16 +26,20 @@ const HALVES: [PageHalf; 2] = [PageHalf::K, PageHalf::V];
 /// From the smallest: what is expected of each decides which are tried first, and is what two small models had at most
 /// (mean divergence over held-out pages).
 pub fn uncalibrated(pool: &PoolGeometry) -> Vec<Form> {
-    let form = |codec: PageCodec, bits, drift, over| {
-        let [k, v] = HALVES.map(|half| PageForm::stored(pool, half, codec, None));
-        let layers = Layers::Coded(vec![LayerForm { k, v }; pool.layers].into());
-        Form { layers, bits, drift, over, by_density: false }
-    };
+    let over_base =
+        |codec, bits, drift| Form { over: Over::Base, ..standing_alone(pool, codec, bits, drift) };
     vec![
-        form(PageCodec::Delta(Bits::Four), 4, 1e-5, Over::Base),
-        form(PageCodec::Quantised(Bits::Eight), 8, 1e-6, Over::Nothing),
-        form(PageCodec::Delta(Bits::Eight), 8, 1e-7, Over::Base),
+        over_base(PageCodec::Delta(Bits::Four), 4, 1e-5),
+        standing_alone(pool, PageCodec::Quantised(Bits::Eight), 8, 1e-6),
+        over_base(PageCodec::Delta(Bits::Eight), 8, 1e-7),
     ]
+}
+
+/// All layers' keys and values in one codec, decoded over nothing.
+pub fn standing_alone(pool: &PoolGeometry, codec: PageCodec, bits: u32, drift: f32) -> Form {
+    let [k, v] = HALVES.map(|half| PageForm::stored(pool, half, codec, None));
+    let layers = Layers::Coded(vec![LayerForm { k, v }; pool.layers].into());
+    Form { layers, bits, drift, over: Over::Nothing, by_density: false }
 }
 
 /// What is known of adapters' forms, by adapter.
@@ -281,7 +285,7 @@ impl State {
 }
 
 /// The squared error relative to what was there.
-fn relative<'a>(losses: impl Iterator<Item = &'a PageLoss>) -> f64 {
+pub fn relative<'a>(losses: impl Iterator<Item = &'a PageLoss>) -> f64 {
     let (error, norm) = losses
         .fold((0.0, 0.0), |(error, norm), loss| (error + f64::from(loss.error), norm + f64::from(loss.norm)));
     // Nothing is known of what is no number, which has lost no less than everything.

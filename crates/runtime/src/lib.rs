@@ -39,6 +39,7 @@ mod history;
 mod inspect;
 mod joint_map;
 mod keys;
+mod mass;
 mod origin;
 mod recompute;
 mod request;
@@ -50,6 +51,7 @@ mod step;
 mod store;
 mod tend;
 mod text;
+mod widths;
 
 pub use adapters::AdapterSummary;
 pub use backend::{BackendChoice, GpuSettings};
@@ -73,7 +75,9 @@ pub use interleaf_model::{
     TensorInfo, Tokenizer, WeightFormat,
 };
 pub use keys::{KeyPath, KeyReads, KeyReason, KeyTimes};
+pub use mass::MassSampling;
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;
 pub use sampling::SamplingOptions;
 pub use store::{DigestOrigin, Store, write_calibration};
+pub use widths::WidthOptions;

@@ -13,6 +13,8 @@ pub struct UnderWay {
     submitted: Submitted,
     /// The sequences of its feeds, and how many tokens each had.
     before: Vec<(SequenceId, usize)>,
+    /// How many tokens each gets.
+    rows: Vec<usize>,
 }
 
 /// What to fetch, and for whom.
@@ -57,7 +59,10 @@ impl Engine {
         let starts: Vec<usize> = before.iter().map(|(_, tokens)| *tokens).collect();
         let room = self.make_room_for(feeds, &starts);
         match room.and_then(|()| self.submit(feeds, &starts, chained)) {
-            Ok(submitted) => Ok(UnderWay { submitted, before }),
+            Ok(submitted) => {
+                let rows = feeds.iter().map(|feed| feed.tokens.len()).collect();
+                Ok(UnderWay { submitted, before, rows })
+            }
             Err(error) => {
                 self.take_back(&before);
                 Err(error)
@@ -72,11 +77,19 @@ impl Engine {
         step: UnderWay,
         wanted: impl Fn(usize) -> bool,
     ) -> Result<Vec<Fed>, EngineError> {
-        let fetched = self.fetch(&step.submitted, wanted);
-        if fetched.is_err() {
-            self.take_back(&step.before);
+        let fetched = match self.fetch(&step.submitted, &wanted) {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                self.take_back(&step.before);
+                return Err(error);
+            }
+        };
+        let sees = self.mass.and_then(|sampling| sampling.window(self.model.config()));
+        let all = step.before.iter().zip(&step.rows).zip(&fetched).enumerate();
+        for (_, ((&(id, first), &rows), fed)) in all.filter(|(feed, _)| wanted(*feed)) {
+            self.cache.attended(id, &fed.mass, first, rows, sees);
         }
-        fetched
+        Ok(fetched)
     }
 
     /// Waits for a step of which nothing is wanted any more.
@@ -177,6 +190,9 @@ impl Engine {
         let sample = batch.outputs.iter().any(|o| o.sampler.is_some());
         let mut step = Step::new(batch)?;
         let config = self.model.config();
+        if let Some(sampling) = self.mass {
+            step.measure_mass(sampling.of(config));
+        }
         let logits = forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Nothing);
         if let Some(logits) = logits {
             if sample {
@@ -235,6 +251,9 @@ impl Engine {
         let mut fed = vec![Fed::default(); submitted.feeds];
         let Some(ticket) = submitted.ticket else { return Ok(fed) };
         let output = self.backend.wait(ticket)?;
+        for (feed, mass) in output.mass.into_iter().enumerate() {
+            fed[feed].mass = mass;
+        }
         for sampled in output.tokens {
             let Wanted { feed, .. } = submitted.wanted[sampled.output as usize];
             if of_feeds(feed) {

@@ -1,6 +1,6 @@
 //! What an engine does while nobody asks it anything: the pass of what was translated for adapters, so that later turns read exact
-//! pages; pages of the base for texts that only adapters have read, so that theirs can be kept as what differs; and what nobody
-//! uses goes to rest.
+//! pages; pages of the base for texts that only adapters have read, so that theirs can be kept as what differs; what nobody uses
+//! goes to rest; and contexts get narrower.
 
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::KvError;
@@ -13,7 +13,8 @@ impl Engine {
     /// have read by translation of the base's pages, the longest text before others, and forgets the translation of what is
     /// there exact. Then computes the base's pages of the longest text that such calls have left in the cache without them, and
     /// encodes theirs over these. Where there are neither, puts as many tokens of adapters' to rest, if they may
-    /// ([`EngineOptions::at_rest`](crate::EngineOptions::at_rest)). Returns how many tokens something was done about; 0 where
+    /// ([`EngineOptions::at_rest`](crate::EngineOptions::at_rest)); and where there is nothing of that either, narrows contexts by
+    /// how much their chunks are attended to ([`EngineOptions::widths`](crate::EngineOptions::widths)). Returns how many tokens something was done about; 0 where
     /// there is nothing to do, or no room to do it in. Apps that go to the background call it until then.
     ///
     /// # Errors
@@ -21,10 +22,11 @@ impl Engine {
     pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
         let replaced = self.replace_translated(tokens)?;
         let computed = if replaced > 0 { replaced } else { self.compute_lacking(tokens)? };
-        match computed {
-            0 if self.at_rest => Ok(self.rest((tokens / CHUNK_TOKENS).max(1))? * CHUNK_TOKENS),
-            computed => Ok(computed),
-        }
+        let rested = match computed {
+            0 if self.at_rest => self.rest((tokens / CHUNK_TOKENS).max(1))? * CHUNK_TOKENS,
+            computed => computed,
+        };
+        if rested > 0 { Ok(rested) } else { self.narrow(tokens) }
     }
 
     /// Computes under an adapter what was translated for it.

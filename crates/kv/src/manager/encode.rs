@@ -121,7 +121,7 @@ impl Manager {
     }
 
     /// Whether there is a lossy chunk in the place that an exact one would take once it is encoded.
-    fn has_lossy_twin(&self, at: &Node) -> bool {
+    pub(super) fn has_lossy_twin(&self, at: &Node) -> bool {
         let key = Key { is_lossy: true, ..children::key(at) };
         let siblings = self.nodes[at.parent as usize].children;
         at.drift == 0.0 && children::find(&self.nodes, siblings, key).is_some()
@@ -291,18 +291,24 @@ impl Manager {
         let at = &self.nodes[node as usize];
         let over = self.nodes.get(anchor as usize).filter(|_| at.first > 0 && anchor != at.anchor);
         let shared = over.map_or(0.0, |over| over.drift);
-        let drift = match pending.drift {
-            Some(drift) => both(at.drift, drift),
-            None => both(self.drift_in(node, form), shared),
+        let drift = match (pending.bound, pending.drift) {
+            (Some(bound), _) => both(at.drift.max(bound), shared),
+            (None, Some(drift)) => both(at.drift, drift),
+            (None, None) => both(self.drift_in(node, form), shared),
         };
+        // What the context loses was counted by what forms say.
+        let is_more = pending
+            .bound
+            .and(pending.drift)
+            .is_some_and(|drift| self.form(at.variant, form).is_none_or(|form| drift > form.drift));
         // Others may have used it meanwhile, who allow less.
-        let is_refused = is_done && at.kind == Kind::Shared && drift > at.least_budget;
+        let is_refused = is_done && at.kind == Kind::Shared && (is_more || drift > at.least_budget);
         if is_refused {
             self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base);
         }
         let at = &self.nodes[node as usize];
         // Of each key there is one chunk.
-        let is_lawful = at.kind == Kind::Shared && drift <= at.least_budget && {
+        let is_lawful = at.kind == Kind::Shared && !is_refused && {
             let own = children::key(at);
             let key = Key { is_lossy: drift > 0.0, ..own };
             own == key || children::find(&self.nodes, self.nodes[at.parent as usize].children, key).is_none()

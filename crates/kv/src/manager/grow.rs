@@ -192,6 +192,7 @@ impl Manager {
         }
         sequence.shared = sequence.shared.min(from);
         sequence.table.truncate(from);
+        sequence.attention.truncate(from);
     }
 
     pub(super) fn free_private(&mut self, node: u32) {
@@ -231,6 +232,9 @@ impl Manager {
             let chunks = u16::try_from(chunks).unwrap_or(u16::MAX);
             at.context_chunks = at.context_chunks.max(chunks);
             at.last_use = self.situation.now;
+            if let Some(attention) = sequence.attention.get(place) {
+                self.attention.entry(node).or_default().join(*attention);
+            }
         }
         let path = sequence.path[..sequence.shared].to_vec();
         self.drop_own(&mut sequence, 0);

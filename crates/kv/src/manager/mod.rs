@@ -45,6 +45,7 @@ pub use self::lifecycle::TrimLevel;
 pub use self::open::{Open, Opened};
 pub use self::rest::Rest;
 use self::second::Second;
+use crate::attention::Attention;
 use crate::form::{Form, Layers};
 use crate::heap::Heap;
 use crate::node::{BASE, Kind, MOST_FORMS, MOST_TIERS, NONE, Node};
@@ -205,13 +206,15 @@ struct Pending {
     drift: Option<f32>,
     /// Of an encoding, whether the base's pages were there to encode over.
     had_base: bool,
+    /// Of one by density, a bound on what its context loses up to the chunk; it may then cost no more than its form says.
+    bound: Option<f32>,
 }
 
 impl Pending {
     /// A move of a node that writes where that has its pages.
     const fn of(kind: OpKind, node: u32) -> Self {
         let (list, anchor, old) = (NONE, NONE, NONE);
-        Self { kind, node, list, copy: None, top: 0, anchor, old, drift: None, had_base: false }
+        Self { kind, node, list, copy: None, top: 0, anchor, old, drift: None, had_base: false, bound: None }
     }
 
     /// Whether it brings its node's contents to memory, and somebody waits for that.
@@ -287,6 +290,8 @@ pub struct Manager {
     sequences: Numbered<SequenceId, Sequence>,
     /// Chunks that were translated from the base's, and not computed.
     translated: Numbers<u32>,
+    /// How much chunks were attended to in sequences that are closed, where that was measured.
+    attention: Numbered<u32, Attention>,
     opened: u64,
     pending: Numbered<OpId, Pending>,
     /// How many of them are encodings.
@@ -344,6 +349,7 @@ impl Manager {
             apps: Vec::new(),
             sequences: Numbered::default(),
             translated: Numbers::default(),
+            attention: Numbered::default(),
             opened: 0,
             pending: Numbered::default(),
             encodings: 0,
@@ -524,6 +530,7 @@ impl Manager {
 
     fn free_node(&mut self, node: u32) {
         self.translated.remove(&node);
+        self.attention.remove(&node);
         self.nodes[node as usize] = Node::new(Kind::Free, BASE);
         self.free_nodes.push(node);
     }

@@ -2,58 +2,204 @@
 //! [`choose_widths`] says; who measures densities, and when it is time, is not known here.
 
 use super::Manager;
+use super::encode::both;
+use crate::attention::Attention;
+use crate::children;
 use crate::form::{Form, Over};
-use crate::node::{NONE, Node};
+use crate::node::{Kind, NONE, Node};
+use crate::numbers::Numbers;
 use crate::op::Op;
 use crate::tolerance::{Graded, Tolerance, Width, choose_widths};
-use crate::{KvError, Open};
+use crate::{KvError, Open, SequenceId};
+
+/// A chunk of a context that may get narrower.
+struct Candidate {
+    place: usize,
+    graded: Graded,
+}
 
 impl Manager {
-    /// Puts the whole chunks of a context that nobody uses now into the widths that their densities are worth: 8, 4 or 2
-    /// bits, so that all together take a share of what they take at 8 (LLMS, arXiv 2403.11805, §3.2). What was lost does
-    /// not come back: no chunk gets wider, and none narrower than those who used it allow. The moves are returned.
-    ///
-    /// `densities` are the chunks', the oldest first; chunks beyond them, and those that are gone from memory, stay as they
-    /// are.
+    /// Takes in how much rows of a sequence attended to each of its chunks: the weight that `rows` rows from position `first` on
+    /// gave the chunk's tokens, where each gives one in all and sees the `window` tokens up to itself, or all. It counts for
+    /// [`Manager::narrow`] from when the sequence is closed.
     ///
     /// # Errors
-    /// If the app or the adapter is unknown, there is no form of one of these widths that stands alone, or
-    /// [`choose_widths`] refuses. Nothing has changed then.
-    pub fn narrow(
+    /// If the sequence is unknown.
+    pub fn attended(
         &mut self,
-        context: &Open<'_>,
-        densities: &[f64],
-        tolerance: &Tolerance,
-    ) -> Result<Vec<Op>, KvError> {
-        let forms = self.forms_by_width()?;
+        id: SequenceId,
+        mass: &[f32],
+        first: usize,
+        rows: usize,
+        window: Option<usize>,
+    ) -> Result<(), KvError> {
+        let sequence = self.sequences.get_mut(&id).ok_or(KvError::UnknownSequence(id))?;
+        if sequence.is_kept {
+            sequence.attention.resize(sequence.attention.len().max(mass.len()), Attention::default());
+            let all = sequence.attention.iter_mut().zip(mass).enumerate();
+            all.for_each(|(chunk, (attention, mass))| attention.add(*mass, chunk, first, rows, window));
+        }
+        Ok(())
+    }
+
+    /// The information density of each chunk that a call would find: the mean weight that a token of it gets from those that can
+    /// see it (LLMS, arXiv 2403.11805, §3.2, with one mean over all such pairs); `None` where that was not measured.
+    ///
+    /// # Errors
+    /// If the app or the adapter is unknown.
+    pub fn densities(&self, context: &Open<'_>) -> Result<Vec<Option<f64>>, KvError> {
         let Some((root, variant, from)) = self.start(context)? else { return Ok(Vec::new()) };
         let path = self.find(root, variant, from, context.tokens, context.budget).path;
-        let graded: Vec<Graded> = path
-            .iter()
-            .zip(densities)
-            .map(|(&node, &density)| Graded { density, bytes: forms.map(|form| self.bytes_in(node, form)) })
-            .collect();
-        let widths = choose_widths(&graded, tolerance)?.widths;
+        Ok(path.iter().map(|&node| self.density(node)).collect())
+    }
+
+    fn density(&self, node: u32) -> Option<f64> {
+        self.attention.get(&node)?.density()
+    }
+
+    /// Puts the whole chunks of contexts that nobody uses now into the widths that their densities are worth: 8, 4 or 2 bits, so
+    /// that the measured ones of each context take a share of what they take at 8 (LLMS, §3.2). Those used longest ago come
+    /// first, and no context is begun once there are `most` moves. The moves are returned.
+    ///
+    /// What was lost does not come back: no chunk gets wider, and none narrower than those who used it allow. The newest chunks of
+    /// any context stay as they are, and so do those that were not measured.
+    ///
+    /// What a context loses is bounded by the mean of what its chunks lose in their forms, each by the attention that it gets;
+    /// of no part of it from its start on it is more than those who used that allow.
+    ///
+    /// # Errors
+    /// If there is no form of one of these widths that stands alone, or [`choose_widths`] refuses. Nothing has changed then.
+    pub fn narrow(&mut self, tolerance: &Tolerance, most: usize) -> Result<Vec<Op>, KvError> {
+        let forms = self.forms_by_width()?;
+        let is_last = |at: &Node| {
+            let is_here = |&after: &u32| self.nodes[after as usize].is_in(0);
+            at.kind == Kind::Shared
+                && at.is_in(0)
+                && !children::all(&self.nodes, at.children).iter().any(is_here)
+        };
+        let mut lasts: Vec<u32> =
+            (0..).zip(&self.nodes).filter(|(_, at)| is_last(at)).map(|(node, _)| node).collect();
+        lasts.sort_by(|&a, &b| self.nodes[a as usize].last_use.total_cmp(&self.nodes[b as usize].last_use));
+        let paths: Vec<Vec<u32>> = lasts.into_iter().map(|last| self.path_to(last)).collect();
+        let mut newest = Numbers::default();
+        newest.extend(paths.iter().flat_map(|path| path.iter().rev().take(tolerance.newest).copied()));
         let mut moves = Vec::new();
-        for (&node, width) in path.iter().zip(widths) {
-            let form = width.and_then(|width| self.narrowest_lawful(node, &forms[..=width as usize]));
-            let is_less =
-                |form: &u8| self.bytes_in(node, *form) < self.bytes_in(node, self.nodes[node as usize].form);
-            if let Some(form) = form.filter(is_less).filter(|_| self.may_change(node)) {
-                moves.extend(self.encode(node, form, NONE, false));
+        for path in paths {
+            if moves.len() >= most {
+                break;
             }
+            self.narrow_context(&path, &newest, forms, tolerance, &mut moves)?;
         }
         Ok(moves)
+    }
+
+    fn narrow_context(
+        &mut self,
+        path: &[u32],
+        newest: &Numbers<u32>,
+        forms: [u8; 3],
+        tolerance: &Tolerance,
+        moves: &mut Vec<Op>,
+    ) -> Result<(), KvError> {
+        let mut whole = 0;
+        let mut candidates = Vec::new();
+        for (place, node) in path.iter().enumerate().filter(|(_, node)| !newest.contains(node)) {
+            let at = &self.nodes[*node as usize];
+            let may_change = self.may_change(*node) && !self.has_lossy_twin(at);
+            let Some(density) = self.density(*node).filter(|_| may_change) else { continue };
+            let bytes = forms.map(|form| self.bytes_in(*node, form));
+            whole += bytes[0];
+            // It gets no wider than it is.
+            let now = self.bytes_in(*node, at.form);
+            candidates.push(Candidate {
+                place,
+                graded: Graded { density, bytes: bytes.map(|bytes| bytes.min(now)) },
+            });
+        }
+        let graded: Vec<Graded> = candidates.iter().map(|candidate| candidate.graded).collect();
+        let held: u64 = graded.iter().map(|chunk| chunk.bytes[0]).sum();
+        // The share is one of all at 8 bits, also of what takes less by now.
+        let ratio = tolerance.ratio * whole as f64 / (held as f64).max(1.0);
+        let widths = choose_widths(&graded, &Tolerance { ratio, newest: 0, ..*tolerance })?.widths;
+        let mut wanted = vec![None; path.len()];
+        candidates.iter().zip(widths).for_each(|(candidate, width)| wanted[candidate.place] = width);
+        let Some(plan) = self.within_budgets(path, &wanted, forms) else { return Ok(()) };
+        for (&node, Planned { form, bound }) in path.iter().zip(plan) {
+            let Some(form) = form else {
+                // What comes before it loses more than it did.
+                let is_by_density =
+                    self.form_of(&self.nodes[node as usize]).is_some_and(|form| form.by_density);
+                let at = &mut self.nodes[node as usize];
+                at.drift = if is_by_density { at.drift.max(bound) } else { at.drift };
+                continue;
+            };
+            let is_by_density =
+                self.form(self.nodes[node as usize].variant, form).is_some_and(|form| form.by_density);
+            let Some(op) = self.encode(node, form, NONE, false) else { continue };
+            if let Some(pending) = self.pending.get_mut(&op.id).filter(|_| is_by_density) {
+                pending.bound = Some(bound);
+            }
+            moves.push(op);
+        }
+        Ok(())
+    }
+
+    /// Of a context's chunks the narrowest forms that are no narrower than wanted and whose loss all that used them allow, and what
+    /// the context loses up to each. `None` if it has lost so much before that nothing more may be.
+    fn within_budgets(&self, path: &[u32], wanted: &[Option<Width>], forms: [u8; 3]) -> Option<Vec<Planned>> {
+        let (mut lost, mut weight, mut before) = (0.0, 0.0, 0.0f32);
+        let mut plan = Vec::with_capacity(path.len());
+        for (&node, width) in path.iter().zip(wanted) {
+            let at = &self.nodes[node as usize];
+            // What was not measured is not known to be attended to, and loses nothing more.
+            let density = self.density(node).unwrap_or(0.0);
+            weight += density;
+            let was_narrowed = self.form_of(at).is_some_and(|form| form.by_density);
+            before = if was_narrowed { before } else { before.max(at.drift) };
+            let bound = |loss: f32| {
+                both(before, ((lost + density * f64::from(loss)) / weight.max(f64::MIN_POSITIVE)) as f32)
+            };
+            let now = self.bytes_in(node, at.form);
+            let is_lawful = |form: &u8| {
+                self.bytes_in(node, *form) < now
+                    && !self.is_refused(node, *form, false)
+                    && bound(self.loss_in(node, *form)).max(at.drift) <= at.least_budget
+            };
+            let form = width.and_then(|width| forms[..=width as usize].iter().copied().rfind(is_lawful));
+            let loss = form.map_or_else(|| self.loss_now(node), |form| self.loss_in(node, form));
+            let bound = bound(loss);
+            if form.is_none() && was_narrowed && bound > at.least_budget {
+                return None;
+            }
+            lost += density * f64::from(loss);
+            plan.push(Planned { form, bound });
+        }
+        Some(plan)
+    }
+
+    /// What a chunk has lost by being narrowed.
+    fn loss_now(&self, node: u32) -> f32 {
+        let form = self.form_of(&self.nodes[node as usize]);
+        form.filter(|form| form.by_density).map_or(0.0, |form| form.drift)
+    }
+
+    /// What it has lost so once it is in a form.
+    fn loss_in(&self, node: u32, form: u8) -> f32 {
+        let of_form = self.form(self.nodes[node as usize].variant, form).map_or(0.0, |form| form.drift);
+        both(self.loss_now(node), of_form)
     }
 
     /// The forms of 8, 4 and 2 bits.
     fn forms_by_width(&self) -> Result<[u8; 3], KvError> {
         let mut found = [0; 3];
         for width in Width::ALL {
+            // Those who used a chunk may have had it in 8 bits before anybody asked for its density.
+            let is_kind = |form: &Form| form.by_density || width == Width::Eight;
             let is_it =
-                |form: &Form| form.by_density && form.over == Over::Nothing && form.bits == width.bits();
+                |form: &Form| is_kind(form) && form.over == Over::Nothing && form.bits == width.bits();
             let Some(place) = self.config.forms.iter().position(is_it) else {
-                let (field, expected) = ("forms", "one each of 8, 4 and 2 bits by density that stands alone");
+                let (field, expected) =
+                    ("forms", "one each of 8, 4 and 2 bits that stands alone, the latter by density");
                 return Err(KvError::Config {
                     field,
                     expected,
@@ -65,18 +211,18 @@ impl Manager {
         Ok(found)
     }
 
-    /// The last of some forms, the widest first, that those who used a chunk allow.
-    fn narrowest_lawful(&self, node: u32, forms: &[u8]) -> Option<u8> {
-        let least_budget = self.nodes[node as usize].least_budget;
-        let is_lawful =
-            |form: u8| self.drift_in(node, form) <= least_budget && !self.is_refused(node, form, false);
-        forms.iter().copied().rfind(|&form| is_lawful(form))
-    }
-
     /// Bytes that a chunk's own layers take in a form.
     pub(super) fn bytes_in(&self, node: u32, form: u8) -> u64 {
         let Node { first, variant, .. } = self.nodes[node as usize];
         let layers = usize::from(first)..self.config.layers;
         self.tiers[0].chunk_bytes(layers, self.layers_in(variant, form))
     }
+}
+
+/// What becomes of a chunk.
+struct Planned {
+    /// The form that it gets; `None` if it stays as it is.
+    form: Option<u8>,
+    /// What its context loses up to it.
+    bound: f32,
 }

@@ -111,6 +111,7 @@ impl Manager {
             table: PageTable::default(),
             is_lost: false,
             unready: Vec::new(),
+            attention: Vec::new(),
             first_touch: FirstTouch::Nothing,
         };
         let mut moves = Vec::new();

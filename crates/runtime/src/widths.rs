@@ -1,0 +1,92 @@
+//! Contexts that nobody uses take less under pressure: the chunks that were attended to least lose most (LLMS, arXiv
+//! 2403.11805, §3.2). When that is done and how it is measured is here; which chunk gets which width is the KV manager's, and
+//! how a page is written in a width the codecs'.
+
+use interleaf_contract::{Bits, CHUNK_TOKENS, PageCodec, PageHalf, PageLoss, PageRecode, PoolGeometry};
+use interleaf_kv::{Form, Tolerance};
+
+use crate::forms::{relative, standing_alone};
+use crate::{Engine, EngineError, MassSampling};
+
+/// How contexts get narrower.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WidthOptions {
+    /// Share of what a context's chunks take at 8 bits, scales included, that they take once they are narrow: LLMS has a half.
+    pub ratio: f64,
+    /// How many of the newest chunks of a context stay as they are.
+    pub newest: usize,
+    /// Share of the pool that has to be in use before anything is narrowed: 0 for always.
+    pub above: f64,
+    /// Of what it is measured how much chunks are attended to.
+    pub sampling: MassSampling,
+}
+
+impl Default for WidthOptions {
+    fn default() -> Self {
+        Self { ratio: 0.5, newest: 4, above: 0.7, sampling: MassSampling::default() }
+    }
+}
+
+impl WidthOptions {
+    /// Whether these can be.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        self.sampling.check()?;
+        let shares = [
+            ("ratio of widths", self.ratio),
+            ("share of the pool above which contexts get narrower", self.above),
+        ];
+        match shares.into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            Some((option, found)) => {
+                Err(EngineError::InvalidOption { option, expected: "from 0 to 1", found: found.to_string() })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The mean divergence of outputs over contexts whose chunks all have 8, 4 or 2 bits, in nats, as it was measured on a trained
+/// model. What counts is how many times as much the narrower ones cost.
+const ERRORS: [f64; 3] = [2.3e-7, 5.5e-5, 1.6e-3];
+
+/// What the mean divergence of outputs is at most, as a multiple of the squared relative errors of keys and of values, where
+/// chunks have 4 or 2 bits alone. Values' errors are shaped ([`PageCodec::Quantised`]) and weigh a tenth of keys'. Both covered
+/// every window that was measured on two trained models.
+const DIVERGENCES: [f64; 2] = [0.06, 0.006];
+
+/// The forms that chunks get by their density, for a pool: what each costs at most if all chunks of a context are so.
+pub fn forms(pool: &PoolGeometry) -> Vec<Form> {
+    let form = |bits, of_element, drift| Form {
+        by_density: true,
+        ..standing_alone(pool, PageCodec::Quantised(bits), of_element, drift)
+    };
+    vec![form(Bits::Four, 4, 1e-3), form(Bits::Two, 2, 2e-2)]
+}
+
+/// A bound on the mean divergence of outputs if all chunks had lost as much as one that got such a form, in nats.
+pub fn divergence(pages: &[PageRecode], losses: &[PageLoss]) -> f32 {
+    let of = |half: PageHalf| {
+        let of_half = pages.iter().zip(losses).filter(move |(page, _)| page.half == half);
+        DIVERGENCES[half as usize] * relative(of_half.map(|(_, loss)| loss))
+    };
+    (of(PageHalf::K) + of(PageHalf::V)) as f32
+}
+
+impl Engine {
+    /// Narrows contexts, at least one where there is one, until moves for so many tokens are planned. Returns how many tokens got
+    /// narrower; 0 where there is nothing to do.
+    pub(crate) fn narrow(&mut self, tokens: usize) -> Result<usize, EngineError> {
+        let Some(options) = self.widths else { return Ok(0) };
+        let before = self.memory();
+        let in_use = (before.kv_in_use + before.kv_cached) as f64;
+        if in_use <= options.above * before.backend.kv as f64 {
+            return Ok(0);
+        }
+        let tolerance = Tolerance { errors: ERRORS, ratio: options.ratio, newest: options.newest };
+        let moves = self.cache.narrow(&tolerance, (tokens / CHUNK_TOKENS).max(1))?;
+        let chunks = moves.len();
+        self.encode_pages(moves)?;
+        // What cost more than was said stays as it is.
+        let has_narrowed = self.memory().kv_cached < before.kv_cached;
+        Ok(if has_narrowed { chunks * CHUNK_TOKENS } else { 0 })
+    }
+}
