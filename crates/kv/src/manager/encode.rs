@@ -292,7 +292,8 @@ impl Manager {
         let over = self.nodes.get(anchor as usize).filter(|_| at.first > 0 && anchor != at.anchor);
         let shared = over.map_or(0.0, |over| over.drift);
         let drift = match (pending.bound, pending.drift) {
-            (Some(bound), _) => both(at.drift.max(bound), shared),
+            // Nothing that loses costs nothing.
+            (Some(bound), _) => both(at.drift.max(bound).max(f32::MIN_POSITIVE), shared),
             (None, Some(drift)) => both(at.drift, drift),
             (None, None) => both(self.drift_in(node, form), shared),
         };

@@ -156,9 +156,12 @@ impl Manager {
             weight += density;
             let was_narrowed = self.form_of(at).is_some_and(|form| form.by_density);
             before = if was_narrowed { before } else { before.max(at.drift) };
-            let bound = |loss: f32| {
-                both(before, ((lost + density * f64::from(loss)) / weight.max(f64::MIN_POSITIVE)) as f32)
+            // What nobody attends to up to here is all there is to whoever reads no further.
+            let of_context = |loss: f32| match weight > 0.0 {
+                true => ((lost + density * f64::from(loss)) / weight) as f32,
+                false => loss,
             };
+            let bound = |loss: f32| both(before, of_context(loss));
             let now = self.bytes_in(node, at.form);
             let is_lawful = |form: &u8| {
                 self.bytes_in(node, *form) < now

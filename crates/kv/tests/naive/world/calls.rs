@@ -1,7 +1,7 @@
 //! Calls: sequences are opened, computed, cut and closed, and what they find is what was computed.
 
 use interleaf_contract::CHUNK_TOKENS;
-use interleaf_kv::{KeySet, KvError, OpKind, Open};
+use interleaf_kv::{KeySet, KvError, OpKind, Open, Tolerance, ToleranceError};
 
 use super::device::{Under, contents};
 use super::setup::LAYERS;
@@ -193,6 +193,10 @@ impl World {
                 let sequence = &mut self.sequences[place];
                 sequence.tokens = tokens_now;
                 sequence.drift += drift;
+                let chunks = (had + tokens).div_ceil(CHUNK_TOKENS);
+                let mass: Vec<f32> = (0..chunks).map(|chunk| ((chunk * 5 + had) % 7) as f32).collect();
+                let id = sequence.id;
+                self.manager.attended(id, &mass, had, tokens, None).map_err(|e| e.to_string())?;
             }
             // What was found diverges, too.
             Err(KvError::Drift { .. }) if self.sequences[place].drift + drift > LOSSY_BUDGET => {}
@@ -225,6 +229,22 @@ impl World {
             let moves = self.manager.rest(len % 3);
             self.plan(moves);
             self.all_done()?;
+            self.narrow(len)?;
+        }
+        Ok(())
+    }
+
+    /// There is time to narrow what was attended to least.
+    pub(super) fn narrow(&mut self, choice: usize) -> Result<(), String> {
+        if !self.setup.has_forms {
+            return Ok(());
+        }
+        let ratio = [0.3, 0.4, 0.6, 1.0][choice % 4];
+        let tolerance = Tolerance { errors: [0.01, 0.1, 1.0], ratio, newest: choice % 3 };
+        match self.manager.narrow(&tolerance, choice % 5) {
+            Ok(moves) => self.plan(moves),
+            Err(KvError::Widths(ToleranceError::TooTight { .. })) => {}
+            Err(e) => return Err(e.to_string()),
         }
         Ok(())
     }

@@ -165,6 +165,7 @@ impl World {
                 let mut moves = self.manager.tick(self.now);
                 moves.extend(self.manager.rest(tenths as usize % 4));
                 self.plan(moves);
+                self.narrow(tenths as usize)?;
                 self.replace_translated()?;
                 self.has_lost |= self.is_tight();
             }

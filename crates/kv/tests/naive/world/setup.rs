@@ -81,9 +81,16 @@ fn forms() -> Vec<Form> {
         }
         Form { layers: Layers::Coded(layers.into()), bits: 8, drift, over, by_density: false }
     };
+    let by_density = |codec, bits, drift, bytes| {
+        let page = PageForm::Stored { codec: PageCodec::Quantised(codec), constants: None, bytes };
+        let layers = Layers::Coded(vec![LayerForm { k: page, v: page }; LAYERS].into());
+        Form { layers, bits, drift, over: Over::Nothing, by_density: true }
+    };
     vec![
         form(0.1, Over::Base, PageCodec::Delta(Bits::Four)),
         form(0.2, Over::Any, PageCodec::Delta(Bits::Two)),
         form(0.4, Over::Nothing, PageCodec::Quantised(Bits::Eight)),
+        by_density(Bits::Four, 4, 0.42, 48),
+        by_density(Bits::Two, 2, 0.45, 32),
     ]
 }
