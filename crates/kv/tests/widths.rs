@@ -267,3 +267,17 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(refused, Err(KvError::Widths(ToleranceError::TooTight { .. }))), "{refused:?}");
     assert_eq!(by_chunk(&manager, app, &tokens), [EIGHT; CHUNKS]);
 }
+
+#[test]
+fn the_newest_of_a_call_stay_exact_until_there_are_newer_ones() {
+    let (mut manager, app) = manager(forms(), Policy::Lru);
+    manager.keep_newest(2);
+    let tokens = tokens();
+    let four = &tokens[..4 * CHUNK_TOKENS];
+    let moves = computed(&mut manager, app, four, 1.0, 0.0, &[1.0; 4]);
+    done(&mut manager, moves);
+    assert_eq!(by_chunk(&manager, app, four), [EIGHT, EIGHT, Source::Own, Source::Own]);
+    let moves = computed(&mut manager, app, &tokens, 1.0, 0.0, &[1.0; CHUNKS]);
+    done(&mut manager, moves);
+    assert_eq!(by_chunk(&manager, app, &tokens), [EIGHT, EIGHT, EIGHT, EIGHT, Source::Own, Source::Own]);
+}

@@ -34,8 +34,8 @@ pub enum Ended {
 pub struct Kinds {
     /// Whether the backend stores pages in any.
     pub encodes: bool,
-    /// Whether chunks get narrower by how much they are attended to.
-    pub narrows: bool,
+    /// Whether chunks get narrower by how much they are attended to, and how many of the newest of a call then stay exact.
+    pub narrows: Option<usize>,
 }
 
 /// Pages of one pool.
@@ -65,11 +65,12 @@ impl Cache {
     ) -> Result<Self, KvError> {
         let longest = u32::try_from(context).unwrap_or(u32::MAX);
         let mut forms = if kinds.encodes { forms::uncalibrated(geometry) } else { Vec::new() };
-        if kinds.encodes && kinds.narrows {
+        if kinds.encodes && kinds.narrows.is_some() {
             forms.extend(widths::forms(geometry));
         }
         let config = Config { forms, ..Config::in_memory(geometry, longest) };
         let mut manager = Manager::new(config)?.counting_from(first);
+        manager.keep_newest(kinds.narrows.unwrap_or(0));
         let app = manager.open_app(None)?;
         Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, kinds, start: Instant::now() })
     }
@@ -265,7 +266,7 @@ impl Cache {
 
     /// Contexts that nobody uses get narrower, until so many chunks do: what is to be encoded is returned.
     pub fn narrow(&mut self, tolerance: &Tolerance, most: usize) -> Result<Vec<Op>, KvError> {
-        if self.kinds.encodes && self.kinds.narrows {
+        if self.kinds.encodes && self.kinds.narrows.is_some() {
             self.manager.narrow(tolerance, most)
         } else {
             Ok(Vec::new())

@@ -80,4 +80,4 @@ pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;
 pub use sampling::SamplingOptions;
 pub use store::{DigestOrigin, Store, write_calibration};
-pub use widths::WidthOptions;
+pub use widths::{WIDTH_ERRORS, WidthOptions};

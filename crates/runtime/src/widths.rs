@@ -46,7 +46,7 @@ impl WidthOptions {
 
 /// The mean divergence of outputs over contexts whose chunks all have 8, 4 or 2 bits, in nats, as it was measured on a trained
 /// model. What counts is how many times as much the narrower ones cost.
-const ERRORS: [f64; 3] = [2.3e-7, 5.5e-5, 1.6e-3];
+pub const WIDTH_ERRORS: [f64; 3] = [2.3e-7, 5.5e-5, 1.6e-3];
 
 /// What the mean divergence of outputs is at most, as a multiple of the squared relative errors of keys and of values, where
 /// chunks have 4 or 2 bits alone. Values' errors are shaped ([`PageCodec::Quantised`]) and weigh a tenth of keys'. Both covered
@@ -81,7 +81,7 @@ impl Engine {
         if in_use <= options.above * before.backend.kv as f64 {
             return Ok(0);
         }
-        let tolerance = Tolerance { errors: ERRORS, ratio: options.ratio, newest: options.newest };
+        let tolerance = Tolerance { errors: WIDTH_ERRORS, ratio: options.ratio, newest: options.newest };
         let moves = self.cache.narrow(&tolerance, (tokens / CHUNK_TOKENS).max(1))?;
         let chunks = moves.len();
         self.encode_pages(moves)?;

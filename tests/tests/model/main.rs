@@ -21,3 +21,4 @@ mod reuse;
 mod support;
 mod tapped;
 mod text;
+mod widths;

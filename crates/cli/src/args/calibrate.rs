@@ -78,6 +78,16 @@ pub struct QualityArgs {
     /// With --first-touch: tokens of the prefix; several with commas
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "first_touch", default_values_t = PREFIXES)]
     pub prefixes: Vec<usize>,
+    /// Measure what it costs to give each chunk of a context 8, 4 or 2 bits instead: by how much it is attended to, by its place,
+    /// or at random; and how few layers and heads tell how much that is
+    #[arg(long, conflicts_with_all = ["codecs", "budgets", "first_touch", "plot", "anchor"])]
+    pub widths: bool,
+    /// With --widths: shares of what chunks take at 8 bits, scales included, that they may take; several with commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "widths", default_values_t = [0.375, 0.5, 0.525])]
+    pub ratios: Vec<f64>,
+    /// With --widths: how many of the newest chunks of 16 tokens stay exact
+    #[arg(long, value_name = "N", requires = "widths", default_value_t = 4)]
+    pub newest: usize,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,

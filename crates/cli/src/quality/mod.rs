@@ -9,6 +9,7 @@ mod labels;
 mod plot;
 mod report;
 mod svg;
+mod widths;
 
 use std::process::ExitCode;
 
@@ -63,6 +64,9 @@ pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     }
     if args.first_touch {
         return first_touch::run(args);
+    }
+    if args.widths {
+        return widths::run(args);
     }
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
     let parts = Parts { prefix, continuation };

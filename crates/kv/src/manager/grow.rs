@@ -246,9 +246,12 @@ impl Manager {
         }
         let path = if sequence.is_lost { Vec::new() } else { path };
         let mut known = self.no_twins();
-        for &node in &path {
+        let old = path.len().saturating_sub(self.newest);
+        for (place, &node) in path.iter().enumerate() {
             let twins = self.twins(node, &mut known);
-            if let Some(op) = self.encode_behind(node, twins, false) {
+            if place < old
+                && let Some(op) = self.encode_behind(node, twins, false)
+            {
                 // It is written in its new form.
                 moves.push(op);
                 continue;

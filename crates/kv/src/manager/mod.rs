@@ -315,6 +315,8 @@ pub struct Manager {
     seconds: Numbered<u32, Second>,
     /// How often keys beside a chunk's own have gone.
     keys_forgotten: u64,
+    /// How many of the newest chunks of a call stay exact when it returns.
+    newest: usize,
     /// Where the next look for what may go to rest goes on.
     rested: usize,
     /// What the caller's clock showed first: times are counted from there, so that they keep their digits.
@@ -369,6 +371,7 @@ impl Manager {
             rearranged: 0,
             seconds: Numbered::default(),
             keys_forgotten: 0,
+            newest: 0,
             rested: 0,
             beginning: None,
             last_tick: 0.0,

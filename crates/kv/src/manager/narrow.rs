@@ -42,6 +42,12 @@ impl Manager {
         Ok(())
     }
 
+    /// The newest chunks of a call, so many, stay exact from now on when it returns, whatever it allows. What is encoded over their
+    /// twins later is another matter.
+    pub const fn keep_newest(&mut self, chunks: usize) {
+        self.newest = chunks;
+    }
+
     /// The information density of each chunk that a call would find: the mean weight that a token of it gets from those that can
     /// see it (LLMS, arXiv 2403.11805, §3.2, with one mean over all such pairs); `None` where that was not measured.
     ///
