@@ -41,6 +41,21 @@ fn channel_step(item: Item, kv_head: u32, channel: u32) -> f32 {
     return scale * (f32(share(scratch[item.steps_at + at], scale)) * 0.00390625);
 }
 
+// The shaped code of a token's channel: what rounding has taken from the channel in the tokens before, one step at most, is
+// found by going through them again.
+fn shaped_code(item: Item, kv_head: u32, token: u32, channel: u32) -> u32 {
+    let bits = bits_of(item.to);
+    var found = 0u;
+    var carry = 0.0;
+    for (var t = 0u; t <= token; t++) {
+        let step = scratch[item.steps_at + kv_head * ${CHUNK}u + t];
+        let wanted = difference(item, element_of(kv_head, t, channel)) + carry;
+        found = code(bits, wanted, step);
+        carry = clamp(wanted - (f32(found) + lowest_of(bits)) * step, -step, step);
+    }
+    return found;
+}
+
 // Word `word` of a page of codes.
 fn codes_word(item: Item, word: u32) -> u32 {
     let bits = bits_of(item.to);
@@ -62,6 +77,10 @@ fn codes_word(item: Item, word: u32) -> u32 {
                 if (channel >= ${HEAD_DIM}u) {
                     break;
                 }
+            }
+            if (is_shaped(item.to)) {
+                packed |= shaped_code(item, kv_head, token, channel) << (i * bits);
+                continue;
             }
             var step: f32;
             if (is_by_token) {

@@ -33,17 +33,33 @@ fn as_half(value: f32) -> f32 {
     return f16_pair(f16_bits(value)).x;
 }
 
-// The step under which codes are nearest to some numbers, of those that clip them differently, the first of equals.
-fn best_step(item: Item, bits: u32, first: u32, count: u32, stride: u32) -> f32 {
-    let reach = select(f32((1u << (bits - 1u)) - 1u), 1.5, bits == 2u);
+// The one share where codes are shaped.
+fn shaped_clip(bits: u32) -> f32 {
+    return select(1.0, 0.85, bits == 2u);
+}
+
+// The largest magnitude of some numbers.
+fn largest_of(item: Item, first: u32, count: u32, stride: u32) -> f32 {
     var largest = 0.0;
     for (var i = 0u; i < count; i++) {
         largest = max(largest, abs(difference(item, first + i * stride)));
     }
+    return largest;
+}
+
+// The step under which the largest code stands for a share of the largest magnitude.
+fn clipped_step(bits: u32, share: f32, largest: f32) -> f32 {
+    let reach = select(f32((1u << (bits - 1u)) - 1u), 1.5, bits == 2u);
+    return as_half(share * largest / reach);
+}
+
+// The step under which codes are nearest to some numbers, of those that clip them differently, the first of equals.
+fn best_step(item: Item, bits: u32, first: u32, count: u32, stride: u32) -> f32 {
+    let largest = largest_of(item, first, count, stride);
     var best = 0.0;
     var least = 3e38;
     for (var c = 0u; c < clips(bits); c++) {
-        let step = as_half(clip(bits, c) * largest / reach);
+        let step = clipped_step(bits, clip(bits, c), largest);
         var error = 0.0;
         for (var i = 0u; i < count; i++) {
             let value = difference(item, first + i * stride);
@@ -74,7 +90,13 @@ fn measure_tokens(item: Item, thread: u32, kv_head: u32) {
     for (var i = thread; i < ${CHUNK}u * groups; i += ${WORKGROUP}u) {
         let channel = i % groups * group;
         let first = element_of(kv_head, i / groups, channel);
-        let step = best_step(item, bits, first, min(group, ${HEAD_DIM}u - channel), 1u);
+        let count = min(group, ${HEAD_DIM}u - channel);
+        var step: f32;
+        if (is_shaped(item.to)) {
+            step = clipped_step(bits, shaped_clip(bits), largest_of(item, first, count, 1u));
+        } else {
+            step = best_step(item, bits, first, count, 1u);
+        }
         scratch[item.steps_at + kv_head * ${CHUNK}u * groups + i] = step;
     }
 }

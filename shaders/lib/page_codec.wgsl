@@ -53,6 +53,11 @@ fn group_of(part: Part) -> u32 {
     return select(${GROUP}u, ${HEAD_DIM}u, is_set(part, 0u));
 }
 
+// Whether codes are shaped over the tokens: V's of few bits whose heads share a step.
+fn is_shaped(part: Part) -> bool {
+    return kind_of(part) == BY_TOKEN && is_set(part, 0u) && bits_of(part) < 8u;
+}
+
 // The code nearest to a value, of two the even one.
 fn code(bits: u32, value: f32, step: f32) -> u32 {
     var steps = 0.0;

@@ -21,16 +21,27 @@ pub fn encode(codec: PageCodec, context: &PageContext<'_>, values: &[f32], page:
     }
 }
 
-/// One step for each group of a token's channels.
+/// One step for each group of a token's channels. Where codes are shaped, what rounding takes from a channel is carried to its
+/// next token.
 fn by_token(layout: &CodeLayout, group: usize, kv_head: usize, dim: usize, head: &[f32], page: &mut [u8]) {
-    let groups = dim.div_ceil(group);
+    let (bits, groups) = (layout.bits, dim.div_ceil(group));
+    let mut carries = vec![0.0f32; dim];
     for (token, row) in head.chunks_exact(dim).enumerate() {
-        for (g, values) in row.chunks(group).enumerate() {
-            let step = best_step(layout.bits, values);
+        let groups_of_row = row.chunks(group).zip(carries.chunks_mut(group)).enumerate();
+        for (g, (values, carries)) in groups_of_row {
+            let step = match layout.shaped_clip() {
+                Some(clip) => clipped_step(bits, clip, largest(values)),
+                None => best_step(bits, values),
+            };
             set_scale(page, layout.scales_at, kv_head * layout.head_scales + token * groups + g, step);
-            for (i, value) in values.iter().enumerate() {
-                let index = layout.code_of(token, g * group + i, dim);
-                set_code(layout, page, kv_head, index, code(layout.bits, *value, step));
+            for (i, (value, carry)) in values.iter().zip(carries).enumerate() {
+                let wanted = value + *carry;
+                let code = code(bits, wanted, step);
+                if layout.is_shaped {
+                    // One step at most, so that what is clipped does not run away.
+                    *carry = (wanted - decoded(bits, code, step)).clamp(-step, step);
+                }
+                set_code(layout, page, kv_head, layout.code_of(token, g * group + i, dim), code);
             }
         }
     }
@@ -90,7 +101,7 @@ pub fn decode(codec: PageCodec, context: &PageContext<'_>, page: &[u8], values: 
                 }
             };
             let index = layout.code_of(token, channel, dim);
-            *value = (f32::from(get_code(&layout, page, kv_head, index)) + layout.bits.lowest()) * step;
+            *value = decoded(layout.bits, get_code(&layout, page, kv_head, index), step);
         }
     }
 }
@@ -109,12 +120,11 @@ fn f16_above(value: f32) -> f32 {
 
 /// The step, an f16, under which a group's codes are nearest to its values, of those that clip it differently.
 pub fn best_step(bits: Bits, values: &[f32]) -> f32 {
-    let largest = values.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+    let largest = largest(values);
     let error = |step: f32| -> f32 {
-        let decoded = |v: f32| (f32::from(code(bits, v, step)) + bits.lowest()) * step;
-        values.iter().map(|v| (v - decoded(*v)).powi(2)).sum()
+        values.iter().map(|v| (v - decoded(bits, code(bits, *v, step), step)).powi(2)).sum()
     };
-    let steps = bits.clips().iter().map(|clip| f16::from_f32(clip * largest / bits.reach()).to_f32());
+    let steps = bits.clips().iter().map(|clip| clipped_step(bits, *clip, largest));
     let (mut best, mut least) = (0.0, f32::INFINITY);
     for step in steps {
         let error = error(step);
@@ -123,6 +133,21 @@ pub fn best_step(bits: Bits, values: &[f32]) -> f32 {
         }
     }
     best
+}
+
+/// The largest magnitude.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, v| largest.max(v.abs()))
+}
+
+/// The step, an f16, under which the largest code stands for a share of the largest magnitude.
+fn clipped_step(bits: Bits, clip: f32, largest: f32) -> f32 {
+    f16::from_f32(clip * largest / bits.reach()).to_f32()
+}
+
+/// What a code stands for.
+fn decoded(bits: Bits, code: u8, step: f32) -> f32 {
+    (f32::from(code) + bits.lowest()) * step
 }
 
 /// The code nearest to a value, of two the even one.

@@ -10,6 +10,9 @@ use super::{PageContext, decode_page, encode_coefficients, encode_page, steps_wi
 
 const ALL_BITS: [Bits; 3] = [Bits::Two, Bits::Four, Bits::Eight];
 
+/// Of shaped codes.
+const FEW_BITS: [Bits; 2] = [Bits::Two, Bits::Four];
+
 /// A page and what it is encoded with.
 #[derive(Debug, Clone)]
 struct Page {
@@ -62,6 +65,29 @@ impl Page {
     }
 }
 
+/// The step of shaped codes of some values.
+fn shaped_step(bits: Bits, values: &[f32]) -> f32 {
+    let largest = values.iter().fold(0.0, |largest: f32, v| largest.max(v.abs()));
+    half::f16::from_f32(bits.shaped_clip().unwrap() * largest / bits.reach()).to_f32()
+}
+
+/// A page of one head's values whose first channel makes the steps. No other is clipped: these are at most half as large, and
+/// no token is twice as large as the next, so that what is carried is less than the next step.
+fn unclipped_page() -> impl Strategy<Value = Page> {
+    let token = |head_dim| (0.51f32..1.0, prop::collection::vec(-0.5f32..0.5, head_dim - 1));
+    let shape = (prop::sample::select(vec![2, 6, 24, 66]), -12i32..6);
+    shape.prop_flat_map(move |(head_dim, exponent)| {
+        prop::collection::vec(token(head_dim), CHUNK_TOKENS).prop_map(move |tokens| {
+            let size = |share: f32| share * 2f32.powi(exponent);
+            let row = |(share, rest): (f32, Vec<f32>)| {
+                std::iter::once(1.0).chain(rest).map(|v| v * size(share)).collect::<Vec<_>>()
+            };
+            let values = tokens.into_iter().flat_map(row).collect();
+            Page { half: PageHalf::V, kv_heads: 1, head_dim, values, anchor: vec![], profile: vec![] }
+        })
+    })
+}
+
 fn any_page() -> impl Strategy<Value = Page> {
     let shape = (any::<bool>(), 1usize..3, prop::sample::select(vec![2, 6, 24, 32, 64, 66, 80]));
     shape.prop_flat_map(|(is_key, kv_heads, head_dim)| {
@@ -90,7 +116,8 @@ proptest! {
     }
 
     /// Without clipping an element is half a step off at most, and a step is as large as the group's largest element
-    /// makes it, rounded up where a scale is rounded. Clipping is for less squared error of the group.
+    /// makes it, rounded up where a scale is rounded. Clipping is for less squared error of the group. Of shaped codes the
+    /// tests are the next ones.
     #[test]
     fn codes_are_half_a_step_off_at_most(page in any_page()) {
         for bits in ALL_BITS {
@@ -98,6 +125,9 @@ proptest! {
                 let (_, found) = page.round_trip(codec, &page.context(codec, &[]));
                 let stored = page.stored(codec);
                 let layout = CodeLayout::new(codec, page.half, page.kv_heads, page.head_dim).unwrap();
+                if layout.is_shaped {
+                    continue;
+                }
                 let errors: Vec<f32> = page.values.iter().zip(&found).map(|(v, f)| (v - f).abs()).collect();
                 for at in 0..page.values.len() {
                     let group = page.group(&layout, at);
@@ -120,6 +150,49 @@ proptest! {
                         prop_assert!(sum <= slack * half.powi(2) * group.len() as f32, "{codec}: {sum}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Half a step off the value and what was carried to it, or the last code of those on its side.
+    #[test]
+    fn shaped_codes_are_half_a_step_off_what_is_carried_to_them(page in any_page()) {
+        let page = Page { half: PageHalf::V, ..page };
+        for bits in FEW_BITS {
+            let codec = PageCodec::Quantised(bits);
+            let (_, found) = page.round_trip(codec, &page.context(codec, &[]));
+            let last = bits.lowest() + ((1 << bits.count()) - 1) as f32;
+            let mut carries = vec![0.0f32; page.head_dim];
+            for (row, (values, found)) in
+                page.values.chunks(page.head_dim).zip(found.chunks(page.head_dim)).enumerate()
+            {
+                if row % CHUNK_TOKENS == 0 {
+                    carries.fill(0.0);
+                }
+                let step = shaped_step(bits, values);
+                for ((value, found), carry) in values.iter().zip(found).zip(&mut carries) {
+                    let off = value + *carry - found;
+                    let is_last = if off > 0.0 { *found == last * step } else { *found == bits.lowest() * step };
+                    prop_assert!(is_last || off.abs() <= 0.50001 * step, "{codec}: {value} + {carry} as {found}");
+                    *carry = off.clamp(-step, step);
+                }
+            }
+        }
+    }
+
+    /// What attention's averages are off by: of nearest codes it would be up to eight steps.
+    #[test]
+    fn errors_of_shaped_codes_add_up_to_less_than_a_step(page in unclipped_page()) {
+        for bits in FEW_BITS {
+            let codec = PageCodec::Quantised(bits);
+            let (_, found) = page.round_trip(codec, &page.context(codec, &[]));
+            let dim = page.head_dim;
+            let steps = page.values.chunks(dim).map(|values| shaped_step(bits, values));
+            let largest = steps.fold(0.0, f32::max);
+            for channel in 1..dim {
+                let errors = page.values.iter().zip(&found).skip(channel).step_by(dim);
+                let sum: f64 = errors.map(|(value, found)| f64::from(*value) - f64::from(*found)).sum();
+                prop_assert!(sum.abs() <= 0.501 * f64::from(largest), "{codec}: {sum}, a step is {largest}");
             }
         }
     }
@@ -222,6 +295,25 @@ proptest! {
         }
         let codec = PageCodec::Steps(Width::One);
         prop_assert_eq!(&same.round_trip(codec, &same.context(codec, &[])).1, &same.values);
+    }
+}
+
+/// A channel that is the same in every token, as a mean is, comes back as that mean, wherever it lies between two codes.
+#[test]
+fn shaped_codes_keep_the_mean_of_a_constant_channel() {
+    let row: Vec<f32> = std::iter::once(1.0).chain((0..165).map(|i| i as f32 * 0.01 - 0.82)).collect();
+    let (kv_heads, head_dim) = (1, row.len());
+    for bits in FEW_BITS {
+        let step = shaped_step(bits, &row);
+        let values = row.repeat(CHUNK_TOKENS);
+        let page = Page { half: PageHalf::V, kv_heads, head_dim, values, anchor: vec![], profile: vec![] };
+        let codec = PageCodec::Quantised(bits);
+        let (_, found) = page.round_trip(codec, &page.context(codec, &[]));
+        for (channel, value) in row.iter().enumerate().skip(1) {
+            let sum: f32 = found.iter().skip(channel).step_by(head_dim).sum();
+            let mean = sum / CHUNK_TOKENS as f32;
+            assert!((mean - value).abs() <= step / 16.0, "{codec}: {value} as {mean}, a step is {step}");
+        }
     }
 }
 

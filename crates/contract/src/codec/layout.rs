@@ -18,6 +18,8 @@ pub struct CodeLayout {
     pub token_words: Option<usize>,
     /// Channels of a token that share a scale; `None` where every token of a channel has the same.
     pub group: Option<usize>,
+    /// Whether codes are shaped over the tokens: see [`PageCodec::Quantised`]. No matter to whoever decodes.
+    pub is_shaped: bool,
     /// Where the scales begin: `(kv_head, token, group)`, or one for each head.
     pub scales_at: usize,
     /// Scales of one head.
@@ -39,6 +41,8 @@ impl CodeLayout {
             (PageCodec::Grouped(bits) | PageCodec::Delta(bits), _) => (bits, Some(GROUP_CHANNELS), false),
             (PageCodec::Exact(_) | PageCodec::Steps(_) | PageCodec::LowRank { .. }, _) => return None,
         };
+        let is_shaped =
+            matches!((codec, half), (PageCodec::Quantised(_), PageHalf::V)) && bits.shaped_clip().is_some();
         let word = u32::BITS as usize;
         let (token_words, head_bytes) = match half {
             PageHalf::K => {
@@ -55,7 +59,23 @@ impl CodeLayout {
         let behind = scales_at + 2 * kv_heads * head_scales;
         let (channels_at, end) =
             if has_channels { (Some(behind), behind + kv_heads * head_dim) } else { (None, behind) };
-        Some(Self { bits, head_bytes, token_words, group, scales_at, head_scales, channels_at, end })
+        Some(Self {
+            bits,
+            head_bytes,
+            token_words,
+            group,
+            is_shaped,
+            scales_at,
+            head_scales,
+            channels_at,
+            end,
+        })
+    }
+
+    /// The clip of all its steps, where codes are shaped.
+    #[must_use]
+    pub const fn shaped_clip(&self) -> Option<f32> {
+        if self.is_shaped { self.bits.shaped_clip() } else { None }
     }
 
     /// Which of a head's codes a token's channel has, in the order in which they are packed.

@@ -1,6 +1,8 @@
 //! Encoding of pages of codes, to the same bits as the reference: a step is chosen by squared errors that are added in
-//! its order, of as many groups side by side as a vector has lanes.
+//! its order, of as many groups side by side as a vector has lanes, and as many channels are shaped side by side.
 #![allow(unsafe_op_in_unsafe_fn, reason = "the one condition: the machine has the tier")]
+
+use std::ops::Range;
 
 use half::f16;
 use interleaf_contract::{Bits, CHUNK_TOKENS, CodeLayout, PageCodec};
@@ -64,10 +66,19 @@ unsafe fn by_token<I: Isa>(
     transpose::<I>(head, dim, columns);
     for (g, columns) in columns.chunks(group * CHUNK_TOKENS).enumerate() {
         let mut steps = [0.0; CHUNK_TOKENS];
-        best_steps::<I>(layout.bits, columns, CHUNK_TOKENS, &mut steps);
+        match layout.shaped_clip() {
+            Some(clip) => clipped_steps::<I>(layout.bits, clip, columns, CHUNK_TOKENS, &mut steps),
+            None => best_steps::<I>(layout.bits, columns, CHUNK_TOKENS, &mut steps),
+        }
+        for (token, step) in steps.iter().enumerate() {
+            set_scale(out, layout.scales_at, kv_head * layout.head_scales + token * groups + g, *step);
+        }
         let channels = g * group..dim.min((g + 1) * group);
+        if layout.is_shaped {
+            quantise_shaped::<I>(layout.bits, head, channels, &steps, codes);
+            continue;
+        }
         for (token, step) in steps.into_iter().enumerate() {
-            set_scale(out, layout.scales_at, kv_head * layout.head_scales + token * groups + g, step);
             let divisors = divisors([step; MOST_LANES]);
             let place = token * dim + channels.start..token * dim + channels.end;
             let values = head[place.clone()].chunks(MOST_LANES);
@@ -133,26 +144,19 @@ pub unsafe fn best_steps<I: Isa>(bits: Bits, rows: &[f32], columns: usize, steps
     assert!(rows.len().is_multiple_of(columns) && steps.len() == columns, "whole rows");
     for first in (0..columns).step_by(I::LANES) {
         let lanes = I::LANES.min(columns - first);
+        let magnitudes = magnitudes::<I>(rows, columns, first, lanes);
         let rows = || rows.chunks_exact(columns).map(|row| row[first..first + lanes].as_ptr());
-        let mut largest = I::splat(0.0);
-        for row in rows() {
-            let v = load_first::<I>(row, lanes);
-            largest = I::max(largest, I::max(v, I::sub(I::splat(0.0), v)));
-        }
-        let mut magnitudes = [0.0f32; MOST_LANES];
-        I::store(magnitudes.as_mut_ptr(), largest);
         let mut least = [f32::INFINITY; MOST_LANES];
         let best = &mut steps[first..first + lanes];
         best.fill(0.0);
         for clip in bits.clips() {
-            let step = magnitudes.map(|largest| f16::from_f32(clip * largest / bits.reach()).to_f32());
+            let step = magnitudes.map(|largest| clipped_step(bits, *clip, largest));
             let divisor = divisors(step);
             let (step_of, divisor) = (I::load(step.as_ptr()), I::load(divisor.as_ptr()));
             let mut sum = I::splat(0.0);
             for row in rows() {
                 let v = load_first::<I>(row, lanes);
-                let decoded = I::mul(I::add(code::<I>(bits, v, divisor), I::splat(bits.lowest())), step_of);
-                let error = I::sub(v, decoded);
+                let error = I::sub(v, decoded::<I>(bits, code::<I>(bits, v, divisor), step_of));
                 sum = I::add(sum, I::mul(error, error));
             }
             let mut errors = [0.0f32; MOST_LANES];
@@ -164,6 +168,36 @@ pub unsafe fn best_steps<I: Isa>(bits: Bits, rows: &[f32], columns: usize, steps
             }
         }
     }
+}
+
+/// The same where they are not searched for: all columns are clipped alike.
+#[inline(always)]
+unsafe fn clipped_steps<I: Isa>(bits: Bits, clip: f32, rows: &[f32], columns: usize, steps: &mut [f32]) {
+    assert!(rows.len().is_multiple_of(columns) && steps.len() == columns, "whole rows");
+    for (i, steps) in steps.chunks_mut(I::LANES).enumerate() {
+        let magnitudes = magnitudes::<I>(rows, columns, i * I::LANES, steps.len());
+        for (step, largest) in steps.iter_mut().zip(magnitudes) {
+            *step = clipped_step(bits, clip, largest);
+        }
+    }
+}
+
+/// The largest magnitude in each of a vector of columns.
+#[inline(always)]
+unsafe fn magnitudes<I: Isa>(rows: &[f32], columns: usize, first: usize, lanes: usize) -> [f32; MOST_LANES] {
+    let mut largest = I::splat(0.0);
+    for row in rows.chunks_exact(columns) {
+        let v = load_first::<I>(row[first..first + lanes].as_ptr(), lanes);
+        largest = I::max(largest, I::max(v, I::sub(I::splat(0.0), v)));
+    }
+    let mut magnitudes = [0.0; MOST_LANES];
+    I::store(magnitudes.as_mut_ptr(), largest);
+    magnitudes
+}
+
+/// The step, an f16, under which the largest code stands for a share of the largest magnitude.
+fn clipped_step(bits: Bits, clip: f32, largest: f32) -> f32 {
+    f16::from_f32(clip * largest / bits.reach()).to_f32()
 }
 
 /// What values are divided by: without a step every value is none of them.
@@ -182,6 +216,42 @@ unsafe fn code<I: Isa>(bits: Bits, values: I::V, divisors: I::V) -> I::V {
     let last = ((1u32 << bits.count()) - 1) as f32;
     let nearest = I::round(I::sub(I::div(values, divisors), I::splat(bits.lowest())));
     I::min(I::splat(last), I::max(I::splat(0.0), nearest))
+}
+
+/// What codes stand for.
+#[inline(always)]
+unsafe fn decoded<I: Isa>(bits: Bits, codes: I::V, steps: I::V) -> I::V {
+    I::mul(I::add(codes, I::splat(bits.lowest())), steps)
+}
+
+/// The shaped codes of some of a head's channels, a byte each, by each token's step: what rounding takes from a channel, at most
+/// a step, is carried to its next token.
+#[inline(always)]
+unsafe fn quantise_shaped<I: Isa>(
+    bits: Bits,
+    head: &[f32],
+    channels: Range<usize>,
+    steps: &[f32; CHUNK_TOKENS],
+    codes: &mut [u8],
+) {
+    let dim = head.len() / CHUNK_TOKENS;
+    let divisors = divisors(*steps);
+    for first in channels.clone().step_by(I::LANES) {
+        let lanes = I::LANES.min(channels.end - first);
+        let mut carry = I::splat(0.0);
+        for (token, (step, divisor)) in steps.iter().zip(divisors).enumerate() {
+            let place = token * dim + first..token * dim + first + lanes;
+            let wanted = I::add(load_first::<I>(head[place.clone()].as_ptr(), lanes), carry);
+            let nearest = code::<I>(bits, wanted, I::splat(divisor));
+            let left = I::sub(wanted, decoded::<I>(bits, nearest, I::splat(*step)));
+            carry = I::min(I::splat(*step), I::max(I::splat(-step), left));
+            let mut found = [0.0f32; MOST_LANES];
+            I::store(found.as_mut_ptr(), nearest);
+            for (code, found) in codes[place].iter_mut().zip(found) {
+                *code = found as u8;
+            }
+        }
+    }
 }
 
 /// The codes of at most [`MOST_LANES`] values, a byte each.
