@@ -224,8 +224,8 @@ unsafe fn decoded<I: Isa>(bits: Bits, codes: I::V, steps: I::V) -> I::V {
     I::mul(I::add(codes, I::splat(bits.lowest())), steps)
 }
 
-/// The shaped codes of some of a head's channels, a byte each, by each token's step: what rounding takes from a channel, at most
-/// a step, is carried to its next token.
+/// The shaped codes of some of a head's channels, a byte each, by each token's step: what rounding takes from a channel, a step
+/// at most, is carried to its next token.
 #[inline(always)]
 unsafe fn quantise_shaped<I: Isa>(
     bits: Bits,

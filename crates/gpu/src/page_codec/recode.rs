@@ -1,6 +1,7 @@
 //! Stores pages in other codecs: as numbers first, then what steps and coefficients they have, then the words of the pages.
 //! Codes are the reference's but where a device divides with less care than IEEE: one off at ties, and of two ways to clip
-//! a group that are as good, either.
+//! a group that are as good, either. Behind such a tie shaped codes of the same channel may differ, too, but not what they add
+//! up to.
 
 use interleaf_contract::{
     BackendError, CHUNK_TOKENS, GROUP_CHANNELS, PAGE_UNIT, PageEntry, PageRecode, PoolGeometry, RopeId,
