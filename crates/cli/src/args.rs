@@ -430,6 +430,10 @@ pub struct ChatArgs {
     /// that `interleaf calibrate` has looked at, with a drift budget.
     #[arg(long, requires = "drift")]
     pub at_rest: bool,
+    /// Between answers, give what was attended to least fewer bits, so that a context takes such a share of what it takes at 8
+    /// bits, as 0.5; with a drift budget, and as far as that allows
+    #[arg(long, value_name = "SHARE", requires = "drift")]
+    pub widths: Option<f64>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: SamplingArgs,

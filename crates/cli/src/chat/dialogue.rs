@@ -12,7 +12,7 @@ use crate::{CliError, answers, output, prompt};
 /// second's.
 const IDLE_TOKENS: usize = 256;
 
-/// How often as many tokens may go to rest behind that.
+/// How often as many tokens may go to rest or get narrower behind that.
 const REST_ROUNDS: usize = 4;
 
 /// A conversation under way.
@@ -34,8 +34,8 @@ pub struct Answering {
     pub stop: Vec<String>,
     pub max_tokens: usize,
     pub drift: f32,
-    /// Whether what nobody reads goes to rest between turns.
-    pub at_rest: bool,
+    /// Whether what nobody reads goes to rest or gets narrower between turns.
+    pub is_patient: bool,
 }
 
 /// Sums over the turns since the start or the last reset.
@@ -139,7 +139,7 @@ impl Dialogue {
     /// Works while nobody asks, and for so short a time that who asks again hardly waits: first on the base's pages, and what
     /// may rest does when these are there.
     fn tend(&mut self) -> Result<(), EngineError> {
-        let rounds = if self.answering.at_rest { 1 + REST_ROUNDS } else { 1 };
+        let rounds = if self.answering.is_patient { 1 + REST_ROUNDS } else { 1 };
         for _ in 0..rounds {
             if self.engine.tend(IDLE_TOKENS)? == 0 {
                 break;
@@ -201,7 +201,7 @@ mod tests {
             stop: Vec::new(),
             max_tokens: 12,
             drift: 0.0,
-            at_rest: false,
+            is_patient: false,
         };
         let mut dialogue = Dialogue::new(engine, None, None, answering);
         let lost = dialogue.say("What is ownership?", &mut |_| ControlFlow::Continue(()));

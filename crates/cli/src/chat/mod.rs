@@ -9,7 +9,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use interleaf_runtime::{ChatMessage, EngineOptions, Event};
+use interleaf_runtime::{ChatMessage, EngineOptions, Event, WidthOptions};
 
 use crate::args::ChatArgs;
 use crate::{CliError, interrupt, load, output, sampling};
@@ -23,8 +23,12 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     if args.at_rest && args.drift == 0.0 {
         return Err(CliError::Usage("--at-rest loses something: it needs a --drift above 0".into()));
     }
+    if args.widths.is_some() && args.drift == 0.0 {
+        return Err(CliError::Usage("--widths loses something: it needs a --drift above 0".into()));
+    }
     let (context, at_rest) = (args.context, args.at_rest);
-    let options = EngineOptions { context, at_rest, ..load::options(&args.engine) };
+    let widths = args.widths.map(|ratio| WidthOptions { ratio, above: 0.0, ..WidthOptions::default() });
+    let options = EngineOptions { context, at_rest, widths, ..load::options(&args.engine) };
     let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
     let sampling = sampling::options(&engine, &args.sampling);
     sampling.check()?;
@@ -32,7 +36,8 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     crate::prompt::conversation(&engine, &[ChatMessage::new("user", "?")])?;
     engine.reserve_kv(1, engine.context())?;
     let (stop, max_tokens) = (args.sampling.stop.clone(), args.max_tokens);
-    let answering = Answering { sampling, stop, max_tokens, drift: args.drift, at_rest };
+    let is_patient = at_rest || widths.is_some();
+    let answering = Answering { sampling, stop, max_tokens, drift: args.drift, is_patient };
     let mut dialogue = Dialogue::new(engine, adapter, args.system.clone(), answering);
 
     let mut lines = Lines::open()?;
