@@ -136,7 +136,8 @@ fn lines_that_are_no_text_or_far_too_long_are_told() {
 
 #[test]
 fn what_rests_between_answers_needs_a_drift_budget() {
-    for args in [&["--at-rest"][..], &["--at-rest", "--drift", "exact"]] {
+    let widths = ["--widths", "0.5", "--drift", "exact"];
+    for args in [&["--at-rest"][..], &["--at-rest", "--drift", "exact"], &widths[..2], &widths] {
         let (_, err) = ended(2, args, "");
         assert!(err.contains("--drift"), "{err}");
     }

@@ -116,6 +116,48 @@ fn a_first_touch_is_measured_beside_what_the_engine_makes_of_it() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--prefixes must be from 1 to 1856"));
 }
 
+#[test]
+fn widths_by_attention_are_measured_beside_other_orders_of_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args =
+        ["quality", "--widths", "--adapters", "rust-code", "--sequences", "3", "--ratios", "0.375,0.525"];
+    let report = json(folder.path(), &[&args[..], &["--json"]].concat());
+    let rows = report["rows"].as_array().expect("rows");
+    // Two settings: six orders at two ratios, and what all chunks cost in one width.
+    assert_eq!(rows.len(), 2 * (2 * 6 + 7));
+    let mean = |ratio: Value, method: &str, field: &str| -> f64 {
+        let is_it = |row: &&Value| row["ratio"] == ratio && row["method"] == method;
+        let found: Vec<f64> =
+            rows.iter().filter(is_it).map(|row| row[field].as_f64().expect("a number")).collect();
+        assert_eq!(found.len(), 2, "{ratio} {method}");
+        found.iter().sum::<f64>() / 2.0
+    };
+    let at = |method: &str, field: &str| mean(0.375.into(), method, field);
+    let all = |method: &str, field: &str| mean(Value::Null, method, field);
+    let [mass, random, oldest] =
+        ["by attention mass", "at random", "oldest widest"].map(|method| at(method, "kl_mean"));
+    assert!(2.0 * mass <= random && 2.0 * mass <= oldest, "{mass}, {random}, {oldest}");
+    for method in ["by attention mass", "at random", "oldest widest", "newest widest"] {
+        assert!(at(method, "bytes") <= 0.375, "{method}");
+        assert!(all("all 8 bits", "kl_mean") < at(method, "kl_mean"), "{method}");
+        assert!(at(method, "kl_mean") < all("all 2 bits", "kl_mean"), "{method}");
+    }
+    // Of as many bytes as 4 bits take it is never worse.
+    let four = mean(0.525.into(), "by attention mass", "kl_mean");
+    assert!(four <= all("all 4 bits", "kl_mean"), "{four}");
+    assert!((mean(0.525.into(), "by attention mass", "ppl_ratio") - 1.0).abs() < 0.005);
+    for mass in report["mass"].as_array().expect("masses") {
+        let [tenth, half] = [0, 2].map(|place| mass["top"][place].as_f64().expect("a share"));
+        assert!(tenth > 0.1 && half > 0.5 && tenth < half && half < 1.0, "{mass}");
+        let agreement = mass["samplings"][0]["agreement"][0].as_f64().expect("a number");
+        assert!(agreement > 0.8, "{mass}");
+    }
+    // Less than all take at 2 bits.
+    let refused = interleaf(folder.path(), &["quality", "--widths", "--sequences", "1", "--ratios", "0.2"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("at their narrowest"));
+}
+
 /// A model with the demo's tokenizer, under adapters that are called as the demo's.
 #[test]
 fn another_model_is_measured_on_the_demo_models_windows() {

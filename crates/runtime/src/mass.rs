@@ -6,7 +6,7 @@ use interleaf_model::ModelConfig;
 
 use crate::EngineError;
 
-/// Of which layers and heads it is measured how much they attend to. By default a layer and a head of four.
+/// Of which layers and heads it is measured how much they attend to. By default every other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MassSampling {
     /// One layer of so many, of those whose tokens see all before them; at least 1.
@@ -17,7 +17,7 @@ pub struct MassSampling {
 
 impl Default for MassSampling {
     fn default() -> Self {
-        Self { layers: 4, heads: 4 }
+        Self { layers: 2, heads: 2 }
     }
 }
 
