@@ -23,6 +23,8 @@ pub struct Sequence {
     pub budget: f32,
     /// That of what it has found.
     pub found_drift: f32,
+    /// That of it which is for chunks that were narrowed.
+    pub found_narrowed: f32,
     /// That of its own tokens beyond what they were computed over.
     pub own_drift: f32,
     /// Its chunks, those without tokens included that there is only room for.

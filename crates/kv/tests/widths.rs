@@ -133,9 +133,9 @@ fn nobody_gets_less_than_he_allows_and_nothing_comes_back() {
     // Exactly computed for somebody who wants it exact: no form is lawful.
     let (manager, app, tokens) = narrowed(0.0, &even, &tolerance);
     assert_eq!(by_chunk(&manager, app, &tokens), [Source::Own; CHUNKS]);
-    // 4 bits are allowed, and 2 are not, but for some whose loss the others' make up for.
+    // A quarter of it is for that: 4 bits are allowed, and 2 are not, but for some whose loss the others' make up for.
     let tight = Tolerance { ratio: 0.25, ..tolerance };
-    let (mut manager, app, tokens) = narrowed(0.1, &even, &tight);
+    let (mut manager, app, tokens) = narrowed(0.4, &even, &tight);
     let narrow = [FOUR, FOUR, TWO, FOUR, FOUR, TWO];
     assert_eq!(by_chunk(&manager, app, &tokens), narrow);
     // 8 bits before, and then the mean of all.
@@ -280,4 +280,53 @@ fn the_newest_of_a_call_stay_exact_until_there_are_newer_ones() {
     let moves = computed(&mut manager, app, &tokens, 1.0, 0.0, &[1.0; CHUNKS]);
     done(&mut manager, moves);
     assert_eq!(by_chunk(&manager, app, &tokens), [EIGHT, EIGHT, EIGHT, EIGHT, Source::Own, Source::Own]);
+}
+
+/// What is computed over a narrowed context has lost what that has, and no more: it gets narrower like what was there before, and
+/// no turn takes more than it would without.
+#[test]
+fn a_context_that_grows_over_narrow_chunks_stays_narrow() {
+    let tolerance = Tolerance { newest: 1, ..Tolerance::new(ERRORS) };
+    let held = |narrows: bool| -> Vec<u64> {
+        let (mut manager, app) = manager(forms(), Policy::Lru);
+        let all: Vec<u32> = (0..(4 * CHUNKS * CHUNK_TOKENS) as u32).collect();
+        let turns = (1..=4).map(|turn| {
+            let tokens = &all[..turn * CHUNKS * CHUNK_TOKENS];
+            // Twice what 4 bits cost, four times.
+            let moves = computed(&mut manager, app, tokens, 0.16, turn as f64, &vec![1.0; turn * CHUNKS]);
+            done(&mut manager, moves);
+            if narrows {
+                let moves = manager.narrow(&tolerance, MOST).expect("lawful");
+                done(&mut manager, moves);
+                let found = by_chunk(&manager, app, tokens);
+                assert_eq!(found[found.len() - 2..], [FOUR, EIGHT], "turn {turn}");
+                assert!(
+                    found[..found.len() - 2].iter().all(|source| *source == FOUR),
+                    "turn {turn}: {found:?}"
+                );
+                assert!(drift(&mut manager, app, tokens) <= 0.16 / 4.0);
+            }
+            manager.held_bytes(0)
+        });
+        turns.collect()
+    };
+    let (narrow, wide) = (held(true), held(false));
+    assert!(narrow.iter().zip(&wide).all(|(narrow, wide)| narrow < wide), "{narrow:?} and {wide:?}");
+}
+
+#[test]
+fn there_are_no_more_moves_than_were_asked_for() {
+    let (mut manager, app) = manager(forms(), Policy::Lru);
+    let (first, second) = (tokens(), tokens().iter().map(|token| token + 1000).collect::<Vec<u32>>());
+    for (tokens, now) in [(&first, 0.0), (&second, 1.0)] {
+        let moves = computed(&mut manager, app, tokens, 1.0, now, &[1.0; CHUNKS]);
+        done(&mut manager, moves);
+    }
+    let tolerance = Tolerance::new(ERRORS);
+    for (most, planned) in [(4, 4), (4, 4), (4, 4), (4, 0)] {
+        let moves = manager.narrow(&tolerance, most).expect("lawful");
+        assert_eq!(moves.len(), planned);
+        done(&mut manager, moves);
+    }
+    assert_eq!([by_chunk(&manager, app, &first), by_chunk(&manager, app, &second)], [[FOUR; CHUNKS]; 2]);
 }

@@ -34,8 +34,8 @@ pub enum Ended {
 pub struct Kinds {
     /// Whether the backend stores pages in any.
     pub encodes: bool,
-    /// Whether chunks get narrower by how much they are attended to, and how many of the newest of a call then stay exact.
-    pub narrows: Option<usize>,
+    /// How chunks get narrower by how much they are attended to, if they do.
+    pub narrows: Option<Tolerance>,
 }
 
 /// Pages of one pool.
@@ -70,7 +70,11 @@ impl Cache {
         }
         let config = Config { forms, ..Config::in_memory(geometry, longest) };
         let mut manager = Manager::new(config)?.counting_from(first);
-        manager.keep_newest(kinds.narrows.unwrap_or(0));
+        if let Some(tolerance) = kinds.narrows.filter(|_| kinds.encodes) {
+            // A share that there is no room for is refused before anybody waits for it.
+            manager.narrow(&tolerance, 0)?;
+            manager.keep_newest(tolerance.newest);
+        }
         let app = manager.open_app(None)?;
         Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, kinds, start: Instant::now() })
     }
@@ -264,12 +268,11 @@ impl Cache {
         let _ = self.manager.attended(id, mass, first, rows, window);
     }
 
-    /// Contexts that nobody uses get narrower, until so many chunks do: what is to be encoded is returned.
-    pub fn narrow(&mut self, tolerance: &Tolerance, most: usize) -> Result<Vec<Op>, KvError> {
-        if self.kinds.encodes && self.kinds.narrows.is_some() {
-            self.manager.narrow(tolerance, most)
-        } else {
-            Ok(Vec::new())
+    /// Contexts that nobody uses get narrower, at most so many chunks: what is to be encoded is returned.
+    pub fn narrow(&mut self, most: usize) -> Result<Vec<Op>, KvError> {
+        match self.kinds.narrows.filter(|_| self.kinds.encodes) {
+            Some(tolerance) => self.manager.narrow(&tolerance, most),
+            None => Ok(Vec::new()),
         }
     }
 

@@ -224,8 +224,10 @@ impl Engine {
         tracing::info!(backend = backend.info().name, layers = model.config().layers, "model resident");
         let gate = (backend.info().name == "gpu").then(|| GpuGate::new(backend.waiter()));
         let first = ENGINES.fetch_add(1 << 40, Ordering::Relaxed);
-        let kinds =
-            Kinds { encodes: backend.codes_pages(), narrows: options.widths.map(|widths| widths.newest) };
+        let kinds = Kinds {
+            encodes: backend.codes_pages(),
+            narrows: options.widths.map(|widths| widths.tolerance()),
+        };
         let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first, kinds)?;
         Ok(Self {
             backend,

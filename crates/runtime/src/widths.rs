@@ -13,7 +13,7 @@ use crate::{Engine, EngineError, MassSampling};
 pub struct WidthOptions {
     /// Share of what a context's chunks take at 8 bits, scales included, that they take once they are narrow: LLMS has a half.
     pub ratio: f64,
-    /// How many of the newest chunks of a context stay as they are.
+    /// How many of the newest whole chunks of a context stay exact; what does not fill one does anyway.
     pub newest: usize,
     /// Share of the pool that has to be in use before anything is narrowed: 0 for always.
     pub above: f64,
@@ -23,11 +23,16 @@ pub struct WidthOptions {
 
 impl Default for WidthOptions {
     fn default() -> Self {
-        Self { ratio: 0.5, newest: 2, above: 0.7, sampling: MassSampling::default() }
+        Self { ratio: 0.5, newest: 1, above: 0.7, sampling: MassSampling::default() }
     }
 }
 
 impl WidthOptions {
+    /// What the KV manager goes by.
+    pub(crate) const fn tolerance(&self) -> Tolerance {
+        Tolerance { errors: WIDTH_ERRORS, ratio: self.ratio, newest: self.newest }
+    }
+
     /// Whether these can be.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.sampling.check()?;
@@ -46,12 +51,15 @@ impl WidthOptions {
 
 /// The mean divergence of outputs over contexts whose chunks all have 8, 4 or 2 bits, in nats, as it was measured on a trained
 /// model. What counts is how many times as much the narrower ones cost.
-pub const WIDTH_ERRORS: [f64; 3] = [3.6e-7, 8.5e-5, 2.5e-3];
+pub const WIDTH_ERRORS: [f64; 3] = [3.9e-7, 9.6e-5, 2.9e-3];
 
 /// What the mean divergence of outputs is at most, as a multiple of the squared relative errors of keys and of values, where
-/// chunks have 4 or 2 bits alone. Values' errors are shaped ([`PageCodec::Quantised`]) and weigh less than a tenth of keys'. Twice
-/// what the worst window had of two trained models and ten adapters: `interleaf quality --widths` shows that.
-const DIVERGENCES: [f64; 2] = [0.2, 0.012];
+/// chunks have 4 or 2 bits alone: what the worst of 160 windows had, of two trained models and ten adapters (`interleaf quality
+/// --widths`), some four times the mean. Values' errors are shaped ([`PageCodec::Quantised`]) and weigh a twentieth of keys'.
+const DIVERGENCES: [f64; 2] = [0.15, 0.0075];
+
+/// How often narrowing is tried in one go where nothing of it is kept.
+const MOST_TRIES: usize = 8;
 
 /// The forms that chunks get by their density, for a pool: what each costs at most if all chunks of a context are so.
 pub fn forms(pool: &PoolGeometry) -> Vec<Form> {
@@ -59,7 +67,7 @@ pub fn forms(pool: &PoolGeometry) -> Vec<Form> {
         by_density: true,
         ..standing_alone(pool, PageCodec::Quantised(bits), of_element, drift)
     };
-    vec![form(Bits::Four, 4, 2e-3), form(Bits::Two, 2, 2.5e-2)]
+    vec![form(Bits::Four, 4, 1.2e-3), form(Bits::Two, 2, 2e-2)]
 }
 
 /// A bound on the mean divergence of outputs if all chunks had lost as much as one that got such a form, in nats.
@@ -72,8 +80,7 @@ pub fn divergence(pages: &[PageRecode], losses: &[PageLoss]) -> f32 {
 }
 
 impl Engine {
-    /// Narrows contexts, at least one where there is one, until moves for so many tokens are planned. Returns how many tokens got
-    /// narrower; 0 where there is nothing to do.
+    /// Narrows contexts, at most so many tokens of them. Returns how many tokens it was tried of; 0 where there is nothing to do.
     pub(crate) fn narrow(&mut self, tokens: usize) -> Result<usize, EngineError> {
         let Some(options) = self.widths else { return Ok(0) };
         let before = self.memory();
@@ -81,12 +88,18 @@ impl Engine {
         if in_use <= options.above * before.backend.kv as f64 {
             return Ok(0);
         }
-        let tolerance = Tolerance { errors: WIDTH_ERRORS, ratio: options.ratio, newest: options.newest };
-        let moves = self.cache.narrow(&tolerance, (tokens / CHUNK_TOKENS).max(1))?;
-        let chunks = moves.len();
-        self.encode_pages(moves)?;
-        // What cost more than was said stays as it is.
-        let has_narrowed = self.memory().kv_cached < before.kv_cached;
-        Ok(if has_narrowed { chunks * CHUNK_TOKENS } else { 0 })
+        // What costs more than was said stays as it is, and is not tried again.
+        for _ in 0..MOST_TRIES {
+            let moves = self.cache.narrow((tokens / CHUNK_TOKENS).max(1))?;
+            let chunks = moves.len();
+            if chunks == 0 {
+                return Ok(0);
+            }
+            self.encode_pages(moves)?;
+            if self.memory().kv_cached < before.kv_cached {
+                return Ok(chunks * CHUNK_TOKENS);
+            }
+        }
+        Ok(0)
     }
 }

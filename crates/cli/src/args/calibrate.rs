@@ -83,10 +83,10 @@ pub struct QualityArgs {
     #[arg(long, conflicts_with_all = ["codecs", "budgets", "first_touch", "plot", "anchor"])]
     pub widths: bool,
     /// With --widths: shares of what chunks take at 8 bits, scales included, that they may take; several with commas
-    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "widths", default_values_t = [0.375, 0.5, 0.525])]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "widths", default_values_t = [0.375, 0.5, 0.53])]
     pub ratios: Vec<f64>,
     /// With --widths: how many of the newest chunks of 16 tokens stay exact
-    #[arg(long, value_name = "N", requires = "widths", default_value_t = 2)]
+    #[arg(long, value_name = "N", requires = "widths", default_value_t = 1)]
     pub newest: usize,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]

@@ -21,7 +21,7 @@ pub(super) fn both(first: f32, second: f32) -> f32 {
 }
 
 /// What a budget leaves beside a loss.
-fn rest(budget: f32, drift: f32) -> f32 {
+pub(super) fn rest(budget: f32, drift: f32) -> f32 {
     if drift == 0.0 { budget } else { (budget.sqrt() - drift.sqrt()).max(0.0).powi(2) }
 }
 

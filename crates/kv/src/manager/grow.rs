@@ -246,7 +246,9 @@ impl Manager {
         }
         let path = if sequence.is_lost { Vec::new() } else { path };
         let mut known = self.no_twins();
-        let old = path.len().saturating_sub(self.newest);
+        let whole =
+            path.iter().filter(|&&node| usize::from(self.nodes[node as usize].len) == CHUNK_TOKENS).count();
+        let old = whole.saturating_sub(self.newest);
         for (place, &node) in path.iter().enumerate() {
             let twins = self.twins(node, &mut known);
             if place < old

@@ -42,6 +42,7 @@ pub use self::adapters::AdapterSpec;
 use self::adapters::Known;
 pub use self::keys::KeySet;
 pub use self::lifecycle::TrimLevel;
+use self::narrow::Losses;
 pub use self::open::{Open, Opened};
 pub use self::rest::Rest;
 use self::second::Second;
@@ -292,6 +293,8 @@ pub struct Manager {
     translated: Numbers<u32>,
     /// How much chunks were attended to in sequences that are closed, where that was measured.
     attention: Numbered<u32, Attention>,
+    /// What narrowed chunks and those computed over such have lost, by node.
+    losses: Numbered<u32, Losses>,
     opened: u64,
     pending: Numbered<OpId, Pending>,
     /// How many of them are encodings.
@@ -352,6 +355,7 @@ impl Manager {
             sequences: Numbered::default(),
             translated: Numbers::default(),
             attention: Numbered::default(),
+            losses: Numbered::default(),
             opened: 0,
             pending: Numbered::default(),
             encodings: 0,
@@ -534,6 +538,7 @@ impl Manager {
     fn free_node(&mut self, node: u32) {
         self.translated.remove(&node);
         self.attention.remove(&node);
+        self.losses.remove(&node);
         self.nodes[node as usize] = Node::new(Kind::Free, BASE);
         self.free_nodes.push(node);
     }

@@ -1,21 +1,29 @@
 //! Contexts at rest take less: each chunk gets the width that its density is worth under a ratio of all. Which width that is
 //! [`choose_widths`] says; who measures densities, and when it is time, is not known here.
 
+use interleaf_contract::CHUNK_TOKENS;
+
 use super::Manager;
-use super::encode::both;
+use super::encode::{both, rest};
 use crate::attention::Attention;
 use crate::children;
 use crate::form::{Form, Over};
-use crate::node::{Kind, NONE, Node};
+use crate::node::{BASE, Kind, NONE, Node};
 use crate::numbers::Numbers;
 use crate::op::Op;
 use crate::tolerance::{Graded, Tolerance, Width, choose_widths};
 use crate::{KvError, Open, SequenceId};
 
-/// A chunk of a context that may get narrower.
-struct Candidate {
-    place: usize,
-    graded: Graded,
+/// Of what its users allow a context loses one part of so many by being narrowed.
+const SPENT: f32 = 4.0;
+
+/// What a chunk that was narrowed, or computed over what was, has lost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Losses {
+    /// What it was computed over had lost so much by being narrowed.
+    inherited: f32,
+    /// What it had lost otherwise before it was narrowed.
+    own: f32,
 }
 
 impl Manager {
@@ -42,7 +50,7 @@ impl Manager {
         Ok(())
     }
 
-    /// The newest chunks of a call, so many, stay exact from now on when it returns, whatever it allows. What is encoded over their
+    /// The newest whole chunks of a call, so many, stay exact from now on when it returns, whatever it allows. What is encoded over their
     /// twins later is another matter.
     pub const fn keep_newest(&mut self, chunks: usize) {
         self.newest = chunks;
@@ -65,18 +73,25 @@ impl Manager {
 
     /// Puts the whole chunks of contexts that nobody uses now into the widths that their densities are worth: 8, 4 or 2 bits, so
     /// that the measured ones of each context take a share of what they take at 8 (LLMS, §3.2). Those used longest ago come
-    /// first, and no context is begun once there are `most` moves. The moves are returned.
+    /// first. The moves are returned, at most so many; where there are none there is nothing to do.
     ///
-    /// What was lost does not come back: no chunk gets wider, and none narrower than those who used it allow. The newest chunks of
-    /// any context stay as they are, and so do those that were not measured.
+    /// What was lost does not come back: no chunk gets wider. The newest whole chunks of any context stay as they are, and so do
+    /// those that were not measured, and what others are decoded over.
     ///
-    /// What a context loses is bounded by the mean of what its chunks lose in their forms, each by the attention that it gets;
-    /// of no part of it from its start on it is more than those who used that allow.
+    /// What a context loses is bounded by the mean of what its chunks lose in their forms, each by the attention that it gets. Of
+    /// no part of it from its start on is that more than a quarter of what those who used that allow: as errors add up, what is
+    /// computed over it and what that is encoded in may then lose as much again.
     ///
     /// # Errors
-    /// If there is no form of one of these widths that stands alone, or [`choose_widths`] refuses. Nothing has changed then.
+    /// If there is no form of one of these widths that stands alone, or [`choose_widths`] refuses the numbers or a ratio that is
+    /// below what chunks take at 2 bits. Nothing has changed then.
     pub fn narrow(&mut self, tolerance: &Tolerance, most: usize) -> Result<Vec<Op>, KvError> {
         let forms = self.forms_by_width()?;
+        let all = |form: u8| self.tiers[0].chunk_bytes(0..self.config.layers, self.layers_in(BASE, form));
+        choose_widths(
+            &[Graded { density: 1.0, bytes: forms.map(all) }],
+            &Tolerance { newest: 0, ..*tolerance },
+        )?;
         let is_last = |at: &Node| {
             let is_here = |&after: &u32| self.nodes[after as usize].is_in(0);
             at.kind == Kind::Shared
@@ -87,56 +102,64 @@ impl Manager {
             (0..).zip(&self.nodes).filter(|(_, at)| is_last(at)).map(|(node, _)| node).collect();
         lasts.sort_by(|&a, &b| self.nodes[a as usize].last_use.total_cmp(&self.nodes[b as usize].last_use));
         let paths: Vec<Vec<u32>> = lasts.into_iter().map(|last| self.path_to(last)).collect();
+        let is_whole = |node: &&u32| usize::from(self.nodes[**node as usize].len) == CHUNK_TOKENS;
         let mut newest = Numbers::default();
-        newest.extend(paths.iter().flat_map(|path| path.iter().rev().take(tolerance.newest).copied()));
+        for path in &paths {
+            newest.extend(path.iter().rev().filter(is_whole).take(tolerance.newest).copied());
+        }
         let mut moves = Vec::new();
         for path in paths {
             if moves.len() >= most {
                 break;
             }
-            self.narrow_context(&path, &newest, forms, tolerance, &mut moves)?;
+            let wanted = self.widths_of(&path, &newest, forms, tolerance)?;
+            if let Some(plan) = self.within_budgets(&path, &wanted, forms) {
+                self.carry_out(&path, plan, most, &mut moves);
+            }
         }
         Ok(moves)
     }
 
-    fn narrow_context(
-        &mut self,
+    /// What each chunk of a context is worth; `None` where it stays as it is.
+    fn widths_of(
+        &self,
         path: &[u32],
         newest: &Numbers<u32>,
         forms: [u8; 3],
         tolerance: &Tolerance,
-        moves: &mut Vec<Op>,
-    ) -> Result<(), KvError> {
-        let mut whole = 0;
-        let mut candidates = Vec::new();
-        for (place, node) in path.iter().enumerate().filter(|(_, node)| !newest.contains(node)) {
-            let at = &self.nodes[*node as usize];
-            let may_change = self.may_change(*node) && !self.has_lossy_twin(at);
-            let Some(density) = self.density(*node).filter(|_| may_change) else { continue };
-            let bytes = forms.map(|form| self.bytes_in(*node, form));
+    ) -> Result<Vec<Option<Width>>, KvError> {
+        let (mut whole, mut places, mut graded) = (0, Vec::new(), Vec::new());
+        for (place, &node) in path.iter().enumerate().filter(|(_, node)| !newest.contains(node)) {
+            let at = &self.nodes[node as usize];
+            let may_change = self.may_change(node) && !self.has_lossy_twin(at);
+            let Some(density) = self.density(node).filter(|_| may_change) else { continue };
+            let bytes = forms.map(|form| self.bytes_in(node, form));
             whole += bytes[0];
             // It gets no wider than it is.
-            let now = self.bytes_in(*node, at.form);
-            candidates.push(Candidate {
-                place,
-                graded: Graded { density, bytes: bytes.map(|bytes| bytes.min(now)) },
-            });
+            let now = self.bytes_in(node, at.form);
+            places.push(place);
+            graded.push(Graded { density, bytes: bytes.map(|bytes| bytes.min(now)) });
         }
-        let graded: Vec<Graded> = candidates.iter().map(|candidate| candidate.graded).collect();
+        // The share is one of all at 8 bits, also of what takes less by now; and no less than all take at their narrowest, which a
+        // few layers of a chunk may with more rounding than all of them.
         let held: u64 = graded.iter().map(|chunk| chunk.bytes[0]).sum();
-        // The share is one of all at 8 bits, also of what takes less by now.
-        let ratio = tolerance.ratio * whole as f64 / (held as f64).max(1.0);
+        let least: u64 = graded.iter().map(|chunk| chunk.bytes.into_iter().min().unwrap_or_default()).sum();
+        let room = (tolerance.ratio * whole as f64).max(least as f64 + 0.5);
+        let ratio = room / (held as f64).max(1.0);
         let widths = choose_widths(&graded, &Tolerance { ratio, newest: 0, ..*tolerance })?.widths;
         let mut wanted = vec![None; path.len()];
-        candidates.iter().zip(widths).for_each(|(candidate, width)| wanted[candidate.place] = width);
-        let Some(plan) = self.within_budgets(path, &wanted, forms) else { return Ok(()) };
-        for (&node, Planned { form, bound }) in path.iter().zip(plan) {
-            let Some(form) = form else {
+        places.into_iter().zip(widths).for_each(|(place, width)| wanted[place] = width);
+        Ok(wanted)
+    }
+
+    /// Plans the moves of a context's chunks, as many as there may be.
+    fn carry_out(&mut self, path: &[u32], plan: Vec<Planned>, most: usize, moves: &mut Vec<Op>) {
+        for (&node, Planned { form, own, bound }) in path.iter().zip(plan) {
+            let Some(form) = form.filter(|_| moves.len() < most) else {
                 // What comes before it loses more than it did.
-                let is_by_density =
-                    self.form_of(&self.nodes[node as usize]).is_some_and(|form| form.by_density);
+                let was_narrowed = self.is_narrowed(node);
                 let at = &mut self.nodes[node as usize];
-                at.drift = if is_by_density { at.drift.max(bound) } else { at.drift };
+                at.drift = if was_narrowed { at.drift.max(bound) } else { at.drift };
                 continue;
             };
             let is_by_density =
@@ -144,10 +167,10 @@ impl Manager {
             let Some(op) = self.encode(node, form, NONE, false) else { continue };
             if let Some(pending) = self.pending.get_mut(&op.id).filter(|_| is_by_density) {
                 pending.bound = Some(bound);
+                self.losses.entry(node).or_default().own = own;
             }
             moves.push(op);
         }
-        Ok(())
     }
 
     /// Of a context's chunks the narrowest forms that are no narrower than wanted and whose loss all that used them allow, and what
@@ -160,8 +183,8 @@ impl Manager {
             // What was not measured is not known to be attended to, and loses nothing more.
             let density = self.density(node).unwrap_or(0.0);
             weight += density;
-            let was_narrowed = self.form_of(at).is_some_and(|form| form.by_density);
-            before = if was_narrowed { before } else { before.max(at.drift) };
+            let own = self.own_loss(node);
+            before = before.max(own);
             // What nobody attends to up to here is all there is to whoever reads no further.
             let of_context = |loss: f32| match weight > 0.0 {
                 true => ((lost + density * f64::from(loss)) / weight) as f32,
@@ -172,18 +195,46 @@ impl Manager {
             let is_lawful = |form: &u8| {
                 self.bytes_in(node, *form) < now
                     && !self.is_refused(node, *form, false)
-                    && bound(self.loss_in(node, *form)).max(at.drift) <= at.least_budget
+                    && bound(self.loss_in(node, *form)) <= at.least_budget / SPENT
             };
             let form = width.and_then(|width| forms[..=width as usize].iter().copied().rfind(is_lawful));
             let loss = form.map_or_else(|| self.loss_now(node), |form| self.loss_in(node, form));
             let bound = bound(loss);
-            if form.is_none() && was_narrowed && bound > at.least_budget {
+            if form.is_none() && self.is_narrowed(node) && bound > at.least_budget / SPENT {
                 return None;
             }
             lost += density * f64::from(loss);
-            plan.push(Planned { form, bound });
+            plan.push(Planned { form, own, bound });
         }
         Some(plan)
+    }
+
+    fn is_narrowed(&self, node: u32) -> bool {
+        self.form_of(&self.nodes[node as usize]).is_some_and(|form| form.by_density)
+    }
+
+    /// What a chunk has lost otherwise than by being narrowed, and otherwise than by what was narrowed before it was computed over
+    /// that, which counts there.
+    fn own_loss(&self, node: u32) -> f32 {
+        let losses = self.losses.get(&node).copied().unwrap_or_default();
+        if self.is_narrowed(node) {
+            losses.own
+        } else {
+            rest(self.nodes[node as usize].drift, losses.inherited)
+        }
+    }
+
+    /// A chunk was computed over a context that had lost so much by being narrowed.
+    pub(super) fn inherit(&mut self, node: u32, narrowed: f32) {
+        if narrowed > 0.0 {
+            self.losses.entry(node).or_default().inherited = narrowed;
+        }
+    }
+
+    /// What chunks have lost at most by being narrowed.
+    pub(super) fn narrowed(&self, path: &[u32]) -> f32 {
+        let narrowed = path.iter().filter(|node| self.is_narrowed(**node));
+        narrowed.map(|&node| self.nodes[node as usize].drift).fold(0.0, f32::max)
     }
 
     /// What a chunk has lost by being narrowed.
@@ -232,6 +283,8 @@ impl Manager {
 struct Planned {
     /// The form that it gets; `None` if it stays as it is.
     form: Option<u8>,
+    /// What the chunk has lost otherwise.
+    own: f32,
     /// What its context loses up to it.
     bound: f32,
 }

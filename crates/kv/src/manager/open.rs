@@ -103,6 +103,7 @@ impl Manager {
             is_kept: open.is_kept,
             budget: open.budget,
             found_drift: 0.0,
+            found_narrowed: 0.0,
             own_drift: 0.0,
             path: Vec::new(),
             shared: 0,
@@ -149,6 +150,7 @@ impl Manager {
         }
         let drifts = sequence.path.iter().map(|&node| self.nodes[node as usize].drift);
         sequence.found_drift = drifts.fold(0.0, f32::max);
+        sequence.found_narrowed = self.narrowed(&sequence.path);
         let reused = sequence.tokens;
         self.sequences.insert(id, sequence);
         self.settle();

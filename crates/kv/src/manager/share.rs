@@ -23,6 +23,7 @@ impl Manager {
             None => {
                 self.share_low_layers(node, parent);
                 self.attach(node, parent);
+                self.inherit(node, sequence.found_narrowed);
                 Some(node)
             }
         };
@@ -53,6 +54,7 @@ impl Manager {
             return;
         }
         self.attach(node, parent);
+        self.inherit(node, sequence.found_narrowed);
         self.pin(node);
         sequence.shared = chunk + 1;
         self.use_by(node, sequence);
