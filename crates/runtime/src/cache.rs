@@ -268,6 +268,16 @@ impl Cache {
         let _ = self.manager.attended(id, mass, first, rows, window);
     }
 
+    /// How much each chunk of some tokens that is there within a budget was attended to.
+    pub fn densities(
+        &self,
+        activation: Option<Activation>,
+        tokens: &[u32],
+        budget: f32,
+    ) -> Result<Vec<Option<f64>>, KvError> {
+        self.manager.densities(&self.call(activation, tokens, tokens.len(), budget))
+    }
+
     /// Contexts that nobody uses get narrower, at most so many chunks: what is to be encoded is returned.
     pub fn narrow(&mut self, most: usize) -> Result<Vec<Op>, KvError> {
         match self.kinds.narrows.filter(|_| self.kinds.encodes) {

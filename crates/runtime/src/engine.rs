@@ -246,7 +246,11 @@ impl Engine {
             prefill_rows: options.prefill_rows,
             at_rest: options.at_rest,
             first_touch: options.first_touch,
-            mass: options.widths.map(|widths| widths.sampling),
+            // Nobody else asks.
+            mass: options
+                .widths
+                .filter(|_| kinds.encodes && options.prefix_cache)
+                .map(|widths| widths.sampling),
             widths: options.widths,
             keys: Keys::new(options.keys),
             tokenizer_file,

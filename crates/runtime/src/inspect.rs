@@ -26,6 +26,22 @@ impl Engine {
         })
     }
 
+    /// The information density of each chunk of some tokens that is in the cache and may be read within a drift budget: the mean
+    /// attention that a token of it got from those that see it, in sequences that are closed, of the layers and heads that
+    /// [`EngineOptions::widths`](crate::EngineOptions::widths) has measured; `None` where nothing was.
+    ///
+    /// # Errors
+    /// If no adapter of that name is registered.
+    pub fn chunk_densities(
+        &self,
+        adapter: Option<&str>,
+        tokens: &[u32],
+        drift: f32,
+    ) -> Result<Vec<Option<f64>>, EngineError> {
+        let activation = adapter.map(|name| self.adapters.activation(name, tokens)).transpose()?.flatten();
+        Ok(self.cache.densities(activation, tokens, drift)?)
+    }
+
     /// Gives a sequence new tokens of a prompt, as [`Engine::feed`] does, and returns what the attention of each layer is
     /// given of them: the normed hidden states that queries, keys and values are projected from, tokens × hidden.
     ///

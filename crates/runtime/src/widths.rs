@@ -13,7 +13,8 @@ use crate::{Engine, EngineError, MassSampling};
 pub struct WidthOptions {
     /// Share of what a context's chunks take at 8 bits, scales included, that they take once they are narrow: LLMS has a half.
     pub ratio: f64,
-    /// How many of the newest whole chunks of a context stay exact; what does not fill one does anyway.
+    /// How many of the newest whole chunks of a context stay exact, at least 2, with which it was measured what the others may
+    /// cost; what does not fill a chunk is exact anyway.
     pub newest: usize,
     /// Share of the pool that has to be in use before anything is narrowed: 0 for always.
     pub above: f64,
@@ -23,7 +24,7 @@ pub struct WidthOptions {
 
 impl Default for WidthOptions {
     fn default() -> Self {
-        Self { ratio: 0.5, newest: 1, above: 0.7, sampling: MassSampling::default() }
+        Self { ratio: 0.5, newest: 2, above: 0.7, sampling: MassSampling::default() }
     }
 }
 
@@ -36,6 +37,10 @@ impl WidthOptions {
     /// Whether these can be.
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         self.sampling.check()?;
+        if self.newest < 2 {
+            let (option, found) = ("newest chunks that stay exact", self.newest.to_string());
+            return Err(EngineError::InvalidOption { option, expected: "at least 2", found });
+        }
         let shares = [
             ("ratio of widths", self.ratio),
             ("share of the pool above which contexts get narrower", self.above),
@@ -54,8 +59,8 @@ impl WidthOptions {
 pub const WIDTH_ERRORS: [f64; 3] = [3.9e-7, 9.6e-5, 2.9e-3];
 
 /// What the mean divergence of outputs is at most, as a multiple of the squared relative errors of keys and of values, where
-/// chunks have 4 or 2 bits alone: what the worst of 160 windows had, of two trained models and ten adapters (`interleaf quality
-/// --widths`), some four times the mean. Values' errors are shaped ([`PageCodec::Quantised`]) and weigh a twentieth of keys'.
+/// chunks but the two newest have 4 or 2 bits alone: what the worst of 160 windows had, of two trained models and ten adapters
+/// (`interleaf quality --widths`), some four times the mean. Values' errors are shaped ([`PageCodec::Quantised`]) and weigh a twentieth of keys'.
 const DIVERGENCES: [f64; 2] = [0.15, 0.0075];
 
 /// How often narrowing is tried in one go where nothing of it is kept.

@@ -86,7 +86,7 @@ pub struct QualityArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "widths", default_values_t = [0.375, 0.5, 0.53])]
     pub ratios: Vec<f64>,
     /// With --widths: how many of the newest chunks of 16 tokens stay exact
-    #[arg(long, value_name = "N", requires = "widths", default_value_t = 1)]
+    #[arg(long, value_name = "N", requires = "widths", default_value_t = 2)]
     pub newest: usize,
     /// Draw divergence over bytes, or with --budgets over what was estimated, as an SVG.
     #[arg(long, value_name = "FILE")]

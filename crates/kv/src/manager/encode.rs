@@ -5,6 +5,7 @@
 
 use interleaf_contract::CHUNK_TOKENS;
 
+use super::narrow::Narrowed;
 use super::{Encoded, Manager, Pending};
 use crate::children::{self, Key};
 use crate::form::{Form, Layers, Over, Source};
@@ -285,27 +286,25 @@ impl Manager {
     }
 
     /// An encoding has ended: the chunk takes its new form, unless somebody has begun to use it. Returns whether it cost more
-    /// than its users allow.
+    /// than its users allow, and another form may do.
     pub(super) fn end_encode(&mut self, pending: Pending, form: u8, is_done: bool) -> bool {
         let Pending { node, list, anchor, .. } = pending;
         let at = &self.nodes[node as usize];
         let over = self.nodes.get(anchor as usize).filter(|_| at.first > 0 && anchor != at.anchor);
         let shared = over.map_or(0.0, |over| over.drift);
-        let drift = match (pending.bound, pending.drift) {
-            // Nothing that loses costs nothing.
-            (Some(bound), _) => both(at.drift.max(bound).max(f32::MIN_POSITIVE), shared),
+        let narrowed = pending.is_narrowing.then(|| self.narrowed_to(node, form, pending.drift));
+        let drift = match (narrowed, pending.drift) {
+            (Some(Narrowed { drift, .. }), _) => both(drift, shared),
             (None, Some(drift)) => both(at.drift, drift),
             (None, None) => both(self.drift_in(node, form), shared),
         };
-        // What the context loses was counted by what forms say.
-        let is_more = pending
-            .bound
-            .and(pending.drift)
-            .is_some_and(|drift| self.form(at.variant, form).is_none_or(|form| drift > form.drift));
         // Others may have used it meanwhile, who allow less.
-        let is_refused = is_done && at.kind == Kind::Shared && (is_more || drift > at.least_budget);
-        if is_refused {
-            self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base);
+        let is_more = drift > at.least_budget || narrowed.is_some_and(|narrowed| !narrowed.is_lawful);
+        let is_refused = is_done && at.kind == Kind::Shared && is_more;
+        match narrowed {
+            Some(_) if is_refused => self.refuse_narrow(node, form),
+            None if is_refused => self.nodes[node as usize].refused = Refused::up_to(form, pending.had_base),
+            _ => {}
         }
         let at = &self.nodes[node as usize];
         // Of each key there is one chunk.
@@ -323,7 +322,11 @@ impl Manager {
                 .is_some_and(|at| at.kind == Kind::Shared && self.is_decodable(at));
         if !is_done || !is_lawful || !is_anchored || !self.may_change(node) {
             self.tiers[0].give_back(list);
-            return is_refused;
+            // What is too dear by density says nothing of other forms.
+            return is_refused && narrowed.is_none();
+        }
+        if let Some(narrowed) = narrowed {
+            self.keep_narrowed(node, narrowed);
         }
         for tier in 1..self.tiers.len() {
             // What was written is of the old form.

@@ -207,15 +207,26 @@ struct Pending {
     drift: Option<f32>,
     /// Of an encoding, whether the base's pages were there to encode over.
     had_base: bool,
-    /// Of one by density, a bound on what its context loses up to the chunk; it may then cost no more than its form says.
-    bound: Option<f32>,
+    /// Of an encoding, whether it is for the chunk's density.
+    is_narrowing: bool,
 }
 
 impl Pending {
     /// A move of a node that writes where that has its pages.
     const fn of(kind: OpKind, node: u32) -> Self {
         let (list, anchor, old) = (NONE, NONE, NONE);
-        Self { kind, node, list, copy: None, top: 0, anchor, old, drift: None, had_base: false, bound: None }
+        Self {
+            kind,
+            node,
+            list,
+            copy: None,
+            top: 0,
+            anchor,
+            old,
+            drift: None,
+            had_base: false,
+            is_narrowing: false,
+        }
     }
 
     /// Whether it brings its node's contents to memory, and somebody waits for that.

@@ -14,16 +14,31 @@ use crate::op::Op;
 use crate::tolerance::{Graded, Tolerance, Width, choose_widths};
 use crate::{KvError, Open, SequenceId};
 
-/// Of what its users allow a context loses one part of so many by being narrowed.
-const SPENT: f32 = 4.0;
+/// One part of so many of what its users allow is for narrowing a chunk: as errors add up, that leaves a twelfth of it to what is
+/// computed over the chunk.
+const SPENT: f32 = 2.0;
 
 /// What a chunk that was narrowed, or computed over what was, has lost.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Losses {
-    /// What it was computed over had lost so much by being narrowed.
+    /// What it was computed over had lost so much by being narrowed. That is of the same kind as what the chunk itself loses so,
+    /// of which the largest counts.
     inherited: f32,
-    /// What it had lost otherwise before it was narrowed.
+    /// What it has lost itself, once it was narrowed.
     own: f32,
+    /// The form of most bytes that was found to cost more than its users allow.
+    refused: Option<u8>,
+}
+
+/// What a chunk has lost once it is narrower.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Narrowed {
+    /// Itself.
+    own: f32,
+    /// With what it was computed over.
+    pub drift: f32,
+    /// Whether all who used it allow that.
+    pub is_lawful: bool,
 }
 
 impl Manager {
@@ -42,6 +57,9 @@ impl Manager {
         window: Option<usize>,
     ) -> Result<(), KvError> {
         let sequence = self.sequences.get_mut(&id).ok_or(KvError::UnknownSequence(id))?;
+        // What it has no room for it has no rows in.
+        let rows = rows.min(sequence.room.saturating_sub(first));
+        let mass = &mass[..mass.len().min(sequence.path.len())];
         if sequence.is_kept {
             sequence.attention.resize(sequence.attention.len().max(mass.len()), Attention::default());
             let all = sequence.attention.iter_mut().zip(mass).enumerate();
@@ -57,14 +75,15 @@ impl Manager {
     }
 
     /// The information density of each chunk that a call would find: the mean weight that a token of it gets from those that can
-    /// see it (LLMS, arXiv 2403.11805, §3.2, with one mean over all such pairs); `None` where that was not measured.
+    /// see it (LLMS, arXiv 2403.11805, §3.2, with one mean over all such pairs); `None` where that was not measured, or of what the app has not used.
     ///
     /// # Errors
     /// If the app or the adapter is unknown.
     pub fn densities(&self, context: &Open<'_>) -> Result<Vec<Option<f64>>, KvError> {
         let Some((root, variant, from)) = self.start(context)? else { return Ok(Vec::new()) };
         let path = self.find(root, variant, from, context.tokens, context.budget).path;
-        Ok(path.iter().map(|&node| self.density(node)).collect())
+        let is_own = |node: u32| self.nodes[node as usize].apps >> context.app.place & 1 == 1;
+        Ok(path.iter().map(|&node| self.density(node).filter(|_| is_own(node))).collect())
     }
 
     fn density(&self, node: u32) -> Option<f64> {
@@ -78,9 +97,9 @@ impl Manager {
     /// What was lost does not come back: no chunk gets wider. The newest whole chunks of any context stay as they are, and so do
     /// those that were not measured, and what others are decoded over.
     ///
-    /// What a context loses is bounded by the mean of what its chunks lose in their forms, each by the attention that it gets. Of
-    /// no part of it from its start on is that more than a quarter of what those who used that allow: as errors add up, what is
-    /// computed over it and what that is encoded in may then lose as much again.
+    /// What a chunk loses is counted as if all of its context had lost as much, as of any other form, whatever it is attended to:
+    /// so that it holds for whoever reads a part of the context, goes on from it otherwise, or attends to something else later. It
+    /// is at most half of what those who used the chunk allow, so that later turns may lose something, too.
     ///
     /// # Errors
     /// If there is no form of one of these widths that stands alone, or [`choose_widths`] refuses the numbers or a ratio that is
@@ -113,8 +132,11 @@ impl Manager {
                 break;
             }
             let wanted = self.widths_of(&path, &newest, forms, tolerance)?;
-            if let Some(plan) = self.within_budgets(&path, &wanted, forms) {
-                self.carry_out(&path, plan, most, &mut moves);
+            for (&node, width) in path.iter().zip(wanted) {
+                let form = width.and_then(|width| self.narrowest_lawful(node, &forms[..=width as usize]));
+                if let Some(form) = form.filter(|_| moves.len() < most) {
+                    moves.extend(self.encode_narrow(node, form));
+                }
             }
         }
         Ok(moves)
@@ -152,76 +174,54 @@ impl Manager {
         Ok(wanted)
     }
 
-    /// Plans the moves of a context's chunks, as many as there may be.
-    fn carry_out(&mut self, path: &[u32], plan: Vec<Planned>, most: usize, moves: &mut Vec<Op>) {
-        for (&node, Planned { form, own, bound }) in path.iter().zip(plan) {
-            let Some(form) = form.filter(|_| moves.len() < most) else {
-                // What comes before it loses more than it did.
-                let was_narrowed = self.is_narrowed(node);
-                let at = &mut self.nodes[node as usize];
-                at.drift = if was_narrowed { at.drift.max(bound) } else { at.drift };
-                continue;
-            };
-            let is_by_density =
-                self.form(self.nodes[node as usize].variant, form).is_some_and(|form| form.by_density);
-            let Some(op) = self.encode(node, form, NONE, false) else { continue };
-            if let Some(pending) = self.pending.get_mut(&op.id).filter(|_| is_by_density) {
-                pending.bound = Some(bound);
-                self.losses.entry(node).or_default().own = own;
-            }
-            moves.push(op);
+    /// The last of some forms, the widest first, that takes less than a chunk's own and that those who used it allow.
+    fn narrowest_lawful(&self, node: u32, forms: &[u8]) -> Option<u8> {
+        let now = self.bytes_in(node, self.nodes[node as usize].form);
+        let refused = self.losses.get(&node).and_then(|losses| losses.refused);
+        let is_lawful = |form: &u8| {
+            let bytes = self.bytes_in(node, *form);
+            let is_new = refused.is_none_or(|refused| bytes > self.bytes_in(node, refused));
+            bytes < now && is_new && self.narrowed_to(node, *form, None).is_lawful
+        };
+        forms.iter().copied().rfind(is_lawful)
+    }
+
+    fn encode_narrow(&mut self, node: u32, form: u8) -> Option<Op> {
+        let op = self.encode(node, form, NONE, false)?;
+        let pending = self.pending.get_mut(&op.id)?;
+        pending.is_narrowing = true;
+        Some(op)
+    }
+
+    /// What a chunk has lost once it is in a form: as that was measured, or as the form says.
+    pub(super) fn narrowed_to(&self, node: u32, form: u8, measured: Option<f32>) -> Narrowed {
+        let at = &self.nodes[node as usize];
+        let of_form = || self.form(at.variant, form).map_or(0.0, |form| form.drift);
+        let own = both(self.own_loss(node), measured.unwrap_or_else(of_form));
+        let drift = own.max(self.losses.get(&node).map_or(0.0, |losses| losses.inherited));
+        Narrowed { own, drift, is_lawful: own <= at.least_budget / SPENT && drift <= at.least_budget }
+    }
+
+    /// It is in that form.
+    pub(super) fn keep_narrowed(&mut self, node: u32, narrowed: Narrowed) {
+        self.losses.entry(node).or_default().own = narrowed.own;
+    }
+
+    /// That was found to cost more than its users allow.
+    pub(super) fn refuse_narrow(&mut self, node: u32, form: u8) {
+        let bytes = self.bytes_in(node, form);
+        let refused = self.losses.get(&node).and_then(|losses| losses.refused);
+        if refused.is_none_or(|refused| self.bytes_in(node, refused) < bytes) {
+            self.losses.entry(node).or_default().refused = Some(form);
         }
     }
 
-    /// Of a context's chunks the narrowest forms that are no narrower than wanted and whose loss all that used them allow, and what
-    /// the context loses up to each. `None` if it has lost so much before that nothing more may be.
-    fn within_budgets(&self, path: &[u32], wanted: &[Option<Width>], forms: [u8; 3]) -> Option<Vec<Planned>> {
-        let (mut lost, mut weight, mut before) = (0.0, 0.0, 0.0f32);
-        let mut plan = Vec::with_capacity(path.len());
-        for (&node, width) in path.iter().zip(wanted) {
-            let at = &self.nodes[node as usize];
-            // What was not measured is not known to be attended to, and loses nothing more.
-            let density = self.density(node).unwrap_or(0.0);
-            weight += density;
-            let own = self.own_loss(node);
-            before = before.max(own);
-            // What nobody attends to up to here is all there is to whoever reads no further.
-            let of_context = |loss: f32| match weight > 0.0 {
-                true => ((lost + density * f64::from(loss)) / weight) as f32,
-                false => loss,
-            };
-            let bound = |loss: f32| both(before, of_context(loss));
-            let now = self.bytes_in(node, at.form);
-            let is_lawful = |form: &u8| {
-                self.bytes_in(node, *form) < now
-                    && !self.is_refused(node, *form, false)
-                    && bound(self.loss_in(node, *form)) <= at.least_budget / SPENT
-            };
-            let form = width.and_then(|width| forms[..=width as usize].iter().copied().rfind(is_lawful));
-            let loss = form.map_or_else(|| self.loss_now(node), |form| self.loss_in(node, form));
-            let bound = bound(loss);
-            if form.is_none() && self.is_narrowed(node) && bound > at.least_budget / SPENT {
-                return None;
-            }
-            lost += density * f64::from(loss);
-            plan.push(Planned { form, own, bound });
-        }
-        Some(plan)
-    }
-
-    fn is_narrowed(&self, node: u32) -> bool {
-        self.form_of(&self.nodes[node as usize]).is_some_and(|form| form.by_density)
-    }
-
-    /// What a chunk has lost otherwise than by being narrowed, and otherwise than by what was narrowed before it was computed over
-    /// that, which counts there.
+    /// What a chunk has lost otherwise than by what was narrowed before it was computed over that.
     fn own_loss(&self, node: u32) -> f32 {
         let losses = self.losses.get(&node).copied().unwrap_or_default();
-        if self.is_narrowed(node) {
-            losses.own
-        } else {
-            rest(self.nodes[node as usize].drift, losses.inherited)
-        }
+        let at = &self.nodes[node as usize];
+        let is_narrowed = self.form_of(at).is_some_and(|form| form.by_density);
+        if is_narrowed { losses.own } else { rest(at.drift, losses.inherited) }
     }
 
     /// A chunk was computed over a context that had lost so much by being narrowed.
@@ -233,20 +233,9 @@ impl Manager {
 
     /// What chunks have lost at most by being narrowed.
     pub(super) fn narrowed(&self, path: &[u32]) -> f32 {
-        let narrowed = path.iter().filter(|node| self.is_narrowed(**node));
-        narrowed.map(|&node| self.nodes[node as usize].drift).fold(0.0, f32::max)
-    }
-
-    /// What a chunk has lost by being narrowed.
-    fn loss_now(&self, node: u32) -> f32 {
-        let form = self.form_of(&self.nodes[node as usize]);
-        form.filter(|form| form.by_density).map_or(0.0, |form| form.drift)
-    }
-
-    /// What it has lost so once it is in a form.
-    fn loss_in(&self, node: u32, form: u8) -> f32 {
-        let of_form = self.form(self.nodes[node as usize].variant, form).map_or(0.0, |form| form.drift);
-        both(self.loss_now(node), of_form)
+        let is_narrowed = |at: &&Node| self.form_of(at).is_some_and(|form| form.by_density);
+        let narrowed = path.iter().map(|&node| &self.nodes[node as usize]).filter(is_narrowed);
+        narrowed.map(|at| at.drift).fold(0.0, f32::max)
     }
 
     /// The forms of 8, 4 and 2 bits.
@@ -277,14 +266,4 @@ impl Manager {
         let layers = usize::from(first)..self.config.layers;
         self.tiers[0].chunk_bytes(layers, self.layers_in(variant, form))
     }
-}
-
-/// What becomes of a chunk.
-struct Planned {
-    /// The form that it gets; `None` if it stays as it is.
-    form: Option<u8>,
-    /// What the chunk has lost otherwise.
-    own: f32,
-    /// What its context loses up to it.
-    bound: f32,
 }

@@ -281,7 +281,7 @@ impl Manager {
     /// Whether a chunk is encoded for its density ([`Manager::narrow`]).
     #[must_use]
     pub fn is_by_density(&self, op: OpId) -> bool {
-        self.pending.get(&op).is_some_and(|pending| pending.bound.is_some())
+        self.pending.get(&op).is_some_and(|pending| pending.is_narrowing)
     }
 
     /// The variant of the chunk that is encoded, `None` for the base, and its new form.
