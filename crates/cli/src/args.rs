@@ -431,7 +431,7 @@ pub struct ChatArgs {
     #[arg(long, requires = "drift")]
     pub at_rest: bool,
     /// Between answers, give what was attended to least fewer bits, so that a context takes such a share of what it takes at 8
-    /// bits, as 0.5; as far as the drift budget allows, of which half is for that: some 1e-3 for 4 bits, 1.5e-2 for 2
+    /// bits, as 0.5; as far as the drift budget allows, of which half is for that: 4 bits take one of 2.5e-3, 2 bits of 4e-2
     #[arg(long, value_name = "SHARE", requires = "drift")]
     pub widths: Option<f64>,
     #[command(flatten)]
