@@ -138,7 +138,7 @@ fn kept(measured: &Measured) -> MeasuredCodec {
         codec: measured.codec.to_string(),
         k_errors: errors(0),
         v_errors: errors(1),
-        kl: measured.kl_mean() as f32,
+        kl: measured.divergence.mean() as f32,
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
         let windows = read_windows(setting, bytes, &format!("{adapter}/input_ids")).unwrap();
         let (subject, parts) = (Subject::calibrated(adapter, &calibration), Parts { prefix, continuation });
         let measured = measure(&mut engine, subject, &windows, parts, codecs, &mut || ()).unwrap();
-        measured.iter().map(Measured::kl_mean).collect()
+        measured.iter().map(|measured| measured.divergence.mean()).collect()
     }
 
     /// Against a study of another model that was written separately, in Python: its means over four adapters, each calibrated on

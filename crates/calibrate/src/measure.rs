@@ -8,8 +8,7 @@ use interleaf_runtime::Engine;
 use crate::kv::{self, Kv};
 use crate::prefix::{self, Means, Prefix, Stored};
 use crate::products::{Pass, Products};
-use crate::score::{Reference, Score};
-use crate::spread::{mean, quantile};
+use crate::score::{Divergence, Reference, Score};
 use crate::turns::Turns;
 use crate::{Anchor, CalibrateError, Codec, Windows, fit};
 
@@ -54,12 +53,8 @@ pub struct Measured {
     pub base_bytes_per_token: f64,
     /// Bytes of what all pages of this adapter are decoded with ([`Codec::basis_bytes`]).
     pub basis_bytes: usize,
-    /// Divergence of each scored position, in nats, ascending.
-    pub kl: Vec<f64>,
-    /// Share of positions whose most likely token is the same.
-    pub same_top: f64,
-    /// Mean negative log likelihood, in nats, of the tokens over its cache and over the exact one.
-    pub nll: [f64; 2],
+    /// From the outputs over the exact cache.
+    pub divergence: Divergence,
     /// By layer, the root of the squared error of keys and of values over that of the adapter's own.
     pub errors: Vec<[f64; 2]>,
     /// The same of keys and values of all layers together, over the difference from the base's.
@@ -67,24 +62,6 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The mean divergence in nats.
-    #[must_use]
-    pub fn kl_mean(&self) -> f64 {
-        mean(&self.kl)
-    }
-
-    /// The divergence that a share of positions is at or below.
-    #[must_use]
-    pub fn kl_quantile(&self, share: f64) -> f64 {
-        quantile(&self.kl, share)
-    }
-
-    /// The perplexity over its cache as a multiple of that over the exact one.
-    #[must_use]
-    pub fn perplexity_ratio(&self) -> f64 {
-        (self.nll[0] - self.nll[1]).exp()
-    }
-
     /// The relative error of all keys, or of all values: the root of the mean of the layers' squares.
     #[must_use]
     pub fn error(&self, half: usize) -> f64 {
@@ -226,18 +203,14 @@ impl Sums {
         }
     }
 
-    fn finish(mut self, codec: Codec, tokens: usize, basis_bytes: usize) -> Measured {
-        self.score.kl.sort_by(f64::total_cmp);
-        let scored = (self.score.kl.len() as f64).max(1.0);
+    fn finish(self, codec: Codec, tokens: usize, basis_bytes: usize) -> Measured {
         let root = |[error, square]: [f64; 2]| if square > 0.0 { (error / square).sqrt() } else { 0.0 };
         Measured {
             codec,
             bytes_per_token: self.bytes as f64 / tokens.max(1) as f64,
             base_bytes_per_token: self.base_bytes as f64 / tokens.max(1) as f64,
             basis_bytes,
-            same_top: self.score.same_top as f64 / scored,
-            nll: [self.score.nll / scored, self.score.own_nll / scored],
-            kl: self.score.kl,
+            divergence: self.score.finish(),
             errors: self.errors.into_iter().map(|halves| halves.map(root)).collect(),
             error_left: root([self.error, self.difference]),
         }

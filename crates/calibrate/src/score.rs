@@ -2,6 +2,8 @@
 
 use interleaf_runtime::{Engine, EngineError, Feed, RowKind, SequenceHandle, Want};
 
+use crate::spread::{mean, quantile};
+
 /// Rows fed at once while scoring: enough to keep every core busy, few enough that their logits are small beside the
 /// weights.
 const PIECE: usize = 64;
@@ -27,6 +29,37 @@ pub struct Score {
     pub own_nll: f64,
 }
 
+/// What the outputs of all scored positions came to.
+#[derive(Debug, Clone)]
+pub struct Divergence {
+    /// Of each position, in nats, ascending.
+    pub kl: Vec<f64>,
+    /// Share of positions whose most likely token is the same.
+    pub same_top: f64,
+    /// Mean negative log likelihood, in nats, of the tokens that followed, over this cache and over the exact one.
+    pub nll: [f64; 2],
+}
+
+impl Divergence {
+    /// The mean, in nats.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        mean(&self.kl)
+    }
+
+    /// What a share of positions is at or below, in nats.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> f64 {
+        quantile(&self.kl, share)
+    }
+
+    /// The perplexity as a multiple of that over the exact cache.
+    #[must_use]
+    pub fn perplexity_ratio(&self) -> f64 {
+        (self.nll[0] - self.nll[1]).exp()
+    }
+}
+
 impl Score {
     /// Takes in that of other positions.
     pub fn add(&mut self, other: Self) {
@@ -34,6 +67,16 @@ impl Score {
         self.same_top += other.same_top;
         self.nll += other.nll;
         self.own_nll += other.own_nll;
+    }
+
+    pub fn finish(mut self) -> Divergence {
+        self.kl.sort_by(f64::total_cmp);
+        let scored = (self.kl.len() as f64).max(1.0);
+        Divergence {
+            same_top: self.same_top as f64 / scored,
+            nll: [self.nll / scored, self.own_nll / scored],
+            kl: self.kl,
+        }
     }
 }
 

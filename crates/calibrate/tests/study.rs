@@ -100,7 +100,7 @@ fn check(engine: &mut Engine, subject: Subject<'_>, rows: &[(&str, &str, f64)]) 
     let parts = Parts { prefix, continuation };
     let measured = measure(engine, subject, &windows, parts, &codecs, &mut || ()).unwrap();
     for (measured, (codec, row, factor)) in measured.iter().zip(rows) {
-        let (found, study) = (measured.kl_mean(), study_kl(row));
+        let (found, study) = (measured.divergence.mean(), study_kl(row));
         let ratio = found / study;
         assert!(ratio < *factor && ratio > 1.0 / factor, "{codec}: {found:.3e}, the study has {study:.3e}");
     }
@@ -154,5 +154,5 @@ fn check_rows(engine: &mut Engine, calibration: &Calibration) {
     // The study has 0.630 of the difference left.
     assert!((own.error_left - 0.630).abs() < 0.01, "{}", own.error_left);
     // The held-out tokens are predicted as the study's own program did.
-    assert!((find("base").nll[1] - 2.382_381).abs() < 1e-4, "{:?}", find("base").nll);
+    assert!((find("base").divergence.nll[1] - 2.382_381).abs() < 1e-4, "{:?}", find("base").divergence.nll);
 }

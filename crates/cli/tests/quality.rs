@@ -108,12 +108,38 @@ fn a_first_touch_is_measured_beside_what_the_engine_makes_of_it() {
         assert_eq!(budget["pairs"], 2 * 2 * 2);
         assert_eq!(budget["kept"], budget["translated"], "{budget}");
     }
+    assert_eq!(report["budgets"][2]["translated"], report["budgets"][2]["pairs"]);
     // Nothing is calibrated twice.
     let before = std::fs::read_dir(folder.path().join("calibrations")).expect("a folder").count();
     assert_eq!(before, 1);
     let refused = interleaf(folder.path(), &["quality", "--first-touch", "--prefixes", "4000"]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--prefixes must be from 1 to 1856"));
+}
+
+#[test]
+fn first_touches_of_a_model_of_narrow_keys_keep_their_budgets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [base, adapter] =
+        ["base", "adapters/cargo-toml"].map(|part| data(&format!("tiny-narrow-llama/{part}")));
+    let args = ["quality", "--first-touch", "--model", &base, "--adapters", &adapter, "--prefixes", "256"];
+    let report = json(folder.path(), &[&args[..], &["--sequences", "2", "--json"]].concat());
+    let rows = report["rows"].as_array().expect("rows");
+    let computes_64: Vec<f64> = rows
+        .iter()
+        .filter(|row| row["method"] == "translated + last 64")
+        .map(|row| row["kl_mean"].as_f64().expect("a number"))
+        .collect();
+    assert!(computes_64.len() == 2 && computes_64.iter().all(|kl| *kl < 2e-4), "{computes_64:?}");
+    let budgets = report["budgets"].as_array().expect("budgets");
+    assert_eq!(budgets.len(), 3);
+    for budget in budgets {
+        assert_eq!(
+            (&budget["kept"], &budget["translated"]),
+            (&budget["translated"], &budget["pairs"]),
+            "{budget}"
+        );
+    }
 }
 
 #[test]
@@ -163,6 +189,9 @@ fn widths_by_attention_are_measured_beside_other_orders_of_the_same() {
     let refused = interleaf(folder.path(), &["quality", "--widths", "--sequences", "1", "--ratios", "0.2"]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("at their narrowest"));
+    let refused = interleaf(folder.path(), &["quality", "--widths", "--newest", "32"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--newest"));
 }
 
 /// A model with the demo's tokenizer, under adapters that are called as the demo's.

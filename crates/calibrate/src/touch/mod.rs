@@ -12,8 +12,8 @@ use interleaf_runtime::{Engine, SequenceHandle, TRANSLATION_RANK, TranslationMap
 pub use self::bound::{CONTINUATION, PREFIXES, bounds};
 use crate::kv::{self, Kv};
 use crate::prefix;
-use crate::score::{Reference, Score};
-use crate::spread::{mean, quantile};
+use crate::score::{Divergence, Reference, Score};
+use crate::spread::mean;
 use crate::{Anchor, CalibrateError, Windows, fit};
 
 /// Layers whose keys and values say which tokens are computed by [`Touch::Selected`].
@@ -106,31 +106,13 @@ pub struct Touched {
     pub touch: Touch,
     /// The mean divergence of each window, in nats.
     pub windows: Vec<f64>,
-    /// Of each scored position, ascending.
-    pub kl: Vec<f64>,
-    /// Share of positions whose most likely token is the same.
-    pub same_top: f64,
-    /// The perplexity as a multiple of that over the exact cache.
-    pub perplexity_ratio: f64,
+    /// From the outputs over the exact cache.
+    pub divergence: Divergence,
     /// What it takes, as a share of the time of the adapter's own prefill: medians over windows. `None` where it was not run as
     /// it would be.
     pub time: Option<f64>,
     /// Floating-point operations as a share of those of the adapter's own prefill.
     pub flops: f64,
-}
-
-impl Touched {
-    /// The mean divergence, in nats.
-    #[must_use]
-    pub fn kl_mean(&self) -> f64 {
-        mean(&self.kl)
-    }
-
-    /// The divergence that a share of positions is at or below.
-    #[must_use]
-    pub fn kl_quantile(&self, share: f64) -> f64 {
-        quantile(&self.kl, share)
-    }
 }
 
 /// Whose first touch is measured.
@@ -194,15 +176,11 @@ impl Sums {
     }
 
     fn finish(mut self, touch: Touch, flops: f64) -> Touched {
-        self.score.kl.sort_by(f64::total_cmp);
         self.times.sort_by(f64::total_cmp);
-        let scored = (self.score.kl.len() as f64).max(1.0);
         Touched {
             touch,
             windows: self.windows,
-            kl: self.score.kl,
-            same_top: self.score.same_top as f64 / scored,
-            perplexity_ratio: ((self.score.nll - self.score.own_nll) / scored).exp(),
+            divergence: self.score.finish(),
             time: self.times.get(self.times.len() / 2).copied(),
             flops,
         }

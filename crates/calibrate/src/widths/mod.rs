@@ -11,8 +11,8 @@ use interleaf_runtime::{Engine, MassSampling, SequenceHandle};
 use self::coded::Coded;
 pub use self::mass::MassShape;
 use self::mass::MassSums;
-use crate::score::{Reference, Score};
-use crate::spread::{mean, quantile};
+use crate::score::{Divergence, Reference, Score};
+use crate::spread::mean;
 use crate::{CalibrateError, Kv, Parts, Windows};
 
 /// Orders that are drawn for [`Assigned::Random`].
@@ -84,28 +84,10 @@ pub struct WidthCost {
     pub bytes: f64,
     /// The mean divergence of each window, in nats; of several orders that of all.
     pub windows: Vec<f64>,
-    /// Of each scored position, ascending.
-    pub kl: Vec<f64>,
-    /// The perplexity as a multiple of that over exact pages.
-    pub perplexity_ratio: f64,
-    /// Share of positions whose most likely token is the same.
-    pub same_top: f64,
+    /// From the outputs over exact pages; of several orders those of all.
+    pub divergence: Divergence,
     /// Of each window the divergence over the squared relative error of what was encoded; where one half was.
     pub factors: Vec<f64>,
-}
-
-impl WidthCost {
-    /// The mean divergence, in nats.
-    #[must_use]
-    pub fn kl_mean(&self) -> f64 {
-        mean(&self.kl)
-    }
-
-    /// The divergence that a share of positions is at or below.
-    #[must_use]
-    pub fn kl_quantile(&self, share: f64) -> f64 {
-        quantile(&self.kl, share)
-    }
 }
 
 /// What was measured of an adapter.
@@ -253,17 +235,13 @@ impl Sums {
         self.bytes.iter_mut().zip(bytes).for_each(|(sum, bytes)| *sum += bytes);
     }
 
-    fn finish(mut self) -> WidthCost {
-        self.score.kl.sort_by(f64::total_cmp);
-        let scored = (self.score.kl.len() as f64).max(1.0);
+    fn finish(self) -> WidthCost {
         WidthCost {
             ratio: self.ratio,
             assigned: self.assigned,
             bytes: self.bytes[0] as f64 / self.bytes[1].max(1) as f64,
             windows: self.windows,
-            kl: self.score.kl,
-            perplexity_ratio: ((self.score.nll - self.score.own_nll) / scored).exp(),
-            same_top: self.score.same_top as f64 / scored,
+            divergence: self.score.finish(),
             factors: self.factors,
         }
     }

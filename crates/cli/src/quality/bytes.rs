@@ -68,7 +68,7 @@ impl Bytes {
 
 #[cfg(test)]
 mod tests {
-    use interleaf_calibrate::Codec;
+    use interleaf_calibrate::{Codec, Divergence};
 
     use super::*;
 
@@ -78,9 +78,7 @@ mod tests {
             bytes_per_token: stored,
             base_bytes_per_token: base,
             basis_bytes,
-            kl: Vec::new(),
-            same_top: 1.0,
-            nll: [1.0; 2],
+            divergence: Divergence { kl: Vec::new(), same_top: 1.0, nll: [1.0; 2] },
             errors: Vec::new(),
             error_left: 0.0,
         };

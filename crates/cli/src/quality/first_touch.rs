@@ -9,6 +9,7 @@ use interleaf_runtime::{Calibration, Engine, TRANSLATION_RANK, Translation, tran
 use serde::Serialize;
 
 use super::calibrated::Calibrated;
+use super::outputs::{self, Means, Outputs};
 use super::report::Used;
 use crate::args::QualityArgs;
 use crate::memory::backend_line;
@@ -57,12 +58,8 @@ struct Row {
     /// Shares of what the adapter's own prefill takes.
     flops: f64,
     time: Option<f64>,
-    /// Nats.
-    kl_mean: f64,
-    kl_p99: f64,
-    /// Share of positions with the same most likely token.
-    top1: f64,
-    ppl_ratio: f64,
+    #[serde(flatten)]
+    outputs: Outputs,
     /// What the method needs of the adapter besides its factors.
     artefact_bytes: u64,
 }
@@ -245,10 +242,7 @@ impl Row {
             adapter: adapter.into(),
             flops: touched.flops,
             time: touched.time,
-            kl_mean: touched.kl_mean(),
-            kl_p99: touched.kl_quantile(0.99),
-            top1: touched.same_top,
-            ppl_ratio: touched.perplexity_ratio,
+            outputs: Outputs::new(&touched.divergence),
             artefact_bytes: map.map_or(0, |joint| joint.map_bytes(TRANSLATION_RANK)),
         }
     }
@@ -261,17 +255,10 @@ impl Report {
         prefixes.dedup();
         prefixes.sort_unstable();
         prefixes.dedup();
-        let columns = [
-            ("method", Align::Left),
-            ("FLOPs", Align::Right),
-            ("time", Align::Right),
-            ("KL, nats", Align::Right),
-            ("p99", Align::Right),
-            ("worst adapter", Align::Right),
-            ("same top", Align::Right),
-            ("perplexity", Align::Right),
-            ("artefact", Align::Right),
-        ];
+        let columns = [("method", Align::Left), ("FLOPs", Align::Right), ("time", Align::Right)];
+        let artefact = ("artefact", Align::Right);
+        let columns: Vec<(&str, Align)> =
+            columns.into_iter().chain(outputs::COLUMNS).chain([artefact]).collect();
         let mut lines = Vec::new();
         for &prefix in &prefixes {
             let cells = |touch: &Touch| self.mean(prefix, &touch.to_string());
@@ -304,33 +291,21 @@ impl Report {
     fn mean(&self, prefix: usize, method: &str) -> Option<Vec<String>> {
         let rows: Vec<&Row> =
             self.rows.iter().filter(|row| row.prefix == prefix && row.method == method).collect();
-        let mean = |of: fn(&Row) -> f64| rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64;
         if rows.is_empty() {
             return None;
         }
         let times: Option<Vec<f64>> = rows.iter().map(|row| row.time).collect();
-        let time = times.map(|times| times.iter().sum::<f64>() / times.len() as f64);
-        let mut adapters: Vec<&str> = rows.iter().map(|row| row.adapter.as_str()).collect();
-        adapters.sort_unstable();
-        adapters.dedup();
-        let of_adapter = |adapter: &str| {
-            let own = rows.iter().filter(|row| row.adapter == adapter);
-            let (sum, count) = own.fold((0.0, 0), |(sum, count), row| (sum + row.kl_mean, count + 1));
-            sum / f64::from(count)
-        };
-        let worst = adapters.into_iter().map(of_adapter).fold(0.0, f64::max);
+        let time = times.map(|times| outputs::mean(times.into_iter()));
+        let outputs = Means::new(rows.iter().map(|row| (row.adapter.as_str(), row.outputs)));
         let bytes = rows.iter().map(|row| row.artefact_bytes).max().unwrap_or(0);
-        Some(vec![
+        let mut cells = vec![
             method.into(),
-            format!("{:.1} %", 100.0 * mean(|row| row.flops)),
+            format!("{:.1} %", 100.0 * outputs::mean(rows.iter().map(|row| row.flops))),
             time.map_or("-".into(), |time| format!("{:.1} %", 100.0 * time)),
-            format!("{:.2e}", mean(|row| row.kl_mean)),
-            format!("{:.1e}", mean(|row| row.kl_p99)),
-            format!("{worst:.2e}"),
-            format!("{:.2} %", 100.0 * mean(|row| row.top1)),
-            format!("× {:.4}", mean(|row| row.ppl_ratio)),
-            if bytes == 0 { "-".into() } else { table::bytes(bytes) },
-        ])
+        ];
+        cells.extend(outputs.cells());
+        cells.push(if bytes == 0 { "-".into() } else { table::bytes(bytes) });
+        Some(cells)
     }
 
     /// What the engine does, by adapter and budget.

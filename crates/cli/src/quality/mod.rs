@@ -6,6 +6,7 @@ mod bytes;
 mod calibrated;
 mod first_touch;
 mod labels;
+mod outputs;
 mod plot;
 mod report;
 mod svg;

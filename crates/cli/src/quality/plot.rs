@@ -75,7 +75,7 @@ impl Axes {
             let most = values.iter().copied().fold(0.0, f64::max);
             if most > 0.0 { [least, most] } else { [else_from; 2] }
         };
-        let [least, most] = ends(points.iter().map(|p| p.kl.max(LEAST)).collect(), LEAST);
+        let [least, most] = ends(points.iter().map(|p| p.kl().max(LEAST)).collect(), LEAST);
         let from = least.log10().floor() as i32;
         let kl = [from, (most.log10().ceil() as i32).max(from + 1)];
         let [least, most] = ends(points.iter().map(|p| p.bytes).filter(|bytes| *bytes > 0.0).collect(), 1.0);
@@ -147,11 +147,11 @@ impl Axes {
 /// Those that nothing cheaper is closer than, by bytes.
 fn best(points: &[Mean]) -> Vec<&Mean> {
     let mut ordered: Vec<&Mean> = points.iter().collect();
-    ordered.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.kl.total_cmp(&b.kl)));
+    ordered.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.kl().total_cmp(&b.kl())));
     let mut least = f64::INFINITY;
     ordered.retain(|point| {
-        let is_closer = point.kl.max(LEAST) < least;
-        least = least.min(point.kl.max(LEAST));
+        let is_closer = point.kl().max(LEAST) < least;
+        least = least.min(point.kl().max(LEAST));
         is_closer
     });
     ordered
@@ -160,7 +160,7 @@ fn best(points: &[Mean]) -> Vec<&Mean> {
 fn frontier(svg: &mut String, axes: &Axes, points: &[Mean]) {
     let mut path = String::new();
     for (i, point) in best(points).into_iter().enumerate() {
-        let (x, y) = (axes.x(point.bytes), axes.y(point.kl));
+        let (x, y) = (axes.x(point.bytes), axes.y(point.kl()));
         // Steps: between two of them the cheaper one is what there is.
         let _ = if i == 0 { write!(path, "M{x:.1} {y:.1}") } else { write!(path, "H{x:.1}V{y:.1}") };
     }
@@ -174,11 +174,14 @@ fn series<'a>(svg: &mut String, axes: &Axes, points: impl Iterator<Item = &'a Me
     let mut points: Vec<&Mean> = points.collect();
     points.sort_by(|a, b| a.bytes.total_cmp(&b.bytes));
     for point in points {
-        let (x, y) = (axes.x(point.bytes), axes.y(point.kl));
+        let (x, y) = (axes.x(point.bytes), axes.y(point.kl()));
         let _ = writeln!(
             svg,
             r##"<circle cx="{x:.1}" cy="{y:.1}" r="6" fill="{colour}" fill-opacity="0.85" stroke="#fff"><title>{}: {:.0} bytes, {:.2e} nats, worst {:.2e}</title></circle>"##,
-            point.codec, point.bytes, point.kl, point.worst
+            point.codec,
+            point.bytes,
+            point.kl(),
+            point.outputs.worst
         );
     }
 }
@@ -190,7 +193,7 @@ fn names(svg: &mut String, axes: &Axes, points: &[Mean]) {
     let mut ordered: Vec<&Mean> = points.iter().collect();
     ordered.sort_by_key(|point| !is_best(point));
     let area = Area { left: LEFT, top: TOP, right: WIDTH - RIGHT, bottom: HEIGHT - BOTTOM };
-    let at = |point: &&Mean| ([axes.x(point.bytes), axes.y(point.kl)], point.codec.to_string());
+    let at = |point: &&Mean| ([axes.x(point.bytes), axes.y(point.kl())], point.codec.to_string());
     let named: Vec<([f64; 2], String)> = ordered.iter().map(at).collect();
     for (place, (point, (_, name))) in
         labels::place(&area, &named).into_iter().zip(ordered.iter().zip(&named))
@@ -236,6 +239,7 @@ mod tests {
     use interleaf_calibrate::Codec;
 
     use super::super::bytes::Bytes;
+    use super::super::outputs::Outputs;
     use super::super::report::Row;
     use super::*;
 
@@ -245,10 +249,7 @@ mod tests {
             setting: "text".into(),
             adapter: "a".into(),
             bytes: Bytes { bytes_per_token: bytes, ..Bytes::default() },
-            kl_mean: kl,
-            kl_p99: kl,
-            top1: 1.0,
-            ppl_ratio: 1.0,
+            outputs: Outputs { kl_mean: kl, kl_p99: kl, top1: 1.0, ppl_ratio: 1.0 },
             e_k: 0.0,
             e_v: 0.0,
             error_left: 0.0,

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::bytes::{BASIS_TOKENS, Bytes, Sharing};
 use super::calibrated::Calibrated;
+use super::outputs::{self, Means, Outputs};
 use crate::memory::backend_line;
 use crate::table::{self, Align};
 
@@ -76,12 +77,8 @@ pub struct Row {
     pub adapter: String,
     #[serde(flatten)]
     pub bytes: Bytes,
-    /// Nats.
-    pub kl_mean: f64,
-    pub kl_p99: f64,
-    /// Share of positions with the same most likely token.
-    pub top1: f64,
-    pub ppl_ratio: f64,
+    #[serde(flatten)]
+    pub outputs: Outputs,
     /// Relative errors of keys and of values.
     pub e_k: f64,
     pub e_v: f64,
@@ -100,10 +97,7 @@ impl Row {
             setting: setting.into(),
             adapter: adapter.into(),
             bytes: Bytes::new(measured, sharing),
-            kl_mean: measured.kl_mean(),
-            kl_p99: measured.kl_quantile(0.99),
-            top1: measured.same_top,
-            ppl_ratio: measured.perplexity_ratio(),
+            outputs: Outputs::new(&measured.divergence),
             e_k: measured.error(0),
             e_v: measured.error(1),
             error_left: measured.error_left,
@@ -118,13 +112,15 @@ pub struct Mean {
     pub bytes: f64,
     with_basis: f64,
     shared: f64,
-    pub kl: f64,
-    /// The largest of a row's means.
-    pub worst: f64,
-    p99: f64,
-    top1: f64,
-    ppl_ratio: f64,
+    pub outputs: Means,
     errors: [f64; 2],
+}
+
+impl Mean {
+    /// The mean divergence in nats.
+    pub const fn kl(&self) -> f64 {
+        self.outputs.all.kl_mean
+    }
 }
 
 impl Report {
@@ -167,11 +163,7 @@ impl Report {
                 bytes: mean(|row| row.bytes.bytes_per_token),
                 with_basis: mean(|row| row.bytes.bytes_per_token_with_basis),
                 shared: mean(|row| row.bytes.bytes_per_token_shared),
-                kl: mean(|row| row.kl_mean),
-                worst: rows.iter().map(|row| row.kl_mean).fold(0.0, f64::max),
-                p99: mean(|row| row.kl_p99),
-                top1: mean(|row| row.top1),
-                ppl_ratio: mean(|row| row.ppl_ratio),
+                outputs: Means::new(rows.iter().map(|row| (row.adapter.as_str(), row.outputs))),
                 errors: [mean(|row| row.e_k), mean(|row| row.e_v)],
             })
         };
@@ -188,18 +180,13 @@ impl Report {
             ("with basis", Align::Right),
             ("shared", Align::Right),
             ("of f16", Align::Right),
-            ("KL, nats", Align::Right),
-            ("p99", Align::Right),
-            ("worst adapter", Align::Right),
-            ("same top", Align::Right),
-            ("perplexity", Align::Right),
-            ("error of K", Align::Right),
-            ("V", Align::Right),
         ];
+        let errors = [("error of K", Align::Right), ("V", Align::Right)];
+        let columns: Vec<(&str, Align)> = columns.into_iter().chain(outputs::COLUMNS).chain(errors).collect();
         let unshared = self.f16_bytes_per_token as f64;
         let cells = |mean: Mean| {
             let mark = if mean.codec.family() == Family::Own { "" } else { " + base" };
-            vec![
+            let mut cells = vec![
                 mean.codec.to_string(),
                 format!("{:.0}{mark}", mean.bytes),
                 format!("{:.2}", 16.0 * mean.bytes / unshared),
@@ -207,14 +194,10 @@ impl Report {
                 format!("{:.0}", mean.with_basis),
                 format!("{:.0}", mean.shared),
                 format!("{:.1} %", 100.0 * mean.shared / unshared),
-                format!("{:.2e}", mean.kl),
-                format!("{:.1e}", mean.p99),
-                format!("{:.2e}", mean.worst),
-                format!("{:.2} %", 100.0 * mean.top1),
-                format!("× {:.4}", mean.ppl_ratio),
-                format!("{:.4}", mean.errors[0]),
-                format!("{:.4}", mean.errors[1]),
-            ]
+            ];
+            cells.extend(mean.outputs.cells());
+            cells.extend(mean.errors.map(|error| format!("{error:.4}")));
+            cells
         };
         let mut lines = Vec::new();
         for setting in self.settings() {

@@ -4,12 +4,13 @@
 use std::process::ExitCode;
 
 use interleaf_calibrate::{
-    Assigned, MassShape, PageHalf, Parts, SEEDS, Width, WidthCost, WidthPlan, measure_widths,
+    Assigned, CHUNK_TOKENS, MassShape, PageHalf, Parts, SEEDS, Width, WidthCost, WidthPlan, measure_widths,
 };
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::MassSampling;
 use serde::Serialize;
 
+use super::outputs::{self, Means, Outputs};
 use super::report::Used;
 use crate::args::QualityArgs;
 use crate::memory::backend_line;
@@ -57,12 +58,8 @@ struct Row {
     adapter: String,
     /// Of what 8 bits take.
     bytes: f64,
-    /// Nats.
-    kl_mean: f64,
-    kl_p99: f64,
-    /// Share of positions with the same most likely token.
-    top1: f64,
-    ppl_ratio: f64,
+    #[serde(flatten)]
+    outputs: Outputs,
     /// The most that the divergence of a window was of the squared relative error, where keys or values alone are encoded.
     factor: Option<f64>,
 }
@@ -91,6 +88,11 @@ struct Sampling {
 pub fn run(args: &QualityArgs) -> Result<ExitCode, CliError> {
     let [prefix, continuation] = demo_model::EVALUATION_PARTS;
     let parts = Parts { prefix, continuation };
+    let most = prefix / CHUNK_TOKENS - 1;
+    if args.newest > most {
+        let usage = format!("--newest must be at most {most} of the prefix's chunks, found {}", args.newest);
+        return Err(CliError::Usage(usage));
+    }
     let mut engine = calibrate::open(args.model.as_deref(), args.threads, args.store.folder())?;
     let demo = Demo::new(&engine)?;
     let sources = calibrate::sources(args.model.is_some(), &args.adapters);
@@ -140,10 +142,7 @@ impl Row {
             setting: setting.into(),
             adapter: adapter.into(),
             bytes: cost.bytes,
-            kl_mean: cost.kl_mean(),
-            kl_p99: cost.kl_quantile(0.99),
-            top1: cost.same_top,
-            ppl_ratio: cost.perplexity_ratio,
+            outputs: Outputs::new(&cost.divergence),
             factor: cost.factors.iter().copied().reduce(f64::max),
         }
     }
@@ -190,58 +189,35 @@ impl Report {
     }
 
     fn table(&self, ratio: Option<f64>) -> Vec<String> {
-        let columns = [
-            ("widths", Align::Left),
-            ("bytes", Align::Right),
-            ("KL, nats", Align::Right),
-            ("of by mass", Align::Right),
-            ("p99", Align::Right),
-            ("worst adapter", Align::Right),
-            ("same top", Align::Right),
-            ("perplexity", Align::Right),
-            ("KL / error², at most", Align::Right),
-        ];
+        let columns = [("widths", Align::Left), ("bytes", Align::Right)];
+        let last = [("of by mass", Align::Right), ("KL / error², at most", Align::Right)];
+        let columns: Vec<(&str, Align)> = columns.into_iter().chain(outputs::COLUMNS).chain(last).collect();
         let own: Vec<&Row> = self.rows.iter().filter(|row| row.ratio == ratio).collect();
         let of = |way: &Assigned| {
             let name = way.to_string();
             own.iter().copied().filter(|row| row.method == name).collect::<Vec<&Row>>()
         };
-        let mean = |rows: &[&Row], of: fn(&Row) -> f64| {
-            rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64
-        };
-        let by_mass = of(&WAYS[0]);
+        let means = |rows: &[&Row]| Means::new(rows.iter().map(|row| (row.adapter.as_str(), row.outputs)));
+        let by_mass = Some(of(&WAYS[0])).filter(|rows| !rows.is_empty()).map(|rows| means(&rows));
         let cells = |way: &Assigned| {
             let rows = of(way);
             if rows.is_empty() {
                 return None;
             }
-            let kl = mean(&rows, |row| row.kl_mean);
-            let times = kl / mean(&by_mass, |row| row.kl_mean);
+            let outputs = means(&rows);
+            let times = by_mass.as_ref().map(|by_mass| outputs.all.kl_mean / by_mass.all.kl_mean);
             let factor = rows.iter().filter_map(|row| row.factor).reduce(f64::max);
-            Some(vec![
+            let mut cells = vec![
                 way.to_string(),
-                format!("{:.1} %", 100.0 * mean(&rows, |row| row.bytes)),
-                format!("{kl:.2e}"),
-                if by_mass.is_empty() { "-".into() } else { format!("× {times:.2}") },
-                format!("{:.1e}", mean(&rows, |row| row.kl_p99)),
-                format!("{:.2e}", self.worst(&rows)),
-                format!("{:.2} %", 100.0 * mean(&rows, |row| row.top1)),
-                format!("× {:.4}", mean(&rows, |row| row.ppl_ratio)),
-                factor.map_or("-".into(), |factor| format!("{factor:.4}")),
-            ])
+                format!("{:.1} %", 100.0 * outputs::mean(rows.iter().map(|row| row.bytes))),
+            ];
+            cells.extend(outputs.cells());
+            cells.push(times.map_or("-".into(), |times| format!("× {times:.2}")));
+            cells.push(factor.map_or("-".into(), |factor| format!("{factor:.4}")));
+            Some(cells)
         };
         let rows: Vec<Vec<String>> = WAYS.iter().filter_map(cells).collect();
         table::render(&columns, &rows)
-    }
-
-    /// The mean divergence of the adapter that has the largest.
-    fn worst(&self, rows: &[&Row]) -> f64 {
-        let of_adapter = |adapter: &str| {
-            let own: Vec<f64> =
-                rows.iter().filter(|row| row.adapter == adapter).map(|row| row.kl_mean).collect();
-            own.iter().sum::<f64>() / (own.len() as f64).max(1.0)
-        };
-        self.windows.iter().map(|used| of_adapter(&used.adapter)).fold(0.0, f64::max)
     }
 
     fn mass_lines(&self) -> Vec<String> {
