@@ -156,6 +156,17 @@ fn what_is_at_rest_is_woken_by_who_opens_it_and_goes_back_when_it_is_closed() {
 }
 
 #[test]
+fn the_newest_chunks_that_are_to_stay_exact_do_not_go_to_rest() {
+    let mut world = World::new(8, vec![at_rest(0.001)]);
+    world.manager.keep_newest(1);
+    assert_eq!(world.rest(0.001), []);
+    assert_eq!((world.bytes_at_rest(), world.manager.rest(9).len()), (RESTING, 0));
+    world.manager.keep_newest(0);
+    world.rest(0.001);
+    assert_eq!(world.bytes_at_rest(), 2 * RESTING);
+}
+
+#[test]
 fn exact_calls_and_those_of_smaller_budgets_do_not_find_it() {
     let mut world = World::resting();
     for budget in [0.0, 0.015] {

@@ -68,7 +68,7 @@ impl Manager {
         Ok(())
     }
 
-    /// The newest whole chunks of a call, so many, stay exact from now on when it returns, whatever it allows. What is encoded over their
+    /// The newest whole chunks of a call, so many, stay exact from now on when it returns and go to no rest, whatever it allows. What is encoded over their
     /// twins later is another matter.
     pub const fn keep_newest(&mut self, chunks: usize) {
         self.newest = chunks;
@@ -111,21 +111,8 @@ impl Manager {
             &[Graded { density: 1.0, bytes: forms.map(all) }],
             &Tolerance { newest: 0, ..*tolerance },
         )?;
-        let is_last = |at: &Node| {
-            let is_here = |&after: &u32| self.nodes[after as usize].is_in(0);
-            at.kind == Kind::Shared
-                && at.is_in(0)
-                && !children::all(&self.nodes, at.children).iter().any(is_here)
-        };
-        let mut lasts: Vec<u32> =
-            (0..).zip(&self.nodes).filter(|(_, at)| is_last(at)).map(|(node, _)| node).collect();
-        lasts.sort_by(|&a, &b| self.nodes[a as usize].last_use.total_cmp(&self.nodes[b as usize].last_use));
-        let paths: Vec<Vec<u32>> = lasts.into_iter().map(|last| self.path_to(last)).collect();
-        let is_whole = |node: &&u32| usize::from(self.nodes[**node as usize].len) == CHUNK_TOKENS;
-        let mut newest = Numbers::default();
-        for path in &paths {
-            newest.extend(path.iter().rev().filter(is_whole).take(tolerance.newest).copied());
-        }
+        let paths = self.contexts();
+        let newest = self.newest_of(&paths, tolerance.newest);
         let mut moves = Vec::new();
         for path in paths {
             if moves.len() >= most {
@@ -140,6 +127,35 @@ impl Manager {
             }
         }
         Ok(moves)
+    }
+
+    /// The chunks of each context in memory, those used longest ago first.
+    fn contexts(&self) -> Vec<Vec<u32>> {
+        let is_last = |at: &Node| {
+            let is_here = |&after: &u32| self.nodes[after as usize].is_in(0);
+            at.kind == Kind::Shared
+                && at.is_in(0)
+                && !children::all(&self.nodes, at.children).iter().any(is_here)
+        };
+        let mut lasts: Vec<u32> =
+            (0..).zip(&self.nodes).filter(|(_, at)| is_last(at)).map(|(node, _)| node).collect();
+        lasts.sort_by(|&a, &b| self.nodes[a as usize].last_use.total_cmp(&self.nodes[b as usize].last_use));
+        lasts.into_iter().map(|last| self.path_to(last)).collect()
+    }
+
+    /// The newest whole chunks, so many of each context.
+    fn newest_of(&self, contexts: &[Vec<u32>], chunks: usize) -> Numbers<u32> {
+        let is_whole = |node: &&u32| usize::from(self.nodes[**node as usize].len) == CHUNK_TOKENS;
+        let mut newest = Numbers::default();
+        for path in contexts {
+            newest.extend(path.iter().rev().filter(is_whole).take(chunks).copied());
+        }
+        newest
+    }
+
+    /// What [`Manager::keep_newest`] keeps of what is there.
+    pub(super) fn kept_newest(&self) -> Numbers<u32> {
+        if self.newest == 0 { Numbers::default() } else { self.newest_of(&self.contexts(), self.newest) }
     }
 
     /// What each chunk of a context is worth; `None` where it stays as it is.

@@ -44,6 +44,7 @@ impl Manager {
     pub fn rest(&mut self, most: usize) -> Vec<Op> {
         let mut moves = Vec::new();
         let mut known = self.no_twins();
+        let newest = self.kept_newest();
         for _ in 0..self.nodes.len() {
             if moves.len() == most {
                 break;
@@ -51,7 +52,8 @@ impl Manager {
             self.rested = (self.rested + 1) % self.nodes.len();
             let node = self.rested as u32;
             let at = &self.nodes[node as usize];
-            if at.variant != BASE && self.may_change(node) && self.may_rest(at.variant) {
+            let may_rest = at.variant != BASE && !newest.contains(&node) && self.may_rest(at.variant);
+            if may_rest && self.may_change(node) {
                 let twins = self.twins(node, &mut known);
                 moves.extend(self.encode_behind(node, twins, true));
             }
