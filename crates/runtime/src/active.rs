@@ -9,6 +9,7 @@ use interleaf_contract::{CHUNK_TOKENS, RowKind, Sampler};
 use interleaf_kv::FirstTouch;
 use interleaf_model::TextStream;
 
+use crate::cache::Caller;
 use crate::request::{Completion, Event, FinishReason, Request};
 use crate::text::StopFilter;
 use crate::{EngineError, Feed, KeyReads, SequenceHandle, Want};
@@ -16,16 +17,31 @@ use crate::{EngineError, Feed, KeyReads, SequenceHandle, Want};
 /// Who hears of progress, and may break off.
 pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
 
+/// Steps in which a prompt is passed over before it goes first once: what goes before it by rank leaves it one of so many.
+const PATIENCE: u32 = 16;
+
 /// A request under way.
-pub struct Active<'a> {
-    request: &'a Request,
+pub struct Active {
+    request: Request,
     /// Its place among the requests, for events.
     index: usize,
+    /// Whose it is.
+    pub caller: Caller,
+    /// Of two prompts the one of the higher rank is read first.
+    pub rank: u8,
+    /// Whether it alone ends where no token can be chosen for it, and not all that are in the step.
+    pub fails_alone: bool,
     pub sequence: SequenceHandle,
     /// Whether it has been looked up what of the prompt is in the cache.
     has_begun: bool,
     /// Prompt, then answer: what the repeat penalty looks at.
     tokens: Vec<u32>,
+    /// How many of `tokens` are read as a prompt: the prompt's, and once it had to make way those said until then.
+    to_read: usize,
+    /// Whether it made way for others, who have not ended since.
+    is_aside: bool,
+    /// How many steps have read others' prompts alone.
+    passed_over: u32,
     /// How many of `tokens` are in the cache.
     cached: usize,
     /// How many of them were there before.
@@ -44,20 +60,26 @@ pub struct Active<'a> {
     reason: Option<FinishReason>,
 }
 
-impl<'a> Active<'a> {
+impl Active {
     /// A request that has an empty sequence.
     pub fn new(
         index: usize,
-        request: &'a Request,
+        request: Request,
+        caller: Caller,
         sequence: SequenceHandle,
         stream: Option<TextStream>,
     ) -> Self {
         Self {
-            request,
             index,
+            caller,
+            rank: 0,
+            fails_alone: false,
             sequence,
             has_begun: false,
             tokens: request.prompt.clone(),
+            to_read: request.prompt.len(),
+            is_aside: false,
+            passed_over: 0,
             cached: 0,
             reused: 0,
             drift: 0.0,
@@ -69,6 +91,7 @@ impl<'a> Active<'a> {
             first_token: None,
             last_token: None,
             reason: (request.max_tokens == 0).then_some(FinishReason::Length),
+            request,
         }
     }
 
@@ -77,10 +100,43 @@ impl<'a> Active<'a> {
         self.has_begun
     }
 
-    /// Begins with a sequence that has the first `reused` tokens of the prompt, at a cost.
+    /// Begins with a sequence that has the first `reused` tokens of what it is to read, at a cost.
     pub fn begin(&mut self, sequence: SequenceHandle, reused: usize, drift: f32, first_touch: FirstTouch) {
-        (self.sequence, self.cached, self.reused, self.has_begun) = (sequence, reused, reused, true);
-        (self.drift, self.first_touch) = (drift, first_touch);
+        (self.sequence, self.cached, self.has_begun) = (sequence, reused, true);
+        self.drift = self.drift.max(drift);
+        if self.first_touch == FirstTouch::Nothing {
+            self.first_touch = first_touch;
+        }
+        if self.generated() == 0 {
+            self.reused = reused;
+        }
+    }
+
+    /// Makes way for others, with an empty sequence: once there is room it goes on where it was, and what it has read and said
+    /// is read again, as far as it is not in the cache by then.
+    pub fn step_aside(&mut self, empty: SequenceHandle) {
+        (self.sequence, self.cached, self.has_begun, self.keys) = (empty, 0, false, None);
+        (self.to_read, self.is_aside) = (self.tokens.len(), true);
+    }
+
+    /// Whether it made way for others.
+    pub const fn is_aside(&self) -> bool {
+        self.is_aside
+    }
+
+    /// Somebody whom it made way for has ended.
+    pub const fn come_back(&mut self) {
+        self.is_aside = false;
+    }
+
+    /// Whether it goes first, whatever its rank.
+    pub const fn was_passed_over(&self) -> bool {
+        self.passed_over >= PATIENCE
+    }
+
+    /// A step was planned, with rows of it or without.
+    pub const fn planned(&mut self, has_rows: bool) {
+        self.passed_over = if has_rows { 0 } else { self.passed_over.saturating_add(1) };
     }
 
     /// Whether it is chosen how keys are read, which is as soon as all have begun that take part in a step with it.
@@ -111,9 +167,9 @@ impl<'a> Active<'a> {
         self.request.drift
     }
 
-    /// The prompt's tokens.
-    pub fn prompt_tokens(&self) -> &'a [u32] {
-        &self.request.prompt
+    /// What is read as a prompt.
+    pub fn prompt_tokens(&self) -> &[u32] {
+        &self.tokens[..self.to_read]
     }
 
     /// Whether this request, which has not begun, would rather find what another one is about to compute.
@@ -122,6 +178,7 @@ impl<'a> Active<'a> {
         // Up to the end of the chunk that the other is at, whose own last token is computed in any case.
         let next = (other.cached / CHUNK_TOKENS + 1) * CHUNK_TOKENS;
         self.sequence.activation == other.sequence.activation
+            && self.caller.salt == other.caller.salt
             && self.budget() == other.budget()
             && !other.is_over()
             && own.len() > next
@@ -140,6 +197,11 @@ impl<'a> Active<'a> {
         self.reason.is_some()
     }
 
+    /// What events name it by.
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
     /// The tokens whose K and V are cached.
     pub fn cached(&self) -> &[u32] {
         &self.tokens[..self.cached]
@@ -147,13 +209,13 @@ impl<'a> Active<'a> {
 
     /// Tokens of the prompt that are still to be read.
     pub fn prompt_left(&self) -> usize {
-        self.prompt().saturating_sub(self.cached)
+        self.to_read.saturating_sub(self.cached)
     }
 
     /// The next `rows` tokens, as the engine takes them in; from the last known one a token is wanted.
     pub fn feed(&self, rows: usize) -> Feed<'_> {
         let end = self.cached + rows;
-        let kind = if self.cached < self.prompt() { RowKind::Prompt } else { RowKind::Generated };
+        let kind = if self.cached < self.to_read { RowKind::Prompt } else { RowKind::Generated };
         let want = if end == self.tokens.len() { Want::Token(self.sampler(0)) } else { Want::Nothing };
         Feed { sequence: self.sequence, tokens: &self.tokens[self.cached..end], kind, want }
     }
@@ -190,8 +252,8 @@ impl<'a> Active<'a> {
         on_event: OnEvent<'_>,
     ) -> Result<ControlFlow<()>, EngineError> {
         self.cached += rows;
-        if self.cached <= self.prompt() {
-            let event = Event::Prefill { request: self.index, done: self.cached, total: self.prompt() };
+        if self.cached <= self.to_read {
+            let event = Event::Prefill { request: self.index, done: self.cached, total: self.to_read };
             if on_event(event).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -252,7 +314,7 @@ impl<'a> Active<'a> {
     }
 
     /// The answer to a call that began at `start`.
-    pub fn completion(self, start: Instant) -> Completion {
+    pub fn completion(&self, start: Instant) -> Completion {
         let decode = match (self.first_token, self.last_token) {
             (Some(first), Some(last)) => last - first,
             _ => Duration::ZERO,
@@ -264,7 +326,7 @@ impl<'a> Active<'a> {
             first_touch: self.first_touch,
             keys: self.keys.unwrap_or_default(),
             tokens: self.tokens[self.prompt()..].to_vec(),
-            text: self.text,
+            text: self.text.clone(),
             reason: self.reason.unwrap_or(FinishReason::Cancelled),
             adapter_from: self.sequence.adapter_from(),
             first_token: self.first_token.map(|at| at - start),

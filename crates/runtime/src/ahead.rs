@@ -23,7 +23,7 @@ pub struct Ahead {
 
 impl Ahead {
     /// Who of it goes on.
-    pub fn plan(&self, active: &[Active<'_>]) -> Plan {
+    pub fn plan(&self, active: &[Active]) -> Plan {
         self.plan.iter().filter(|(index, _)| !active[*index].is_over()).copied().collect()
     }
 }
@@ -34,7 +34,7 @@ impl Engine {
     pub(crate) fn next_step(
         &mut self,
         plan: Plan,
-        active: &[Active<'_>],
+        active: &[Active],
         ahead: &mut Option<Ahead>,
     ) -> Result<(Plan, Vec<Fed>), EngineError> {
         let (plan, step) = match ahead.take() {
@@ -47,6 +47,7 @@ impl Engine {
             }
         };
         *ahead = self.start_ahead(&plan, active);
+        let before = step.before().to_vec();
         let fed = match self.finish(step, |feed| !active[plan[feed].0].is_over()) {
             Ok(fed) => fed,
             Err(error) => {
@@ -54,8 +55,18 @@ impl Engine {
                 return Err(error);
             }
         };
-        for &(index, rows) in plan.iter().filter(|(index, _)| !active[*index].is_over()) {
-            self.remember(&active[index].feed(rows))?;
+        let fails_all =
+            |(&(index, _), fed): (&(usize, usize), &Fed)| fed.is_broken && !active[index].fails_alone;
+        if plan.iter().zip(&fed).any(fails_all) {
+            self.drop_ahead(ahead);
+            self.take_back(&before);
+            return Err(EngineError::NotANumber);
+        }
+        for (&(index, rows), fed) in plan.iter().zip(&fed) {
+            // Of what is no number nobody is to go on.
+            if !active[index].is_over() && !fed.is_broken {
+                self.remember(&active[index].feed(rows))?;
+            }
         }
         Ok((plan, fed))
     }
@@ -68,7 +79,7 @@ impl Engine {
     }
 
     /// Starts the step after one that is under way, if the device runs it meanwhile and nothing but tokens is missing.
-    fn start_ahead(&mut self, plan: &[(usize, usize)], active: &[Active<'_>]) -> Option<Ahead> {
+    fn start_ahead(&mut self, plan: &[(usize, usize)], active: &[Active]) -> Option<Ahead> {
         let rows = self.rows_ahead(plan, active)?;
         let feed = |&(_, index): &(u32, usize)| Feed {
             sequence: active[index].sequence,
@@ -85,7 +96,7 @@ impl Engine {
 
     /// The rows of the step after one by this plan: for each the output that chooses its token, and whose it is. `None`
     /// unless everyone who is not over has a row there whatever is chosen, and room for it.
-    fn rows_ahead(&self, plan: &[(usize, usize)], active: &[Active<'_>]) -> Option<Vec<(u32, usize)>> {
+    fn rows_ahead(&self, plan: &[(usize, usize)], active: &[Active]) -> Option<Vec<(u32, usize)>> {
         if !self.gate.as_ref().is_some_and(GpuGate::leaves_steps_under_way) {
             return None;
         }

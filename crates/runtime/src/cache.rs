@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use interleaf_contract::PoolGeometry;
+use interleaf_kv::policy::AppState;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, Manager, Op,
-    Open, Opened, SequenceId, Tolerance, Translation,
+    Open, Opened, Salt, SequenceId, Tolerance, Translation, TrimLevel,
 };
 use interleaf_model::Digest;
 
@@ -17,6 +18,13 @@ use crate::{forms, widths};
 struct Known {
     spec: AdapterSpec,
     id: AdapterId,
+}
+
+/// Who asks for pages: an app, and the salt that keeps its pages from others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    pub app: AppId,
+    pub salt: Option<Salt>,
 }
 
 /// How a move ended.
@@ -42,7 +50,8 @@ pub struct Kinds {
 #[derive(Debug)]
 pub struct Cache {
     manager: Manager,
-    app: AppId,
+    /// Who asks where the engine is asked itself.
+    own: Caller,
     /// By [`Acting`]. Adapters of the same contents are one.
     adapters: Vec<Known>,
     /// Whether pages of answers that are over answer for others.
@@ -75,8 +84,8 @@ impl Cache {
             manager.narrow(&tolerance, 0)?;
             manager.keep_newest(tolerance.newest);
         }
-        let app = manager.open_app(None)?;
-        Ok(Self { manager, app, adapters: Vec::new(), is_kept, context, kinds, start: Instant::now() })
+        let own = Caller { app: manager.open_app(None)?, salt: None };
+        Ok(Self { manager, own, adapters: Vec::new(), is_kept, context, kinds, start: Instant::now() })
     }
 
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
@@ -87,6 +96,37 @@ impl Cache {
             new.add(known.spec.clone())?;
         }
         Ok(new)
+    }
+
+    /// Who asks where the engine is asked itself.
+    pub const fn own(&self) -> Caller {
+        self.own
+    }
+
+    /// Another app, which finds others' pages of tokens that it comes with itself, unless a salt keeps them apart.
+    pub fn open_app(&mut self, salt: Option<Salt>) -> Result<Caller, KvError> {
+        Ok(Caller { app: self.manager.open_app(salt)?, salt })
+    }
+
+    /// An app is gone, with all that no other has used.
+    pub fn close_app(&mut self, caller: Caller) -> Result<(), KvError> {
+        self.manager.close_app(caller.app)
+    }
+
+    /// An app is another thing to its user. There is nowhere to write to but memory.
+    pub fn set_app_state(&mut self, caller: Caller, state: AppState) -> Result<(), KvError> {
+        let now = self.now();
+        self.manager.set_app_state(caller.app, state, now).map(drop)
+    }
+
+    /// Gives memory back, as far as nobody uses it.
+    pub fn trim(&mut self, level: TrimLevel) {
+        self.manager.trim(level);
+    }
+
+    /// What the pages may take from now on.
+    pub fn set_budget(&mut self, bytes: u64) {
+        self.manager.set_budget(0, bytes);
     }
 
     /// Tells of the next adapter that acts.
@@ -113,7 +153,7 @@ impl Cache {
 
     /// Opens an empty sequence whose pages are nobody else's and go with it.
     pub fn open_own(&mut self) -> Result<SequenceId, KvError> {
-        let open = Open { is_kept: false, ..self.call(None, &[], 0, 0.0) };
+        let open = Open { is_kept: false, ..self.call(self.own, None, &[], 0, 0.0) };
         Ok(self.manager.open(&open)?.sequence)
     }
 
@@ -121,11 +161,12 @@ impl Cache {
     /// found by others. Nothing is read that has lost more than the budget.
     pub fn open(
         &mut self,
+        caller: Caller,
         activation: Option<Activation>,
         prompt: &[u32],
         budget: f32,
     ) -> Result<Opened, KvError> {
-        let open = self.prompt(activation, prompt, budget);
+        let open = self.prompt(caller, activation, prompt, budget);
         self.manager.open(&open)
     }
 
@@ -136,14 +177,20 @@ impl Cache {
         prompt: &[u32],
         budget: f32,
     ) -> Result<Opened, KvError> {
-        let open = self.prompt(activation, prompt, budget);
+        let open = self.prompt(self.own, activation, prompt, budget);
         self.manager.open_exact(&open)
     }
 
     /// How many of some tokens are there within a budget.
-    pub fn look_up(&self, activation: Option<Activation>, tokens: &[u32], budget: f32) -> usize {
+    pub fn look_up(
+        &self,
+        caller: Caller,
+        activation: Option<Activation>,
+        tokens: &[u32],
+        budget: f32,
+    ) -> usize {
         let most = if self.is_kept { tokens.len() } else { 0 };
-        self.manager.look_up(&self.call(activation, tokens, most, budget)).unwrap_or(0)
+        self.manager.look_up(&self.call(caller, activation, tokens, most, budget)).unwrap_or(0)
     }
 
     /// Whether pages of one request answer for another.
@@ -154,22 +201,30 @@ impl Cache {
     /// Forgets what is there of some tokens, within a budget, and nobody else's.
     pub fn forget(
         &mut self,
+        caller: Caller,
         activation: Option<Activation>,
         tokens: &[u32],
         budget: f32,
     ) -> Result<(), KvError> {
-        let open = self.call(activation, tokens, tokens.len(), budget);
+        let open = self.call(caller, activation, tokens, tokens.len(), budget);
         self.manager.forget(&open)
     }
 
     /// A call that may find all of its prompt but the last token.
-    fn prompt<'a>(&self, activation: Option<Activation>, prompt: &'a [u32], budget: f32) -> Open<'a> {
+    fn prompt<'a>(
+        &self,
+        caller: Caller,
+        activation: Option<Activation>,
+        prompt: &'a [u32],
+        budget: f32,
+    ) -> Open<'a> {
         let most = if self.is_kept { prompt.len().saturating_sub(1) } else { 0 };
-        self.call(activation, prompt, most, budget)
+        self.call(caller, activation, prompt, most, budget)
     }
 
     fn call<'a>(
         &self,
+        caller: Caller,
         activation: Option<Activation>,
         tokens: &'a [u32],
         most: usize,
@@ -177,7 +232,7 @@ impl Cache {
     ) -> Open<'a> {
         let adapter =
             activation.map(|Activation { adapter: Acting(place), from }| (self.adapters[place].id, from));
-        let (app, is_kept) = (self.app, self.is_kept);
+        let (app, is_kept) = (caller.app, self.is_kept);
         Open { app, adapter, tokens, most, budget, is_kept, now: self.now() }
     }
 
@@ -275,7 +330,7 @@ impl Cache {
         tokens: &[u32],
         budget: f32,
     ) -> Result<Vec<Option<f64>>, KvError> {
-        self.manager.densities(&self.call(activation, tokens, tokens.len(), budget))
+        self.manager.densities(&self.call(self.own, activation, tokens, tokens.len(), budget))
     }
 
     /// Contexts that nobody uses get narrower, at most so many chunks: what is to be encoded is returned.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::active::{Active, OnEvent};
 use crate::adapters::Activation;
+use crate::cache::Caller;
 use crate::generate::broken_off;
 use crate::request::{Completion, Request};
 use crate::{Engine, EngineError};
@@ -54,9 +55,10 @@ impl Engine {
     ) -> Result<Completion, EngineError> {
         let start = Instant::now();
         self.check_request(0, request)?;
-        let sequence = self.open_kept(request)?;
+        let sequence = self.open_kept(self.cache.own(), request)?;
         let stream = self.tokenizer("text").ok().map(|t| t.stream(true));
-        let mut active = [Active::new(0, request, sequence, stream)];
+        let caller = self.cache.own();
+        let mut active = [Active::new(0, request.clone(), caller, sequence, stream)];
         let result = self.run(&mut active, false, on_event);
         let [active] = active;
         self.end_sequence(active.sequence)?;
@@ -72,8 +74,9 @@ impl Engine {
     #[must_use]
     pub fn cached_tokens(&self, conversation: &Conversation) -> usize {
         let Some(past) = &conversation.past else { return 0 };
-        self.past_activation(past)
-            .map_or(0, |activation| self.cache.look_up(activation, &past.tokens, past.drift))
+        self.past_activation(past).map_or(0, |activation| {
+            self.cache.look_up(self.cache.own(), activation, &past.tokens, past.drift)
+        })
     }
 
     /// Forgets a conversation's past and frees those of its pages that nobody else goes on from; the next turn begins anew.
@@ -83,9 +86,22 @@ impl Engine {
     pub fn end_conversation(&mut self, conversation: &mut Conversation) -> Result<(), EngineError> {
         let Some(past) = conversation.past.take() else { return Ok(()) };
         match self.past_activation(&past) {
-            Some(activation) => Ok(self.cache.forget(activation, &past.tokens, past.drift)?),
+            Some(activation) => {
+                Ok(self.cache.forget(self.cache.own(), activation, &past.tokens, past.drift)?)
+            }
             None => Ok(()),
         }
+    }
+
+    /// Forgets what is in the cache of a text, under the base and every adapter, as far as nobody else uses it.
+    pub(crate) fn forget_text(&mut self, caller: Caller, tokens: &[u32]) -> Result<(), EngineError> {
+        let under = |name: &String| self.adapters.activation(name, tokens).ok().flatten();
+        let names: Vec<String> = self.adapters.summaries().map(|adapter| adapter.name.clone()).collect();
+        let activations: Vec<Activation> = names.iter().filter_map(under).collect();
+        for activation in activations.into_iter().map(Some).chain([None]) {
+            self.cache.forget(caller, activation, tokens, f32::MAX)?;
+        }
+        Ok(())
     }
 
     /// Under what a past was computed; `None` where this engine does not know its adapter.

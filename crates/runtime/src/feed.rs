@@ -5,6 +5,7 @@ use interleaf_kv::{FirstTouch, Op, OpKind, Opened, SequenceId};
 
 use crate::EngineError;
 use crate::adapters::Activation;
+use crate::cache::Caller;
 use crate::engine::Engine;
 
 /// A sequence of the engine: its tokens so far are in the KV cache, under one adapter.
@@ -56,6 +57,8 @@ pub struct Fed {
     /// The weight that its rows gave each chunk's tokens, as a mean over what is measured ([`Engine::measure_mass`]): every row
     /// gives one in all. Empty where nothing is.
     pub mass: Vec<f32>,
+    /// No token could be chosen.
+    pub(crate) is_broken: bool,
 }
 
 /// A drift budget is a divergence.
@@ -103,7 +106,7 @@ impl Engine {
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
         self.find_calibration(activation, drift);
         self.on_some_device(&[], |engine| {
-            let (sequence, reused) = engine.resume(activation, prompt, drift)?;
+            let (sequence, reused) = engine.resume(engine.cache.own(), activation, prompt, drift)?;
             if let Err(error) = engine.choose_keys(sequence.id, None) {
                 engine.close_unchanged(sequence.id)?;
                 return Err(error);
@@ -116,12 +119,13 @@ impl Engine {
     /// [`Engine::choose_keys`] says otherwise.
     pub(crate) fn resume(
         &mut self,
+        caller: Caller,
         activation: Option<Activation>,
         prompt: &[u32],
         drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
         self.take_forms(activation, drift)?;
-        let opened = self.cache.open(activation, prompt, drift)?;
+        let opened = self.cache.open(caller, activation, prompt, drift)?;
         self.move_in(opened, activation, prompt)
     }
 

@@ -1,11 +1,13 @@
 //! Answers to many requests at once: prompts in pieces beside answers token by token, each row under its
 //! own adapter, in one batch.
 
+use std::cmp::Reverse;
 use std::time::Instant;
 
 use crate::active::{Active, OnEvent};
 use crate::adapters::Activation;
 use crate::ahead::{Ahead, Plan};
+use crate::cache::Caller;
 use crate::feed::check_budget;
 use crate::request::{Completion, Event, FinishReason, Request};
 use crate::{Engine, EngineError, GpuGate, SequenceHandle};
@@ -49,9 +51,8 @@ impl Engine {
         request.sampling.check()?;
         check_budget(request.drift)?;
         let vocabulary = self.config().vocab_size;
-        if let Some(&(token, _)) =
-            request.sampling.logit_bias.iter().find(|(token, _)| *token as usize >= vocabulary)
-        {
+        let biased = request.sampling.logit_bias.iter().map(|(token, _)| token);
+        if let Some(&token) = biased.chain(&request.prompt).find(|token| **token as usize >= vocabulary) {
             return Err(EngineError::UnknownToken { token, vocabulary });
         }
         if request.prompt.is_empty() {
@@ -63,15 +64,12 @@ impl Engine {
         Ok(())
     }
 
-    fn open_all<'a>(
-        &mut self,
-        requests: &'a [Request],
-        active: &mut Vec<Active<'a>>,
-    ) -> Result<(), EngineError> {
+    fn open_all(&mut self, requests: &[Request], active: &mut Vec<Active>) -> Result<(), EngineError> {
         for (index, request) in requests.iter().enumerate() {
-            let sequence = self.open_kept(request)?;
+            let caller = self.cache.own();
+            let sequence = self.open_kept(caller, request)?;
             let stream = self.tokenizer("text").ok().map(|t| t.stream(true));
-            active.push(Active::new(index, request, sequence, stream));
+            active.push(Active::new(index, request.clone(), caller, sequence, stream));
             if request.max_tokens == 0 {
                 self.close_sequence(sequence)?;
             }
@@ -80,10 +78,23 @@ impl Engine {
     }
 
     /// An empty sequence of a request, whose pages others may find.
-    pub(crate) fn open_kept(&mut self, request: &Request) -> Result<SequenceHandle, EngineError> {
+    pub(crate) fn open_kept(
+        &mut self,
+        caller: Caller,
+        request: &Request,
+    ) -> Result<SequenceHandle, EngineError> {
         let activation = self.activation(request)?;
         self.find_calibration(activation, request.drift);
-        Ok(SequenceHandle { id: self.cache.open(activation, &[], request.drift)?.sequence, activation })
+        self.open_empty(caller, activation, request.drift)
+    }
+
+    fn open_empty(
+        &mut self,
+        caller: Caller,
+        activation: Option<Activation>,
+        drift: f32,
+    ) -> Result<SequenceHandle, EngineError> {
+        Ok(SequenceHandle { id: self.cache.open(caller, activation, &[], drift)?.sequence, activation })
     }
 
     /// Where the adapter of a request acts.
@@ -93,16 +104,16 @@ impl Engine {
     }
 
     /// A request takes part in its first step: it begins with what of its prompt is in the cache by now.
-    fn begin(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
+    fn begin(&mut self, a: &mut Active) -> Result<(), EngineError> {
         let empty = a.sequence;
-        let (sequence, reused) = self.resume(empty.activation, a.prompt_tokens(), a.budget())?;
+        let (sequence, reused) = self.resume(a.caller, empty.activation, a.prompt_tokens(), a.budget())?;
         let manager = self.cache.manager();
         a.begin(sequence, reused, manager.drift(sequence.id)?, manager.first_touch(sequence.id)?);
         self.close_sequence(empty)
     }
 
     /// All have begun that are to take part in its first step.
-    fn choose(&mut self, a: &mut Active<'_>) -> Result<(), EngineError> {
+    fn choose(&mut self, a: &mut Active) -> Result<(), EngineError> {
         a.read_keys(self.choose_keys(a.sequence.id, Some(a.steps_at_most(self.context)))?);
         Ok(())
     }
@@ -111,7 +122,7 @@ impl Engine {
     /// use.
     pub(crate) fn run(
         &mut self,
-        active: &mut [Active<'_>],
+        active: &mut [Active],
         close: bool,
         on_event: OnEvent<'_>,
     ) -> Result<(), EngineError> {
@@ -123,91 +134,137 @@ impl Engine {
 
     fn run_ahead(
         &mut self,
-        active: &mut [Active<'_>],
+        active: &mut [Active],
         close: bool,
         ahead: &mut Option<Ahead>,
         on_event: OnEvent<'_>,
     ) -> Result<(), EngineError> {
         loop {
-            // A step under way on a device that was left since comes to nothing.
-            let is_lost = |&(index, _): &(usize, usize)| self.histories.is_lost(active[index].sequence.id);
-            if ahead.as_ref().is_some_and(|ahead| ahead.plan(active).iter().any(is_lost)) {
-                self.drop_ahead(ahead);
-            }
-            let mut plan = ahead.as_ref().map(|ahead| ahead.plan(active)).unwrap_or_default();
-            if plan.is_empty() {
-                self.drop_ahead(ahead);
-                plan = self.plan(active);
-            }
-            if plan.is_empty() {
-                // Whoever is left waits for room that nobody will free.
-                let Some(a) = active.iter_mut().find(|a| !a.is_over()) else { return Ok(()) };
-                let broken = a.finish(FinishReason::ContextFull, on_event);
-                self.ended(a, close)?;
-                if broken?.is_break() {
-                    return self.cancel(active, close, on_event);
-                }
-                continue;
-            }
-            // Who suspends a GPU waits for what is under way; that stays where it is until the GPU may go on.
-            if let Some(gate) = self.gate.clone().filter(GpuGate::is_suspended) {
-                if on_event(Event::Suspended).is_break() {
-                    return self.cancel(active, close, on_event);
-                }
-                gate.wait();
-            }
-            let to_begin = plan.iter().find(|(index, _)| !active[*index].has_begun());
-            let to_choose = || plan.iter().find(|(index, _)| !active[*index].reads_keys());
-            if let Some(&(index, _)) = to_begin.or_else(to_choose) {
-                let a = &mut active[index];
-                let ready = self.on_device(|engine| match a.has_begun() {
-                    true => engine.choose(a),
-                    false => engine.begin(a),
-                });
-                match ready {
-                    // As below.
-                    Ok(()) | Err(EngineError::GpuSuspended) => {}
-                    Err(error) => self.leave(error)?,
-                }
-                continue;
-            }
-            let lost = |&&(index, _): &&(usize, usize)| self.histories.is_lost(active[index].sequence.id);
-            if let Some(&(request, _)) = plan.iter().find(lost) {
-                let (done, total) = self.regain_some(active[request].sequence)?;
-                if on_event(Event::Prefill { request, done, total }).is_break() {
-                    return self.cancel(active, close, on_event);
-                }
-                continue;
-            }
-            let (plan, fed) = match self.on_device(|engine| engine.next_step(plan, active, ahead)) {
-                Ok(step) => step,
-                // Between the look at the gate and this: the step has done nothing and is taken again.
-                Err(EngineError::GpuSuspended) => continue,
-                // On the CPU, if it goes on at all.
-                Err(error) => {
-                    self.leave(error)?;
-                    continue;
-                }
-            };
-            for (&(index, rows), fed) in plan.iter().zip(fed) {
-                let a = &mut active[index];
-                // Its row was started before it was known to have ended.
-                if a.is_over() {
-                    continue;
-                }
-                let broken = a.advance(rows, fed.token, self.context, on_event);
-                self.ended(a, close)?;
-                if broken?.is_break() {
-                    return self.cancel(active, close, on_event);
+            match self.turn(active, close, ahead, on_event).map_err(|failed| failed.error)? {
+                Turn::Taken => {}
+                Turn::Over => return Ok(()),
+                Turn::BrokenOff => return self.cancel(active, close, on_event),
+                Turn::Suspended => {
+                    if on_event(Event::Suspended).is_break() {
+                        return self.cancel(active, close, on_event);
+                    }
+                    self.gate.iter().for_each(GpuGate::wait);
                 }
             }
         }
     }
 
+    /// Does the next thing that brings answers on: lets a request begin, or takes a step.
+    pub(crate) fn turn(
+        &mut self,
+        active: &mut [Active],
+        close: bool,
+        ahead: &mut Option<Ahead>,
+        on_event: OnEvent<'_>,
+    ) -> Result<Turn, Failed> {
+        // A step under way on a device that was left since comes to nothing.
+        let is_lost = |&(index, _): &(usize, usize)| self.histories.is_lost(active[index].sequence.id);
+        if ahead.as_ref().is_some_and(|ahead| ahead.plan(active).iter().any(is_lost)) {
+            self.drop_ahead(ahead);
+        }
+        let mut plan = ahead.as_ref().map(|ahead| ahead.plan(active)).unwrap_or_default();
+        let is_new = plan.is_empty();
+        if is_new {
+            self.drop_ahead(ahead);
+            plan = self.plan(active);
+        }
+        if plan.is_empty() {
+            return self.make_way(active, close, on_event);
+        }
+        // Who suspends a GPU waits for what is under way; that stays where it is until the GPU may go on.
+        if self.gate.as_ref().is_some_and(GpuGate::is_suspended) {
+            return Ok(Turn::Suspended);
+        }
+        let to_begin = plan.iter().find(|(index, _)| !active[*index].has_begun());
+        let to_choose = || plan.iter().find(|(index, _)| !active[*index].reads_keys());
+        if let Some(&(index, _)) = to_begin.or_else(to_choose) {
+            let a = &mut active[index];
+            let ready = self.on_device(|engine| match a.has_begun() {
+                true => engine.choose(a),
+                false => engine.begin(a),
+            });
+            match ready {
+                // As below.
+                Ok(()) | Err(EngineError::GpuSuspended) => {}
+                Err(error) => self.leave(error).map_err(|error| Failed { request: Some(index), error })?,
+            }
+            return Ok(Turn::Taken);
+        }
+        let lost = |&&(index, _): &&(usize, usize)| self.histories.is_lost(active[index].sequence.id);
+        if let Some(&(request, _)) = plan.iter().find(lost) {
+            let (done, total) = self.regain_some(active[request].sequence)?;
+            let told = on_event(Event::Prefill { request: active[request].index(), done, total });
+            return Ok(if told.is_break() { Turn::BrokenOff } else { Turn::Taken });
+        }
+        if is_new {
+            for (index, a) in active.iter_mut().enumerate() {
+                a.planned(plan.iter().any(|(planned, _)| *planned == index));
+            }
+        }
+        let (plan, fed) = match self.on_device(|engine| engine.next_step(plan, active, ahead)) {
+            Ok(step) => step,
+            // Between the look at the gate and this: the step has done nothing and is taken again.
+            Err(EngineError::GpuSuspended) => return Ok(Turn::Taken),
+            // On the CPU, if it goes on at all.
+            Err(error) => {
+                self.leave(error)?;
+                return Ok(Turn::Taken);
+            }
+        };
+        for (&(index, rows), fed) in plan.iter().zip(fed) {
+            let a = &mut active[index];
+            // Its row was started before it was known to have ended.
+            if a.is_over() {
+                continue;
+            }
+            let told = match fed.is_broken {
+                true => a.finish(FinishReason::NotANumber, on_event),
+                false => a.advance(rows, fed.token, self.context, on_event),
+            };
+            self.ended(a, close)?;
+            if told?.is_break() {
+                return Ok(Turn::BrokenOff);
+            }
+        }
+        if active.iter().any(Active::is_over) {
+            active.iter_mut().for_each(Active::come_back);
+        }
+        Ok(Turn::Taken)
+    }
+
+    /// Nobody finds room for a row. Of several who have begun the last one makes way for the others; one alone waits for room
+    /// that nobody will free.
+    fn make_way(
+        &mut self,
+        active: &mut [Active],
+        close: bool,
+        on_event: OnEvent<'_>,
+    ) -> Result<Turn, Failed> {
+        let order = order(active);
+        let begun: Vec<usize> = order.iter().copied().filter(|index| active[*index].has_begun()).collect();
+        if let [_, .., last] = begun[..] {
+            let a = &mut active[last];
+            let empty = self.open_empty(a.caller, a.sequence.activation, a.budget())?;
+            let old = a.sequence;
+            a.step_aside(empty);
+            self.end_sequence(old)?;
+            return Ok(Turn::Taken);
+        }
+        let Some(&index) = begun.first().or(order.first()) else { return Ok(Turn::Over) };
+        let told = active[index].finish(FinishReason::ContextFull, on_event);
+        self.ended(&mut active[index], close)?;
+        Ok(if told?.is_break() { Turn::BrokenOff } else { Turn::Taken })
+    }
+
     /// Ends every answer under way, with what it has.
     fn cancel(
         &mut self,
-        active: &mut [Active<'_>],
+        active: &mut [Active],
         close: bool,
         on_event: OnEvent<'_>,
     ) -> Result<(), EngineError> {
@@ -230,7 +287,7 @@ impl Engine {
     }
 
     /// Frees the pages of a request that has just ended, or those of what it has not said.
-    fn ended(&mut self, a: &mut Active<'_>, close: bool) -> Result<(), EngineError> {
+    pub(crate) fn ended(&mut self, a: &mut Active, close: bool) -> Result<(), EngineError> {
         if a.is_over() {
             a.keys_left(self.cache.manager().keys_read(a.sequence.id)?.1);
         }
@@ -243,22 +300,29 @@ impl Engine {
 
     /// Which requests take part in the next step, and with how many rows. Every answer under way has its
     /// row; prompts share the bound in order. Who finds no room for its rows in the pool waits, and so does who will find
-    /// in the cache what another is about to compute.
-    fn plan(&self, active: &[Active<'_>]) -> Plan {
+    /// in the cache what another is about to compute, and who has not begun and has no room for all of its prompt beside others.
+    fn plan(&self, active: &[Active]) -> Plan {
         let mut prompt_rows = self.prefill_rows;
-        let lost = |a: &Active<'_>| self.chunks_lost(a.sequence);
-        let wanted = |a: &Active<'_>| lost(a) + a.chunks(0, a.prompt_left().clamp(1, self.prefill_rows));
-        let most = active.iter().filter(|a| !a.is_over()).map(wanted).sum();
+        let order = order(active);
+        let is_alone = !order.iter().any(|index| active[*index].has_begun());
+        let lost = |a: &Active| self.chunks_lost(a.sequence);
+        let whole = |a: &Active| !is_alone && !a.has_begun();
+        let wanted = |a: &Active| match whole(a) {
+            true => lost(a) + a.chunks(0, a.prompt_left()),
+            false => lost(a) + a.chunks(0, a.prompt_left().clamp(1, self.prefill_rows)),
+        };
+        let most = order.iter().map(|index| wanted(&active[*index])).sum();
         let mut chunks = self.cache.manager().available_chunks(most);
         let mut plan = Vec::new();
-        for (index, a) in active.iter().enumerate().filter(|(_, a)| !a.is_over()) {
-            let waits = || active.iter().take(index).any(|other| a.waits_for(other));
-            if !a.has_begun() && self.cache.is_kept() && waits() {
+        for (place, &index) in order.iter().enumerate() {
+            let a = &active[index];
+            let waits = || order[..place].iter().any(|other| a.waits_for(&active[*other]));
+            if !a.has_begun() && (a.is_aside() && !is_alone || self.cache.is_kept() && waits()) {
                 continue;
             }
             let left = a.prompt_left();
             let rows = if left > 0 { left.min(prompt_rows) } else { 1 };
-            let needed = lost(a) + a.chunks(0, rows);
+            let needed = if whole(a) { wanted(a) } else { lost(a) + a.chunks(0, rows) };
             if rows == 0 || needed > chunks {
                 continue;
             }
@@ -270,17 +334,51 @@ impl Engine {
     }
 }
 
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Something was done.
+    Taken,
+    /// There is nothing left to do.
+    Over,
+    /// Whoever hears of progress wants no more of it.
+    BrokenOff,
+    /// The GPU is suspended, and nothing is done until it is resumed.
+    Suspended,
+}
+
+/// Why a turn failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// The one request that it failed for, by place; `None` where it is all of them.
+    pub request: Option<usize>,
+    pub error: EngineError,
+}
+
+impl<E: Into<EngineError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { request: None, error: error.into() }
+    }
+}
+
+/// Those that are not over, in the order in which they get rows: who was passed over for long, then by rank, then as they came.
+fn order(active: &[Active]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..active.len()).filter(|index| !active[*index].is_over()).collect();
+    order.sort_by_key(|index| Reverse((active[*index].was_passed_over(), active[*index].rank)));
+    order
+}
+
 /// What comes of answers under way that ended with an error: where the device failed, they are kept with it.
 pub fn broken_off(
     error: EngineError,
-    active: Vec<Active<'_>>,
+    mut active: Vec<Active>,
     start: Instant,
     on_event: OnEvent<'_>,
 ) -> EngineError {
     let EngineError::Backend(cause) = error else { return error };
     let Some(reason) = FinishReason::of_failure(&cause) else { return cause.into() };
     let mut completions = Vec::with_capacity(active.len());
-    for mut a in active {
+    for a in &mut active {
         if !a.is_over() {
             // The answers have ended: neither a caller who breaks off nor bytes that are no text yet change that.
             let _ = a.finish(reason, on_event);

@@ -47,6 +47,7 @@ mod reserve;
 mod resident;
 mod rest;
 mod sampling;
+mod service;
 mod step;
 mod store;
 mod tend;
@@ -68,7 +69,8 @@ pub use gate::GpuGate;
 pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
-pub use interleaf_kv::{FirstTouch, Translation};
+pub use interleaf_kv::policy::AppState;
+pub use interleaf_kv::{FirstTouch, Translation, TrimLevel};
 pub use interleaf_model::{
     Calibration, ChatMessage, ChatTemplate, Digest, JointCalibration, LayerKind, MadeFrom, MeasuredTouch,
     Model, ModelConfig, ModelError, PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source,
@@ -79,5 +81,9 @@ pub use mass::MassSampling;
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;
 pub use sampling::SamplingOptions;
+pub use service::{
+    Answer, App, CallId, CallOptions, Context, ContextId, Generation, Progress, Prompt, Restored, Service,
+    ServiceError, ServiceOptions, ServiceStats, WhenFull, Whose,
+};
 pub use store::{DigestOrigin, Store, write_calibration};
 pub use widths::{WIDTH_ERRORS, WidthOptions};

@@ -40,6 +40,9 @@ pub enum FinishReason {
     ContextFull,
     /// The caller broke off.
     Cancelled,
+    /// No token could be chosen, since logits were not numbers: [`EngineError::NotANumber`](crate::EngineError::NotANumber),
+    /// of one answer of several.
+    NotANumber,
     /// The device was lost.
     DeviceLost,
     /// The device had no room for the next step.
@@ -58,6 +61,7 @@ impl FinishReason {
             Self::Length => "length",
             Self::ContextFull => "context_full",
             Self::Cancelled => "cancelled",
+            Self::NotANumber => "not_a_number",
             Self::DeviceLost => "device_lost",
             Self::OutOfMemory => "out_of_memory",
             Self::DeviceFailed => "device_failed",
@@ -140,6 +144,23 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// Of a request that ended before it began.
+    pub(crate) fn cancelled(prompt_tokens: usize) -> Self {
+        Self {
+            text: String::new(),
+            tokens: Vec::new(),
+            prompt_tokens,
+            reused_tokens: 0,
+            drift: 0.0,
+            first_touch: FirstTouch::Nothing,
+            keys: KeyReads::default(),
+            reason: FinishReason::Cancelled,
+            adapter_from: None,
+            first_token: None,
+            decode: Duration::ZERO,
+        }
+    }
+
     /// Tokens after the first per second of decoding; 0 if there is no second token.
     #[must_use]
     pub fn tokens_per_second(&self) -> f64 {

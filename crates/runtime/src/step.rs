@@ -17,6 +17,13 @@ pub struct UnderWay {
     rows: Vec<usize>,
 }
 
+impl UnderWay {
+    /// Its sequences, and how many tokens each had before it.
+    pub fn before(&self) -> &[(SequenceId, usize)] {
+        &self.before
+    }
+}
+
 /// What to fetch, and for whom.
 #[derive(Debug)]
 struct Submitted {
@@ -42,7 +49,12 @@ impl Engine {
             }
         }
         let step = self.start(feeds, Vec::new())?;
+        let before = step.before().to_vec();
         let fed = self.finish(step, |_| true)?;
+        if fed.iter().any(|fed| fed.is_broken) {
+            self.take_back(&before);
+            return Err(EngineError::NotANumber);
+        }
         feeds.iter().try_for_each(|feed| self.remember(feed))?;
         Ok(fed)
     }
@@ -150,7 +162,7 @@ impl Engine {
     }
 
     /// Sequences have the tokens again that they had before a step. Those that were closed since have none.
-    fn take_back(&mut self, before: &[(SequenceId, usize)]) {
+    pub(crate) fn take_back(&mut self, before: &[(SequenceId, usize)]) {
         for &(id, tokens) in before {
             let _ = self.cache.truncate(id, tokens);
         }
@@ -257,7 +269,8 @@ impl Engine {
         for sampled in output.tokens {
             let Wanted { feed, .. } = submitted.wanted[sampled.output as usize];
             if of_feeds(feed) {
-                fed[feed].token = Some(sampled.token.ok_or(EngineError::NotANumber)?);
+                fed[feed].token = sampled.token;
+                fed[feed].is_broken = sampled.token.is_none();
             }
         }
         if let Some(logits) = output.probes.first() {

@@ -43,7 +43,7 @@ impl Engine {
         // As it was computed: it is encoded once somebody has read it.
         self.close_unchanged(sequence.id)?;
         let forgotten = self.cache.replace_translated(id, &text)?;
-        let is_further = self.cache.look_up(activation, &text, 0.0) > reused;
+        let is_further = self.cache.look_up(self.cache.own(), activation, &text, 0.0) > reused;
         Ok(if is_further { at - reused } else { forgotten })
     }
 
@@ -54,7 +54,7 @@ impl Engine {
         let at = self.compute_some(sequence, &text, reused, tokens)?;
         self.close_sequence(sequence)?;
         // What finds no place among what is there is not computed for ever.
-        let is_further = self.cache.look_up(None, &text, drift) > reused;
+        let is_further = self.cache.look_up(self.cache.own(), None, &text, drift) > reused;
         Ok(if is_further { at - reused } else { 0 })
     }
 

@@ -18,6 +18,7 @@ mod lossy;
 mod peft_decisions;
 mod rest;
 mod reuse;
+mod service;
 mod support;
 mod tapped;
 mod text;

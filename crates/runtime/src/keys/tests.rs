@@ -62,7 +62,8 @@ impl World {
         let prompt = &self.text[..=chunks * CHUNK_TOKENS];
         let activation: Option<Activation> =
             self.engine.adapters.activation(demo::ADAPTERS[adapter].0, prompt).expect("registered");
-        let (sequence, reused) = self.engine.resume(activation, prompt, BUDGET).expect("it opens");
+        let (sequence, reused) =
+            self.engine.resume(self.engine.cache.own(), activation, prompt, BUDGET).expect("it opens");
         assert_eq!(reused, chunks * CHUNK_TOKENS);
         sequence
     }
