@@ -9,8 +9,10 @@
 //! A block costs four bytes and a bit, and a piece's name four more. A slab has a record of 48 bytes besides, for all its
 //! pieces. Records are used again, so it allocates only while there are more slabs than ever were at once.
 
+mod again;
 mod free;
 
+pub use again::Place;
 use free::FreeBlocks;
 
 /// Pieces of a slab at most, and sizes that there are.
@@ -372,18 +374,25 @@ impl Blocks {
 
     /// Divides free blocks into pieces of a size.
     fn new_slab(&mut self, units: u8) -> Option<u32> {
-        // As many records as blocks at most, so their numbers are as small.
-        let record = if self.spare == NONE { self.slabs.len() as u32 } else { self.spare };
+        let record = self.next_record();
         let mut lengths = self.lengths(units);
         let (block, length) =
             lengths.find_map(|length| Some((self.take_block(length, State::slab(record))?, length)))?;
-        let slab = Slab::new(block, units, length, self.pieces_in(units, length));
+        self.put_slab(record, Slab::new(block, units, length, self.pieces_in(units, length)));
+        Some(record)
+    }
+
+    /// The record that the next slab gets: as many as blocks at most, so their numbers are as small.
+    fn next_record(&self) -> u32 {
+        if self.spare == NONE { self.slabs.len() as u32 } else { self.spare }
+    }
+
+    fn put_slab(&mut self, record: u32, slab: Slab) {
         match self.slabs.get_mut(record as usize) {
             Some(spare) => self.spare = std::mem::replace(spare, slab).after,
             None => self.slabs.push(slab),
         }
         self.link(record);
-        Some(record)
     }
 
     /// Makes a record the first of its size.

@@ -28,7 +28,8 @@ pub use form::{FirstTouch, Form, LayerForm, Layers, Over, PageForm, Source, Tran
 pub use identity::{AdapterId, AdapterKey, AppId, ChunkKey, ContentDigest, ModelKey, Salt, SequenceId};
 pub use lossless::shared_layers;
 pub use manager::{
-    AdapterSpec, Config, KeySet, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, Rest, TrimLevel, Usage,
+    AdapterSpec, Config, KeySet, MOST_APPS, MOST_SEQUENCES, Manager, Open, Opened, Rest, StoredAt,
+    StoredChunk, StoredId, StoredPage, TrimLevel, Usage,
 };
 pub use node::MOST_FORMS;
 pub use op::{Op, OpId, OpKind};

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::blocks::{Blocks, Piece};
+use crate::blocks::{Blocks, Piece, Place};
 use crate::form::Layers;
 use crate::node::NONE;
 
@@ -11,7 +11,8 @@ use crate::node::NONE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TierConfig {
     /// Whether each layer has blocks of its own, of one layer's K and V each, as kernels need that bind one layer's
-    /// pages; else a block is of all layers, and a chunk is one piece.
+    /// pages, and as a file wants from which one layer of many chunks is read at once; else a block is of all layers, and a
+    /// chunk is one piece.
     pub striped: bool,
     /// Chunks of full precision that fit; no more than 2²³ − 1 are used.
     pub chunks: u32,
@@ -25,6 +26,8 @@ pub struct Tier {
     /// Lists of as many pieces as there are stripes, one after the other.
     lists: Vec<Piece>,
     free: Vec<u32>,
+    /// Lists that were given back, if anybody wants to know.
+    given_back: Option<Vec<u32>>,
 }
 
 impl Tier {
@@ -34,7 +37,8 @@ impl Tier {
             false => (1, page_bytes * layers as u64),
         };
         let stripes = vec![Blocks::new(config.chunks, block); stripes];
-        Self { stripes, striped: config.striped, lists: Vec::new(), free: Vec::new() }
+        let (lists, free) = (Vec::new(), Vec::new());
+        Self { stripes, striped: config.striped, lists, free, given_back: None }
     }
 
     pub const fn is_striped(&self) -> bool {
@@ -99,7 +103,7 @@ impl Tier {
             match self.stripes[stripe].take(bytes) {
                 Some(piece) => self.lists[start + stripe] = piece,
                 None => {
-                    self.give_back(list);
+                    self.free_list(list);
                     return None;
                 }
             }
@@ -107,10 +111,57 @@ impl Tier {
         Some(list)
     }
 
+    /// Takes room for some layers of a chunk where it was before, each stripe's piece in its place ([`Tier::places`]): all of
+    /// it, or `None`.
+    pub fn take_again(&mut self, layers: Range<usize>, stored: &Layers, places: &[Place]) -> Option<u32> {
+        let all = stored.sum(layers.clone());
+        let mut places = places.iter();
+        let list = self.new_list();
+        let start = self.start(list);
+        for stripe in self.stripes_of(layers) {
+            let bytes = if self.striped { stored.bytes(stripe) } else { all };
+            if bytes == 0 {
+                continue;
+            }
+            match places.next().and_then(|place| self.stripes[stripe].take_again(*place, bytes)) {
+                Some(piece) => self.lists[start + stripe] = piece,
+                None => {
+                    self.free_list(list);
+                    return None;
+                }
+            }
+        }
+        Some(list)
+    }
+
+    /// Where the pieces of a list lie, stripe by stripe.
+    pub fn places(&self, list: u32) -> Vec<Place> {
+        let pieces = &self.lists[self.start(list)..][..self.stripes.len()];
+        let taken = pieces.iter().zip(&self.stripes).filter(|(piece, _)| **piece != Piece::NONE);
+        taken.map(|(piece, stripe)| stripe.place(*piece)).collect()
+    }
+
     /// Gives a list back with all it has.
     pub fn give_back(&mut self, list: u32) {
+        self.free_list(list);
+        if let Some(given_back) = &mut self.given_back {
+            given_back.push(list);
+        }
+    }
+
+    fn free_list(&mut self, list: u32) {
         self.give_back_stripes(list, 0..self.stripes.len());
         self.free.push(list);
+    }
+
+    /// Remembers from now on which lists are given back.
+    pub fn remember_given_back(&mut self) {
+        self.given_back.get_or_insert_default();
+    }
+
+    /// Those given back since this was last asked.
+    pub fn take_given_back(&mut self) -> Vec<u32> {
+        self.given_back.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Gives back what a list has of some layers of a striped tier.

@@ -1,4 +1,5 @@
-//! What a killed app held goes from memory as soon as it is written, in whatever order that ends.
+//! What a killed app held goes from memory as soon as it is written, in whatever order that ends, or once it is known that it
+//! cannot be.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +9,7 @@ use interleaf_kv::{Config, LinearCost, Manager, Open, SwitchCosts, TierConfig};
 
 #[test]
 fn chunks_go_that_are_written_before_those_after_them() {
-    for is_first_first in [true, false] {
+    for (is_first_first, is_full) in [(true, false), (false, false), (true, true), (false, true)] {
         let free = LinearCost { fixed: 0.0, each: 0.0 };
         let tier = |chunks| TierConfig { striped: false, chunks };
         let mut manager = Manager::new(Config {
@@ -39,8 +40,12 @@ fn chunks_go_that_are_written_before_those_after_them() {
         if !is_first_first {
             writes.reverse();
         }
-        writes.iter().for_each(|op| drop(manager.done(op.id)));
-        manager.check().unwrap();
-        assert_eq!((manager.held_bytes(0), manager.held_bytes(1)), (0, 4 * 1024));
+        for op in writes {
+            let follow = if is_full { manager.failed(op.id) } else { manager.done(op.id) };
+            assert!(follow.is_empty());
+            manager.check().unwrap();
+        }
+        let stored = if is_full { 0 } else { 4 * 1024 };
+        assert_eq!((manager.held_bytes(0), manager.held_bytes(1)), (0, stored));
     }
 }

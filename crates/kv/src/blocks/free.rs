@@ -35,6 +35,20 @@ impl FreeBlocks {
         Some(at as u32 * 64 + word)
     }
 
+    /// Takes 2ˡᵉⁿᵍᵗʰ blocks from a multiple of their number on, if all of them are free.
+    pub fn take_at(&mut self, first: u32, length: u8) -> bool {
+        let Some(word) = self.words.get_mut(first as usize / 64) else { return false };
+        let wanted = run(length) << (first % 64);
+        if !first.is_multiple_of(1 << length) || *word & wanted != wanted {
+            return false;
+        }
+        *word &= !wanted;
+        if *word == 0 {
+            self.some[first as usize / 64 / 64] &= !(1 << (first / 64 % 64));
+        }
+        true
+    }
+
     /// Gives blocks back that were taken together.
     pub fn give_back(&mut self, first: u32, length: u8) {
         let at = first as usize / 64;

@@ -12,8 +12,8 @@
 //! `share` puts chunks into the tree, `moves` hears how moves ended, `lifecycle` what apps and the system do, `adapters` who
 //! may answer; `encode` changes the forms of chunks, over those that `twins` finds, `narrow` those of a context by its chunks'
 //! densities, `evict` makes room for all of them. `rest` wakes chunks that no kernel reads and `keys` has others read sooner,
-//! both by pages that `second` holds. `check` says whether everything still fits together, `places` where pages are, and `room`
-//! what is held.
+//! both by pages that `second` holds. `check` says whether everything still fits together, `places` where pages are, `stored` where
+//! they lie below memory, and `room` what is held.
 
 mod adapters;
 mod check;
@@ -31,6 +31,7 @@ mod rest;
 mod room;
 mod second;
 mod share;
+mod stored;
 mod translate;
 mod twins;
 
@@ -46,6 +47,7 @@ use self::narrow::Losses;
 pub use self::open::{Open, Opened};
 pub use self::rest::Rest;
 use self::second::Second;
+pub use self::stored::{StoredAt, StoredChunk, StoredId, StoredPage};
 use crate::attention::Attention;
 use crate::form::{Form, Layers};
 use crate::heap::Heap;
@@ -159,9 +161,6 @@ impl Config {
         }
         if !(1..=MOST_TIERS).contains(&self.tiers.len()) {
             return refuse("tiers", "one to three", self.tiers.len().to_string());
-        }
-        if self.tiers[1..].iter().any(|tier| tier.striped) {
-            return refuse("striped", "false below memory, which no kernel reads", "true".into());
         }
         self.check_forms(&self.forms, 0)?;
         let SwitchCosts { recompute, read } = self.costs;

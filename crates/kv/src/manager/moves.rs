@@ -53,6 +53,7 @@ impl Manager {
         let node = pending.node;
         pending.holds().for_each(|held| self.nodes[held as usize].busy -= 1);
         let mut moves = Vec::new();
+        let is_unwritable = matches!(pending.kind, OpKind::Write { .. }) && end == End::Failed;
         match pending.kind {
             OpKind::Copy | OpKind::Translate => self.end_copy(pending, end),
             OpKind::Read { from } if pending.copy.is_some() => {
@@ -100,6 +101,7 @@ impl Manager {
                     // What else kept it has ended; it is written before it goes, if that was not possible then.
                     match self.nodes[held as usize].stored() {
                         Some(_) => self.evict_leaving(held),
+                        None if is_unwritable => {}
                         None => moves.extend(self.write_behind(held, 0)),
                     }
                 }
@@ -150,8 +152,10 @@ impl Manager {
             self.enter(node, to);
             self.evict_leaving(node);
         } else {
-            at.leaving = false;
+            // What cannot be written goes all the same if it was to go: it is computed again.
+            at.leaving &= end == End::Failed;
             self.tiers[to].give_back(list);
+            self.evict_leaving(node);
         }
     }
 

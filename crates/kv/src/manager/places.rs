@@ -61,33 +61,6 @@ impl Manager {
         layers.filter_map(|layer| Some((layer, self.place(node, layer)?))).collect()
     }
 
-    /// Where in a tier below memory a move reads or writes, as bytes from the tier's beginning.
-    #[must_use]
-    pub fn stored_at(&self, op: OpId) -> Option<(usize, u64)> {
-        let Pending { kind, node, list, .. } = *self.pending.get(&op)?;
-        let (tier, list) = match kind {
-            OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
-            OpKind::Write { to, .. } => (to, list),
-            OpKind::Copy
-            | OpKind::Translate
-            | OpKind::Encode { .. }
-            | OpKind::Recompute
-            | OpKind::Materialise { .. }
-            | OpKind::Load => return None,
-        };
-        Some((tier, self.tiers[tier].offset(self.tiers[tier].piece(list, 0)?, 0)))
-    }
-
-    /// Where a write from one tier below memory to the next reads, as [`Manager::stored_at`] says where it writes.
-    #[must_use]
-    pub fn written_from(&self, op: OpId) -> Option<(usize, u64)> {
-        let Pending { kind: OpKind::Write { from, .. }, node, .. } = *self.pending.get(&op)? else {
-            return None;
-        };
-        let tier = self.tiers.get(from).filter(|_| from > 0)?;
-        Some((from, tier.offset(tier.piece(self.nodes[node as usize].pages[from], 0)?, 0)))
-    }
-
     /// The pages that an encoding writes, as [`Manager::memory_places`], which says what it reads besides the anchor.
     #[must_use]
     pub fn encoded_places(&self, op: OpId) -> Vec<(usize, u64)> {

@@ -10,7 +10,7 @@ use interleaf_kv::{
     OpKind, Open, Opened, RankRows, Salt, SequenceId, SwitchCosts, TierConfig,
 };
 
-use crate::device::{Device, Under, contents};
+use crate::device::{Device, Under, contents, stored};
 
 pub const LAYERS: usize = 4;
 pub const PAGE: u64 = 1024;
@@ -266,12 +266,12 @@ impl Rig {
         match op.kind {
             OpKind::Copy => self.device.copy(&self.manager.copied_places(op.id)),
             OpKind::Write { .. } => {
-                if let Some(at) = self.manager.stored_at(op.id) {
+                if let Some(at) = stored(self.manager.stored_at(op.id)) {
                     self.device.store(at, &self.manager.memory_places(op.id));
                 }
             }
             OpKind::Read { .. } => {
-                let at = self.manager.stored_at(op.id).unwrap();
+                let at = stored(self.manager.stored_at(op.id)).unwrap();
                 self.device.load(at, &self.manager.memory_places(op.id)).unwrap();
             }
             OpKind::Recompute => panic!("no scenario asks for it"),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use interleaf_contract::CHUNK_TOKENS;
+use interleaf_kv::StoredAt;
 
 /// Under what a sequence is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,11 +43,20 @@ impl Page {
     }
 }
 
+/// Where something is stored: a tier, a layer, and where in that.
+pub type Place = (usize, usize, u64);
+
+/// What is stored together is found by its first page.
+pub fn stored(at: Option<StoredAt>) -> Option<Place> {
+    let StoredAt { tier, pages } = at?;
+    pages.first().map(|page| (tier, page.layer, page.at))
+}
+
 /// Pages of memory by layer and place, and what is stored below.
 #[derive(Debug, Default)]
 pub struct Device {
     pages: HashMap<(usize, u64), Page>,
-    stored: HashMap<(usize, u64), Vec<(usize, Page)>>,
+    stored: HashMap<Place, Vec<(usize, Page)>>,
 }
 
 impl Device {
@@ -73,21 +83,21 @@ impl Device {
         self.pages.clear();
     }
 
-    pub fn store(&mut self, at: (usize, u64), places: &[(usize, u64)]) {
+    pub fn store(&mut self, at: Place, places: &[(usize, u64)]) {
         let pages = places.iter().map(|&(layer, place)| (layer, self.page(layer, place))).collect();
         self.set_stored(at, pages);
     }
 
     /// Pages that are stored together, with their layers.
-    pub fn stored(&self, at: (usize, u64)) -> Result<Vec<(usize, Page)>, String> {
+    pub fn stored(&self, at: Place) -> Result<Vec<(usize, Page)>, String> {
         Ok(self.stored.get(&at).ok_or("nothing is stored there")?.clone())
     }
 
-    pub fn set_stored(&mut self, at: (usize, u64), pages: Vec<(usize, Page)>) {
+    pub fn set_stored(&mut self, at: Place, pages: Vec<(usize, Page)>) {
         self.stored.insert(at, pages);
     }
 
-    pub fn load(&mut self, at: (usize, u64), places: &[(usize, u64)]) -> Result<(), String> {
+    pub fn load(&mut self, at: Place, places: &[(usize, u64)]) -> Result<(), String> {
         let pages = self.stored(at)?;
         for &(layer, place) in places {
             let page = pages.iter().find(|(stored, _)| *stored == layer).ok_or("a layer is not stored")?.1;

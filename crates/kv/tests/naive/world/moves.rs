@@ -3,7 +3,7 @@
 use interleaf_contract::{CHUNK_TOKENS, PAGE_UNIT, PageHalf};
 use interleaf_kv::{ContentDigest, ModelKey, Op, OpKind, Open};
 
-use super::device::{Page, Under, contents};
+use super::device::{Page, Under, contents, stored};
 use super::setup::LAYERS;
 use super::{Sequence, World};
 
@@ -31,7 +31,7 @@ impl World {
                 copied.map(|(layer, _, place)| (layer, place)).collect()
             }
             OpKind::Write { .. } => {
-                let at = self.manager.stored_at(op.id);
+                let at = stored(self.manager.stored_at(op.id));
                 at.into_iter().for_each(|at| self.device.set_stored(at, Vec::new()));
                 Vec::new()
             }
@@ -62,16 +62,16 @@ impl World {
                 }
             }
             OpKind::Write { from, .. } => {
-                let at = self.manager.stored_at(op.id).ok_or("a write to nowhere")?;
+                let at = stored(self.manager.stored_at(op.id)).ok_or("a write to nowhere")?;
                 if from == 0 {
                     self.device.store(at, &self.manager.memory_places(op.id));
                 } else {
-                    let from = self.manager.written_from(op.id).ok_or("a write from nowhere")?;
+                    let from = stored(self.manager.written_from(op.id)).ok_or("a write from nowhere")?;
                     self.device.set_stored(at, self.device.stored(from)?);
                 }
             }
             OpKind::Read { .. } => {
-                let at = self.manager.stored_at(op.id).ok_or("a read from nowhere")?;
+                let at = stored(self.manager.stored_at(op.id)).ok_or("a read from nowhere")?;
                 self.device.load(at, &self.manager.memory_places(op.id))?;
             }
             OpKind::Recompute => self.recompute(op)?,

@@ -51,7 +51,7 @@ impl Setup {
     }
 
     pub fn config(&self) -> Config {
-        let tier = |(tier, chunks)| TierConfig { striped: tier == 0, chunks };
+        let tier = |(tier, chunks)| TierConfig { striped: tier == 0 || chunks % 2 == 1, chunks };
         let [recompute, read] = COSTS[self.costs].map(|(fixed, each)| LinearCost { fixed, each });
         Config {
             layers: LAYERS,
