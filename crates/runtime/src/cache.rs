@@ -6,7 +6,7 @@ use interleaf_contract::PoolGeometry;
 use interleaf_kv::policy::AppState;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, Manager, Op,
-    Open, Opened, Salt, SequenceId, Tolerance, Translation, TrimLevel,
+    Open, Opened, Salt, SequenceId, SwitchCosts, TierConfig, Tolerance, Translation, TrimLevel,
 };
 use interleaf_model::Digest;
 
@@ -44,6 +44,17 @@ pub struct Kinds {
     pub encodes: bool,
     /// How chunks get narrower by how much they are attended to, if they do.
     pub narrows: Option<Tolerance>,
+    /// What lies below memory, if anything does.
+    pub below: Option<Below>,
+}
+
+/// A file below memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Below {
+    /// Chunks of full precision that it has room for.
+    pub chunks: u32,
+    /// What bringing a chunk back takes.
+    pub costs: SwitchCosts,
 }
 
 /// Pages of one pool.
@@ -77,8 +88,12 @@ impl Cache {
         if kinds.encodes && kinds.narrows.is_some() {
             forms.extend(widths::forms(geometry));
         }
-        let config = Config { forms, ..Config::in_memory(geometry, longest) };
-        let mut manager = Manager::new(config)?.counting_from(first);
+        let mut config = Config { forms, ..Config::in_memory(geometry, longest) };
+        if let Some(Below { chunks, costs }) = kinds.below {
+            config.tiers.push(TierConfig { striped: true, chunks });
+            (config.costs, config.can_recompute) = (costs, true);
+        }
+        let mut manager = Manager::new(config)?.counting_from(first).with_lasting_tier();
         if let Some(tolerance) = kinds.narrows.filter(|_| kinds.encodes) {
             // A share that there is no room for is refused before anybody waits for it.
             manager.narrow(&tolerance, 0)?;
@@ -90,8 +105,9 @@ impl Cache {
 
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
     /// means a new sequence.
-    pub fn replaced(&self, geometry: &PoolGeometry) -> Result<Self, KvError> {
-        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened(), self.kinds)?;
+    pub fn replaced(&self, geometry: &PoolGeometry, below: Option<Below>) -> Result<Self, KvError> {
+        let kinds = Kinds { below, ..self.kinds };
+        let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened(), kinds)?;
         for known in &self.adapters {
             new.add(known.spec.clone())?;
         }
@@ -113,10 +129,16 @@ impl Cache {
         self.manager.close_app(caller.app)
     }
 
-    /// An app is another thing to its user. There is nowhere to write to but memory.
-    pub fn set_app_state(&mut self, caller: Caller, state: AppState) -> Result<(), KvError> {
+    /// An app is another thing to its user. What is to be written for that is returned.
+    pub fn set_app_state(&mut self, caller: Caller, state: AppState) -> Result<Vec<Op>, KvError> {
         let now = self.now();
-        self.manager.set_app_state(caller.app, state, now).map(drop)
+        self.manager.set_app_state(caller.app, state, now)
+    }
+
+    /// Time has passed. What is to be moved between memory and what is below is returned.
+    pub fn tick(&mut self) -> Vec<Op> {
+        let now = self.now();
+        self.manager.tick(now)
     }
 
     /// Gives memory back, as far as nobody uses it.
@@ -251,7 +273,7 @@ impl Cache {
         self.manager.truncate(id, tokens)
     }
 
-    /// Closes a sequence. What is to be encoded is returned: there is nowhere to write to but memory.
+    /// Closes a sequence. What is to be encoded or written is returned.
     pub fn close(&mut self, id: SequenceId) -> Result<Vec<Op>, KvError> {
         self.manager.close(id, self.now())
     }
@@ -395,6 +417,16 @@ impl Cache {
     /// What decides and is asked.
     pub fn manager(&self) -> &Manager {
         &self.manager
+    }
+
+    /// The same, to be told how moves between memory and what is below have ended.
+    pub fn manager_mut(&mut self) -> &mut Manager {
+        &mut self.manager
+    }
+
+    /// Each adapter that acts, as the manager knows it.
+    pub fn known(&self) -> impl Iterator<Item = (AdapterId, AdapterKey)> {
+        self.adapters.iter().map(|known| (known.id, known.spec.key))
     }
 
     fn now(&self) -> f64 {

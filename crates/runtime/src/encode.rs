@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use interleaf_contract::BackendError;
-use interleaf_kv::{AdapterId, Op};
+use interleaf_kv::{AdapterId, Op, OpKind};
 
 use crate::adapters::{Acting, Activation};
 use crate::forms::{Found, Residence};
@@ -93,14 +93,20 @@ impl Engine {
         self.calibrated.set_missing(id);
     }
 
-    /// Carries encodings out, one chunk after the other, and reports what each costs. What the manager does not keep it
-    /// does not keep: the exact pages are there until then. With a device that is left for another they are gone anyway.
+    /// Carries encodings out, one chunk after the other, and reports what each costs; then has written what is to be. What the
+    /// manager does not keep it does not keep: the exact pages are there until then. With a device that is left for another
+    /// they are gone anyway.
     ///
     /// # Errors
     /// If the device is suspended, or fails and may not be left. What is not encoded by then stays as it is.
     pub(crate) fn encode_pages(&mut self, moves: Vec<Op>) -> Result<(), EngineError> {
         let mut left = moves;
+        let mut writes = Vec::new();
         while let Some(op) = left.pop() {
+            if matches!(op.kind, OpKind::Write { .. }) {
+                writes.push(op);
+                continue;
+            }
             let manager = self.cache.manager();
             if let Some(rest) = manager.rest_of(op.id) {
                 // All of them at once, so that what they are encoded with is read once.
@@ -114,7 +120,7 @@ impl Engine {
                 match self.put_to_rest(all) {
                     Ok(follows) => left.extend(follows),
                     Err(error) => {
-                        left.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
+                        left.into_iter().chain(writes).for_each(|op| drop(self.cache.encoded(op, None)));
                         return self.leave(error);
                     }
                 }
@@ -135,13 +141,15 @@ impl Engine {
                     left.extend(self.cache.encoded(op, Some(drift)));
                 }
                 Err(error) => {
-                    for op in left.into_iter().chain([op]) {
+                    for op in left.into_iter().chain(writes).chain([op]) {
                         self.cache.encoded(op, None);
                     }
                     return self.leave(error);
                 }
             }
         }
-        Ok(())
+        // As they came: a chunk after those that it depends on.
+        writes.sort_unstable_by_key(|op| op.id);
+        self.write_out(&writes)
     }
 }

@@ -22,8 +22,10 @@ use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::store::Seen;
+use crate::swap::Swap;
 use crate::{
-    BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, MassSampling, Store, WidthOptions, backend,
+    BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, MassSampling, Store, SwapOptions,
+    WidthOptions, backend,
 };
 
 /// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
@@ -69,6 +71,9 @@ pub struct EngineOptions {
     pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
+    /// A file of the store that chunks are written to when a call returns and read from when its context comes back: after memory
+    /// was wanted for others, or in the next run. `None` where what leaves memory is computed again.
+    pub swap: Option<SwapOptions>,
 }
 
 impl Default for EngineOptions {
@@ -89,6 +94,7 @@ impl Default for EngineOptions {
             widths: None,
             keys: KeyPath::default(),
             store: None,
+            swap: None,
         }
     }
 }
@@ -158,6 +164,9 @@ pub struct Engine {
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     pub(crate) store: Store,
+    pub(crate) swap_options: Option<SwapOptions>,
+    /// The file below memory, once a pool is reserved.
+    pub(crate) swap: Option<Swap>,
     /// The model's files as they were when they were opened.
     seen: Seen,
     digest: OnceLock<Digest>,
@@ -199,6 +208,7 @@ impl Engine {
             return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
         }
         options.widths.map_or(Ok(()), |widths| widths.check())?;
+        options.swap.map_or(Ok(()), |swap| swap.check(options.store.is_some(), options.at_rest))?;
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;
@@ -227,6 +237,7 @@ impl Engine {
         let kinds = Kinds {
             encodes: backend.codes_pages(),
             narrows: options.widths.map(|widths| widths.tolerance()),
+            below: None,
         };
         let cache = Cache::new(&reserved.geometry, context, options.prefix_cache, first, kinds)?;
         Ok(Self {
@@ -257,6 +268,8 @@ impl Engine {
             tokenizer,
             template,
             store: Store::new(options.store.clone()),
+            swap_options: options.swap,
+            swap: None,
             seen,
             digest: OnceLock::new(),
         })
@@ -303,6 +316,7 @@ impl Engine {
             let Self { adapters, resident, backend, cache, .. } = engine;
             adapters.register(adapter.clone(), digest, origin, resident, &mut **backend, cache)
         })
+        .inspect(|summary| self.restore_swapped(Some(summary.digest)))
     }
 
     /// The registered adapters, by name.

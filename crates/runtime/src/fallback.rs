@@ -78,6 +78,8 @@ impl Engine {
             fallback.due = true;
             self.histories.lose_pages();
             self.cache.lose_pages();
+            // What another device computed is not what this one would.
+            self.swap = None;
             return self.settle();
         }
         Err(error)

@@ -1,11 +1,11 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
-use interleaf_contract::{PageCodec, PageCopy, PageRecode, RowKind, Sampler};
+use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageCopy, PageRecode, RowKind, Sampler};
 use interleaf_kv::{FirstTouch, Op, OpKind, Opened, SequenceId};
 
 use crate::EngineError;
 use crate::adapters::Activation;
-use crate::cache::Caller;
+use crate::cache::{Caller, Ended};
 use crate::engine::Engine;
 
 /// A sequence of the engine: its tokens so far are in the KV cache, under one adapter.
@@ -125,6 +125,9 @@ impl Engine {
         drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
         self.take_forms(activation, drift)?;
+        // What is being written cannot go yet, and may be in the way of what is to come back.
+        let chunks = prompt.len().div_ceil(CHUNK_TOKENS);
+        while self.cache.manager().available_chunks(chunks) < chunks && self.await_write()? {}
         let opened = self.cache.open(caller, activation, prompt, drift)?;
         self.move_in(opened, activation, prompt)
     }
@@ -140,10 +143,17 @@ impl Engine {
         let of = |kind: OpKind| opened.moves.iter().copied().filter(move |op| op.kind == kind);
         let [copies, translations]: [Vec<Op>; 2] =
             [OpKind::Copy, OpKind::Translate].map(|kind| of(kind).collect());
-        let is_waking = |op: &Op| !matches!(op.kind, OpKind::Copy | OpKind::Translate);
+        let is_waking = |op: &Op| matches!(op.kind, OpKind::Materialise { .. });
         let waking: Vec<Op> = opened.moves.iter().copied().filter(is_waking).collect();
+        let is_brought = |op: &Op| matches!(op.kind, OpKind::Read { .. } | OpKind::Recompute);
+        let brought: Vec<Op> = opened.moves.iter().copied().filter(is_brought).collect();
         let others = copies.iter().chain(&translations);
-        let woken = self.wake(&waking).inspect_err(|_| others.for_each(|op| self.cache.copied(*op, false)));
+        let there = self
+            .bring(Some((sequence, prompt)), brought)
+            .inspect_err(|_| waking.iter().for_each(|op| self.cache.woken(*op, Ended::Cancelled)));
+        let woken = there
+            .and_then(|()| self.wake(&waking))
+            .inspect_err(|_| others.for_each(|op| self.cache.copied(*op, false)));
         let moved = woken.and_then(|()| {
             self.copy_pages(&copies)?;
             self.translate(sequence, prompt, &translations)

@@ -162,6 +162,7 @@ impl Engine {
         ahead: &mut Option<Ahead>,
         on_event: OnEvent<'_>,
     ) -> Result<Turn, Failed> {
+        self.take_written()?;
         // A step under way on a device that was left since comes to nothing.
         let is_lost = |&(index, _): &(usize, usize)| self.histories.is_lost(active[index].sequence.id);
         if ahead.as_ref().is_some_and(|ahead| ahead.plan(active).iter().any(is_lost)) {
@@ -174,6 +175,10 @@ impl Engine {
             plan = self.plan(active);
         }
         if plan.is_empty() {
+            // What is being written cannot go, and soon can.
+            if active.iter().any(|a| !a.is_over()) && self.await_write()? {
+                return Ok(Turn::Taken);
+            }
             return self.make_way(active, close, on_event);
         }
         // Who suspends a GPU waits for what is under way; that stays where it is until the GPU may go on.

@@ -28,6 +28,16 @@ impl Engine {
         if let Some(&position) = positions.iter().find(|position| **position >= has) {
             return Err(EngineError::NoSuchPosition { position, tokens: has });
         }
+        self.on_some_device(&[sequence], |engine| engine.compute_at(sequence, tokens, positions))
+    }
+
+    /// The same on the device at hand, of positions that there are.
+    pub(crate) fn compute_at(
+        &mut self,
+        sequence: SequenceHandle,
+        tokens: &[u32],
+        positions: &[usize],
+    ) -> Result<(), EngineError> {
         let acts = |position: usize| sequence.activation.is_some_and(|a| a.from <= position);
         let row = |&position: &usize| Row {
             token: tokens[position],
@@ -37,20 +47,16 @@ impl Engine {
             kind: RowKind::Prompt,
         };
         let all: Vec<Row> = positions.iter().map(row).collect();
-        self.on_some_device(&[sequence], |engine| {
-            // Ascending: what a piece reads of an earlier one is there by then.
-            for rows in all.chunks(engine.prefill_rows) {
-                let sequences =
-                    vec![Sequence { pages: engine.cache.manager().page_table(sequence.id)?.clone() }];
-                let adapters = sequence.activation.iter().map(|a| engine.adapters.id(a.adapter)).collect();
-                let batch = Batch { rows: rows.to_vec(), sequences, adapters, ..Batch::default() };
-                let mut step = Step::new(batch)?;
-                let config = engine.model.config();
-                forward::record(&mut step, &engine.resident, &engine.ropes, config, Tap::Nothing);
-                let ticket = engine.backend.submit(step)?;
-                engine.backend.wait(ticket)?;
-            }
-            Ok(())
-        })
+        // Ascending: what a piece reads of an earlier one is there by then.
+        for rows in all.chunks(self.prefill_rows) {
+            let sequences = vec![Sequence { pages: self.cache.manager().page_table(sequence.id)?.clone() }];
+            let adapters = sequence.activation.iter().map(|a| self.adapters.id(a.adapter)).collect();
+            let batch = Batch { rows: rows.to_vec(), sequences, adapters, ..Batch::default() };
+            let mut step = Step::new(batch)?;
+            forward::record(&mut step, &self.resident, &self.ropes, self.model.config(), Tap::Nothing);
+            let ticket = self.backend.submit(step)?;
+            self.backend.wait(ticket)?;
+        }
+        Ok(())
     }
 }

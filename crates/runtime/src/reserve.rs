@@ -47,7 +47,11 @@ impl Engine {
             self.on_device(|engine| engine.make_room(wanted))?;
         }
         self.reserved = wanted;
-        self.cache = self.cache.replaced(&wanted.geometry)?;
+        // What was to be written is, before the file is opened again.
+        self.swap = None;
+        let below = self.open_swap();
+        self.cache = self.cache.replaced(&wanted.geometry, below)?;
+        self.restore_swapped(None);
         self.histories.clear();
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! two the host may do other things, even start the next step; who does that and when is in `generate` and `ahead`.
 
 use interleaf_contract::{AdapterId, Batch, Chained, Op, Output, Row, Sampler, Sequence, Step, Ticket};
-use interleaf_kv::SequenceId;
+use interleaf_kv::{KvError, SequenceId};
 
 use crate::forward::{self, Tap};
 use crate::{Engine, EngineError, Fed, Feed, Want};
@@ -171,7 +171,13 @@ impl Engine {
     fn make_room_for(&mut self, feeds: &[Feed<'_>], starts: &[usize]) -> Result<(), EngineError> {
         for (feed, &start) in feeds.iter().zip(starts) {
             self.check(feed, start)?;
-            self.cache.append(feed.sequence.id, feed.tokens.len())?;
+            loop {
+                match self.cache.append(feed.sequence.id, feed.tokens.len()) {
+                    // What is being written cannot go, and soon can.
+                    Err(KvError::Full { .. }) if self.await_write()? => {}
+                    appended => break appended?,
+                }
+            }
         }
         Ok(())
     }

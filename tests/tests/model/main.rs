@@ -20,6 +20,7 @@ mod rest;
 mod reuse;
 mod service;
 mod support;
+mod swap;
 mod tapped;
 mod text;
 mod widths;

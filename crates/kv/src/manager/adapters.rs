@@ -150,6 +150,15 @@ impl Manager {
         Ok(AdapterId { index: variant, generation })
     }
 
+    /// What an adapter is.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn adapter_key(&self, id: AdapterId) -> Result<AdapterKey, KvError> {
+        let variant = self.variant(id)?;
+        self.adapters[usize::from(variant)].key.ok_or(KvError::UnknownAdapter)
+    }
+
     /// Takes an adapter's leave: nothing is opened under it any more, and what was computed under it goes, at once or with
     /// the last sequence that uses it.
     ///

@@ -180,6 +180,7 @@ impl Manager {
             let can_recompute = self.config.can_recompute
                 && at.pins > 0
                 && at.form == EXACT
+                && at.first == 0
                 && self.drift_before(node) <= at.drift;
             let again = match lower {
                 Some(from) => Some(OpKind::Read { from }),

@@ -246,7 +246,8 @@ impl Manager {
         let mut stored = |&node: &u32| {
             let at = &self.nodes[node as usize];
             // Computed over what has lost more, it would be another.
-            let is_computed = at.form == EXACT && drift <= at.drift;
+            // The base's lower layers are others' to read, and not computed under an adapter.
+            let is_computed = at.form == EXACT && at.first == 0 && drift <= at.drift;
             drift = drift.max(at.drift);
             let Some(tier) = at.stored() else { return Missing::Lost };
             let bytes = self.tiers[tier].list_bytes(at.pages[tier]);

@@ -114,6 +114,12 @@ impl Manager {
         Ok(self.sequence(id)?.path.get(chunk).and_then(|&node| self.place(node, layer)))
     }
 
+    /// Which chunk of its sequences a move is of, counted from 0; `None` if it is not one of the tree, any more.
+    #[must_use]
+    pub fn chunk_of(&self, op: OpId) -> Option<usize> {
+        self.path_to(self.pending.get(&op)?.node).len().checked_sub(1)
+    }
+
     /// The adapter that is loaded.
     #[must_use]
     pub fn adapter_of(&self, op: OpId) -> Option<AdapterId> {

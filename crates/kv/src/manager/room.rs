@@ -7,6 +7,7 @@ use interleaf_contract::PageCodec;
 use super::{Manager, Pending, Usage};
 use crate::form::{LayerForm, PageForm};
 use crate::node::{EXACT, Kind, NONE, Node};
+use crate::numbers::Numbers;
 use crate::tier::Tier;
 
 impl Manager {
@@ -176,10 +177,23 @@ impl Manager {
             // Whoever uses it counts his part of it.
             count(node, if kind == Kind::Private { 1 } else { pins });
         }
+        let mut kept: Numbers<u32> = Numbers::default();
         for node in self.pending.values().flat_map(Pending::holds) {
             let Node { kind, pins, busy, .. } = self.nodes[node as usize];
             if pins == 0 && kind != Kind::Private {
                 count(node, busy);
+            }
+            // What a move keeps in memory keeps what is before it there.
+            let mut before = node;
+            while kind == Kind::Shared && self.nodes[node as usize].is_in(0) {
+                before = self.nodes[before as usize].parent;
+                let Node { pins, busy, .. } = self.nodes[before as usize];
+                if self.is_root(before) || !kept.insert(before) {
+                    break;
+                }
+                if pins == 0 && busy == 0 {
+                    count(before, 1);
+                }
             }
         }
         anchors.sort_unstable();

@@ -100,6 +100,18 @@ impl Manager {
         (from > 0).then(|| self.pages_at(at, from, at.pages[from], at.top[from]))
     }
 
+    /// What names that chunk in the lowest tier, as long as it lies there; `None` for other tiers.
+    #[must_use]
+    pub fn stored_id(&self, op: OpId) -> Option<StoredId> {
+        let Pending { kind, node, list, .. } = *self.pending.get(&op)?;
+        let (tier, list) = match kind {
+            OpKind::Read { from } => (from, self.nodes[node as usize].pages[from]),
+            OpKind::Write { to, .. } => (to, list),
+            _ => return None,
+        };
+        (tier + 1 == self.tiers.len() && list != NONE).then_some(StoredId(list))
+    }
+
     fn pages_at(&self, node: &Node, tier: usize, list: u32, top: u8) -> StoredAt {
         let (of, stored) = (&self.tiers[tier], self.layers_of(node));
         let mut before = 0;
@@ -114,7 +126,8 @@ impl Manager {
         StoredAt { tier, pages }
     }
 
-    /// The chunk that a move is about to have written to the lowest tier, if the next manager can be told of it.
+    /// The chunk that a move writes to the lowest tier, if the next manager can be told of it. What it depends on is there, or also on
+    /// its way.
     #[must_use]
     pub fn lasting(&self, op: OpId) -> Option<StoredChunk> {
         let lowest = self.tiers.len() - 1;
@@ -138,7 +151,13 @@ impl Manager {
             && !self.is_salted(node);
         let stored = |above: u32| {
             let list = self.nodes[above as usize].pages[lowest];
-            (list != NONE).then_some(StoredId(list))
+            if list != NONE {
+                return Some(StoredId(list));
+            }
+            // It may be on its way there as well.
+            let is_write =
+                |op: &&Pending| op.node == above && op.kind == OpKind::Write { from: lowest - 1, to };
+            self.pending.values().find(is_write).map(|op| StoredId(op.list))
         };
         // Without what it depends on it is of no use to anybody.
         let parent = if self.is_root(at.parent) { None } else { Some(stored(at.parent)?) };

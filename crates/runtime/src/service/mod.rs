@@ -310,7 +310,7 @@ impl Service {
     /// # Errors
     /// If the service has stopped.
     pub fn trim_memory(&self, level: TrimLevel) -> Result<(), ServiceError> {
-        self.shared.ask(move |core| core.engine().cache.trim(level))
+        Ok(self.shared.ask(move |core| core.engine().trim_memory(level))??)
     }
 
     /// What the cache may take of its pool from now on, in bytes, whole blocks. What calls under way use stays until they end; who
@@ -319,7 +319,7 @@ impl Service {
     /// # Errors
     /// If the service has stopped.
     pub fn set_budget(&self, bytes: u64) -> Result<(), ServiceError> {
-        self.shared.ask(move |core| core.engine().cache.set_budget(bytes))
+        Ok(self.shared.ask(move |core| core.engine().set_kv_budget(bytes))??)
     }
 
     /// Returns once nothing runs on the GPU; answers wait until [`Service::resume_gpu`]. Nothing happens where the model runs on the

@@ -188,7 +188,7 @@ impl Core {
         };
         let caller = opened.map_err(EngineError::from)?;
         self.callers.insert(app, caller);
-        self.engine.cache.set_app_state(caller, state).map_err(EngineError::from)?;
+        self.engine.set_app_state(caller, state)?;
         Ok(caller)
     }
 
@@ -216,7 +216,7 @@ impl Core {
             self.cancel_if(|call| call.app == app);
         }
         if let Some(caller) = self.callers.get(&app) {
-            self.engine.cache.set_app_state(*caller, to).map_err(EngineError::from)?;
+            self.engine.set_app_state(*caller, to)?;
         }
         Ok(())
     }

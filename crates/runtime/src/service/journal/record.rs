@@ -11,10 +11,11 @@
 
 use interleaf_model::Digest;
 
+use crate::checked::{CHECK, check};
+
 /// What a file begins with; the last character counts versions.
 pub const MAGIC: [u8; 8] = *b"ILEAFCX1";
 
-const CHECK: usize = 8;
 const FIXED: usize = 8 + 32 + 8 + 4;
 
 /// The longest name of an app, in bytes.
@@ -90,16 +91,6 @@ fn record(bytes: &[u8], header: usize, at: usize) -> Option<(usize, Vec<u32>, us
     }
     let tokens = own[8..].as_chunks().0.iter().map(|token| u32::from_le_bytes(*token)).collect();
     Some((kept, tokens, own.len() + CHECK))
-}
-
-fn check(parts: &[&[u8]]) -> [u8; CHECK] {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(part);
-    }
-    let mut check = [0; CHECK];
-    check.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK]);
-    check
 }
 
 #[cfg(test)]

@@ -1,0 +1,39 @@
+//! What apps and the system do to an engine's pages: apps come to the front and are killed, memory is wanted back.
+
+use interleaf_kv::TrimLevel;
+use interleaf_kv::policy::AppState;
+
+use crate::cache::Caller;
+use crate::{Engine, EngineError};
+
+impl Engine {
+    /// Gives memory of the cache back to the system, as far as nobody uses it. What is swapped out comes back when it is asked for.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn trim_memory(&mut self, level: TrimLevel) -> Result<(), EngineError> {
+        // What is still being written stays until it is.
+        self.flush_swap()?;
+        self.cache.trim(level);
+        Ok(())
+    }
+
+    /// What the cache may take of its pool from now on, in bytes, whole blocks. What is in use stays until it is not.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn set_kv_budget(&mut self, bytes: u64) -> Result<(), EngineError> {
+        self.flush_swap()?;
+        self.cache.set_budget(bytes);
+        Ok(())
+    }
+
+    /// An app is another thing to its user.
+    pub(crate) fn set_app_state(&mut self, caller: Caller, state: AppState) -> Result<(), EngineError> {
+        let moves = self.cache.set_app_state(caller, state)?;
+        match self.carry_out(moves) {
+            Err(EngineError::GpuSuspended) => Ok(()),
+            carried => carried,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Chunks that leave memory come back from the file: in the same run and in the next one, whatever was done to the file meanwhile,
+//! and the answers are what they would have been.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use interleaf_runtime::{
+    BackendChoice, Completion, Engine, EngineError, EngineOptions, Request, SamplingOptions, SwapOptions,
+    SwapStats, TrimLevel,
+};
+
+use super::support::{demo, options, prompts};
+
+/// Room for some thousand chunks.
+const FILE: u64 = 256 << 20;
+
+fn engine(store: &Path, backend: BackendChoice) -> Engine {
+    let swap = Some(SwapOptions::new(FILE));
+    let mut engine = demo(&EngineOptions { store: Some(store.into()), swap, ..options(backend) });
+    engine.reserve_kv(2, 512).expect("a small pool");
+    engine
+}
+
+fn ask(engine: &mut Engine, prompt: &[u32], adapter: Option<&str>, drift: f32) -> Completion {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        adapter: adapter.map(str::to_owned),
+        max_tokens: 12,
+        sampling: SamplingOptions::default(),
+        stop: Vec::new(),
+        end_tokens: Vec::new(),
+        drift,
+    };
+    engine.generate(&[request], &mut |_| ControlFlow::Continue(())).expect("an answer").remove(0)
+}
+
+/// A text of so many tokens.
+fn text(engine: &Engine, tokens: usize) -> Vec<u32> {
+    prompts(engine).concat().into_iter().cycle().take(tokens).collect()
+}
+
+fn stats(engine: &Engine) -> SwapStats {
+    engine.swap_stats().expect("it swaps")
+}
+
+/// Everything leaves memory that may.
+fn empty(engine: &mut Engine) {
+    engine.trim_memory(TrimLevel::Warning).expect("nothing fails");
+    assert_eq!(engine.memory().kv_cached, 0);
+}
+
+#[test]
+fn what_left_memory_is_read_back() {
+    let store = tempfile::tempdir().expect("a folder");
+    let mut engine = engine(store.path(), BackendChoice::Cpu);
+    let text = text(&engine, 300);
+    for adapter in [None, Some("rust-code")] {
+        let before = ask(&mut engine, &text, adapter, 0.0);
+        empty(&mut engine);
+        let had = stats(&engine);
+        assert!(had.written >= 18, "{had:?}");
+        let after = ask(&mut engine, &text, adapter, 0.0);
+        assert_eq!(after.tokens, before.tokens);
+        assert_eq!(after.reused_tokens, 288, "whole chunks");
+        let SwapStats { read, recomputed, damaged, .. } = stats(&engine);
+        let back = (read - had.read, recomputed - had.recomputed);
+        assert!(back.0 > 0 && back.0 + back.1 == 18, "{back:?}");
+        assert_eq!(damaged, 0);
+    }
+}
+
+#[test]
+fn the_next_run_finds_what_this_one_left() {
+    let store = tempfile::tempdir().expect("a folder");
+    let mut first = engine(store.path(), BackendChoice::Cpu);
+    let text = text(&first, 300);
+    let models = [None, Some("rust-code"), Some("error-codes")];
+    let before = models.map(|adapter| ask(&mut first, &text, adapter, 0.0));
+    drop(first);
+    let mut next = engine(store.path(), BackendChoice::Cpu);
+    assert!(stats(&next).restored >= 54, "{:?}", stats(&next));
+    for (adapter, before) in models.into_iter().zip(before) {
+        let after = ask(&mut next, &text, adapter, 0.0);
+        assert_eq!(after.tokens, before.tokens, "{adapter:?}");
+        assert_eq!(after.reused_tokens, 288, "{adapter:?}: whole chunks");
+    }
+    let nobody = ask(&mut next, &text, Some("book-prose"), 0.0);
+    assert_eq!(nobody.reused_tokens, 0, "of another adapter nothing");
+    drop(next);
+    // Pages of another kind, or another room for them, are other pages.
+    let swap = Some(SwapOptions::new(FILE / 2));
+    let store = Some(store.path().into());
+    let mut other = demo(&EngineOptions { store, swap, ..options(BackendChoice::Cpu) });
+    other.reserve_kv(2, 512).expect("a small pool");
+    assert_eq!(stats(&other).restored, 0);
+    assert_eq!(ask(&mut other, &text, None, 0.0).reused_tokens, 0);
+}
+
+#[test]
+fn what_was_damaged_is_computed_again() {
+    let store = tempfile::tempdir().expect("a folder");
+    let mut first = engine(store.path(), BackendChoice::Cpu);
+    let text = text(&first, 400);
+    let before = ask(&mut first, &text, Some("rust-code"), 0.0);
+    drop(first);
+    let pages = store.path().join("swap/pages");
+    let whole = std::fs::read(&pages).expect("it is there");
+    let index = std::fs::read(store.path().join("swap/index")).expect("it is there");
+    let half = whole.len() / 2;
+    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 4] = [
+        ("nothing", &|_| ()),
+        ("a bit", &|bytes| bytes[5000] ^= 16),
+        ("every page", &|bytes| bytes.iter_mut().for_each(|byte| *byte = !*byte)),
+        ("the second half", &|bytes| bytes.truncate(half)),
+    ];
+    for (what, damage) in damages {
+        let mut bytes = whole.clone();
+        damage(&mut bytes);
+        std::fs::write(&pages, bytes).expect("it can be written");
+        std::fs::write(store.path().join("swap/index"), &index).expect("it can be written");
+        let mut next = engine(store.path(), BackendChoice::Cpu);
+        let after = ask(&mut next, &text, Some("rust-code"), 0.0);
+        assert_eq!(after.tokens, before.tokens, "{what}");
+        let SwapStats { read, damaged, restored, recomputed, .. } = stats(&next);
+        assert_eq!((restored, after.reused_tokens), (25, 384), "{what}");
+        // Some are computed because that is sooner, and all others that cannot be read.
+        let damages = match what {
+            "nothing" => 0..=0,
+            "a bit" => 0..=1,
+            _ => 10..=24,
+        };
+        assert!(damages.contains(&damaged), "{what}: {damaged} of {read}");
+        assert_eq!(read + recomputed, 24, "{what}");
+        assert!(damaged <= recomputed);
+    }
+}
+
+#[test]
+fn one_process_swaps_at_a_time_and_others_do_without() {
+    let store = tempfile::tempdir().expect("a folder");
+    let mut first = engine(store.path(), BackendChoice::Cpu);
+    let mut second = engine(store.path(), BackendChoice::Cpu);
+    assert_eq!(second.swap_stats(), None);
+    let text = text(&first, 100);
+    let answer = ask(&mut first, &text, None, 0.0);
+    assert_eq!(ask(&mut second, &text, None, 0.0).tokens, answer.tokens);
+}
+
+#[test]
+fn what_allows_a_loss_is_swapped_as_it_is_kept() {
+    let store = tempfile::tempdir().expect("a folder");
+    let mut engine = engine(store.path(), BackendChoice::Cpu);
+    let text = text(&engine, 320);
+    let exact = ask(&mut engine, &text, None, 0.0);
+    let written = |engine: &Engine| engine.swap_stats().map_or(0, |stats| stats.written);
+    let before = written(&engine);
+    let first = ask(&mut engine, &text, Some("rust-code"), 0.05);
+    empty(&mut engine);
+    assert!(written(&engine) > before);
+    let after = ask(&mut engine, &text, Some("rust-code"), 0.05);
+    assert!(after.reused_tokens >= 304, "{}", after.reused_tokens);
+    assert!(after.drift >= first.drift);
+    empty(&mut engine);
+    // Exact calls are not given any of it.
+    let strict = ask(&mut engine, &text, Some("rust-code"), 0.0);
+    assert_eq!(strict.drift, 0.0);
+    assert_eq!(ask(&mut engine, &text, None, 0.0).tokens, exact.tokens);
+}
+
+#[test]
+fn a_pool_that_is_full_of_what_is_being_written_waits_for_that() {
+    let store = tempfile::tempdir().expect("a folder");
+    let swap = Some(SwapOptions::new(FILE));
+    let mut engine =
+        demo(&EngineOptions { store: Some(store.path().into()), swap, ..options(BackendChoice::Cpu) });
+    engine.reserve_kv(1, 320).expect("a small pool");
+    let mut texts: Vec<Vec<u32>> = Vec::new();
+    for first in 0..6 {
+        let mut other = text(&engine, 300);
+        other.iter_mut().for_each(|token| *token = (*token + first) % 512);
+        texts.push(other);
+    }
+    let answers: Vec<Completion> = texts.iter().map(|text| ask(&mut engine, text, None, 0.0)).collect();
+    for (text, answer) in texts.iter().zip(&answers) {
+        let again = ask(&mut engine, text, None, 0.0);
+        assert_eq!(again.tokens, answer.tokens);
+        assert!(again.reused_tokens >= 288, "{} tokens, {:?}", again.reused_tokens, stats(&engine));
+    }
+}
+
+#[test]
+fn there_is_nothing_to_swap_to_without_a_store() {
+    let swap = Some(SwapOptions::new(FILE));
+    let refused = Engine::open(
+        super::support::embedded(interleaf_demo_model::NAME, interleaf_demo_model::BASE),
+        &EngineOptions { swap, ..options(BackendChoice::Cpu) },
+        &mut |_| (),
+    );
+    let error = refused.map(|_| ()).expect_err("it is refused");
+    assert!(matches!(error, EngineError::InvalidOption { option: "swap", .. }), "{error}");
+}
