@@ -28,6 +28,8 @@ pub struct MemoryRow {
     pub kv_at_rest: u64,
     /// Of the pages of answers under way, exact keys beside encoded ones.
     pub kv_keys: u64,
+    /// Of the pool, adapters' weights, where they share it.
+    pub kv_adapters: u64,
     /// The same pages, those that are stored as they were computed included, by codec.
     pub kv_by_codec: BTreeMap<String, u64>,
     /// Beside the pool, what calibrated pages are decoded with.
@@ -49,6 +51,7 @@ impl MemoryRow {
             kv_encoded,
             kv_at_rest,
             kv_keys,
+            kv_adapters,
             kv_bases,
             kv_maps,
         } = engine.memory();
@@ -62,6 +65,7 @@ impl MemoryRow {
             kv_encoded,
             kv_at_rest,
             kv_keys,
+            kv_adapters,
             kv_by_codec: engine.kv_by_codec().into_iter().collect(),
             kv_bases,
             kv_maps,

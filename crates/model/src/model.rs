@@ -92,7 +92,9 @@ impl Model {
                 let required = model.required().into_iter().map(|tensor| (tensor.name, tensor.shape));
                 TensorIndex::drawn(model.source.describe("weights"), seed, required.collect())
             }
-            Source::Dir(_) | Source::Embedded { .. } => TensorIndex::open(&model.source)?,
+            Source::Dir(_) | Source::Embedded { .. } | Source::Memory { .. } => {
+                TensorIndex::open(&model.source)?
+            }
         };
         model.check()?;
         Ok(model)

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use interleaf_contract::Bytes;
 use memmap2::Mmap;
@@ -31,6 +32,13 @@ pub enum Source {
         /// Names and contents.
         files: &'static [(&'static str, &'static [u8])],
     },
+    /// Files that were read: whatever becomes of those they were read from.
+    Memory {
+        /// Where they were, for messages.
+        name: String,
+        /// Names and contents.
+        files: Arc<[(String, Bytes)]>,
+    },
     /// A public model's `config.json`, and no other file. Opened as a model it has weights that are drawn
     /// when they are asked for: bfloat16 as stored, the same for the same seed.
     Generated {
@@ -53,6 +61,7 @@ impl Source {
         match self {
             Self::Dir(dir) => dir.join(file).display().to_string(),
             Self::Embedded { name, .. } => format!("embedded:{name}/{file}"),
+            Self::Memory { name, .. } => format!("{name}/{file}"),
             Self::Generated { shape, .. } => format!("generated:{}/{file}", shape.name),
         }
     }
@@ -62,7 +71,7 @@ impl Source {
     pub fn exists(&self, file: &str) -> bool {
         match self {
             Self::Dir(dir) => dir.join(file).is_file(),
-            Self::Embedded { .. } | Self::Generated { .. } => self.embedded(file).is_some(),
+            Self::Embedded { .. } | Self::Memory { .. } | Self::Generated { .. } => self.held(file).is_some(),
         }
     }
 
@@ -80,10 +89,30 @@ impl Source {
                 }
                 map(&handle).map_err(|source| ModelError::Io { file: self.describe(file), source })
             }
-            Self::Embedded { .. } | Self::Generated { .. } => {
-                self.embedded(file).map(Bytes::from_static).ok_or_else(|| self.missing(file))
+            Self::Embedded { .. } | Self::Memory { .. } | Self::Generated { .. } => {
+                self.held(file).ok_or_else(|| self.missing(file))
             }
         }
+    }
+
+    /// The same files, those of a folder read into memory as far as they are there: for what may be changed or deleted while it is
+    /// used.
+    ///
+    /// # Errors
+    /// If a file that is there cannot be read.
+    pub fn in_memory(&self, files: &[&str]) -> Result<Self, ModelError> {
+        let Self::Dir(dir) = self else { return Ok(self.clone()) };
+        let read = |file: &&str| {
+            let (mut handle, len) = self.open_file(dir, file)?;
+            let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+            handle
+                .read_to_end(&mut bytes)
+                .map_err(|source| ModelError::Io { file: self.describe(file), source })?;
+            Ok(((*file).to_owned(), Bytes::from(bytes)))
+        };
+        let files = files.iter().filter(|file| self.exists(file)).map(read);
+        let files = files.collect::<Result<Vec<(String, Bytes)>, ModelError>>()?;
+        Ok(Self::Memory { name: dir.display().to_string(), files: files.into() })
     }
 
     /// A text file, copied.
@@ -103,7 +132,7 @@ impl Source {
                 handle.take(TEXT_LIMIT).read_to_end(&mut bytes).map_err(io_error)?;
                 bytes
             }
-            Self::Embedded { .. } | Self::Generated { .. } => self.read(file)?.to_vec(),
+            Self::Embedded { .. } | Self::Memory { .. } | Self::Generated { .. } => self.read(file)?.to_vec(),
         };
         String::from_utf8(bytes).map_err(|e| ModelError::NotUtf8 {
             file: self.describe(file),
@@ -115,13 +144,19 @@ impl Source {
         ModelError::MissingFile { file: self.describe(file) }
     }
 
-    fn embedded(&self, file: &str) -> Option<&'static [u8]> {
+    /// A file that is in memory already.
+    fn held(&self, file: &str) -> Option<Bytes> {
         match self {
             Self::Dir(_) => None,
             Self::Embedded { files, .. } => {
-                files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| *bytes)
+                files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| Bytes::from_static(bytes))
             }
-            Self::Generated { shape, .. } => (file == CONFIG).then_some(shape.config.as_bytes()),
+            Self::Memory { files, .. } => {
+                files.iter().find(|(name, _)| name == file).map(|(_, bytes)| bytes.clone())
+            }
+            Self::Generated { shape, .. } => {
+                (file == CONFIG).then(|| Bytes::from_static(shape.config.as_bytes()))
+            }
         }
     }
 
@@ -162,6 +197,18 @@ mod tests {
         assert_eq!(EMBEDDED.read_text("a.txt").unwrap(), "hello");
         assert_eq!(EMBEDDED.describe("a.txt"), "embedded:demo/a.txt");
         assert!(EMBEDDED.exists("a.txt") && !EMBEDDED.exists("b.txt"));
+    }
+
+    #[test]
+    fn what_was_read_stays_whatever_becomes_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.txt"), b"hello").unwrap();
+        let source = Source::dir(folder.path()).in_memory(&["a.txt", "b.txt"]).unwrap();
+        std::fs::write(folder.path().join("a.txt"), b"").unwrap();
+        assert_eq!(source.read_text("a.txt").unwrap(), "hello");
+        assert!(source.exists("a.txt") && !source.exists("b.txt"));
+        let error = source.read("b.txt").unwrap_err().to_string();
+        assert!(error.contains(&folder.path().join("b.txt").display().to_string()), "{error}");
     }
 
     #[test]

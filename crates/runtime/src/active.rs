@@ -119,6 +119,11 @@ impl Active {
         (self.to_read, self.is_aside) = (self.tokens.len(), true);
     }
 
+    /// Has not begun, and waits until somebody has ended.
+    pub const fn wait_for_others(&mut self) {
+        self.is_aside = true;
+    }
+
     /// Whether it made way for others.
     pub const fn is_aside(&self) -> bool {
         self.is_aside

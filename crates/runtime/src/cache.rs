@@ -1,12 +1,13 @@
 //! The engine's pages: the KV manager, and what it must know of this engine. It decides; who copies pages is in `feed`.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use interleaf_contract::PoolGeometry;
 use interleaf_kv::policy::AppState;
 use interleaf_kv::{
     AdapterId, AdapterKey, AdapterSpec, AppId, Config, ContentDigest, Form, KeySet, KvError, Manager, Op,
-    Open, Opened, Salt, SequenceId, SwitchCosts, TierConfig, Tolerance, Translation, TrimLevel,
+    Open, Opened, RankRows, Salt, SequenceId, SwitchCosts, TierConfig, Tolerance, Translation, TrimLevel,
 };
 use interleaf_model::Digest;
 
@@ -18,6 +19,8 @@ use crate::{forms, widths};
 struct Known {
     spec: AdapterSpec,
     id: AdapterId,
+    /// Nobody asks for it any more, and the manager has forgotten it.
+    is_gone: bool,
 }
 
 /// Who asks for pages: an app, and the salt that keeps its pages from others'.
@@ -65,6 +68,8 @@ pub struct Cache {
     own: Caller,
     /// By [`Acting`]. Adapters of the same contents are one.
     adapters: Vec<Known>,
+    /// Under which adapters open sequences are.
+    under: HashMap<SequenceId, Acting>,
     /// Whether pages of answers that are over answer for others.
     is_kept: bool,
     context: usize,
@@ -100,7 +105,8 @@ impl Cache {
             manager.keep_newest(tolerance.newest);
         }
         let own = Caller { app: manager.open_app(None)?, salt: None };
-        Ok(Self { manager, own, adapters: Vec::new(), is_kept, context, kinds, start: Instant::now() })
+        let (adapters, under) = (Vec::new(), HashMap::new());
+        Ok(Self { manager, own, adapters, under, is_kept, context, kinds, start: Instant::now() })
     }
 
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
@@ -109,7 +115,11 @@ impl Cache {
         let kinds = Kinds { below, ..self.kinds };
         let mut new = Self::new(geometry, self.context, self.is_kept, self.manager.opened(), kinds)?;
         for known in &self.adapters {
-            new.add(known.spec.clone())?;
+            // Each keeps its place.
+            match known.is_gone {
+                true => new.adapters.push(Known { spec: known.spec.clone(), ..*known }),
+                false => new.add(known.spec.clone())?,
+            }
         }
         Ok(new)
     }
@@ -151,32 +161,79 @@ impl Cache {
         self.manager.set_budget(0, bytes);
     }
 
-    /// Tells of the next adapter that acts.
+    /// Tells of the next adapter that acts; `pooled` is what its weights take of each layer in the pool, or empty where they are elsewhere and
+    /// always there. Returns one of the same contents, if there is one; of the pool there is then only that.
     pub fn add_adapter(
         &mut self,
         digest: Digest,
         shared_layers: usize,
         is_activated: bool,
-    ) -> Result<(), KvError> {
+        pooled: &[u64],
+    ) -> Result<Option<Acting>, KvError> {
         let key = AdapterKey { digest: ContentDigest(*digest.as_bytes()), scale_bits: 1.0_f32.to_bits() };
-        // The factors are the backend's, and always there.
-        self.add(AdapterSpec { key, shared_layers, is_activated, translation: None, rank_rows: Vec::new() })
+        let twin = self.adapters.iter().position(|known| known.spec.key == key && !known.is_gone).map(Acting);
+        if !pooled.is_empty() && twin.is_some() {
+            return Ok(twin);
+        }
+        // Whole blocks: nothing else lies in what the backend has elsewhere.
+        let block = self.manager.block_bytes();
+        let rows = |bytes: &u64| RankRows {
+            rank: u32::try_from(bytes.div_ceil(block)).unwrap_or(u32::MAX),
+            row_bytes: block,
+        };
+        let rank_rows = pooled.iter().map(rows).collect();
+        self.add(AdapterSpec { key, shared_layers, is_activated, translation: None, rank_rows })?;
+        Ok(twin)
     }
 
     fn add(&mut self, spec: AdapterSpec) -> Result<(), KvError> {
-        let twin = self.adapters.iter().find(|known| known.spec.key == spec.key).map(|known| known.id);
+        let is_twin = |known: &&Known| known.spec.key == spec.key && !known.is_gone;
+        let twin = self.adapters.iter().find(is_twin).map(|known| known.id);
         let id = match twin {
             Some(id) => id,
             None => self.manager.add_adapter(spec.clone())?,
         };
-        self.adapters.push(Known { spec, id });
+        self.adapters.push(Known { spec, id, is_gone: false });
         Ok(())
     }
 
     /// Opens an empty sequence whose pages are nobody else's and go with it.
-    pub fn open_own(&mut self) -> Result<SequenceId, KvError> {
-        let open = Open { is_kept: false, ..self.call(self.own, None, &[], 0, 0.0) };
-        Ok(self.manager.open(&open)?.sequence)
+    pub fn open_own(&mut self, activation: Option<Activation>) -> Result<Opened, KvError> {
+        let open = Open { is_kept: false, ..self.call(self.own, activation, &[], 0, 0.0) };
+        let opened = self.manager.open(&open)?;
+        self.hold(opened.sequence, activation);
+        Ok(opened)
+    }
+
+    /// A sequence is under an adapter as long as it is open.
+    fn hold(&mut self, id: SequenceId, activation: Option<Activation>) {
+        self.under.extend(activation.map(|a| (id, a.adapter)));
+    }
+
+    /// Whether open sequences are under an adapter.
+    pub fn is_used(&self, adapter: Acting) -> bool {
+        self.under.values().any(|under| *under == adapter)
+    }
+
+    /// Nobody asks for an adapter any more: what was computed under it goes, unless another one has the same contents.
+    pub fn remove_adapter(&mut self, Acting(place): Acting) -> Result<(), KvError> {
+        let id = self.adapters[place].id;
+        self.adapters[place].is_gone = true;
+        match self.acting(id) {
+            Some(_) => Ok(()),
+            None => self.manager.remove_adapter(id),
+        }
+    }
+
+    /// Opens one for a request that waits: it has nothing, and keeps nobody's weights in the pool.
+    pub fn open_empty(
+        &mut self,
+        caller: Caller,
+        activation: Option<Activation>,
+    ) -> Result<SequenceId, KvError> {
+        let id = self.manager.open(&self.call(caller, None, &[], 0, 0.0))?.sequence;
+        self.hold(id, activation);
+        Ok(id)
     }
 
     /// Opens a sequence with what is there of a prompt but its last token, whose logits are wanted. What it computes can be
@@ -189,7 +246,9 @@ impl Cache {
         budget: f32,
     ) -> Result<Opened, KvError> {
         let open = self.prompt(caller, activation, prompt, budget);
-        self.manager.open(&open)
+        let opened = self.manager.open(&open)?;
+        self.hold(opened.sequence, activation);
+        Ok(opened)
     }
 
     /// The same, reading what is exact alone; what it computes may be encoded within the budget.
@@ -200,7 +259,9 @@ impl Cache {
         budget: f32,
     ) -> Result<Opened, KvError> {
         let open = self.prompt(self.own, activation, prompt, budget);
-        self.manager.open_exact(&open)
+        let opened = self.manager.open_exact(&open)?;
+        self.hold(opened.sequence, activation);
+        Ok(opened)
     }
 
     /// How many of some tokens are there within a budget.
@@ -275,6 +336,7 @@ impl Cache {
 
     /// Closes a sequence. What is to be encoded or written is returned.
     pub fn close(&mut self, id: SequenceId) -> Result<Vec<Op>, KvError> {
+        self.under.remove(&id);
         self.manager.close(id, self.now())
     }
 
@@ -317,7 +379,7 @@ impl Cache {
 
     /// The first adapter that the manager knows by an id.
     pub fn acting(&self, id: AdapterId) -> Option<Acting> {
-        self.adapters.iter().position(|known| known.id == id).map(Acting)
+        self.adapters.iter().position(|known| known.id == id && !known.is_gone).map(Acting)
     }
 
     /// Pages of an adapter may take these forms, too. Returns the number of the first.
@@ -426,7 +488,7 @@ impl Cache {
 
     /// Each adapter that acts, as the manager knows it.
     pub fn known(&self) -> impl Iterator<Item = (AdapterId, AdapterKey)> {
-        self.adapters.iter().map(|known| (known.id, known.spec.key))
+        self.adapters.iter().filter(|known| !known.is_gone).map(|known| (known.id, known.spec.key))
     }
 
     fn now(&self) -> f64 {

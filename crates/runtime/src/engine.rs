@@ -1,8 +1,8 @@
 //! The engine: a base model on a backend, its adapters and its KV cache.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use interleaf_contract::{
@@ -12,7 +12,7 @@ use interleaf_model::{
     ChatTemplate, Digest, Model, ModelConfig, PeftAdapter, Source, Tokenizer, WeightFormat,
 };
 
-use crate::adapters::{AdapterSummary, Adapters};
+use crate::adapters::{AdapterSummary, Adapters, Loader, Residence};
 use crate::cache::{Cache, Kinds};
 use crate::fallback::Fallback;
 use crate::forms::Calibrated;
@@ -71,6 +71,10 @@ pub struct EngineOptions {
     pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
+    /// Whether adapters share the pool with pages: their weights are loaded from their files when a call needs them, on a thread of
+    /// their own, take blocks that pages could have, and go when others need these more; what a call uses stays. So there may be
+    /// thousands. Else they are resident from when they are registered.
+    pub pool_adapters: bool,
     /// A file of the store that chunks are written to when a call returns and read from when its context comes back: after memory
     /// was wanted for others, or in the next run. `None` where what leaves memory is computed again.
     pub swap: Option<SwapOptions>,
@@ -94,6 +98,7 @@ impl Default for EngineOptions {
             widths: None,
             keys: KeyPath::default(),
             store: None,
+            pool_adapters: false,
             swap: None,
         }
     }
@@ -126,6 +131,9 @@ pub struct MemoryUse {
     /// Of the pages of open sequences, exact keys that are held beside encoded ones and read in their place. Nothing is evicted
     /// for them, and they are given up for anything else.
     pub kv_keys: u64,
+    /// Of the pool, adapters' weights ([`EngineOptions::pool_adapters`]): their bytes are in `backend.adapters`, and no page may take
+    /// as many.
+    pub kv_adapters: u64,
     /// Beside the pool, what calibrated pages are decoded with: the bases of adapters that have answered with a drift budget.
     pub kv_bases: u64,
     /// Likewise, what the base's pages have been translated with for adapters.
@@ -137,7 +145,8 @@ pub struct Engine {
     pub(crate) backend: Box<dyn Backend>,
     /// Of a GPU; `None` where the model runs on the host.
     pub(crate) gate: Option<GpuGate>,
-    pub(crate) model: Model,
+    /// Adapters are opened for it on a thread of their own.
+    pub(crate) model: Arc<Model>,
     pub(crate) resident: Resident,
     /// Rotary factors for the positions that are reserved.
     pub(crate) ropes: Vec<RopeId>,
@@ -164,6 +173,9 @@ pub struct Engine {
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     pub(crate) store: Store,
+    pub(crate) pool_adapters: bool,
+    /// What opens the files of adapters that are loaded when they are needed.
+    pub(crate) loader: Loader,
     pub(crate) swap_options: Option<SwapOptions>,
     /// The file below memory, once a pool is reserved.
     pub(crate) swap: Option<Swap>,
@@ -243,7 +255,7 @@ impl Engine {
         Ok(Self {
             backend,
             gate,
-            model,
+            model: Arc::new(model),
             resident,
             ropes,
             reserved,
@@ -268,6 +280,8 @@ impl Engine {
             tokenizer,
             template,
             store: Store::new(options.store.clone()),
+            pool_adapters: options.pool_adapters,
+            loader: Loader::default(),
             swap_options: options.swap,
             swap: None,
             seen,
@@ -312,9 +326,18 @@ impl Engine {
         source: Option<&Source>,
     ) -> Result<AdapterSummary, EngineError> {
         self.on_some_device(&[], |engine| {
-            let origin = engine.fallback.as_ref().map(|_| Origin::of(&adapter, digest, source));
+            let residence = match source.filter(|_| engine.pool_adapters) {
+                Some(source) => Residence::Pooled(Origin::Files {
+                    name: adapter.name.clone(),
+                    source: source.clone(),
+                    digest,
+                }),
+                None => {
+                    Residence::Always(engine.fallback.as_ref().map(|_| Origin::of(&adapter, digest, source)))
+                }
+            };
             let Self { adapters, resident, backend, cache, .. } = engine;
-            adapters.register(adapter.clone(), digest, origin, resident, &mut **backend, cache)
+            adapters.register(adapter.clone(), digest, residence, resident, &mut **backend, cache)
         })
         .inspect(|summary| self.restore_swapped(Some(summary.digest)))
     }
@@ -445,6 +468,7 @@ impl Engine {
             kv_encoded: usage.encoded,
             kv_at_rest: self.cache.manager().usage_at_rest().values().sum(),
             kv_keys: usage.keys,
+            kv_adapters: usage.adapters,
             kv_bases: self.calibrated.bytes(),
             kv_maps: self.calibrated.map_bytes(),
         }

@@ -1,5 +1,7 @@
 //! Everything that can go wrong between a request and its answer.
 
+use std::sync::Arc;
+
 use crate::Completion;
 use interleaf_contract::{BackendError, ContractError};
 use interleaf_kv::KvError;
@@ -43,6 +45,14 @@ pub enum EngineError {
     /// An adapter whose files were to be read again, for another backend, and are no longer what was registered.
     #[error("adapter {0:?}: its files have changed since it was registered")]
     AdapterChanged(String),
+    /// An adapter whose weights were to be loaded for a call.
+    #[error("adapter {name:?} could not be loaded: {reason}")]
+    AdapterNotLoaded {
+        /// Its name.
+        name: String,
+        /// What its files, or the device, were refused with.
+        reason: Arc<EngineError>,
+    },
     /// An adapter name that was never registered.
     #[error("no adapter named {name:?} is registered; there are: {}", if .known.is_empty() { "none".into() } else { .known.join(", ") })]
     UnknownAdapter {

@@ -87,7 +87,11 @@ impl Engine {
         prompt: &[u32],
     ) -> Result<SequenceHandle, EngineError> {
         let activation = adapter.map(|name| self.adapters.activation(name, prompt)).transpose()?.flatten();
-        Ok(SequenceHandle { id: self.cache.open_own()?, activation })
+        let opened = self.cache.open_own(activation)?;
+        let sequence = SequenceHandle { id: opened.sequence, activation };
+        let loaded = self.begin_loading(&opened.moves).and_then(|()| self.await_weights(sequence));
+        loaded.or_else(|error| self.close_unchanged(sequence.id).and(Err(error)))?;
+        Ok(sequence)
     }
 
     /// Opens a sequence that begins with what is cached of a prompt, and says how many of its tokens that is; the last one is
@@ -107,7 +111,9 @@ impl Engine {
         self.find_calibration(activation, drift);
         self.on_some_device(&[], |engine| {
             let (sequence, reused) = engine.resume(engine.cache.own(), activation, prompt, drift)?;
-            if let Err(error) = engine.choose_keys(sequence.id, None) {
+            if let Err(error) =
+                engine.await_weights(sequence).and_then(|()| engine.choose_keys(sequence.id, None))
+            {
                 engine.close_unchanged(sequence.id)?;
                 return Err(error);
             }
@@ -148,8 +154,16 @@ impl Engine {
         let is_brought = |op: &Op| matches!(op.kind, OpKind::Read { .. } | OpKind::Recompute);
         let brought: Vec<Op> = opened.moves.iter().copied().filter(is_brought).collect();
         let others = copies.iter().chain(&translations);
-        let there = self
-            .bring(Some((sequence, prompt)), brought)
+        // What is computed again needs the adapter; else others go on while it is loaded.
+        let needs_weights = brought.iter().any(|op| op.kind == OpKind::Recompute);
+        let loading = self.begin_loading(&opened.moves);
+        let loading =
+            if needs_weights { loading.and_then(|()| self.await_weights(sequence)) } else { loading };
+        if loading.is_err() {
+            brought.iter().for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));
+        }
+        let there = loading
+            .and_then(|()| self.bring(Some((sequence, prompt)), brought))
             .inspect_err(|_| waking.iter().for_each(|op| self.cache.woken(*op, Ended::Cancelled)));
         let woken = there
             .and_then(|()| self.wake(&waking))
@@ -174,6 +188,7 @@ impl Engine {
     pub(crate) fn close_unchanged(&mut self, id: SequenceId) -> Result<(), EngineError> {
         let moves = self.cache.close(id)?;
         self.histories.forget(id);
+        self.let_go_of_replaced()?;
         moves.into_iter().for_each(|op| drop(self.cache.encoded(op, None)));
         Ok(())
     }
@@ -258,7 +273,8 @@ impl Engine {
     pub fn close_sequence(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
         let moves = self.cache.close(sequence.id)?;
         self.histories.forget(sequence.id);
-        self.encode_pages(moves)
+        self.encode_pages(moves)?;
+        self.let_go_of_replaced()
     }
 
     /// Runs new tokens of any sequences, each under its own adapter, in one step. Each sequence may

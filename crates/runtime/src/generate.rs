@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::time::Instant;
 
+use interleaf_kv::KvError;
+
 use crate::active::{Active, OnEvent};
 use crate::adapters::Activation;
 use crate::ahead::{Ahead, Plan};
@@ -85,16 +87,15 @@ impl Engine {
     ) -> Result<SequenceHandle, EngineError> {
         let activation = self.activation(request)?;
         self.find_calibration(activation, request.drift);
-        self.open_empty(caller, activation, request.drift)
+        self.open_empty(caller, activation)
     }
 
     fn open_empty(
         &mut self,
         caller: Caller,
         activation: Option<Activation>,
-        drift: f32,
     ) -> Result<SequenceHandle, EngineError> {
-        Ok(SequenceHandle { id: self.cache.open(caller, activation, &[], drift)?.sequence, activation })
+        Ok(SequenceHandle { id: self.cache.open_empty(caller, activation)?, activation })
     }
 
     /// Where the adapter of a request acts.
@@ -163,6 +164,14 @@ impl Engine {
         on_event: OnEvent<'_>,
     ) -> Result<Turn, Failed> {
         self.take_written()?;
+        self.take_loaded(false)?;
+        let lacks = |a: &Active| match a.has_begun() && !a.is_over() {
+            true => self.why_not_loaded(a.sequence),
+            false => None,
+        };
+        if let Some((request, error)) = active.iter().enumerate().find_map(|(i, a)| Some((i, lacks(a)?))) {
+            return Err(Failed { request: Some(request), error });
+        }
         // A step under way on a device that was left since comes to nothing.
         let is_lost = |&(index, _): &(usize, usize)| self.histories.is_lost(active[index].sequence.id);
         if ahead.as_ref().is_some_and(|ahead| ahead.plan(active).iter().any(is_lost)) {
@@ -175,8 +184,8 @@ impl Engine {
             plan = self.plan(active);
         }
         if plan.is_empty() {
-            // What is being written cannot go, and soon can.
-            if active.iter().any(|a| !a.is_over()) && self.await_write()? {
+            // What is being written cannot go, and soon can; and weights are on their way.
+            if active.iter().any(|a| !a.is_over()) && (self.await_write()? || self.take_loaded(true)?) {
                 return Ok(Turn::Taken);
             }
             return self.make_way(active, close, on_event);
@@ -196,6 +205,12 @@ impl Engine {
             match ready {
                 // As below.
                 Ok(()) | Err(EngineError::GpuSuspended) => {}
+                // There is room for an adapter once others' weights may go.
+                Err(EngineError::Kv(KvError::AdapterFull { .. }))
+                    if active.iter().any(|a| a.has_begun() && !a.is_over()) =>
+                {
+                    active[index].wait_for_others();
+                }
                 Err(error) => self.leave(error).map_err(|error| Failed { request: Some(index), error })?,
             }
             return Ok(Turn::Taken);
@@ -254,7 +269,7 @@ impl Engine {
         let begun: Vec<usize> = order.iter().copied().filter(|index| active[*index].has_begun()).collect();
         if let [_, .., last] = begun[..] {
             let a = &mut active[last];
-            let empty = self.open_empty(a.caller, a.sequence.activation, a.budget())?;
+            let empty = self.open_empty(a.caller, a.sequence.activation)?;
             let old = a.sequence;
             a.step_aside(empty);
             self.end_sequence(old)?;
@@ -323,6 +338,9 @@ impl Engine {
             let a = &active[index];
             let waits = || order[..place].iter().any(|other| a.waits_for(&active[*other]));
             if !a.has_begun() && (a.is_aside() && !is_alone || self.cache.is_kept() && waits()) {
+                continue;
+            }
+            if a.has_begun() && !self.has_weights(a.sequence) {
                 continue;
             }
             let left = a.prompt_left();

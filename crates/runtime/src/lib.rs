@@ -57,7 +57,7 @@ mod tend;
 mod text;
 mod widths;
 
-pub use adapters::AdapterSummary;
+pub use adapters::{AdapterStats, AdapterSummary};
 pub use backend::{BackendChoice, GpuSettings};
 
 /// The library's version.

@@ -6,7 +6,7 @@ use interleaf_model::{Digest, Model, PeftAdapter, Source};
 use crate::EngineError;
 
 /// Where an adapter is to be had again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Origin {
     /// It is at hand: its factors are views of mapped or embedded files, or there are no files.
     Opened(PeftAdapter),
@@ -38,7 +38,9 @@ impl Origin {
         match self {
             Self::Opened(adapter) => Ok(adapter.clone()),
             Self::Files { name, source, digest } => {
-                let adapter = PeftAdapter::open(name, source, model)?;
+                // Whoever changes them meanwhile changes nothing that is used.
+                let source = source.in_memory(&PeftAdapter::FILES)?;
+                let adapter = PeftAdapter::open(name, &source, model)?;
                 let same = adapter.digest() == *digest;
                 if same { Ok(adapter) } else { Err(EngineError::AdapterChanged(name.clone())) }
             }

@@ -4,6 +4,9 @@
 
 use interleaf_contract::{Batch, Row, RowKind, Sequence, Step};
 
+use interleaf_kv::KvError;
+
+use crate::adapters::Activation;
 use crate::forward::{self, Tap};
 use crate::{Engine, EngineError, SequenceHandle};
 
@@ -50,7 +53,8 @@ impl Engine {
         // Ascending: what a piece reads of an earlier one is there by then.
         for rows in all.chunks(self.prefill_rows) {
             let sequences = vec![Sequence { pages: self.cache.manager().page_table(sequence.id)?.clone() }];
-            let adapters = sequence.activation.iter().map(|a| self.adapters.id(a.adapter)).collect();
+            let loaded = |a: &Activation| self.adapters.id(a.adapter).ok_or(KvError::NotLoaded(sequence.id));
+            let adapters = sequence.activation.iter().map(loaded).collect::<Result<_, _>>()?;
             let batch = Batch { rows: rows.to_vec(), sequences, adapters, ..Batch::default() };
             let mut step = Step::new(batch)?;
             forward::record(&mut step, &self.resident, &self.ropes, self.model.config(), Tap::Nothing);

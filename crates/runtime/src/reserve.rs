@@ -61,6 +61,7 @@ impl Engine {
             self.ropes = ropes(self.model.config(), wanted.positions, &mut *self.backend)?;
             self.reserved.positions = wanted.positions;
         }
+        self.unload_all()?;
         self.backend.create_pool(wanted.geometry)?;
         // Calibrated keys are turned by tables of another length now; they are read again when they are needed.
         Ok(self.calibrated.clear(&mut *self.backend)?)

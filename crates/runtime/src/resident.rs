@@ -52,15 +52,29 @@ impl Resident {
     /// Leading layers whose K and V an adapter leaves as they are.
     pub fn shared_layers(&self, sites: &[LoraSite]) -> usize {
         let changed = |site: &LoraSite| {
-            let is_own = |layer: &Layer| {
-                let own = [&layer.qkv[..], &[layer.o], &layer.gate_up[..], &[layer.down]];
-                own.iter().any(|ids| ids.contains(&site.projection))
-            };
             // The head is in no layer and changes none.
-            let index = self.layers.iter().position(is_own)?;
+            let index = self.layer_of(site)?;
             Some((index, self.layers[index].qkv[1..].contains(&site.projection)))
         };
         shared_layers(self.layers.len(), sites.iter().filter_map(changed))
+    }
+
+    fn layer_of(&self, site: &LoraSite) -> Option<usize> {
+        let is_own = |layer: &Layer| {
+            let own = [&layer.qkv[..], &[layer.o], &layer.gate_up[..], &[layer.down]];
+            own.iter().any(|ids| ids.contains(&site.projection))
+        };
+        self.layers.iter().position(is_own)
+    }
+
+    /// Bytes of an adapter's factors in each layer; what it does to the head counts with the last.
+    pub fn factor_bytes(&self, sites: &[LoraSite]) -> Vec<u64> {
+        let mut bytes = vec![0; self.layers.len()];
+        for site in sites {
+            let layer = self.layer_of(site).unwrap_or(self.layers.len() - 1);
+            bytes[layer] += (site.a.data().len() + site.b.data().len()) as u64;
+        }
+        bytes
     }
 }
 

@@ -4,6 +4,7 @@
 use interleaf_contract::{AdapterId, Batch, Chained, Op, Output, Row, Sampler, Sequence, Step, Ticket};
 use interleaf_kv::{KvError, SequenceId};
 
+use crate::adapters::Activation;
 use crate::forward::{self, Tap};
 use crate::{Engine, EngineError, Fed, Feed, Want};
 
@@ -237,7 +238,13 @@ impl Engine {
             let end = start + feed.tokens.len();
             // An adapter that acts on none of these rows is not in the batch.
             let acting = activation.filter(|a| a.from < end);
-            let slot = acting.map_or(-1, |a| slot(&mut batch.adapters, self.adapters.id(a.adapter)));
+            let slot = match acting {
+                Some(Activation { adapter, .. }) => {
+                    let id = self.adapters.id(adapter).ok_or(KvError::NotLoaded(feed.sequence.id))?;
+                    slot(&mut batch.adapters, id)
+                }
+                None => -1,
+            };
             for (i, &token) in feed.tokens.iter().enumerate() {
                 let row = u32::try_from(batch.rows.len()).unwrap_or(u32::MAX);
                 let position = u32::try_from(start + i).unwrap_or(u32::MAX);

@@ -16,6 +16,7 @@ mod keys;
 mod loading;
 mod lossy;
 mod peft_decisions;
+mod pooled;
 mod rest;
 mod reuse;
 mod service;

@@ -258,6 +258,7 @@ fn folder(source: &Source) -> String {
     match source {
         Source::Dir(folder) => folder.display().to_string(),
         Source::Embedded { name, .. } => format!("embedded:{name}"),
+        Source::Memory { name, .. } => name.clone(),
         Source::Generated { shape, .. } => format!("generated:{}", shape.name),
     }
 }

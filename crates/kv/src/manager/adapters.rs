@@ -286,7 +286,23 @@ impl Manager {
             (weights.pages[0], weights.ready) = (NONE, false);
             self.situation.adapters -= 1;
             self.evicted[0] += 1;
+            let generation = self.adapters[usize::from(variant)].generation;
+            self.unloaded.push(AdapterId { index: variant, generation });
         }
+    }
+
+    /// Adapters whose weights have gone from the pool since this was last asked: whoever has them lets them go, unless they are
+    /// loaded again by now.
+    pub fn take_unloaded(&mut self) -> Vec<AdapterId> {
+        std::mem::take(&mut self.unloaded)
+    }
+
+    /// Whether an adapter's weights have room in the pool, there or on their way, or need none.
+    #[must_use]
+    pub fn has_weights(&self, id: AdapterId) -> bool {
+        let known =
+            self.adapters.get(usize::from(id.index)).filter(|known| known.generation == id.generation);
+        known.is_some_and(|known| self.nodes.get(known.node as usize).is_none_or(|node| node.is_in(0)))
     }
 }
 

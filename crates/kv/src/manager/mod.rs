@@ -57,7 +57,7 @@ use crate::op::{Op, OpId, OpKind};
 use crate::policy::{AppState, Policy, Situation};
 use crate::sequence::Sequence;
 use crate::tier::Tier;
-use crate::{AppId, KvError, LinearCost, Salt, SequenceId, SwitchCosts, TierConfig};
+use crate::{AdapterId, AppId, KvError, LinearCost, Salt, SequenceId, SwitchCosts, TierConfig};
 
 /// Apps that there may be at one time: a chunk has a bit for each.
 pub const MOST_APPS: usize = 64;
@@ -289,6 +289,8 @@ pub struct Manager {
     frontier: Heap,
     /// By variant; the base is the first.
     adapters: Vec<Known>,
+    /// Whose weights have gone from the pool since that was last asked.
+    unloaded: Vec<AdapterId>,
     /// How many of them are leaving.
     leaving: usize,
     /// How many act only from their invocation on.
@@ -356,6 +358,7 @@ impl Manager {
             queues: (0..config.tiers.len()).map(Heap::new).collect(),
             frontier: Heap::new(0),
             adapters: Vec::new(),
+            unloaded: Vec::new(),
             leaving: 0,
             activated: 0,
             generations: 0,

@@ -297,6 +297,16 @@ impl Service {
         Ok(self.shared.ask(move |core| core.engine().register_adapter(&name, &source))??)
     }
 
+    /// Registers another adapter under the name of one that is there ([`Engine::replace_adapter`]): calls that were taken before keep
+    /// the one they had.
+    ///
+    /// # Errors
+    /// As there; or if the service has stopped.
+    pub fn replace_adapter(&self, name: &str, source: Source) -> Result<AdapterSummary, ServiceError> {
+        let name = name.to_owned();
+        Ok(self.shared.ask(move |core| core.engine().replace_adapter(&name, &source))??)
+    }
+
     /// The registered adapters, by name.
     ///
     /// # Errors

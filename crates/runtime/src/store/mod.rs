@@ -58,7 +58,7 @@ impl Seen {
         let folder = match source {
             // Resolved, so that a link that is turned to another folder later does not matter.
             Source::Dir(folder) => folder.canonicalize().unwrap_or_default(),
-            Source::Embedded { .. } | Source::Generated { .. } => PathBuf::new(),
+            Source::Embedded { .. } | Source::Memory { .. } | Source::Generated { .. } => PathBuf::new(),
         };
         let stamps = stamp::settled(&folder, files, opening);
         Self { folder, files: files.iter().map(ToString::to_string).collect(), opening, stamps }

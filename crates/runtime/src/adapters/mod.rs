@@ -1,6 +1,12 @@
-//! Adapters by name: registered once, from files, and referred to from then on.
+//! Adapters by name: registered once, from files, and referred to from then on. Those of the pool are loaded in `pool`, from files
+//! that `loader` opens.
+
+mod loader;
+mod pool;
+mod replace;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use interleaf_contract::{Adapter, AdapterId, Backend, BackendError, LoraSite, ProjectionId};
 use interleaf_model::{Digest, Model, PeftAdapter};
@@ -9,6 +15,9 @@ use crate::EngineError;
 use crate::cache::Cache;
 use crate::origin::Origin;
 use crate::resident::Resident as Base;
+
+pub use self::loader::Loader;
+pub use self::pool::AdapterStats;
 
 /// What is known of a registered adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,12 +50,23 @@ struct Registered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acting(pub(crate) usize);
 
-/// An adapter on the backend.
+/// Where an adapter's weights are.
+#[derive(Debug)]
+pub enum Residence {
+    /// On the backend, from when it is registered; and what it is made resident from on another one, if there may be another.
+    Always(Option<Origin>),
+    /// In the pool, when they are needed: loaded from there.
+    Pooled(Origin),
+}
+
+/// An adapter that changes something.
 #[derive(Debug)]
 struct Resident {
-    id: AdapterId,
-    /// What it is made resident from on another backend; `None` where there will be no other.
-    origin: Option<Origin>,
+    /// What the backend knows it by; `None` while it is not loaded.
+    id: Option<AdapterId>,
+    residence: Residence,
+    /// Why it could not be loaded when that was last tried.
+    failure: Option<Arc<EngineError>>,
 }
 
 /// Where an adapter acts in a sequence.
@@ -64,6 +84,9 @@ pub struct Adapters {
     by_name: BTreeMap<String, Registered>,
     /// By [`Acting`].
     resident: Vec<Resident>,
+    /// Those that others have taken the name of, and that sequences are still under.
+    replaced: Vec<Acting>,
+    stats: AdapterStats,
 }
 
 impl Adapters {
@@ -72,13 +95,12 @@ impl Adapters {
         if self.by_name.contains_key(name) { Err(EngineError::DuplicateAdapter(name.into())) } else { Ok(()) }
     }
 
-    /// Attaches an adapter's sites to the model's projections and makes it resident. `origin` is what
-    /// [`Adapters::make_resident_again`] needs.
+    /// Attaches an adapter's sites to the model's projections and makes it resident, if it is to be always.
     pub fn register(
         &mut self,
         peft: PeftAdapter,
         digest: Digest,
-        origin: Option<Origin>,
+        residence: Residence,
         base: &Base,
         backend: &mut dyn Backend,
         cache: &mut Cache,
@@ -99,21 +121,30 @@ impl Adapters {
             None
         } else {
             let shared = base.shared_layers(sites);
-            let id = backend.create_adapter(adapter)?;
-            if let Err(error) = cache.add_adapter(digest, shared, invocation.is_some()) {
-                backend.drop_adapter(id)?;
-                return Err(error.into());
+            let (id, pooled) = match &residence {
+                Residence::Always(_) => (Some(backend.create_adapter(adapter)?), Vec::new()),
+                Residence::Pooled(_) => (None, base.factor_bytes(sites)),
+            };
+            match cache.add_adapter(digest, shared, invocation.is_some(), &pooled) {
+                // Of the same contents are one, which is loaded once.
+                Ok(Some(twin)) if id.is_none() => Some(twin),
+                Ok(_) => {
+                    self.resident.push(Resident { id, residence, failure: None });
+                    Some(Acting(self.resident.len() - 1))
+                }
+                Err(error) => {
+                    id.map_or(Ok(()), |id| backend.drop_adapter(id))?;
+                    return Err(error.into());
+                }
             }
-            self.resident.push(Resident { id, origin });
-            Some(Acting(self.resident.len() - 1))
         };
         let registered = Registered { acting, invocation, summary: summary.clone() };
         self.by_name.insert(summary.name.clone(), registered);
         Ok(summary)
     }
 
-    /// Makes every adapter resident on another backend, in its place. There is no third: what was kept for this is let
-    /// go.
+    /// Makes every adapter resident on another backend, in its place, that was resident on the one before. There is no third: what
+    /// was kept for this is let go.
     ///
     /// # Errors
     /// If one is not to be had again, or there is no room; all can then be made resident on yet another.
@@ -124,17 +155,23 @@ impl Adapters {
         backend: &mut dyn Backend,
     ) -> Result<(), EngineError> {
         for resident in &mut self.resident {
-            if let Some(origin) = &resident.origin {
-                resident.id = backend.create_adapter(attach(origin.open(model)?, modules)?)?;
+            if let (Some(_), Residence::Always(Some(origin)) | Residence::Pooled(origin)) =
+                (resident.id, &resident.residence)
+            {
+                resident.id = Some(backend.create_adapter(attach(origin.open(model)?, modules)?)?);
             }
         }
-        self.resident.iter_mut().for_each(|resident| resident.origin = None);
+        for resident in &mut self.resident {
+            if let Residence::Always(origin) = &mut resident.residence {
+                *origin = None;
+            }
+        }
         Ok(())
     }
 
-    /// What the backend knows an adapter by.
-    pub fn id(&self, adapter: Acting) -> AdapterId {
-        self.resident[adapter.0].id
+    /// What the backend knows an adapter by; `None` while it is not loaded.
+    pub fn id(&self, Acting(place): Acting) -> Option<AdapterId> {
+        self.resident[place].id
     }
 
     /// What is known of an adapter, under the first of its names.

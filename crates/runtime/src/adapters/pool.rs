@@ -1,0 +1,171 @@
+//! Adapters of the pool: loaded when a sequence is opened under them, let go when the KV manager gives their blocks to others (EdgeLoRA,
+//! arXiv 2507.01438, §3.2; one pool with pages as in ELORA, arXiv 2505.03756, §4.1). Who goes and when is the manager's to say.
+//!
+//! The blocks are an account: the backend keeps the factors in memory of its own, as many bytes as their blocks have.
+
+use std::sync::Arc;
+
+use interleaf_contract::BackendError;
+use interleaf_kv::{KvError, Op, OpId, OpKind};
+use interleaf_model::PeftAdapter;
+
+use super::{Acting, Residence, attach};
+use crate::{Engine, EngineError, SequenceHandle};
+
+/// What has been done with adapters of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AdapterStats {
+    /// How many are registered.
+    pub registered: usize,
+    /// How many have their weights on the backend now.
+    pub loaded: usize,
+    /// How often weights of the pool were loaded.
+    pub loads: u64,
+    /// How often they were let go.
+    pub unloads: u64,
+}
+
+impl Engine {
+    /// Begins to load what moves are to load.
+    ///
+    /// # Errors
+    /// If there is no thread for that. The moves have ended then.
+    pub(crate) fn begin_loading(&mut self, moves: &[Op]) -> Result<(), EngineError> {
+        for op in moves.iter().filter(|op| op.kind == OpKind::Load) {
+            let Some(Acting(place)) = self.loaded_by(op.id) else { continue };
+            let resident = &mut self.adapters.resident[place];
+            resident.failure = None;
+            let begun = match (&resident.residence, resident.id) {
+                (Residence::Pooled(origin), None) => {
+                    self.loader.begin(op.id, origin.clone(), &self.model).map_err(|source| {
+                        let reason = format!("no thread to open its files: {source}");
+                        EngineError::from(BackendError::Device { backend: "engine", reason })
+                    })
+                }
+                // It is there.
+                _ => {
+                    self.cache.manager_mut().done(op.id);
+                    Ok(())
+                }
+            };
+            begun.inspect_err(|_| drop(self.cache.manager_mut().failed(op.id)))?;
+        }
+        Ok(())
+    }
+
+    /// The adapter that a move loads.
+    fn loaded_by(&self, op: OpId) -> Option<Acting> {
+        self.cache.manager().adapter_of(op).and_then(|id| self.cache.acting(id))
+    }
+
+    /// Takes in what has been opened; with `waits`, one at least if any is under way. Returns whether there was any.
+    ///
+    /// # Errors
+    /// If the device fails and may not be left.
+    pub(crate) fn take_loaded(&mut self, waits: bool) -> Result<bool, EngineError> {
+        let loaded = self.loader.take(waits);
+        let was_any = !loaded.is_empty();
+        for (op, opened) in loaded {
+            // Whoever was to have it may have gone with its device.
+            let Some(adapter) = self.loaded_by(op) else { continue };
+            let created = opened.and_then(|peft| self.make_loaded(adapter, peft));
+            match created {
+                Ok(()) => {
+                    self.cache.manager_mut().done(op);
+                    self.adapters.stats.loads += 1;
+                }
+                Err(error) => {
+                    self.adapters.resident[adapter.0].failure = Some(Arc::new(error));
+                    self.cache.manager_mut().failed(op);
+                }
+            }
+        }
+        Ok(was_any)
+    }
+
+    fn make_loaded(&mut self, Acting(place): Acting, peft: PeftAdapter) -> Result<(), EngineError> {
+        let adapter = attach(peft, &self.resident.modules)?;
+        self.on_device(|engine| {
+            engine.drop_unloaded()?;
+            engine.adapters.resident[place].id = Some(engine.backend.create_adapter(adapter)?);
+            Ok(())
+        })
+    }
+
+    /// Lets go of all that is loaded: its blocks are of a pool that is about to go.
+    pub(crate) fn unload_all(&mut self) -> Result<(), EngineError> {
+        let pooled = self.adapters.resident.iter_mut();
+        let loaded = pooled.filter(|resident| matches!(resident.residence, Residence::Pooled(_)));
+        let loaded: Vec<_> = loaded.filter_map(|resident| resident.id.take()).collect();
+        self.adapters.stats.unloads += loaded.len() as u64;
+        Ok(loaded.into_iter().try_for_each(|id| self.backend.drop_adapter(id))?)
+    }
+
+    /// Lets go what has lost its blocks.
+    fn drop_unloaded(&mut self) -> Result<(), EngineError> {
+        for id in self.cache.manager_mut().take_unloaded() {
+            // It may have been loaded again, or be about to be.
+            if self.cache.manager().has_weights(id) {
+                continue;
+            }
+            let Some(Acting(place)) = self.cache.acting(id) else { continue };
+            if let Some(id) = self.adapters.resident[place].id.take() {
+                self.adapters.stats.unloads += 1;
+                self.backend.drop_adapter(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a sequence has its adapter's weights, or needs none.
+    pub(crate) fn has_weights(&self, sequence: SequenceHandle) -> bool {
+        sequence.activation.is_none_or(|a| self.adapters.id(a.adapter).is_some())
+            && self.cache.manager().is_ready(sequence.id).unwrap_or(true)
+    }
+
+    /// Why a sequence's adapter could not be loaded; `None` where it was, or is on its way.
+    pub(crate) fn why_not_loaded(&self, sequence: SequenceHandle) -> Option<EngineError> {
+        let adapter = sequence.activation?.adapter;
+        let is_ready = self.cache.manager().is_ready(sequence.id);
+        // Of what a device that is lost was to have nothing is on its way any more.
+        let is_forgotten = self.adapters.id(adapter).is_none() && !self.loader.is_busy();
+        let error = match is_ready {
+            Err(error @ KvError::NotLoaded(_)) => error,
+            _ if is_forgotten => KvError::NotLoaded(sequence.id),
+            _ => return None,
+        };
+        let failure = self.adapters.resident[adapter.0].failure.clone();
+        let name = self.adapters.summary(adapter).map(|summary| summary.name.clone()).unwrap_or_default();
+        Some(failure.map_or(error.into(), |reason| EngineError::AdapterNotLoaded { name, reason }))
+    }
+
+    /// Waits until a sequence has its adapter's weights.
+    ///
+    /// # Errors
+    /// If they are not to be had.
+    pub(crate) fn await_weights(&mut self, sequence: SequenceHandle) -> Result<(), EngineError> {
+        while !self.has_weights(sequence) {
+            if let Some(error) = self.why_not_loaded(sequence) {
+                return Err(error);
+            }
+            if !self.take_loaded(true)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an adapter's weights are there, so that a call under it need not wait for them; `false` for one that is not registered.
+    #[must_use]
+    pub fn is_loaded(&self, adapter: &str) -> bool {
+        let found = self.adapters.by_name.get(adapter);
+        found.is_some_and(|found| found.acting.is_none_or(|acting| self.adapters.id(acting).is_some()))
+    }
+
+    /// What has been done with adapters so far.
+    #[must_use]
+    pub fn adapter_stats(&self) -> AdapterStats {
+        let loaded = self.adapters.resident.iter().filter(|resident| resident.id.is_some()).count();
+        AdapterStats { registered: self.adapters.by_name.len(), loaded, ..self.adapters.stats }
+    }
+}
