@@ -63,6 +63,24 @@ fn the_demo_answers_under_every_adapter() {
 }
 
 #[test]
+fn the_embedded_model_is_saved_as_folders() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |under: &str| folder.path().join(under).display().to_string();
+    let saved = interleaf(&["--save", &path("demo")]);
+    assert!(saved.status.success());
+    assert_eq!(String::from_utf8_lossy(&saved.stdout).lines().count(), 7, "the base and six adapters");
+    let (base, adapter) = (path("demo/base"), format!("api-docs={}", path("demo/adapters/api-docs")));
+    let short = ["generate", "--json", "--max-tokens", "6"];
+    let of_folder = json(&[&short[..], &["--model", &base, "--adapter", &adapter]].concat());
+    let embedded = json(&[&short[..], &["--use", "api-docs"]].concat());
+    assert_eq!(of_folder["token_ids"], embedded["token_ids"]);
+    refused(&["--save", &path("demo")], &["demo/base: exists already"]);
+    std::fs::write(path("file"), "").expect("a folder to write in");
+    refused(&["--save", &path("file")], &["file"]);
+    refused(&["--save", &path("other"), "--json"], &["--json"]);
+}
+
+#[test]
 fn the_demo_prints_plain_lines_where_nobody_watches() {
     let output = interleaf(&["--max-tokens", "6"]);
     assert!(output.status.success());

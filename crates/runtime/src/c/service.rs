@@ -51,6 +51,7 @@ fn open(folder: String, options: &OpenOptions) -> Result<Service, Failure> {
         most_waiting: or(options.most_waiting, default.most_waiting),
         most_waiting_of_app: or(options.most_waiting_of_app, default.most_waiting_of_app),
         tend: if is_set(NO_IDLE_WORK) { 0 } else { default.tend },
+        keeps_contexts: true,
     };
     let mut engine = Engine::open(Source::dir(folder), &engine, &mut |_| ())?;
     engine.reserve_kv(or(options.pool_contexts, POOL_CONTEXTS), engine.context())?;

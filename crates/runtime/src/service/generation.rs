@@ -231,3 +231,29 @@ impl Drop for Generation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_waited_for_as_long_as_was_said_and_the_end_is_there_from_then_on() {
+        let channel = Arc::new(Channel::default());
+        let generation = Generation { call: CallId(1), channel: Arc::clone(&channel), service: Weak::new() };
+        let ms = Duration::from_millis;
+        assert_eq!(
+            (generation.next_within(ms(0)), generation.next_within(ms(1))),
+            (Poll::Pending, Poll::Pending)
+        );
+        assert!(generation.end().is_none());
+        let event = Progress::Prefill { done: 1, total: 2 };
+        channel.send(event.clone());
+        assert_eq!(generation.next_within(ms(0)), Poll::Ready(Some(event)));
+        let ends = std::thread::spawn(move || channel.end(Err(ServiceError::Stopped)));
+        assert_eq!(generation.next_within(Duration::MAX), Poll::Ready(None));
+        ends.join().unwrap();
+        for _ in 0..2 {
+            assert!(matches!(generation.end(), Some(Err(ServiceError::Stopped))));
+        }
+    }
+}
