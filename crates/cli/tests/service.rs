@@ -105,10 +105,11 @@ fn calls_are_cancelled_and_memory_comes_back() {
     let out = done(
         "app mail\nopen mail as a\nrefused cancel a\nsay a max 400 What is ownership?\nsleep 50\n\
          refused say a now\ncancel a\nwait a\nbudget 4MiB\ntrim warning\nmemory\nsuspend\nresume\n\
-         delete a\nrefused wait a\nrefused delete a\ncontexts\n",
+         say a max 400 Go on.\ndelete a\nrefused wait a\nrefused delete a\nopen mail as a\n\
+         call a max 2 The\nwait\ncontexts\n",
     );
     let ends = ends(&out, "a");
-    assert!(ends.len() == 1 && ends[0][0] < 400, "{out}");
+    assert!(ends.len() == 3 && ends[0][0] < 400 && ends[1][0] < 400 && ends[2][0] == 2, "{out}");
     assert!(out.contains("(cancelled)") && out.contains("refused: context 1 is being called"), "{out}");
     assert!(out.contains("refused: a is not being called"), "{out}");
     assert_eq!(out.matches("refused: no context is called \"a\"").count(), 2, "{out}");

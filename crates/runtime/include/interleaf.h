@@ -176,7 +176,7 @@ typedef struct interleaf_open_options {
     uint32_t most_waiting_of_app;
     /* What the cache may take of its pool, in bytes; 0 for all of it. interleaf_set_budget changes it. */
     uint64_t budget_bytes;
-    /* A folder of the library's own, in which contexts outlive the process; NULL to keep nothing. */
+    /* A folder of the library's own, in which contexts outlive the process, for one service at a time; NULL to keep nothing. */
     const char *store_folder;
 } interleaf_open_options;
 

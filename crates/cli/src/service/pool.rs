@@ -26,24 +26,23 @@ pub fn rows(held: &MemoryUse) -> Vec<(&'static str, String)> {
     rows.into_iter().map(|(kind, held)| (kind, bytes(held))).collect()
 }
 
-/// `pool 3.0 MiB: 1.2 MiB in use, ..., 0.4 MiB free | adapters 2.6 MiB | 2 under way, 1 waiting`.
+/// `1 under way, 0 waiting | pool 3.0 MiB: 1.2 MiB in use, 1.4 MiB cached, 0.4 MiB free | adapters 2.6 MiB`, and what else of the
+/// pool there is.
 pub fn status(held: &MemoryUse, stats: &ServiceStats) -> String {
-    let kinds = [
-        (held.kv_in_use, "in use"),
-        (held.kv_cached, "cached"),
-        (held.kv_shared_layers, "shared layers"),
+    let always = [(held.kv_in_use, "in use"), (held.kv_cached, "cached"), (free(held), "free")];
+    let some = [
+        (held.kv_shared_layers, "in shared layers"),
         (held.kv_encoded, "encoded"),
         (held.kv_at_rest, "at rest"),
-        (free(held), "free"),
+        (held.kv_keys, "of exact keys"),
     ];
-    let kinds: Vec<String> = kinds.iter().map(|(held, kind)| format!("{} {kind}", bytes(*held))).collect();
+    let kinds = always.into_iter().chain(some.into_iter().filter(|(held, _)| *held > 0));
+    let kinds: Vec<String> = kinds.map(|(held, kind)| format!("{} {kind}", bytes(held))).collect();
+    let ServiceStats { under_way, waiting, .. } = stats;
+    let (pool, adapters) = (bytes(held.backend.kv), bytes(held.backend.adapters));
     format!(
-        "pool {}: {} | adapters {} | {} under way, {} waiting",
-        bytes(held.backend.kv),
-        kinds.join(", "),
-        bytes(held.backend.adapters),
-        stats.under_way,
-        stats.waiting
+        "{under_way} under way, {waiting} waiting | pool {pool}: {} | adapters {adapters}",
+        kinds.join(", ")
     )
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use interleaf_runtime::{
     Answer, App, CallOptions, ChatMessage, Context, ContextId, Generation, Prompt, SamplingOptions, Service,
-    Source,
+    ServiceError, Source,
 };
 
 use super::command::{Call, Command, HELP};
@@ -109,6 +109,8 @@ impl Session {
             Command::Delete(name) => {
                 self.context(&name)?.context.delete()?;
                 self.contexts.remove(&name);
+                // So that the next context of this name is not taken for it.
+                self.wait(|session| !session.running.contains_key(&name))?;
             }
             Command::State { app, to } => self.app(&app)?.set_state(to)?,
             Command::Trim(level) => self.service.trim_memory(level)?,
@@ -204,6 +206,10 @@ impl Session {
             ..CallOptions::default()
         };
         let open = self.context(&name)?;
+        // Its answer may be over, but not all of it printed.
+        if self.running.contains_key(&name) {
+            return Err(ServiceError::ContextBusy(open.context.id()).into());
+        }
         let messages = match (&open.messages, is_turn) {
             (_, false) => None,
             (Some(before), true) => Some([&before[..], &[ChatMessage::new("user", &*text)]].concat()),
@@ -292,7 +298,7 @@ impl Session {
         }
     }
 
-    fn ended(&mut self, name: String, outcome: Result<Answer, interleaf_runtime::ServiceError>) {
+    fn ended(&mut self, name: String, outcome: Result<Answer, ServiceError>) {
         let Some(Running { messages, line, command, .. }) = self.running.remove(&name) else { return };
         match outcome {
             Ok(answer) => {

@@ -1,7 +1,5 @@
 //! Errors as the numbers that the header gives them. The numbers never change.
 
-use std::io;
-
 use interleaf_contract::BackendError;
 use interleaf_kv::KvError;
 
@@ -66,9 +64,6 @@ impl From<&ServiceError> for Status {
             ServiceError::TooManyApps { .. } => Self::TooManyApps,
             ServiceError::InvalidOption { .. } => Self::InvalidOption,
             ServiceError::NoChatTemplate => Self::NoChatTemplate,
-            ServiceError::Journal { error, .. } if error.kind() == io::ErrorKind::OutOfMemory => {
-                Self::OutOfMemory
-            }
             ServiceError::Journal { .. } => Self::FileFailed,
             ServiceError::NoThread(_) => Self::NoThread,
             ServiceError::Stopped => Self::Stopped,
