@@ -37,8 +37,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Talk to a model in the terminal, and change adapters on the way.
     Chat(ChatArgs),
-    /// Serve many apps: their contexts, calls, states and memory, typed or from a script. With --store, contexts are there
-    /// again in the next run.
+    /// Serve many apps: their contexts, calls, states and memory, by commands that are typed, which `help` lists, or from a
+    /// script. With --store, contexts are there again in the next run.
     Service(ServiceArgs),
     /// Compare a model and its adapters with golden vectors; exit 1 if a bound is exceeded.
     Verify(VerifyArgs),

@@ -89,6 +89,18 @@ fn a_killed_app_comes_back_to_its_contexts() {
 }
 
 #[test]
+fn the_script_of_the_readme_runs() {
+    let readme = include_str!("../../../README.md");
+    let (_, script) = readme.split_once("```text\napp mail\n").expect("it has one");
+    let (script, _) = script.split_once("```").expect("it ends");
+    let out = done(&format!("app mail\n{script}"));
+    let letters = ends(&out, "letter");
+    assert!(letters.len() == 3 && ends(&out, "list").len() == 1, "{out}");
+    assert!(letters[1][2] > letters[0][1], "the first turn was in the cache: {out}");
+    assert!(out.contains("(cancelled)"), "{out}");
+}
+
+#[test]
 fn a_salt_turns_sharing_off() {
     let say = |app: &str, salt: &str| {
         format!("app {app}{salt}\nopen {app} as {app}\nsay {app} max 4 What is ownership?\nwait\n")
