@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Vulkan in software, so that the GPU tests run where no GPU is, and what checks their shaders; the C compiler is
-# for linking alone.
+# for linking, and for the example in C.
 packages=(libvulkan1 mesa-vulkan-drivers spirv-tools)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 
@@ -90,6 +90,7 @@ step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 # Benches run once here, for the answers that they check.
 step cargo test --release --workspace --all-targets
 step cargo test --release --workspace --doc
+step bash tests/c_example.sh
 
 # A second software device, with fewer limits than the first and without f16. It comes in a part of Chromium, of which
 # nothing else is needed.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod service;
 mod simulate;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use interleaf_runtime::{BackendChoice, GpuSettings, KeyPath, Numerics, PageEleme
 
 pub use bench::{BenchArgs, OutputArg};
 pub use calibrate::{AnchorArg, CalibrateArgs, QualityArgs};
+pub use service::ServiceArgs;
 pub use simulate::SimulateArgs;
 
 /// One base model, many LoRA adapters, one mixed batch.
@@ -35,6 +37,9 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Talk to a model in the terminal, and change adapters on the way.
     Chat(ChatArgs),
+    /// Serve many apps: their contexts, calls, states and memory, by commands that are typed, which `help` lists, or from a
+    /// script. With --store, contexts are there again in the next run.
+    Service(ServiceArgs),
     /// Compare a model and its adapters with golden vectors; exit 1 if a bound is exceeded.
     Verify(VerifyArgs),
     /// Measure the perplexity of a text.
@@ -74,6 +79,10 @@ pub struct DemoArgs {
     /// Print one JSON object instead.
     #[arg(long)]
     pub json: bool,
+    /// Instead of the demo, write the embedded model and its adapters into DIR, as base and adapters/NAME, for programs
+    /// that open folders.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["max_tokens", "json"])]
+    pub save: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use interleaf_calibrate::CalibrateError;
-use interleaf_runtime::EngineError;
+use interleaf_runtime::{EngineError, ServiceError};
 
 /// A command that was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,21 @@ pub enum CliError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The service.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// A line of a script that could not be carried out.
+    #[error("{script}:{line}: {command}: {reason}")]
+    Script {
+        /// The script.
+        script: String,
+        /// The line's number, from 1 on.
+        line: usize,
+        /// What it says.
+        command: String,
+        /// What was expected, or why not.
+        reason: String,
+    },
     /// A calibration, or what it is measured by.
     #[error(transparent)]
     Calibrate(#[from] CalibrateError),

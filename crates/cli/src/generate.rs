@@ -145,6 +145,12 @@ pub fn drift(answer: &Completion) -> String {
     if answer.drift > 0.0 { format!(", estimated drift {:.1e} nats", answer.drift) } else { String::new() }
 }
 
+/// `120 tokens: 96 from the KV cache (80 %), 24 computed`.
+pub fn reuse(prompt: usize, reused: usize) -> String {
+    let share = if prompt == 0 { 0.0 } else { 100.0 * reused as f64 / prompt as f64 };
+    format!("{prompt} tokens: {reused} from the KV cache ({share:.0} %), {} computed", prompt - reused)
+}
+
 /// Milliseconds to the first token.
 pub fn ttft_ms(answer: &Completion) -> Option<f64> {
     answer.first_token.map(|t| t.as_secs_f64() * 1e3)

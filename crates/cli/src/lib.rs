@@ -17,6 +17,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod keys;
+mod lines;
 mod load;
 mod memory;
 mod output;
@@ -24,6 +25,8 @@ mod perplexity;
 mod prompt;
 mod quality;
 mod sampling;
+mod save;
+mod service;
 mod simulate;
 mod table;
 pub mod verify;
@@ -41,9 +44,13 @@ pub fn main() -> ExitCode {
     let args = args::Args::parse();
     output::show_warnings();
     let outcome = match args.command {
-        None => demo::run(&args.demo),
+        None => match &args.demo.save {
+            Some(folder) => save::run(folder),
+            None => demo::run(&args.demo),
+        },
         Some(args::Command::Generate(args)) => generate::run(&args),
         Some(args::Command::Chat(args)) => chat::run(&args),
+        Some(args::Command::Service(args)) => service::run(&args),
         Some(args::Command::Verify(args)) => verify::run(&args),
         Some(args::Command::Perplexity(args)) => perplexity::run(&args),
         Some(args::Command::Inspect(args)) => inspect::run(&args),

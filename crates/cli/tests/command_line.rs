@@ -63,6 +63,49 @@ fn the_demo_answers_under_every_adapter() {
 }
 
 #[test]
+fn the_demo_has_an_app_killed_and_come_back() {
+    let report = json(&["--json", "--max-tokens", "8"]);
+    let steps = report["comeback"].as_array().expect("steps");
+    let whats: Vec<&str> = steps.iter().filter_map(|step| step["what"].as_str()).collect();
+    assert_eq!(whats, ["asks", "goes on", "is killed", "comes back"]);
+    let number = |step: usize, field: &str| steps[step]["turn"][field].as_u64().expect("a count");
+    for step in [0, 1, 3] {
+        assert!(number(step, "tokens") > 0 && number(step, "computed_tokens") > 0);
+        assert_eq!(
+            number(step, "prompt_tokens"),
+            number(step, "reused_tokens") + number(step, "computed_tokens")
+        );
+    }
+    assert!(number(1, "reused_tokens") > number(0, "prompt_tokens"), "the first turn: {report}");
+    assert!(number(3, "prompt_tokens") > number(1, "prompt_tokens"), "the conversation goes on: {report}");
+    let held = |step: usize| steps[step]["kv_held"].as_u64().expect("bytes");
+    assert!(held(2) < held(1) && held(2) < held(3), "what it alone had: {report}");
+    let plain = interleaf(&["--max-tokens", "6"]);
+    let text = String::from_utf8(plain.stdout).expect("UTF-8");
+    for word in ["comes back", "is killed", "computed", "KV in memory"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn the_embedded_model_is_saved_as_folders() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |under: &str| folder.path().join(under).display().to_string();
+    let saved = interleaf(&["--save", &path("demo")]);
+    assert!(saved.status.success());
+    assert_eq!(String::from_utf8_lossy(&saved.stdout).lines().count(), 7, "the base and six adapters");
+    let (base, adapter) = (path("demo/base"), format!("api-docs={}", path("demo/adapters/api-docs")));
+    let short = ["generate", "--json", "--max-tokens", "6"];
+    let of_folder = json(&[&short[..], &["--model", &base, "--adapter", &adapter]].concat());
+    let embedded = json(&[&short[..], &["--use", "api-docs"]].concat());
+    assert_eq!(of_folder["token_ids"], embedded["token_ids"]);
+    refused(&["--save", &path("demo")], &["demo/base: exists already"]);
+    std::fs::write(path("file"), "").expect("a folder to write in");
+    refused(&["--save", &path("file")], &["file"]);
+    refused(&["--save", &path("other"), "--json"], &["--json"]);
+}
+
+#[test]
 fn the_demo_prints_plain_lines_where_nobody_watches() {
     let output = interleaf(&["--max-tokens", "6"]);
     assert!(output.status.success());

@@ -22,6 +22,8 @@ mod active;
 mod adapters;
 mod ahead;
 mod backend;
+#[cfg(feature = "c-api")]
+mod c;
 mod cache;
 mod checked;
 mod conversation;

@@ -2,7 +2,6 @@
 
 mod command;
 mod dialogue;
-mod lines;
 mod stats;
 
 use std::io::Write;
@@ -12,10 +11,10 @@ use std::process::ExitCode;
 use interleaf_runtime::{ChatMessage, EngineOptions, Event, WidthOptions};
 
 use crate::args::ChatArgs;
+use crate::lines::{Lines, Read};
 use crate::{CliError, interrupt, load, output, sampling};
 use command::Line;
 use dialogue::{Answering, Dialogue};
-use lines::{Lines, Read};
 
 /// Talks until the user ends it. From a pipe, a line that failed makes the whole fail, in the end.
 pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {

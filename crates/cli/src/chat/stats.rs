@@ -20,7 +20,7 @@ pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
         };
         let first = generate::ttft_ms(last).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
         rows.push(("last adapter", acted));
-        let read = reuse(last.prompt_tokens, last.reused_tokens) + &generate::drift(last);
+        let read = generate::reuse(last.prompt_tokens, last.reused_tokens) + &generate::drift(last);
         rows.push(("last prompt", read));
         rows.extend(first_touch::line(last.first_touch).map(|line| ("last prefix", line)));
         rows.extend(keys::line(last.keys).map(|line| ("last keys", line)));
@@ -36,7 +36,7 @@ pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
     }
     let totals = dialogue.totals;
     rows.push(("answers", format!("{}, {} tokens", totals.turns, totals.generated)));
-    rows.push(("all prompts", reuse(totals.prompt, totals.reused)));
+    rows.push(("all prompts", generate::reuse(totals.prompt, totals.reused)));
     let memory = dialogue.engine.memory();
     rows.push((
         "KV cache",
@@ -50,12 +50,6 @@ pub fn stats(dialogue: &Dialogue) -> Result<(), CliError> {
     rows.push(("memory", MemoryRow::of(&dialogue.engine).line().trim_start_matches("memory: ").into()));
     rows.push(("backend", backend_line(&dialogue.engine)));
     rows.iter().try_for_each(|(what, value)| output::line(format_args!("{what:<18} {value}")))
-}
-
-/// `120 tokens: 96 from the cache (80 %), 24 computed`.
-fn reuse(prompt: usize, reused: usize) -> String {
-    let share = if prompt == 0 { 0.0 } else { 100.0 * reused as f64 / prompt as f64 };
-    format!("{prompt} tokens: {reused} from the KV cache ({share:.0} %), {} computed", prompt - reused)
 }
 
 /// The adapters there are; a star marks the one that answers.

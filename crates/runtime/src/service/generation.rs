@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use super::{CallId, ServiceError};
@@ -125,6 +126,26 @@ impl Generation {
         }
     }
 
+    /// The same, waiting at most so long for it.
+    pub fn next_within(&self, most: Duration) -> Poll<Option<Progress>> {
+        let start = Instant::now();
+        let mut inner = self.channel.lock();
+        loop {
+            if let Some(event) = inner.events.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            if inner.end.is_some() {
+                return Poll::Ready(None);
+            }
+            let left = most.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Poll::Pending;
+            }
+            let waited = self.channel.changed.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// The next event, if there is one now.
     #[must_use]
     pub fn try_next(&self) -> Option<Progress> {
@@ -135,6 +156,12 @@ impl Generation {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.channel.lock().end.is_some()
+    }
+
+    /// How the call has ended, if it has.
+    #[must_use]
+    pub fn end(&self) -> Option<Result<Answer, ServiceError>> {
+        self.channel.lock().end.clone()
     }
 
     /// The next event, for an executor: as [`Generation::next`] without waiting.
@@ -201,6 +228,32 @@ impl Drop for Generation {
     fn drop(&mut self) {
         if !self.has_ended() {
             self.cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_waited_for_as_long_as_was_said_and_the_end_is_there_from_then_on() {
+        let channel = Arc::new(Channel::default());
+        let generation = Generation { call: CallId(1), channel: Arc::clone(&channel), service: Weak::new() };
+        let ms = Duration::from_millis;
+        assert_eq!(
+            (generation.next_within(ms(0)), generation.next_within(ms(1))),
+            (Poll::Pending, Poll::Pending)
+        );
+        assert!(generation.end().is_none());
+        let event = Progress::Prefill { done: 1, total: 2 };
+        channel.send(event.clone());
+        assert_eq!(generation.next_within(ms(0)), Poll::Ready(Some(event)));
+        let ends = std::thread::spawn(move || channel.end(Err(ServiceError::Stopped)));
+        assert_eq!(generation.next_within(Duration::MAX), Poll::Ready(None));
+        ends.join().unwrap();
+        for _ in 0..2 {
+            assert!(matches!(generation.end(), Some(Err(ServiceError::Stopped))));
         }
     }
 }

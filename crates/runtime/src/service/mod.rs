@@ -85,11 +85,19 @@ pub struct ServiceOptions {
     /// While nobody calls, idle work is done about so many tokens at a time ([`Engine::tend`]), which is how long a call may then
     /// have to wait; 0 for none.
     pub tend: usize,
+    /// Whether contexts outlive the service, in the engine's store if it has one: of services that do, one at a time has a store.
+    pub keeps_contexts: bool,
 }
 
 impl Default for ServiceOptions {
     fn default() -> Self {
-        Self { most_under_way: 16, most_waiting: 64, most_waiting_of_app: 16, tend: 128 }
+        Self {
+            most_under_way: 16,
+            most_waiting: 64,
+            most_waiting_of_app: 16,
+            tend: 128,
+            keeps_contexts: true,
+        }
     }
 }
 
@@ -211,7 +219,8 @@ impl Service {
             let found = found.to_string();
             return Err(ServiceError::InvalidOption { option, expected: "at least 1", found });
         }
-        let folder = engine.store.folder().map(|folder| folder.join(CONTEXTS));
+        let folder = engine.store.folder().filter(|_| options.keeps_contexts);
+        let folder = folder.map(|folder| folder.join(CONTEXTS));
         let opened = folder.map(|folder| Journal::open(folder, engine.model_digest())).transpose();
         let (journal, found) = opened.map_err(ServiceError::journal)?.unzip();
         let found = found.unwrap_or_default();

@@ -1,9 +1,11 @@
-//! Where lines come from: a terminal with editing and history, or a pipe.
+//! Where lines come from: a terminal with editing and history, or a pipe or file.
 
-use std::io::{BufRead, IsTerminal, StdinLock};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::Path;
 
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use rustyline::{DefaultEditor, ExternalPrinter};
 
 use crate::CliError;
 
@@ -11,8 +13,8 @@ use crate::CliError;
 pub enum Lines {
     /// A person types.
     Terminal(Box<DefaultEditor>),
-    /// A program writes.
-    Pipe(StdinLock<'static>),
+    /// A program has written, or writes.
+    Stream(Box<dyn BufRead>),
 }
 
 /// What came.
@@ -32,15 +34,34 @@ impl Lines {
     pub fn open() -> Result<Self, CliError> {
         let stdin = std::io::stdin();
         if !stdin.is_terminal() {
-            return Ok(Self::Pipe(stdin.lock()));
+            return Ok(Self::Stream(Box::new(stdin.lock())));
         }
         let editor = DefaultEditor::new().map_err(|e| CliError::Input(e.to_string()))?;
         Ok(Self::Terminal(Box::new(editor)))
     }
 
+    /// A file.
+    pub fn file(path: &Path) -> Result<Self, CliError> {
+        let opened = File::open(path);
+        let file =
+            opened.map_err(|error| CliError::File { path: path.to_owned(), reason: error.to_string() })?;
+        Ok(Self::Stream(Box::new(BufReader::new(file))))
+    }
+
     /// Whether a person types.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Self::Terminal(_))
+    }
+
+    /// What prints above the line that is being typed; `None` where nobody types.
+    pub fn printer(&mut self) -> Result<Option<Box<dyn ExternalPrinter + Send>>, CliError> {
+        match self {
+            Self::Terminal(editor) => {
+                let printer = editor.create_external_printer();
+                Ok(Some(Box::new(printer.map_err(|e| CliError::Input(e.to_string()))?)))
+            }
+            Self::Stream(_) => Ok(None),
+        }
     }
 
     /// The next line.
@@ -56,9 +77,9 @@ impl Lines {
                 Err(ReadlineError::Interrupted) => Ok(Read::GivenUp),
                 Err(error) => Err(CliError::Input(error.to_string())),
             },
-            Self::Pipe(stdin) => {
+            Self::Stream(stream) => {
                 let mut bytes = Vec::new();
-                match stdin.read_until(b'\n', &mut bytes) {
+                match stream.read_until(b'\n', &mut bytes) {
                     Ok(0) => Ok(Read::End),
                     Ok(_) => Ok(String::from_utf8(bytes).map_or(Read::Garbled, Read::Line)),
                     Err(error) => Err(CliError::Input(error.to_string())),

@@ -1,5 +1,7 @@
 //! The demo: the base model and its adapters answer prompts that share a system prefix, every row of the
-//! batch under its own adapter.
+//! batch under its own adapter; then an app is killed and comes back.
+
+mod comeback;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ struct Report {
     seconds: f64,
     memory: MemoryRow,
     backend: String,
+    /// The second act; none after a first one that was broken off.
+    comeback: Vec<comeback::Step>,
 }
 
 /// Runs the demo.
@@ -66,17 +70,24 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
     let (answers, failure) = answers::kept(answer(&mut engine, &requests, live))?;
     let seconds = start.elapsed().as_secs_f64();
     let tokens: usize = answers.iter().map(|a| a.tokens.len()).sum();
-    let report = Report {
+    let mut report = Report {
         tokens,
         seconds,
         rows: demo_model::QUESTIONS.iter().zip(&answers).map(row).collect(),
         memory: MemoryRow::of(&engine),
         backend: backend_line(&engine),
+        comeback: Vec::new(),
     };
+    if !args.json {
+        print(&report)?;
+    }
+    if failure.is_none() && interrupt::check().is_continue() {
+        report.comeback = comeback::play(engine, args.max_tokens)?;
+    }
     if args.json {
         output::json(&report)?;
-    } else {
-        print(&report)?;
+    } else if !report.comeback.is_empty() {
+        comeback::print(&report.comeback)?;
     }
     failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }

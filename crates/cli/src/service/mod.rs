@@ -1,0 +1,128 @@
+//! `interleaf service`: the library's service, by lines that are typed or come from a script: apps with contexts, calls of all of
+//! them side by side, states, pressure on memory.
+
+mod command;
+mod follow;
+mod pool;
+mod printer;
+mod session;
+
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use interleaf_runtime::{EngineOptions, Service, ServiceOptions};
+
+use crate::args::ServiceArgs;
+use crate::lines::{Lines, Read};
+use crate::memory::backend_line;
+use crate::{CliError, interrupt, load, output};
+use printer::Printer;
+use session::{Defaults, Session};
+
+/// Serves until the lines end. Of a script, the first line that fails ends it.
+pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
+    interrupt::listen();
+    let mut lines = args.script.as_deref().map_or_else(Lines::open, Lines::file)?;
+    let options =
+        EngineOptions { context: args.context, at_rest: args.at_rest, ..load::options(&args.engine) };
+    let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
+    engine.reserve_kv(usize::try_from(args.pool).unwrap_or(usize::MAX), engine.context())?;
+    let backend = backend_line(&engine);
+    // Only where somebody says where: what is typed here is nobody else's.
+    let keeps_contexts = args.engine.store.store.is_some();
+    let service = Service::start(engine, ServiceOptions { keeps_contexts, ..ServiceOptions::default() })?;
+    if lines.is_terminal() {
+        let model = load::model_name(args.model.model.as_deref());
+        output::note(format_args!("{model} on {backend}. `help` lists the commands."));
+    }
+    let restored = service.restored().contexts;
+    if restored > 0 {
+        let contexts = if restored == 1 { "context is" } else { "contexts are" };
+        output::note(format_args!("{restored} {contexts} there again; `app NAME` shows an app's"));
+    }
+    let printer = Printer::new(lines.printer()?);
+    let session = Session::new(service, printer, Defaults { adapter, max_tokens: args.max_tokens, backend });
+    if lines.is_terminal() {
+        talk(session, &mut lines)
+    } else {
+        let script = args.script.as_deref().map(|path| path.display().to_string());
+        play(session, &mut lines, &script.unwrap_or_else(|| "standard input".into()))
+    }
+}
+
+/// A person types: what fails is told, and the next line may do better.
+fn talk(mut session: Session, lines: &mut Lines) -> Result<ExitCode, CliError> {
+    loop {
+        let done = match lines.next()? {
+            Read::Line(line) => act(&mut session, &line, 0),
+            Read::Garbled => Err(CliError::Input("a line is not UTF-8 text".into())),
+            Read::GivenUp => {
+                output::note("Ctrl-D or `quit` ends the service");
+                Ok(ControlFlow::Continue(()))
+            }
+            Read::End => Ok(ControlFlow::Break(())),
+        };
+        match done {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
+            // Nobody reads any more: there is nobody to go on for.
+            Err(error @ CliError::Output(_)) => return Err(error),
+            Err(error) => output::note(format_args!("interleaf: {error}")),
+        }
+        // The failures of calls were told as they came.
+        session.take_failed();
+    }
+    session.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A script: its lines in order, then what they left under way.
+fn play(mut session: Session, lines: &mut Lines, script: &str) -> Result<ExitCode, CliError> {
+    let played = play_lines(&mut session, lines, script);
+    let finished = session.finish();
+    played.and(finished).map(|()| ExitCode::SUCCESS)
+}
+
+fn play_lines(session: &mut Session, lines: &mut Lines, script: &str) -> Result<(), CliError> {
+    let failed = |line: usize, command: &str, error: CliError| match error {
+        error @ CliError::Output(_) => error,
+        error => CliError::Script {
+            script: script.into(),
+            line,
+            command: command.trim().into(),
+            reason: error.to_string(),
+        },
+    };
+    // A call's failure is its own line's, however late it is seen.
+    let failed_call = |session: &mut Session| {
+        let first = session.take_failed().into_iter().next();
+        first.map_or(Ok(()), |call| Err(failed(call.line, &call.command, call.error)))
+    };
+    let mut number = 0;
+    loop {
+        number += 1;
+        let line = match lines.next()? {
+            Read::Line(line) => line,
+            Read::Garbled => {
+                let error = CliError::Usage("expected text in UTF-8".into());
+                return Err(failed(number, "", error));
+            }
+            Read::GivenUp | Read::End => break,
+        };
+        session.echo(&line)?;
+        let done = act(session, &line, number).map_err(|error| failed(number, &line, error))?;
+        failed_call(session)?;
+        if done.is_break() {
+            return Ok(());
+        }
+    }
+    session.wait_for_all().map_err(|error| failed(number, "the end", error))?;
+    failed_call(session)
+}
+
+fn act(session: &mut Session, line: &str, number: usize) -> Result<ControlFlow<()>, CliError> {
+    match command::parse(line).map_err(CliError::Usage)? {
+        None => Ok(ControlFlow::Continue(())),
+        Some(command) => session.act(command, line.trim(), number),
+    }
+}
