@@ -160,6 +160,11 @@ impl Adapters {
         Ok(registered.acting.zip(from).map(|(adapter, from)| Activation { adapter, from }))
     }
 
+    /// Whether an adapter is where it can be computed with, and need not be loaded: all that are registered are.
+    pub fn is_resident(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// The sequence that turns an activated LoRA on.
     pub fn invocation(&self, name: &str) -> Option<&[u32]> {
         self.by_name.get(name)?.invocation.as_deref()
