@@ -19,6 +19,7 @@ mod pages;
 mod prefix;
 mod products;
 mod rest;
+mod router;
 mod score;
 mod spread;
 mod touch;
@@ -37,6 +38,10 @@ pub use interleaf_kv::Width;
 pub use kv::Kv;
 pub use measure::{Measured, Parts, Subject, f16_bytes_per_token, measure};
 pub use products::Products;
+pub use router::{
+    Evaluated, LabelRow, Labelled, Preference, Prompts, Row, SCORED, TOPS, Times, Trained, TrainedRouter,
+    Training, evaluate_router, read_prompts, tokens, train_router,
+};
 pub use score::Divergence;
 pub use touch::{CONTINUATION, PREFIXES, Touch, Touched, Toucher, measure_touches};
 pub use widths::{Assigned, MassShape, SEEDS, WidthCost, WidthPlan, WidthsMeasured, measure_widths};
