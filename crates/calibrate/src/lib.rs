@@ -1,6 +1,9 @@
 //! How the KV pages of an adapter differ from its base's, fitted once for each adapter ([`calibrate`]), and what storing them
 //! by each [`Codec`] costs in quality ([`measure`]), or an engine that shares them within a budget ([`hold`]).
 //!
+//! Beside that, what chooses an adapter for a prompt, fitted to prompts that name theirs ([`train_router`]), and what that is worth
+//! ([`evaluate_router`]).
+//!
 //! It runs windows of tokens through an engine and reads its pages; nothing here is needed to answer a request. What a
 //! calibration holds and its file are [`interleaf_model::Calibration`]'s. Definitions of codecs are `kernels-ref`'s.
 

@@ -1,6 +1,6 @@
 //! What a model folder and an adapter folder hold, as the rest of the engine needs it: `config.json`,
-//! safetensors weights (mapped, or converted at load), PEFT adapters and their calibrations, the tokenizer, the chat
-//! template and the generation defaults.
+//! safetensors weights (mapped, or converted at load), PEFT adapters, their calibrations and heads that choose among
+//! them, the tokenizer, the chat template and the generation defaults.
 //!
 //! This crate reads, checks, converts and takes digests. It never computes a forward pass and knows no device. Every
 //! refusal is a [`ModelError`] that names the file, the tensor or field, and what was expected.
