@@ -22,6 +22,28 @@ pub enum CalibrateError {
         /// What it is.
         found: String,
     },
+    /// A file of prompts that is not as it must be.
+    #[error("{data}, line {line}: {field} must be {expected}, found {found}")]
+    Prompts {
+        /// The file.
+        data: String,
+        /// The line, from 1 on.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Prompts that nothing can be measured on.
+    #[error("{data}: {reason}")]
+    Untestable {
+        /// Where they are from.
+        data: String,
+        /// Why not.
+        reason: String,
+    },
     /// A codec that there is not.
     #[error("no codec {name:?}; there are: {known}")]
     UnknownCodec {

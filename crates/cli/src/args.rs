@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod router;
 mod service;
 mod simulate;
 
@@ -12,6 +13,7 @@ use interleaf_runtime::{BackendChoice, GpuSettings, KeyPath, Numerics, PageEleme
 
 pub use bench::{BenchArgs, OutputArg};
 pub use calibrate::{AnchorArg, CalibrateArgs, QualityArgs};
+pub use router::{RouterCommand, RouterDataArgs, RouterEvalArgs, RouterTrainArgs};
 pub use service::ServiceArgs;
 pub use simulate::SimulateArgs;
 
@@ -52,6 +54,9 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Measure what each way of storing an adapter's KV pages costs, in bytes and in what the model says.
     Quality(QualityArgs),
+    /// Fit what chooses adapters for prompts, or measure it.
+    #[command(subcommand)]
+    Router(RouterCommand),
     /// Play workloads to the KV cache under each of its policies, in simulated time.
     Simulate(SimulateArgs),
     /// Examine the GPUs: which of their kernels are right, and whether they are faster than the CPU; exit 1 if a kernel is
@@ -343,6 +348,9 @@ pub struct GenerateArgs {
     /// What is asked.
     #[arg(long, value_name = "TEXT", default_value = "What does `Vec::push` do?")]
     pub prompt: String,
+    /// Let the router that is kept for this model choose the adapter (`interleaf router train`).
+    #[arg(long, conflicts_with = "chosen")]
+    pub route: bool,
     /// A system message; needs a chat template.
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

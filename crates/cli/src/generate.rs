@@ -3,18 +3,20 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use interleaf_runtime::{Completion, Engine, Event, Request};
+use interleaf_runtime::{AdapterScore, Completion, Engine, Event, Request, Routed};
 use serde::Serialize;
 
 use crate::args::GenerateArgs;
 use crate::first_touch::{self, FirstTouchRow};
 use crate::keys::{self, KeyRow};
 use crate::memory::{MemoryRow, backend_line};
-use crate::{CliError, answers, interrupt, load, output, prompt, sampling};
+use crate::{CliError, answers, interrupt, load, output, prompt, router, sampling};
 
 #[derive(Serialize)]
 struct Report<'a> {
     adapter: Option<&'a str>,
+    /// What the router made of the prompt, the likeliest first, where it chose.
+    routed: Option<Vec<RoutedRow<'a>>>,
     prompt: &'a str,
     text: &'a str,
     tokens: usize,
@@ -38,11 +40,19 @@ struct Report<'a> {
     backend: String,
 }
 
+#[derive(Serialize)]
+struct RoutedRow<'a> {
+    label: &'a str,
+    probability: f32,
+    /// What it is registered as.
+    adapter: Option<&'a str>,
+}
+
 /// Answers the prompt.
 pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
     let (mut engine, adapter) = load::open_chosen(&args.model, &load::options(&args.engine))?;
-    let request = Request {
+    let mut request = Request {
         prompt: prompt::one_turn(&engine, args.system.as_deref(), &args.prompt, args.raw)?,
         adapter,
         max_tokens: args.max_tokens,
@@ -54,6 +64,10 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     request.sampling.check()?;
     let longest = request.prompt.len().saturating_add(args.max_tokens).min(engine.context());
     engine.reserve_kv(1, longest)?;
+    let routed = match args.route {
+        true => Some(route(&mut engine, &mut request)?),
+        false => None,
+    };
 
     let mut stdout = std::io::stdout().lock();
     let bar = load::bar(request.prompt.len(), "prefill");
@@ -81,6 +95,7 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     if args.json {
         let report = Report {
             adapter: request.adapter.as_deref(),
+            routed: routed.as_ref().map(rows),
             prompt: &args.prompt,
             text: &answer.text,
             tokens: answer.tokens.len(),
@@ -107,13 +122,41 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
                 "{name} did not act: it changes nothing here, or its invocation is not in the prompt"
             ));
         }
-        summary(&engine, &answer);
+        summary(&engine, routed.as_ref(), &answer);
     }
     failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
+/// Lets the router choose the adapter: the likeliest, since all that are registered are there.
+fn route(engine: &mut Engine, request: &mut Request) -> Result<Routed, CliError> {
+    router::open_head(engine, None)?;
+    let routed = engine.route(&request.prompt, 1)?;
+    request.adapter.clone_from(&routed.adapter);
+    Ok(routed)
+}
+
+fn rows(routed: &Routed) -> Vec<RoutedRow<'_>> {
+    let scores = routed.scores.iter();
+    scores
+        .map(|AdapterScore { label, probability, adapter, .. }| RoutedRow {
+            label,
+            probability: *probability,
+            adapter: adapter.as_deref(),
+        })
+        .collect()
+}
+
+/// Who answers, and how likely it and the next ones were found.
+fn routed_line(routed: &Routed) -> String {
+    const SHOWN: usize = 3;
+    let score = |score: &AdapterScore| format!("{} {:.1} %", score.label, 100.0 * score.probability);
+    let scores: Vec<String> = routed.scores.iter().take(SHOWN).map(score).collect();
+    let chosen = routed.adapter.as_deref().unwrap_or("the base, since none that it knows is there");
+    format!("routed by {} tokens to {chosen}: {}", routed.scored_tokens, scores.join(", "))
+}
+
 /// To standard error, so that the answer alone can be piped on.
-fn summary(engine: &Engine, answer: &Completion) {
+fn summary(engine: &Engine, routed: Option<&Routed>, answer: &Completion) {
     let first = ttft_ms(answer).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
     let mut lines = vec![
         format!(
@@ -128,6 +171,7 @@ fn summary(engine: &Engine, answer: &Completion) {
         MemoryRow::of(engine).line(),
         format!("backend: {}", backend_line(engine)),
     ];
+    lines.extend(routed.map(routed_line));
     lines.extend(first_touch::line(answer.first_touch));
     lines.extend(keys::line(answer.keys));
     let dim = std::io::stderr().is_terminal();

@@ -24,6 +24,7 @@ mod output;
 mod perplexity;
 mod prompt;
 mod quality;
+mod router;
 mod sampling;
 mod save;
 mod service;
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
         Some(args::Command::Bench(args)) => bench::run(&args),
         Some(args::Command::Calibrate(args)) => calibrate::run(&args),
         Some(args::Command::Quality(args)) => quality::run(&args),
+        Some(args::Command::Router(command)) => router::run(&command),
         Some(args::Command::Simulate(args)) => simulate::run(&args),
         #[cfg(feature = "gpu")]
         Some(args::Command::Doctor(args)) => doctor::run(&args),

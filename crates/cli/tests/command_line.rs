@@ -387,3 +387,65 @@ fn ctrl_c_ends_the_answer_and_still_prints_the_summary() {
     assert!(output.status.success(), "{summary}");
     assert!(summary.contains("(cancelled)") && summary.contains("memory:"), "{summary}");
 }
+
+#[test]
+fn a_router_is_trained_kept_measured_and_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("prompts.jsonl");
+    let line = |at: usize, split: &str| {
+        let (adapter, prompt) = match at % 2 {
+            0 => ("error-codes", format!("The compiler says E04{at:02}. Why?")),
+            _ => ("cargo-toml", format!("Where in Cargo.toml do I set feature {at}?")),
+        };
+        serde_json::json!({ "prompt": prompt, "adapter": adapter, "split": split }).to_string()
+    };
+    let lines: Vec<String> = (0..32).map(|at| line(at, if at < 24 { "train" } else { "test" })).collect();
+    std::fs::write(&data, lines.join("\n")).expect("it is written");
+    let (data, store) = (data.display().to_string(), folder.path().join("store").display().to_string());
+    let of = |more: &[&'static str]| -> Vec<String> {
+        let all = more.iter().map(ToString::to_string);
+        all.chain(["--store".into(), store.clone(), "--json".into()]).collect()
+    };
+    let run = |args: Vec<String>| json(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let with_data = |mut args: Vec<String>| {
+        args.extend(["--data".into(), data.clone()]);
+        args
+    };
+
+    let args = of(&["generate", "--route", "--max-tokens", "4"]);
+    refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), &["no router is kept", "router train"]);
+    let trained = run(with_data(of(&["router", "train", "--tokens", "64"])));
+    assert_eq!((trained["prompts"].as_u64(), trained["scored_tokens"].as_u64()), (Some(24), Some(64)));
+    assert_eq!(trained["labels"], serde_json::json!(["cargo-toml", "error-codes"]));
+    let file = trained["file"].as_str().expect("a path");
+    assert!(file.starts_with(&store) && std::fs::metadata(file).is_ok_and(|file| file.len() > 1000));
+
+    let found = run(with_data(of(&["router", "eval"])));
+    assert_eq!(found["prompts"].as_u64(), Some(8));
+    let ways: Vec<&str> =
+        found["ways"].as_array().expect("ways").iter().filter_map(|w| w["way"].as_str()).collect();
+    assert_eq!(ways, ["best single", "bag of tokens", "hidden states", "oracle"]);
+    assert_eq!(found["ways"][2]["top"][0].as_f64(), Some(1.0), "nothing is easier: {found}");
+    assert_eq!(found["residents"].as_array().map(Vec::len), Some(4));
+    assert!(found["cost"]["share_of_prefill"].as_f64().is_some_and(|share| share > 0.0));
+
+    let answer =
+        run(of(&["generate", "--route", "--max-tokens", "4", "--prompt", "The compiler says E0499. Why?"]));
+    assert_eq!(answer["adapter"], "error-codes");
+    assert_eq!(answer["routed"][0]["label"], "error-codes");
+}
+
+#[test]
+fn prompts_that_are_none_are_refused_by_file_and_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("prompts.jsonl");
+    std::fs::write(&data, "{\"prompt\": \"p\", \"adapter\": \"a\"}\n{\"prompt\": 3}\n")
+        .expect("it is written");
+    let data = data.display().to_string();
+    refused(&["router", "train", "--data", &data], &["prompts.jsonl, line 2", "prompt must be a text"]);
+    refused(&["router", "eval", "--data", "absent.jsonl"], &["absent.jsonl"]);
+    refused(&["router", "train", "--tokens", "0"], &["--tokens"]);
+    refused(&["router", "train", "--model", "x"], &["--data"]);
+    refused(&["router", "eval", "--router", "absent.safetensors"], &["absent.safetensors", "no such file"]);
+    refused(&["generate", "--route", "--use", "api-docs"], &["--use"]);
+}

@@ -78,6 +78,10 @@ pub static EVALUATION: &[File] = &[
     ("shared system prompt", embed!("eval/kv_shared.safetensors")),
 ];
 
+/// What a router is trained and measured on: a line of JSON for each of 600 prompts, with the adapter that it belongs to and
+/// whether it is to `train` on or to `test` with, 80 and 20 of each adapter.
+pub static ROUTING: File = ("routing.jsonl", embed!("eval/routing.jsonl"));
+
 /// Tokens of the prefix and of the continuation of [`EVALUATION`].
 pub const EVALUATION_PARTS: [usize; 2] = [512, 192];
 

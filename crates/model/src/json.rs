@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::tensor_file::TensorFile;
 use crate::{ModelError, Source};
 
 /// Longest excerpt of a value in a message, in characters.
@@ -30,6 +31,17 @@ impl Object {
             Ok(map) => Ok(Self { file, prefix: String::new(), map }),
             Err(source) => Err(ModelError::Json { file, source }),
         }
+    }
+
+    /// Parses an entry of a safetensors file's metadata that is one JSON object.
+    pub fn of_metadata(file: &TensorFile, entry: &str) -> Result<Self, ModelError> {
+        let text = file.metadata(entry).ok_or_else(|| ModelError::Field {
+            file: file.file().into(),
+            field: format!("__metadata__.{entry}"),
+            expected: "a JSON object".into(),
+            found: "nothing".into(),
+        })?;
+        Self::parse(format!("{}: {entry}", file.file()), text)
     }
 
     /// The file, for messages.

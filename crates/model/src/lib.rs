@@ -1,6 +1,6 @@
 //! What a model folder and an adapter folder hold, as the rest of the engine needs it: `config.json`,
-//! safetensors weights (mapped, or converted at load), PEFT adapters and their calibrations, the tokenizer, the chat
-//! template and the generation defaults.
+//! safetensors weights (mapped, or converted at load), PEFT adapters, their calibrations and heads that choose among
+//! them, the tokenizer, the chat template and the generation defaults.
 //!
 //! This crate reads, checks, converts and takes digests. It never computes a forward pass and knows no device. Every
 //! refusal is a [`ModelError`] that names the file, the tensor or field, and what was expected.
@@ -19,6 +19,7 @@ mod model;
 mod peft;
 mod quantise;
 mod rope;
+mod router;
 mod source;
 mod tensor_data;
 mod tensor_file;
@@ -45,6 +46,7 @@ pub use model::{Model, NormWeights, ProjectionWeights};
 pub use peft::{PeftAdapter, PeftSite};
 pub use quantise::q8_0_matrix;
 pub use rope::{RopeConfig, RopeScaling};
+pub use router::{Looks, MOST_LABELS, MOST_SCORED, Pooling, RouterHead, RouterLabel, RouterOrigin};
 pub use source::Source;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use weights::WeightFormat;

@@ -102,7 +102,11 @@ enum {
     /* A buffer holds fewer elements than there are. */
     INTERLEAF_BUFFER_TOO_SMALL = 25,
     /* A fault of the library's. */
-    INTERLEAF_INTERNAL = 26
+    INTERLEAF_INTERNAL = 26,
+    /* The adapter's files were to be read for the call, and are gone, changed or damaged. */
+    INTERLEAF_ADAPTER_NOT_LOADED = 27,
+    /* The adapter was to be chosen, and there is no router. */
+    INTERLEAF_NO_ROUTER = 28
 };
 
 /* INTERLEAF_ABI of the library: a program should refuse to go on with another than its own. */
@@ -256,6 +260,8 @@ typedef struct interleaf_memory {
     /* Beside the pool, what pages are decoded with and translated with. */
     uint64_t bases;
     uint64_t maps;
+    /* Of the pool, blocks that adapters' weights take, where they share it. */
+    uint64_t pooled_adapters;
 } interleaf_memory;
 
 interleaf_status interleaf_memory_use(const interleaf_service *service, interleaf_memory *memory);
@@ -430,7 +436,9 @@ enum {
     /* `text` is more of the answer, whole characters; `done` tokens have been generated so far. */
     INTERLEAF_EVENT_TEXT = 3,
     /* The call has ended; interleaf_answer says how. Comes again however often it is asked. */
-    INTERLEAF_EVENT_END = 4
+    INTERLEAF_EVENT_END = 4,
+    /* The router has chosen the adapter that `text` names; NULL for the base. */
+    INTERLEAF_EVENT_ADAPTER = 5
 };
 
 typedef struct interleaf_event {

@@ -9,10 +9,11 @@ use interleaf_contract::{CHUNK_TOKENS, RowKind, Sampler};
 use interleaf_kv::FirstTouch;
 use interleaf_model::TextStream;
 
+use crate::adapters::Activation;
 use crate::cache::Caller;
 use crate::request::{Completion, Event, FinishReason, Request};
 use crate::text::StopFilter;
-use crate::{EngineError, Feed, KeyReads, SequenceHandle, Want};
+use crate::{EngineError, Feed, KeyReads, Routed, SequenceHandle, Want};
 
 /// Who hears of progress, and may break off.
 pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
@@ -31,6 +32,11 @@ pub struct Active {
     pub rank: u8,
     /// Whether it alone ends where no token can be chosen for it, and not all that are in the step.
     pub fails_alone: bool,
+    /// From how many of the likeliest adapters its own is to be chosen once it has room; `None` where that is no question, or none
+    /// any more.
+    pub to_route: Option<usize>,
+    /// How it was.
+    routed: Option<Routed>,
     pub sequence: SequenceHandle,
     /// Whether it has been looked up what of the prompt is in the cache.
     has_begun: bool,
@@ -74,6 +80,8 @@ impl Active {
             caller,
             rank: 0,
             fails_alone: false,
+            to_route: None,
+            routed: None,
             sequence,
             has_begun: false,
             tokens: request.prompt.clone(),
@@ -93,6 +101,16 @@ impl Active {
             reason: (request.max_tokens == 0).then_some(FinishReason::Length),
             request,
         }
+    }
+
+    /// Its adapter has been chosen, which acts so on its prompt.
+    pub fn route(&mut self, routed: Routed, activation: Option<Activation>) {
+        (self.routed, self.to_route, self.sequence.activation) = (Some(routed), None, activation);
+    }
+
+    /// How its adapter was chosen, if it has been.
+    pub const fn routed(&self) -> Option<&Routed> {
+        self.routed.as_ref()
     }
 
     /// Whether it takes part in steps: before, [`Active::begin`] says what it has.
@@ -334,6 +352,7 @@ impl Active {
             text: self.text.clone(),
             reason: self.reason.unwrap_or(FinishReason::Cancelled),
             adapter_from: self.sequence.adapter_from(),
+            routed: self.routed.clone(),
             first_token: self.first_token.map(|at| at - start),
             decode,
         }

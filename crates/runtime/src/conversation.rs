@@ -95,6 +95,9 @@ impl Engine {
 
     /// Forgets what is in the cache of a text, under the base and every adapter, as far as nobody else uses it.
     pub(crate) fn forget_text(&mut self, caller: Caller, tokens: &[u32]) -> Result<(), EngineError> {
+        if let Some(router) = &mut self.router {
+            router.forget(caller, Some(tokens));
+        }
         let under = |name: &String| self.adapters.activation(name, tokens).ok().flatten();
         let names: Vec<String> = self.adapters.summaries().map(|adapter| adapter.name.clone()).collect();
         let activations: Vec<Activation> = names.iter().filter_map(under).collect();

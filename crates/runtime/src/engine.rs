@@ -21,6 +21,7 @@ use crate::keys::Keys;
 use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
+use crate::router::Router;
 use crate::store::Seen;
 use crate::swap::Swap;
 use crate::{
@@ -166,6 +167,8 @@ pub struct Engine {
     /// Of which layers and heads steps say how much they attended to each chunk.
     pub(crate) mass: Option<MassSampling>,
     pub(crate) widths: Option<WidthOptions>,
+    /// What chooses adapters, if that is open.
+    pub(crate) router: Option<Router>,
     /// How the keys of encoded chunks are read, and what that takes.
     pub(crate) keys: Keys,
     /// Where a tokenizer would be, for messages.
@@ -275,6 +278,7 @@ impl Engine {
                 .filter(|_| kinds.encodes && options.prefix_cache)
                 .map(|widths| widths.sampling),
             widths: options.widths,
+            router: None,
             keys: Keys::new(options.keys),
             tokenizer_file,
             tokenizer,

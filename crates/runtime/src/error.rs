@@ -64,6 +64,9 @@ pub enum EngineError {
     /// Two adapters of one name.
     #[error("an adapter named {0:?} is already registered")]
     DuplicateAdapter(String),
+    /// A prompt that was to be routed without a router.
+    #[error("no router is open, or none is kept for this model")]
+    NoRouter,
     /// A prompt without tokens.
     #[error("request {request}: the prompt has no tokens")]
     EmptyPrompt {

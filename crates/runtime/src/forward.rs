@@ -21,11 +21,18 @@ struct Buffers {
 
 /// What is read back of a pass besides its logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tap {
+pub enum Tap<'a> {
     /// Nothing.
     Nothing,
-    /// What the attention of each layer is given, in the order of layers.
-    AttentionInputs,
+    /// Normed hidden states, ascending: what the attention of a layer is given, and by the number of layers what the head
+    /// would be given of every row. Logits are then none.
+    Hidden(&'a [usize]),
+}
+
+impl Tap<'_> {
+    fn has(self, layer: usize) -> bool {
+        matches!(self, Self::Hidden(layers) if layers.contains(&layer))
+    }
 }
 
 /// What a pass is over.
@@ -33,7 +40,7 @@ struct Pass<'a> {
     step: &'a mut Step,
     config: &'a ModelConfig,
     ropes: &'a [RopeId],
-    tap: Tap,
+    tap: Tap<'a>,
     b: Buffers,
 }
 
@@ -45,7 +52,7 @@ pub fn record(
     model: &Resident,
     ropes: &[RopeId],
     config: &ModelConfig,
-    tap: Tap,
+    tap: Tap<'_>,
 ) -> Option<Tensor> {
     let (hidden, mlp) = (cols(config.hidden_size), cols(config.intermediate_size));
     let q = cols(config.heads * config.head_dim);
@@ -73,7 +80,11 @@ pub fn record(
         pass.mlp(layer);
         residual = Some(pass.b.delta);
     }
-    if pass.step.row_count(RowSet::Outputs) == 0 {
+    if pass.tap.has(config.layers) {
+        pass.norm(pass.b.x, residual, model.final_norm, 1, pass.b.normed);
+        pass.step.probe(pass.b.normed);
+    }
+    if pass.tap != Tap::Nothing || pass.step.row_count(RowSet::Outputs) == 0 {
         return None;
     }
     let normed = pass.step.tensor(RowSet::Outputs, hidden);
@@ -112,7 +123,7 @@ impl Pass<'_> {
         let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
         let Buffers { x, normed, q, k, v, mixed, delta, .. } = self.b;
         self.norm(x, residual, layer.input_norm, 1, normed);
-        if self.tap == Tap::AttentionInputs {
+        if self.tap.has(index as usize) {
             self.step.probe(normed);
         }
         let [wq, wk, wv] = layer.qkv;

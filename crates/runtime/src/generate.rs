@@ -90,7 +90,8 @@ impl Engine {
         self.open_empty(caller, activation)
     }
 
-    fn open_empty(
+    /// An empty sequence under some adapter, whose pages others may find.
+    pub(crate) fn open_empty(
         &mut self,
         caller: Caller,
         activation: Option<Activation>,
@@ -111,6 +112,15 @@ impl Engine {
         let manager = self.cache.manager();
         a.begin(sequence, reused, manager.drift(sequence.id)?, manager.first_touch(sequence.id)?);
         self.close_sequence(empty)
+    }
+
+    /// Chooses the adapter of a request that leaves that to the router.
+    fn route_request(&mut self, a: &mut Active, k: usize) -> Result<(), EngineError> {
+        let routed = self.route_for(a.caller, a.prompt_tokens(), k)?;
+        let activation = |name: &String| self.adapters.activation(name, a.prompt_tokens());
+        let activation = routed.adapter.as_ref().map(activation).transpose()?.flatten();
+        a.route(routed, activation);
+        Ok(())
     }
 
     /// All have begun that are to take part in its first step.
@@ -198,10 +208,15 @@ impl Engine {
         let to_choose = || plan.iter().find(|(index, _)| !active[*index].reads_keys());
         if let Some(&(index, _)) = to_begin.or_else(to_choose) {
             let a = &mut active[index];
-            let ready = self.on_device(|engine| match a.has_begun() {
-                true => engine.choose(a),
-                false => engine.begin(a),
+            let routes = a.to_route;
+            let ready = self.on_device(|engine| match (routes, a.has_begun()) {
+                (Some(k), _) => engine.route_request(a, k),
+                (None, true) => engine.choose(a),
+                (None, false) => engine.begin(a),
             });
+            if routes.is_some() && ready.is_ok() {
+                self.find_calibration(a.sequence.activation, a.budget());
+            }
             match ready {
                 // As below.
                 Ok(()) | Err(EngineError::GpuSuspended) => {}

@@ -52,8 +52,28 @@ impl Engine {
         sequence: SequenceHandle,
         tokens: &[u32],
     ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let layers: Vec<usize> = (0..self.model.config().layers).collect();
+        self.hidden_states(sequence, tokens, &layers)
+    }
+
+    /// The same of some layers, ascending: by the number of layers, what the model's head is given of each token. Tokens ×
+    /// hidden, by layer.
+    ///
+    /// # Errors
+    /// As of [`Engine::feed`]; or if the layers are not ascending, or there are not so many.
+    pub fn hidden_states(
+        &mut self,
+        sequence: SequenceHandle,
+        tokens: &[u32],
+        layers: &[usize],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let is_ascending = layers.windows(2).all(|pair| pair[0] < pair[1]);
+        if !is_ascending || layers.last().is_some_and(|last| *last > self.model.config().layers) {
+            let (option, expected) = ("layers", "ascending, and at most the number of layers");
+            return Err(EngineError::InvalidOption { option, expected, found: format!("{layers:?}") });
+        }
         let feed = Feed { sequence, tokens, kind: RowKind::Prompt, want: Want::Nothing };
-        self.on_some_device(&[sequence], |engine| engine.tapped_step(&feed))
+        self.on_some_device(&[sequence], |engine| engine.tapped_step(&feed, layers))
     }
 
     /// Puts other keys and values in the place of a sequence's own in one layer, as [`Engine::read_kv`] returns them, for all

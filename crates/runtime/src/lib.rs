@@ -50,6 +50,7 @@ mod request;
 mod reserve;
 mod resident;
 mod rest;
+mod router;
 mod sampling;
 mod service;
 mod step;
@@ -77,19 +78,21 @@ pub use interleaf_contract::{
 pub use interleaf_kv::policy::AppState;
 pub use interleaf_kv::{FirstTouch, Translation, TrimLevel};
 pub use interleaf_model::{
-    Calibration, ChatMessage, ChatTemplate, Digest, JointCalibration, LayerKind, MadeFrom, MeasuredTouch,
-    Model, ModelConfig, ModelError, PeftAdapter, PeftSite, Proj, RopeConfig, RopeScaling, Shape, Source,
-    TensorInfo, Tokenizer, WeightFormat,
+    Calibration, ChatMessage, ChatTemplate, Digest, JointCalibration, LayerKind, Looks, MOST_SCORED,
+    MadeFrom, MeasuredTouch, Model, ModelConfig, ModelError, PeftAdapter, PeftSite, Pooling, Proj,
+    RopeConfig, RopeScaling, RouterHead, RouterLabel, RouterOrigin, Shape, Source, TensorInfo, Tokenizer,
+    WeightFormat,
 };
 pub use keys::{KeyPath, KeyReads, KeyReason, KeyTimes};
 pub use mass::MassSampling;
 pub use request::{Completion, Event, FinishReason, Request};
 pub use resident::WeightBytes;
+pub use router::{AdapterChoice, AdapterScore, Routed};
 pub use sampling::SamplingOptions;
 pub use service::{
     Answer, App, CallId, CallOptions, Context, ContextId, Generation, Progress, Prompt, Restored, Service,
     ServiceError, ServiceOptions, ServiceStats, WhenFull, Whose,
 };
-pub use store::{DigestOrigin, Store, write_calibration};
+pub use store::{DigestOrigin, Store, write_calibration, write_router};
 pub use swap::{FlashProfile, SwapOptions, SwapStats};
 pub use widths::{WIDTH_ERRORS, WidthOptions};

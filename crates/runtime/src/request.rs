@@ -5,7 +5,7 @@ use std::time::Duration;
 use interleaf_contract::BackendError;
 use interleaf_kv::FirstTouch;
 
-use crate::{KeyReads, SamplingOptions};
+use crate::{KeyReads, Routed, SamplingOptions};
 
 /// A prompt and how to answer it.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +137,8 @@ pub struct Completion {
     /// The first position that the adapter acted on; `None` where the base answered, as it does where a
     /// prompt does not have the invocation of an activated LoRA.
     pub adapter_from: Option<usize>,
+    /// How its adapter was chosen, where that was left to the router.
+    pub routed: Option<Routed>,
     /// From the call to the first token.
     pub first_token: Option<Duration>,
     /// From the first token to the last.
@@ -156,6 +158,7 @@ impl Completion {
             keys: KeyReads::default(),
             reason: FinishReason::Cancelled,
             adapter_from: None,
+            routed: None,
             first_token: None,
             decode: Duration::ZERO,
         }

@@ -120,12 +120,16 @@ impl Engine {
         Ok(self.cache.commit(feed.sequence.id, feed.tokens)?)
     }
 
-    /// Takes a step of one feed, of which nothing is wanted but what the attention of each layer is given: rows × hidden, by
-    /// layer.
-    pub(crate) fn tapped_step(&mut self, feed: &Feed<'_>) -> Result<Vec<Vec<f32>>, EngineError> {
+    /// Takes a step of one feed, of which nothing is wanted but normed hidden states: rows × hidden, by layer
+    /// ([`Tap::Hidden`]).
+    pub(crate) fn tapped_step(
+        &mut self,
+        feed: &Feed<'_>,
+        layers: &[usize],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let start = self.cache.manager().room(feed.sequence.id)?;
         let room = self.make_room_for(std::slice::from_ref(feed), &[start]);
-        match room.and_then(|()| self.tapped(feed, start)) {
+        match room.and_then(|()| self.tapped(feed, start, layers)) {
             Ok(inputs) => {
                 self.remember(feed)?;
                 Ok(inputs)
@@ -137,14 +141,19 @@ impl Engine {
         }
     }
 
-    fn tapped(&mut self, feed: &Feed<'_>, start: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn tapped(
+        &mut self,
+        feed: &Feed<'_>,
+        start: usize,
+        layers: &[usize],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let config = self.model.config();
         let (batch, _) = self.batch(std::slice::from_ref(feed), &[start], Vec::new())?;
         if batch.rows.is_empty() {
-            return Ok(vec![Vec::new(); config.layers]);
+            return Ok(vec![Vec::new(); layers.len()]);
         }
         let mut step = Step::new(batch)?;
-        forward::record(&mut step, &self.resident, &self.ropes, config, Tap::AttentionInputs);
+        forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Hidden(layers));
         let ticket = self.backend.submit(step)?;
         Ok(self.backend.wait(ticket)?.probes)
     }

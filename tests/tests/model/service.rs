@@ -31,8 +31,12 @@ fn serve() -> Service {
 }
 
 fn call(adapter: Option<&str>, max_tokens: usize) -> CallOptions {
-    let adapter = adapter.map(str::to_owned);
-    CallOptions { adapter, max_tokens, end_tokens: Some(Vec::new()), ..CallOptions::default() }
+    CallOptions {
+        adapter: adapter.into(),
+        max_tokens,
+        end_tokens: Some(Vec::new()),
+        ..CallOptions::default()
+    }
 }
 
 fn app(service: &Service, name: &str) -> App {

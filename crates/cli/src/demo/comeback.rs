@@ -89,7 +89,7 @@ fn turn(
 ) -> Result<Turn, CliError> {
     conversation.push(ChatMessage::new("user", question));
     let options = CallOptions {
-        adapter: Some(ADAPTER.into()),
+        adapter: ADAPTER.into(),
         max_tokens: max_tokens.min(MOST_TOKENS),
         sampling: SamplingOptions { repeat_penalty: 1.3, ..SamplingOptions::default() },
         ..CallOptions::default()

@@ -35,6 +35,10 @@ pub fn follow(
                 Progress::Forgotten { tokens } => {
                     printer.line(format_args!("{label} ~ {tokens} tokens of it are forgotten"));
                 }
+                Progress::Adapter { name } => {
+                    let name = name.as_deref().unwrap_or("the base");
+                    printer.line(format_args!("{label} ~ {name} answers"));
+                }
                 Progress::Prefill { .. } => {}
             }
         }

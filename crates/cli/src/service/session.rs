@@ -199,7 +199,7 @@ impl Session {
         // Its last answer may have ended without anybody having looked.
         self.receive(Duration::ZERO);
         let options = CallOptions {
-            adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone()),
+            adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone()).into(),
             max_tokens: max_tokens.unwrap_or(self.defaults.max_tokens),
             sampling: SamplingOptions { seed, temperature, ..SamplingOptions::default() },
             drift,

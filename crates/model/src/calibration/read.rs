@@ -47,7 +47,7 @@ impl Calibration {
         adapter: Digest,
     ) -> Result<Self, ModelError> {
         let file = &TensorFile::open(source, file)?;
-        let header = header(file)?;
+        let header = Object::of_metadata(file, HEADER)?;
         let version = header.size("version", limits::LONG)?;
         if version != VERSION {
             return Err(header.unsupported("version", VERSION.to_string()));
@@ -103,16 +103,6 @@ impl Calibration {
             touches,
         })
     }
-}
-
-fn header(file: &TensorFile) -> Result<Object, ModelError> {
-    let text = file.metadata(HEADER).ok_or_else(|| ModelError::Field {
-        file: file.file().into(),
-        field: format!("__metadata__.{HEADER}"),
-        expected: "a JSON object".into(),
-        found: "nothing".into(),
-    })?;
-    Object::parse(format!("{}: {HEADER}", file.file()), text)
 }
 
 impl Reader<'_> {

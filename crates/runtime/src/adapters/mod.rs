@@ -197,6 +197,12 @@ impl Adapters {
         Ok(registered.acting.zip(from).map(|(adapter, from)| Activation { adapter, from }))
     }
 
+    /// Whether an adapter is where it can be computed with, and need not be loaded; `false` for one that is not registered.
+    pub fn is_resident(&self, name: &str) -> bool {
+        let found = self.by_name.get(name);
+        found.is_some_and(|found| found.acting.is_none_or(|acting| self.id(acting).is_some()))
+    }
+
     /// The sequence that turns an activated LoRA on.
     pub fn invocation(&self, name: &str) -> Option<&[u32]> {
         self.by_name.get(name)?.invocation.as_deref()

@@ -158,8 +158,7 @@ impl Engine {
     /// Whether an adapter's weights are there, so that a call under it need not wait for them; `false` for one that is not registered.
     #[must_use]
     pub fn is_loaded(&self, adapter: &str) -> bool {
-        let found = self.adapters.by_name.get(adapter);
-        found.is_some_and(|found| found.acting.is_none_or(|acting| self.adapters.id(acting).is_some()))
+        self.adapters.is_resident(adapter)
     }
 
     /// What has been done with adapters so far.

@@ -45,7 +45,7 @@ fn options(settings: &CallSettings) -> Result<CallOptions, Failure> {
     }
     let SamplingOptions { top_p, repeat_penalty, repeat_window, .. } = default.sampling;
     Ok(CallOptions {
-        adapter: settings.adapter.optional("adapter")?,
+        adapter: settings.adapter.optional("adapter")?.into(),
         max_tokens: if max_tokens == 0 { default.max_tokens } else { max_tokens as usize },
         sampling: SamplingOptions {
             logit_bias: biases.into_iter().map(|LogitBias { token, bias }| (token, bias)).collect(),

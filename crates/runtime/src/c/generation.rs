@@ -21,6 +21,7 @@ pub enum Kind {
     Forgotten = 2,
     Text = 3,
     End = 4,
+    Adapter = 5,
 }
 
 /// An answer under way, with what callers have been pointed to.
@@ -62,12 +63,21 @@ impl Answering {
             Poll::Ready(Some(Progress::Prefill { done, total })) => event(Kind::Prefill, done, total),
             Poll::Ready(Some(Progress::Forgotten { tokens })) => event(Kind::Forgotten, tokens, 0),
             Poll::Ready(Some(Progress::Text { text, tokens })) => {
-                let mut held = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-                let text_length = text.len();
-                *held = text + "\0";
-                Event { text: held.as_ptr().cast(), text_length, ..event(Kind::Text, tokens, 0) }
+                self.with_text(text, event(Kind::Text, tokens, 0))
             }
+            Poll::Ready(Some(Progress::Adapter { name })) => match name {
+                Some(name) => self.with_text(name, event(Kind::Adapter, 0, 0)),
+                None => event(Kind::Adapter, 0, 0),
+            },
         })
+    }
+
+    /// An event that points to a text, which is held until the next one.
+    fn with_text(&self, text: String, event: Event) -> Event {
+        let mut held = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        let text_length = text.len();
+        *held = text + "\0";
+        Event { text: held.as_ptr().cast(), text_length, ..event }
     }
 
     fn answer(&self) -> Result<&Answer, Failure> {

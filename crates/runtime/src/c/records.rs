@@ -62,6 +62,7 @@ pub struct MemoryBytes {
     pub exact_keys: u64,
     pub bases: u64,
     pub maps: u64,
+    pub pooled_adapters: u64,
 }
 
 /// `interleaf_stats`.

@@ -158,6 +158,7 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
             kv_encoded,
             kv_at_rest,
             kv_keys,
+            kv_adapters,
             kv_bases,
             kv_maps,
         } = service.get("service")?.memory()?;
@@ -176,6 +177,7 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
             exact_keys: kv_keys,
             bases: kv_bases,
             maps: kv_maps,
+            pooled_adapters: kv_adapters,
         };
         memory.set(&held, "memory")
     })

@@ -50,6 +50,8 @@ statuses! {
     NotEnded = 24, c"not_ended";
     BufferTooSmall = 25, c"buffer_too_small";
     Internal = 26, c"internal";
+    AdapterNotLoaded = 27, c"adapter_not_loaded";
+    NoRouter = 28, c"no_router";
 }
 
 impl From<&ServiceError> for Status {
@@ -87,6 +89,8 @@ impl From<&EngineError> for Status {
             EngineError::ContextFull { .. } => Self::ContextFull,
             EngineError::InvalidOption { .. } => Self::InvalidOption,
             EngineError::NoTokenizer { .. } => Self::NoTokenizer,
+            EngineError::AdapterNotLoaded { .. } => Self::AdapterNotLoaded,
+            EngineError::NoRouter => Self::NoRouter,
             // Of what nobody can ask through the service.
             EngineError::DuplicateSequence { .. }
             | EngineError::KvElements { .. }

@@ -12,7 +12,7 @@ use super::queue::AppKey;
 use super::shared::{Call, ContextEntry, Shared, State};
 use super::{CallId, CallOptions, ContextId, Generation, Prompt, ServiceError};
 use crate::feed::check_budget;
-use crate::{EngineError, Request};
+use crate::{AdapterChoice, EngineError, Request};
 
 /// One app: its contexts are its own, and no other app can call, list or name them. Clones are the same app.
 #[derive(Debug, Clone)]
@@ -122,6 +122,10 @@ impl Context {
         let asked = Instant::now();
         let shared = &self.app.shared;
         options.check()?;
+        let to_route = match options.adapter {
+            AdapterChoice::Auto { k } => Some(k),
+            AdapterChoice::Base | AdapterChoice::Named(_) => None,
+        };
         let (call, before) = self.begin_call()?;
         let request = shared.read(prompt, &before).and_then(|(kept, prompt)| {
             let limit = shared.facts.context;
@@ -143,7 +147,7 @@ impl Context {
         }
         let generation = Generation { call, channel: Arc::clone(&channel), service: Arc::downgrade(shared) };
         let (app, context) = (self.app.key, self.id);
-        state.queue.push(app, Call { id: call, app, context, request, channel, asked });
+        state.queue.push(app, Call { id: call, app, context, request, to_route, channel, asked });
         shared.tell(state);
         Ok(generation)
     }
@@ -247,11 +251,13 @@ impl CallOptions {
     fn check(&self) -> Result<(), ServiceError> {
         self.sampling.check()?;
         check_budget(self.drift)?;
+        self.adapter.check()?;
         Ok(())
     }
 
     fn request(&self, prompt: Vec<u32>, models: &[u32]) -> Request {
         let Self { adapter, max_tokens, sampling, stop, end_tokens, drift, .. } = self.clone();
+        let adapter = adapter.name().map(str::to_owned);
         let end_tokens = end_tokens.unwrap_or_else(|| models.to_vec());
         Request { prompt, adapter, max_tokens, sampling, stop, end_tokens, drift }
     }

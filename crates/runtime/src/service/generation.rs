@@ -21,6 +21,11 @@ pub enum Progress {
         /// Tokens to do.
         total: usize,
     },
+    /// The router has chosen the adapter ([`AdapterChoice::Auto`](crate::AdapterChoice::Auto)).
+    Adapter {
+        /// Its name; `None` for the base.
+        name: Option<String>,
+    },
     /// Tokens of the context had to go, for the prompt and the answer to fit
     /// ([`WhenFull::KeepFirstAndRecent`](super::WhenFull::KeepFirstAndRecent)).
     Forgotten {

@@ -16,7 +16,7 @@
 //!
 //! let mail = service.app("org.example.mail", None)?;
 //! let context = mail.new_context()?;
-//! let options = CallOptions { adapter: Some("polite".into()), ..CallOptions::default() };
+//! let options = CallOptions { adapter: "polite".into(), ..CallOptions::default() };
 //! let answer = context.call(&Prompt::Text("Dear Ada,".into()), &options)?;
 //! while let Some(progress) = answer.next() {
 //!     if let Progress::Text { text, .. } = progress {
@@ -50,7 +50,7 @@ use interleaf_model::{ChatMessage, Source};
 use self::journal::Journal;
 use self::shared::{AppEntry, Facts, Shared};
 use self::worker::Core;
-use crate::{AdapterSummary, Engine, MemoryUse, SamplingOptions};
+use crate::{AdapterChoice, AdapterSummary, Engine, MemoryUse, SamplingOptions};
 
 pub use self::app::{App, Context};
 pub use self::error::{ServiceError, Whose};
@@ -130,8 +130,8 @@ pub enum WhenFull {
 /// How a call is answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallOptions {
-    /// The adapter's name; `None` for the base model.
-    pub adapter: Option<String>,
+    /// Who answers.
+    pub adapter: AdapterChoice,
     /// The longest answer, in tokens.
     pub max_tokens: usize,
     /// How tokens are chosen.
@@ -149,7 +149,7 @@ pub struct CallOptions {
 impl Default for CallOptions {
     fn default() -> Self {
         Self {
-            adapter: None,
+            adapter: AdapterChoice::Base,
             max_tokens: 256,
             sampling: SamplingOptions::default(),
             stop: Vec::new(),
@@ -314,6 +314,14 @@ impl Service {
     pub fn replace_adapter(&self, name: &str, source: Source) -> Result<AdapterSummary, ServiceError> {
         let name = name.to_owned();
         Ok(self.shared.ask(move |core| core.engine().replace_adapter(&name, &source))??)
+    }
+
+    /// Opens the router by which calls' adapters are chosen from now on, between two steps ([`Engine::open_router`]).
+    ///
+    /// # Errors
+    /// As there; or if the service has stopped.
+    pub fn open_router(&self, file: Option<PathBuf>) -> Result<(), ServiceError> {
+        Ok(self.shared.ask(move |core| core.engine().open_router(file.as_deref()).map(drop))??)
     }
 
     /// The registered adapters, by name.

@@ -28,6 +28,8 @@ pub struct Call {
     pub app: AppKey,
     pub context: ContextId,
     pub request: Request,
+    /// From how many of the likeliest adapters the request's is to be chosen; `None` where the request says which.
+    pub to_route: Option<usize>,
     pub channel: Arc<Channel>,
     pub asked: Instant,
 }

@@ -153,7 +153,11 @@ impl Core {
 
     /// Lets a call into the batch.
     fn begin(&mut self, call: Call) {
-        let begun = self.engine.check_request(0, &call.request).map_err(ServiceError::from).and_then(|()| {
+        let checked = match (call.to_route, self.engine.router()) {
+            (Some(_), None) => Err(EngineError::NoRouter),
+            _ => self.engine.check_request(0, &call.request),
+        };
+        let begun = checked.map_err(ServiceError::from).and_then(|()| {
             let caller = self.caller(call.app)?;
             Ok((caller, self.engine.open_kept(caller, &call.request)?))
         });
@@ -162,6 +166,7 @@ impl Core {
                 let stream = self.engine.tokenizer("text").ok().map(|tokenizer| tokenizer.stream(true));
                 let mut a = Active::new(call.index(), call.request.clone(), caller, sequence, stream);
                 (a.rank, a.fails_alone) = (self.shared.lock().rank(call.app), true);
+                a.to_route = call.to_route;
                 self.calls.insert(call.index(), call);
                 self.active.push(a);
             }
@@ -201,6 +206,9 @@ impl Core {
         drop(state);
         let caller = killed.and_then(|app| self.callers.remove(&app));
         let caller = caller.ok_or(ServiceError::TooManyApps { most })?;
+        if let Some(router) = &mut self.engine.router {
+            router.forget(caller, None);
+        }
         Ok(self.engine.cache.close_app(caller).map_err(EngineError::from)?)
     }
 
@@ -240,12 +248,23 @@ impl Core {
         let turn = engine.turn(active, true, ahead, &mut |event| tell(calls, event));
         match turn {
             Ok(turn) => {
+                self.tell_of_routes();
                 self.collect();
                 turn
             }
             Err(Failed { request, error }) => {
                 self.failed(request, error);
                 Turn::Taken
+            }
+        }
+    }
+
+    /// Tells those of their adapters who have left the choice to the router and not been told.
+    fn tell_of_routes(&mut self) {
+        for a in &self.active {
+            let Some((call, routed)) = self.calls.get_mut(&a.index()).zip(a.routed()) else { continue };
+            if call.to_route.take().is_some() {
+                call.channel.send(Progress::Adapter { name: routed.adapter.clone() });
             }
         }
     }

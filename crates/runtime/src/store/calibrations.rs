@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use interleaf_model::{Calibration, Digest, ModelConfig, ModelError, Source};
-use tempfile::NamedTempFile;
 
 use super::Warned;
+use super::whole::write_whole;
 use crate::EngineError;
 
 const FOLDER: &str = "calibrations";
@@ -65,15 +65,5 @@ impl Calibrations {
 /// # Errors
 /// If it cannot be written.
 pub fn write(file: &Path, calibration: &Calibration) -> Result<(), EngineError> {
-    let bytes = calibration.to_bytes()?;
-    // The empty parent of a bare name is no folder that could be made.
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = || {
-        std::fs::create_dir_all(folder)?;
-        let beside = NamedTempFile::new_in(folder)?;
-        std::fs::write(beside.path(), bytes)?;
-        beside.persist(file)?;
-        Ok(())
-    };
-    written().map_err(|source| ModelError::Io { file: file.display().to_string(), source }.into())
+    write_whole(file, &calibration.to_bytes()?)
 }

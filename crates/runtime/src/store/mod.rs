@@ -3,12 +3,14 @@
 //!
 //! Everything in it follows from the user's files and may be deleted at any time; nothing that is right with
 //! a store is wrong without one. A store that is damaged or cannot be written is said in a warning and
-//! never fails a run. Today it holds digests, verdicts on GPUs, and calibrations of adapters.
+//! never fails a run. Today it holds digests, verdicts on GPUs, calibrations of adapters, and routers.
 
 mod calibrations;
 mod digests;
+mod routers;
 mod stamp;
 mod verdicts;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +27,7 @@ use crate::EngineError;
 use crate::doctor::Verdict;
 
 pub use calibrations::write as write_calibration;
+pub use routers::write as write_router;
 
 /// Where a digest is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +150,12 @@ impl Store {
     #[must_use]
     pub fn calibration(&self, config: &ModelConfig, model: Digest, adapter: Digest) -> Option<Calibration> {
         self.calibrations.as_ref()?.find(config, model, adapter)
+    }
+
+    /// Where the router of a model is kept, or would be; `None` where nothing is.
+    #[must_use]
+    pub fn router_file(&self, model: Digest) -> Option<PathBuf> {
+        self.folder().map(|store| routers::file(store, model))
     }
 
     /// Keeps a calibration in place of an earlier one. Returns its file; `None` where nothing is kept.
