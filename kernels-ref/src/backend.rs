@@ -186,6 +186,10 @@ impl RefKernels {
                 let values = &mut activations.0[out.index as usize];
                 kv_read(batch, *layer, table, pool, (values, out.cols as usize), *at as usize)?;
             }
+            Op::Arrive { layer, pages } => pages.put(*layer, |place, bytes| {
+                pool.page_mut(place)?.copy_from_slice(&bytes);
+                Ok::<(), BackendError>(())
+            })?,
             Op::Add { x, from, at } => {
                 let mut values = activations.take(*x);
                 let (cols, from_cols) = (x.cols as usize, from.cols as usize);

@@ -8,6 +8,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("weights and pages are stored little-endian and are read in place");
 
+mod arrival;
 mod backend;
 mod batch;
 mod chain;
@@ -28,6 +29,7 @@ mod waiter;
 mod weights;
 mod work;
 
+pub use arrival::{Arrival, ArrivingPages};
 pub use backend::{Backend, BackendInfo, MemoryReport, Numerics, PageTicket, Ticket};
 pub use batch::{Batch, Output, Row, RowKind, Sequence};
 pub use bytes::Bytes;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Batch, CHUNK_TOKENS, ContractError, MatrixId, ProjectionId, RopeId, VectorId};
+use crate::{Arrival, Batch, CHUNK_TOKENS, ContractError, MatrixId, ProjectionId, RopeId, VectorId};
 
 /// Which rows a tensor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -153,6 +153,14 @@ pub enum Op {
         /// The first column.
         at: u32,
     },
+    /// Waits for pages of a layer that come from elsewhere, and puts them in their places, which nothing else in the step
+    /// writes.
+    Arrive {
+        /// The layer.
+        layer: u32,
+        /// The pages.
+        pages: Arrival,
+    },
     /// Causal grouped-query attention over the pages of each row's sequence: positions `0 ..=` its own, or
     /// the last of them where the shape has a window.
     PagedAttention {
@@ -207,6 +215,7 @@ impl Op {
             Self::Rope { .. } => "rope",
             Self::KvAppend { .. } => "kv_append",
             Self::KvRead { .. } => "kv_read",
+            Self::Arrive { .. } => "arrive",
             Self::Add { .. } => "add",
             Self::PagedAttention { .. } => "paged_attention",
             Self::SwiGlu { .. } => "swiglu",

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use interleaf_contract::host::{HostSite, Pool, Resident};
 use interleaf_contract::{
-    Activation, AttentionShape, BackendError, Bands, Batch, MatrixId, Numerics, Op, ProjectionId, RopeTable,
-    RowSet, Sampled, Step, StepOutput, Tensor,
+    Activation, Arrival, AttentionShape, BackendError, Bands, Batch, MatrixId, Numerics, Op, ProjectionId,
+    RopeTable, RowSet, Sampled, Step, StepOutput, Tensor,
 };
 
 use crate::activations::{Activations, Buffer};
@@ -72,6 +72,10 @@ enum Work<'a> {
         layer: u32,
         table: Option<&'a RopeTable>,
         out: Columns<'a>,
+    },
+    Arrive {
+        layer: u32,
+        pages: &'a Arrival,
     },
     Add {
         x: Shared<'a, f32>,
@@ -226,6 +230,7 @@ impl<'a> Plan<'a> {
                     table: resident.rope(*table)?,
                 },
                 Op::KvAppend { layer, k, v } => Work::KvAppend { layer: *layer, k: tensor(k), v: tensor(v) },
+                Op::Arrive { layer, pages } => Work::Arrive { layer: *layer, pages },
                 Op::KvRead { layer, rope, out, at } => Work::KvRead {
                     layer: *layer,
                     table: rope.map(|table| resident.rope(table)).transpose()?,
@@ -330,6 +335,17 @@ impl<'a> Plan<'a> {
                     let appended = kv_append::kv_append(batch, *layer, k.all(), v.all(), &mut pool);
                     // The step was checked: every entry is in the pool. What panics here ends the step with an error.
                     assert!(appended.is_ok(), "{appended:?}");
+                }
+            }
+            Work::Arrive { layer, pages } => {
+                if worker.is_first() {
+                    let mut pool = self.pool.write().unwrap_or_else(PoisonError::into_inner);
+                    let put = pages.put(*layer, |place, bytes| {
+                        pool.page_mut(place)?.copy_from_slice(&bytes);
+                        Ok::<(), BackendError>(())
+                    });
+                    // As for what is appended.
+                    assert!(put.is_ok(), "{put:?}");
                 }
             }
             Work::KvRead { layer, table, out } => {

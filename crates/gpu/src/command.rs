@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use interleaf_contract::BackendError;
+use interleaf_contract::{Arrival, BackendError};
 use wgpu::BufferUsages;
 
 use crate::buffers::{BufferPool, STORAGE};
@@ -52,6 +52,12 @@ enum Command {
         to: (Place, u64),
         bytes: u64,
     },
+    /// Pages of a layer come, while all before them runs.
+    Arrive {
+        layer: u32,
+        pages: Arrival,
+        stripe: wgpu::Buffer,
+    },
 }
 
 /// What a submission consists of.
@@ -80,6 +86,11 @@ impl Recording {
         }
     }
 
+    /// Records that pages of a layer come into its stripe.
+    pub(crate) fn arrive(&mut self, layer: u32, pages: Arrival, stripe: wgpu::Buffer) {
+        self.commands.push(Command::Arrive { layer, pages, stripe });
+    }
+
     /// Records a copy to the host and returns where it will be in what is read back.
     pub(crate) fn read_back(&mut self, from: Place, at: u64, bytes: u64) -> u64 {
         let to = self.read_back;
@@ -92,7 +103,7 @@ impl Recording {
     pub(crate) fn dispatches(&self) -> impl Iterator<Item = (&'static str, Loads)> + '_ {
         self.commands.iter().filter_map(|command| match command {
             Command::Dispatch { compiled, loads, .. } => Some((compiled.name, *loads)),
-            Command::Copy { .. } => None,
+            Command::Copy { .. } | Command::Arrive { .. } => None,
         })
     }
 
@@ -217,7 +228,8 @@ impl Submitter {
 
     /// Command buffers that a recording takes.
     pub(crate) fn command_buffers(&self, recording: &Recording) -> u64 {
-        self.stretches(recording).count() as u64
+        let arrivals = recording.commands.iter().filter(|command| matches!(command, Command::Arrive { .. }));
+        (self.stretches(recording).count() + arrivals.count()) as u64
     }
 
     /// The commands of each command buffer.
@@ -282,6 +294,16 @@ impl Submitter {
                     gpu.queue.submit([std::mem::replace(&mut encoder, next).finish()]);
                 }
                 for run in stretch.chunk_by(|a, b| kind(a) == kind(b)) {
+                    for command in run {
+                        let Command::Arrive { layer, pages, stripe } = command else { continue };
+                        // What the host writes comes before all that is submitted later, and after what is now.
+                        let next = gpu.device.create_command_encoder(&descriptor);
+                        gpu.queue.submit([std::mem::replace(&mut encoder, next).finish()]);
+                        pages.put(*layer, |place, bytes| {
+                            gpu.queue.write_buffer(stripe, place.bytes().start as u64, &bytes);
+                            Ok::<(), BackendError>(())
+                        })?;
+                    }
                     kernels.encode(&mut encoder, run);
                     encode_copies(&mut encoder, run, &find)?;
                 }

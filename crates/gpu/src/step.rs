@@ -166,6 +166,11 @@ impl<'a> Plan<'a> {
             Op::Rope { x, head_dim, table } => rope::record(self, recorder, *x, *head_dim, *table)?,
             Op::KvAppend { layer, k, v } => kv_append::record(self, recorder, *layer, *k, *v)?,
             &Op::KvRead { layer, rope, out, at } => kv_read::record(self, recorder, layer, rope, out, at)?,
+            Op::Arrive { layer, pages } => {
+                if let Some(pool) = self.held.pool {
+                    recorder.recording.arrive(*layer, pages.clone(), pool.stripe(*layer)?.clone());
+                }
+            }
             &Op::Add { x, from, at } => add::record(self, recorder, x, from, at)?,
             Op::PagedAttention { layer, shape, q, out } => {
                 paged_attention::record(self, recorder, *layer, shape, *q, *out)?;

@@ -1,7 +1,7 @@
 //! The forward pass, written once over the `Backend` trait: it records operations and computes nothing.
 //! Families differ by what their layers have: see `Layer` and `ModelConfig`.
 
-use interleaf_contract::{AttentionShape, Op, RopeId, RowSet, Step, Tensor, VectorId};
+use interleaf_contract::{Arrival, AttentionShape, Op, RopeId, RowSet, Step, Tensor, VectorId};
 use interleaf_model::ModelConfig;
 
 use crate::resident::{Layer, Resident};
@@ -41,18 +41,20 @@ struct Pass<'a> {
     config: &'a ModelConfig,
     ropes: &'a [RopeId],
     tap: Tap<'a>,
+    arrival: Option<&'a Arrival>,
     b: Buffers,
 }
 
 /// Records a whole forward pass over the step's batch. `ropes` are the tables of `config.ropes`. Returns the
 /// logits of its output rows, outputs × vocabulary, or `None` where the batch asks for none and the head is
-/// left out.
+/// left out. What arrives does so before each layer attends.
 pub fn record(
     step: &mut Step,
     model: &Resident,
     ropes: &[RopeId],
     config: &ModelConfig,
     tap: Tap<'_>,
+    arrival: Option<&Arrival>,
 ) -> Option<Tensor> {
     let (hidden, mlp) = (cols(config.hidden_size), cols(config.intermediate_size));
     let q = cols(config.heads * config.head_dim);
@@ -69,7 +71,7 @@ pub fn record(
         gate: all(mlp),
         up: all(mlp),
     };
-    let mut pass = Pass { step, config, ropes, tap, b };
+    let mut pass = Pass { step, config, ropes, tap, arrival, b };
 
     let out = pass.b.x;
     pass.step.push(Op::Embed { table: model.embedding, scale: config.embedding_scale, out });
@@ -138,6 +140,9 @@ impl Pass<'_> {
             }
         }
         self.step.push(Op::KvAppend { layer: index, k, v });
+        if let Some(pages) = self.arrival {
+            self.step.push(Op::Arrive { layer: index, pages: pages.clone() });
+        }
         self.step.push(Op::PagedAttention { layer: index, shape, q, out: mixed });
         self.step.push(Op::LoraMatmul { x: mixed, projections: vec![(layer.o, delta)] });
         if let Some(weight) = layer.attention_out_norm {

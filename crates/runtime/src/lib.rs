@@ -94,5 +94,5 @@ pub use service::{
     ServiceError, ServiceOptions, ServiceStats, WhenFull, Whose,
 };
 pub use store::{DigestOrigin, Store, write_calibration, write_router};
-pub use swap::{FlashProfile, SwapOptions, SwapStats};
+pub use swap::{FlashProfile, SwapOptions, SwapStats, SwitchMeasure};
 pub use widths::{WIDTH_ERRORS, WidthOptions};

@@ -2,7 +2,7 @@
 //! (LLMS, arXiv 2403.11805, §3.3). Each layer's keys and values are put in their places before the layer attends, so that every
 //! token sees what is before it, whether that is resident or has just been computed.
 
-use interleaf_contract::{Batch, Row, RowKind, Sequence, Step};
+use interleaf_contract::{Arrival, Batch, Row, RowKind, Sequence, Step};
 
 use interleaf_kv::KvError;
 
@@ -31,15 +31,16 @@ impl Engine {
         if let Some(&position) = positions.iter().find(|position| **position >= has) {
             return Err(EngineError::NoSuchPosition { position, tokens: has });
         }
-        self.on_some_device(&[sequence], |engine| engine.compute_at(sequence, tokens, positions))
+        self.on_some_device(&[sequence], |engine| engine.compute_at(sequence, tokens, positions, None))
     }
 
-    /// The same on the device at hand, of positions that there are.
+    /// The same on the device at hand, of positions that there are; with what arrives meanwhile, layer by layer.
     pub(crate) fn compute_at(
         &mut self,
         sequence: SequenceHandle,
         tokens: &[u32],
         positions: &[usize],
+        arrival: Option<&Arrival>,
     ) -> Result<(), EngineError> {
         let acts = |position: usize| sequence.activation.is_some_and(|a| a.from <= position);
         let row = |&position: &usize| Row {
@@ -51,13 +52,22 @@ impl Engine {
         };
         let all: Vec<Row> = positions.iter().map(row).collect();
         // Ascending: what a piece reads of an earlier one is there by then.
-        for rows in all.chunks(self.prefill_rows) {
+        for (piece, rows) in all.chunks(self.prefill_rows).enumerate() {
             let sequences = vec![Sequence { pages: self.cache.manager().page_table(sequence.id)?.clone() }];
             let loaded = |a: &Activation| self.adapters.id(a.adapter).ok_or(KvError::NotLoaded(sequence.id));
             let adapters = sequence.activation.iter().map(loaded).collect::<Result<_, _>>()?;
             let batch = Batch { rows: rows.to_vec(), sequences, adapters, ..Batch::default() };
             let mut step = Step::new(batch)?;
-            forward::record(&mut step, &self.resident, &self.ropes, self.model.config(), Tap::Nothing);
+            // What the first one has waited for is there for the others.
+            let arrival = arrival.filter(|_| piece == 0);
+            forward::record(
+                &mut step,
+                &self.resident,
+                &self.ropes,
+                self.model.config(),
+                Tap::Nothing,
+                arrival,
+            );
             let ticket = self.backend.submit(step)?;
             self.backend.wait(ticket)?;
         }

@@ -153,7 +153,7 @@ impl Engine {
             return Ok(vec![Vec::new(); layers.len()]);
         }
         let mut step = Step::new(batch)?;
-        forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Hidden(layers));
+        forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Hidden(layers), None);
         let ticket = self.backend.submit(step)?;
         Ok(self.backend.wait(ticket)?.probes)
     }
@@ -221,7 +221,7 @@ impl Engine {
         if let Some(sampling) = self.mass {
             step.measure_mass(sampling.of(config));
         }
-        let logits = forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Nothing);
+        let logits = forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Nothing, None);
         if let Some(logits) = logits {
             if sample {
                 step.push(Op::Sample { logits });

@@ -3,13 +3,22 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use interleaf_runtime::{
-    BackendChoice, Completion, Engine, EngineError, EngineOptions, Request, SamplingOptions, SwapOptions,
-    SwapStats, TrimLevel,
+    BackendChoice, Completion, Engine, EngineError, EngineOptions, FlashProfile, Request, SamplingOptions,
+    SwapOptions, SwapStats, TrimLevel,
 };
 
+use interleaf_tests::backends;
+
 use super::support::{demo, options, prompts};
+
+/// The CPU, and the GPU where there is one.
+fn all_backends() -> Vec<BackendChoice> {
+    let gpu = backends::gpu().map(|_| BackendChoice::Gpu);
+    [Some(BackendChoice::Cpu), gpu].into_iter().flatten().collect()
+}
 
 /// Room for some thousand chunks.
 const FILE: u64 = 256 << 20;
@@ -51,10 +60,12 @@ fn empty(engine: &mut Engine) {
 
 #[test]
 fn what_left_memory_is_read_back() {
-    let store = tempfile::tempdir().expect("a folder");
-    let mut engine = engine(store.path(), BackendChoice::Cpu);
-    let text = text(&engine, 300);
-    for adapter in [None, Some("rust-code")] {
+    let all =
+        all_backends().into_iter().flat_map(|backend| [None, Some("rust-code")].map(|of| (backend, of)));
+    for (backend, adapter) in all {
+        let store = tempfile::tempdir().expect("a folder");
+        let mut engine = engine(store.path(), backend);
+        let text = text(&engine, 300);
         let before = ask(&mut engine, &text, adapter, 0.0);
         empty(&mut engine);
         let had = stats(&engine);
@@ -132,6 +143,32 @@ fn what_was_damaged_is_computed_again() {
         assert!(damages.contains(&damaged), "{what}: {damaged} of {read}");
         assert_eq!(read + recomputed, 24, "{what}");
         assert!(damaged <= recomputed);
+    }
+}
+
+/// On storage so slow that much is sooner computed: what is read comes layer by layer while that is.
+#[test]
+fn what_is_sooner_computed_than_read_is_computed_among_what_is_read() {
+    for backend in all_backends() {
+        let slow = FlashProfile { read: 20e6, write: 1e9, latency: Duration::from_micros(50) };
+        let store = tempfile::tempdir().expect("a folder");
+        let swap = Some(SwapOptions { bytes: FILE, profile: Some(slow) });
+        let store = Some(store.path().to_path_buf());
+        let mut engine = demo(&EngineOptions { store, swap, prefill_rows: 48, ..options(backend) });
+        engine.reserve_kv(2, 512).expect("a small pool");
+        let text = text(&engine, 480);
+        for adapter in [None, Some("rust-code")] {
+            let before = ask(&mut engine, &text, adapter, 0.0);
+            empty(&mut engine);
+            let had = stats(&engine);
+            let after = ask(&mut engine, &text, adapter, 0.0);
+            assert_eq!(after.reused_tokens, 464, "{backend:?}");
+            let SwapStats { read, recomputed, damaged, .. } = stats(&engine);
+            let back = (read - had.read, recomputed - had.recomputed);
+            assert!(back.0 > 0 && back.1 > 3 && back.0 + back.1 == 29, "{backend:?}: {back:?}");
+            assert_eq!(damaged, 0);
+            assert_eq!(after.tokens, before.tokens, "{backend:?} {adapter:?}");
+        }
     }
 }
 

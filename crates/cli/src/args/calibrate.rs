@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use interleaf_calibrate::{Anchor, PREFIXES};
 
-use super::StoreArgs;
+use super::{BackendArg, StoreArgs, WeightsArg};
 
 /// Options of `calibrate`.
 #[derive(Debug, Clone, Args)]
 pub struct CalibrateArgs {
     /// A Hugging Face model folder [default: the embedded demo model]
-    #[arg(long, value_name = "DIR", requires = "adapter")]
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// A PEFT adapter folder, or the name of one of the demo model's [default: each of the demo model's in turn]
     #[arg(long, value_name = "DIR")]
@@ -24,6 +24,15 @@ pub struct CalibrateArgs {
     /// Where the calibration is written to [default: the store]
     #[arg(long, value_name = "FILE", requires = "adapter")]
     pub output: Option<PathBuf>,
+    /// Measure the machine instead: what reading swapped pages and computing them again takes, by which contexts come back
+    #[arg(long, conflicts_with_all = ["adapter", "text", "output"])]
+    pub device: bool,
+    /// With --device: what the model runs on
+    #[arg(long, value_enum, default_value_t = BackendArg::Auto, requires = "device")]
+    pub backend: BackendArg,
+    /// With --device: how base weights are kept
+    #[arg(long, value_enum, default_value_t = WeightsArg::Stored, requires = "device")]
+    pub weights: WeightsArg,
     /// Worker threads of the CPU [default: one per core, on machines with fast and slow ones per fast core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,

@@ -253,6 +253,10 @@ impl<I: Inventory> Check<'_, I> {
                 self.columns(2 * width, *at, *out)?;
                 rope.map_or(Ok(()), |table| self.turns(out.rows, self.pool.head_dim, table))
             }
+            Op::Arrive { layer, pages } => pages.0.places(*layer).into_iter().try_for_each(|place| {
+                self.equal("layer of a page that comes", *layer as usize, place.layer as usize)?;
+                page(place, &self.pool)
+            }),
             Op::Add { x, from, at } => {
                 self.tensor(*x)?;
                 positive(self.stem, "columns", x.cols as usize)?;

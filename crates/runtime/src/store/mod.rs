@@ -28,6 +28,7 @@ use crate::doctor::Verdict;
 
 pub use calibrations::write as write_calibration;
 pub use routers::write as write_router;
+pub use whole::write_whole;
 
 /// Where a digest is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

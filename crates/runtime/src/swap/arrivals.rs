@@ -4,58 +4,79 @@
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use interleaf_contract::PageData;
+use interleaf_contract::{ArrivingPages, Bytes, PageAddress};
 use interleaf_kv::OpId;
+
+/// A page that is to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// For which move.
+    pub op: OpId,
+    /// Where in the file.
+    pub at: u64,
+    /// What it must be.
+    pub check: u64,
+    /// Where it goes.
+    pub to: PageAddress,
+}
+
+/// One layer's pages.
+#[derive(Debug, Clone, Default)]
+enum Layer {
+    /// On their way.
+    #[default]
+    Coming,
+    /// There, but for those that could not be read or are not what was written.
+    There(Vec<Option<Bytes>>),
+    /// Somebody has taken them.
+    Taken,
+}
 
 #[derive(Debug, Default)]
 struct State {
-    /// By layer; `None` for those that are not there yet.
-    layers: Vec<Option<Vec<PageData>>>,
-    /// Moves of which something could not be read, or is not what was written.
+    layers: Vec<Layer>,
+    /// Moves of which something has not come.
     failed: BTreeSet<OpId>,
 }
 
-/// Layers of some moves.
+/// Pages of some moves.
 #[derive(Debug)]
 pub struct Arrivals {
+    /// By layer.
+    wanted: Vec<Vec<Wanted>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Arrivals {
-    /// So many layers, none of which is there.
-    pub fn new(layers: usize) -> Self {
-        let state = State { layers: vec![None; layers], failed: BTreeSet::new() };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+    /// Pages of each layer, none of which is there. Of some moves nothing will come at all.
+    pub fn new(wanted: Vec<Vec<Wanted>>, failed: BTreeSet<OpId>) -> Self {
+        let layers = vec![Layer::Coming; wanted.len()];
+        Self { wanted, state: Mutex::new(State { layers, failed }), changed: Condvar::new() }
     }
 
-    /// A layer is there, but for the moves of which it is not.
-    pub fn arrived(&self, layer: usize, pages: Vec<PageData>, failed: impl IntoIterator<Item = OpId>) {
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// The pages of a layer.
+    pub fn wanted(&self, layer: usize) -> &[Wanted] {
+        self.wanted.get(layer).map_or(&[], |wanted| wanted)
+    }
+
+    /// A layer is there, in the order of what is wanted of it; what is missing at the end has not come.
+    pub fn arrived(&self, layer: usize, mut pages: Vec<Option<Bytes>>) {
+        let wanted = self.wanted(layer);
+        pages.resize(wanted.len(), None);
         let mut state = self.lock();
-        state.failed.extend(failed);
+        let missing = wanted.iter().zip(&pages).filter(|(_, page)| page.is_none());
+        state.failed.extend(missing.map(|(wanted, _)| wanted.op));
         if let Some(place) = state.layers.get_mut(layer) {
-            *place = Some(pages);
+            *place = Layer::There(pages);
         }
         drop(state);
         self.changed.notify_all();
-    }
-
-    /// Of a move nothing will come.
-    pub fn cannot(&self, op: OpId) {
-        self.lock().failed.insert(op);
-    }
-
-    /// Waits for a layer's pages, and takes them.
-    pub fn wait(&self, layer: usize) -> Vec<PageData> {
-        let mut state = self.lock();
-        loop {
-            // Of layers that there are not, nothing comes.
-            let Some(place) = state.layers.get_mut(layer) else { return Vec::new() };
-            if let Some(pages) = place {
-                return std::mem::take(pages);
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 
     /// Once all layers are there: the moves that have failed.
@@ -65,5 +86,25 @@ impl Arrivals {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ArrivingPages for Arrivals {
+    fn places(&self, layer: u32) -> Vec<PageAddress> {
+        self.wanted(layer as usize).iter().map(|wanted| wanted.to).collect()
+    }
+
+    fn wait(&self, layer: u32) -> Vec<Option<Bytes>> {
+        let mut state = self.lock();
+        loop {
+            // Of layers that there are not, nothing comes.
+            let Some(place) = state.layers.get_mut(layer as usize) else { return Vec::new() };
+            match std::mem::replace(place, Layer::Taken) {
+                Layer::There(pages) => return pages,
+                Layer::Taken => return Vec::new(),
+                Layer::Coming => *place = Layer::Coming,
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }

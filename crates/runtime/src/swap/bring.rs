@@ -1,13 +1,14 @@
-//! A context comes back: what of it lies in the file is read, layer by layer, and what is sooner computed is (LLMS, arXiv
-//! 2403.11805, §3.3). Which is which the KV manager has said by the machine's costs.
+//! A context comes back: what of it lies in the file is read, and what is sooner computed is, at the same time: a layer attends as
+//! soon as its own pages are there, while those of the next ones are still being read (LLMS, arXiv 2403.11805, §3.3). Which is which
+//! the KV manager has said by the machine's costs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use interleaf_contract::CHUNK_TOKENS;
+use interleaf_contract::{Arrival, CHUNK_TOKENS, PageData};
 use interleaf_kv::{Op, OpId, OpKind};
 
-use super::arrivals::Arrivals;
-use super::files::Wanted;
+use super::arrivals::{Arrivals, Wanted};
 use super::write_back::address;
 use crate::{Engine, EngineError, SequenceHandle};
 
@@ -24,57 +25,91 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let is_read = |op: &Op| matches!(op.kind, OpKind::Read { .. });
         let (mut reads, mut computed): (Vec<Op>, Vec<Op>) = moves.into_iter().partition(is_read);
-        while !reads.is_empty() {
+        while !(reads.is_empty() && computed.is_empty()) {
             let arrivals = self.begin_reading(&reads);
-            let layers = 0..self.reserved.geometry.layers;
-            let put =
-                layers.into_iter().try_for_each(|layer| self.backend.write_pages(&arrivals.wait(layer)));
-            if let Err(error) = put {
+            if let Err(error) = self.put_all(sequence, &arrivals, &computed) {
                 reads.iter().chain(&computed).for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));
-                return Err(error.into());
+                return Err(error);
             }
             let failed = arrivals.failed();
             self.count_read(reads.len() - failed.len(), failed.len());
-            let ended = |engine: &mut Self, op: &Op| match failed.contains(&op.id) {
-                true => engine.cache.manager_mut().failed(op.id),
-                false => engine.cache.manager_mut().done(op.id),
+            let manager = self.cache.manager_mut();
+            let ended = |op: &Op| match failed.contains(&op.id) {
+                true => manager.failed(op.id),
+                false => manager.done(op.id),
             };
-            let again: Vec<Op> = reads.iter().flat_map(|op| ended(self, op)).collect();
-            let (more, others): (Vec<Op>, Vec<Op>) = again.into_iter().partition(is_read);
-            computed.extend(others);
-            reads = more;
+            let again: Vec<Op> = reads.iter().flat_map(ended).collect();
+            if failed.is_empty() {
+                break;
+            }
+            // What was computed has looked at what had not come.
+            let more: Vec<Op>;
+            (reads, more) = again.into_iter().partition(is_read);
+            computed.extend(more);
         }
-        let recomputed = match sequence {
-            Some((sequence, tokens)) => self.recompute_chunks(sequence, tokens, &computed),
-            None => Ok(()),
-        };
-        let is_computed = recomputed.is_ok() && sequence.is_some();
         let manager = self.cache.manager_mut();
-        for op in computed {
-            let follow = if is_computed { manager.done(op.id) } else { manager.cancelled(op.id) };
+        for op in &computed {
+            let follow = if sequence.is_some() { manager.done(op.id) } else { manager.cancelled(op.id) };
             debug_assert!(follow.is_empty(), "nothing follows from what was computed");
         }
         if let Some(swap) = &mut self.swap {
+            swap.stats.recomputed += if sequence.is_some() { computed.len() as u64 } else { 0 };
             swap.forget(manager);
         }
-        recomputed
+        Ok(())
+    }
+
+    /// Puts what arrives in its places, and computes chunks of the sequence meanwhile, at their true positions among what is there.
+    fn put_all(
+        &mut self,
+        sequence: Option<(SequenceHandle, &[u32])>,
+        arrivals: &Arc<Arrivals>,
+        computed: &[Op],
+    ) -> Result<(), EngineError> {
+        let arrival = Arrival(Arc::<Arrivals>::clone(arrivals));
+        if let Some((sequence, tokens)) = sequence
+            && let positions = self.positions(sequence, computed)?
+            && !positions.is_empty()
+        {
+            return self.compute_at(sequence, tokens, &positions, Some(&arrival));
+        }
+        for layer in 0..arrivals.layers() as u32 {
+            let mut pages = Vec::new();
+            let put = arrival.put(layer, |address, bytes| {
+                pages.push(PageData { address, bytes });
+                Ok::<(), EngineError>(())
+            });
+            put.and_then(|()| Ok(self.backend.write_pages(&pages)?))?;
+        }
+        Ok(())
+    }
+
+    /// The tokens of chunks that a sequence has, ascending.
+    fn positions(&self, sequence: SequenceHandle, computed: &[Op]) -> Result<Vec<usize>, EngineError> {
+        let manager = self.cache.manager();
+        let has = manager.tokens(sequence.id)? / CHUNK_TOKENS;
+        let mut chunks: Vec<usize> = computed.iter().filter_map(|op| manager.chunk_of(op.id)).collect();
+        chunks.retain(|chunk| *chunk < has);
+        chunks.sort_unstable();
+        chunks.dedup();
+        Ok(chunks.iter().flat_map(|chunk| chunk * CHUNK_TOKENS..(chunk + 1) * CHUNK_TOKENS).collect())
     }
 
     /// Has the pages of some moves read.
     fn begin_reading(&self, reads: &[Op]) -> Arc<Arrivals> {
-        let layers = self.reserved.geometry.layers;
-        let mut wanted: Vec<(usize, Vec<Wanted>)> = (0..layers).map(|layer| (layer, Vec::new())).collect();
-        let arrivals = Arc::new(Arrivals::new(layers));
+        let mut wanted: Vec<Vec<Wanted>> = vec![Vec::new(); self.reserved.geometry.layers];
+        let mut failed = BTreeSet::new();
         for op in reads {
             match self.wanted(op.id) {
-                Some(pages) => pages.into_iter().for_each(|(layer, page)| wanted[layer].1.push(page)),
+                Some(pages) => pages.into_iter().for_each(|(layer, page)| wanted[layer].push(page)),
                 // Nobody knows what it should be.
-                None => arrivals.cannot(op.id),
+                None => _ = failed.insert(op.id),
             }
         }
+        let arrivals = Arc::new(Arrivals::new(wanted, failed));
         match &self.swap {
-            Some(swap) => swap.files.read(wanted, &arrivals),
-            None => (0..layers).for_each(|layer| arrivals.arrived(layer, Vec::new(), [])),
+            Some(swap) => swap.files.read(&arrivals),
+            None => (0..arrivals.layers()).for_each(|layer| arrivals.arrived(layer, Vec::new())),
         }
         arrivals
     }
@@ -106,29 +141,5 @@ impl Engine {
                 "{damaged} chunks could not be read back as they were written; they are computed again"
             );
         }
-    }
-
-    /// Computes chunks of a sequence again, at their true positions among those that are there.
-    fn recompute_chunks(
-        &mut self,
-        sequence: SequenceHandle,
-        prompt: &[u32],
-        computed: &[Op],
-    ) -> Result<(), EngineError> {
-        let manager = self.cache.manager();
-        let has = manager.tokens(sequence.id)?;
-        let mut chunks: Vec<usize> = computed
-            .iter()
-            .filter_map(|op| manager.chunk_of(op.id))
-            .filter(|chunk| chunk * CHUNK_TOKENS < has)
-            .collect();
-        chunks.sort_unstable();
-        chunks.dedup();
-        let positions: Vec<usize> =
-            chunks.iter().flat_map(|chunk| chunk * CHUNK_TOKENS..(chunk + 1) * CHUNK_TOKENS).collect();
-        if let Some(swap) = &mut self.swap {
-            swap.stats.recomputed += chunks.len() as u64;
-        }
-        self.compute_at(sequence, prompt, &positions)
     }
 }

@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use interleaf_contract::{Bytes, PageAddress, PageData};
+use interleaf_contract::Bytes;
 use interleaf_kv::OpId;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, Wanted};
 use super::index::{Entry, Index, Number};
 use super::pages::{Clock, PageFile, runs};
 
@@ -22,32 +22,17 @@ enum Write {
     Forgotten(Number),
 }
 
-/// A page that is to be read.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
-    /// For which move.
-    pub op: OpId,
-    /// Where in the file.
-    pub at: u64,
-    /// What it must be.
-    pub check: u64,
-    /// Where it goes.
-    pub to: PageAddress,
-}
-
 /// Layers to be read, the first one first.
 #[derive(Debug)]
 struct Read {
-    layers: std::vec::IntoIter<(usize, Vec<Wanted>)>,
+    next: usize,
     arrivals: Arc<Arrivals>,
 }
 
 impl Drop for Read {
     /// Of what nobody reads any more nothing comes, and nobody is to wait for it.
     fn drop(&mut self) {
-        for (layer, wanted) in self.layers.by_ref() {
-            self.arrivals.arrived(layer, Vec::new(), wanted.iter().map(|page| page.op));
-        }
+        (self.next..self.arrivals.layers()).for_each(|layer| self.arrivals.arrived(layer, Vec::new()));
     }
 }
 
@@ -121,9 +106,9 @@ impl Files {
         }
     }
 
-    /// Has layers read, in the order in which they are given.
-    pub fn read(&self, layers: Vec<(usize, Vec<Wanted>)>, arrivals: &Arc<Arrivals>) {
-        let read = Read { layers: layers.into_iter(), arrivals: Arc::clone(arrivals) };
+    /// Has pages read, the first layer first.
+    pub fn read(&self, arrivals: &Arc<Arrivals>) {
+        let read = Read { next: 0, arrivals: Arc::clone(arrivals) };
         if let Some(reads) = &self.reads {
             // What is not taken is dropped, and has arrived thereby.
             let _ = reads.send(read);
@@ -202,36 +187,34 @@ fn write_pages(file: &PageFile, parts: &[(u64, Bytes)], clock: &mut Clock) -> io
 fn read_all(reads: &Receiver<Read>, pages: &PageFile) {
     for mut read in reads {
         let mut clock = Clock::new();
-        let arrivals = Arc::clone(&read.arrivals);
-        for (layer, wanted) in read.layers.by_ref() {
-            let (pages, failed) = read_layer(pages, &wanted, &mut clock);
-            arrivals.arrived(layer, pages, failed);
+        while read.next < read.arrivals.layers() {
+            let layer = read_layer(pages, read.arrivals.wanted(read.next), &mut clock);
+            read.arrivals.arrived(read.next, layer);
+            read.next += 1;
         }
     }
 }
 
-/// Pages of one layer that are what was written, and the moves of the others.
-fn read_layer(file: &PageFile, wanted: &[Wanted], clock: &mut Clock) -> (Vec<PageData>, Vec<OpId>) {
+/// Pages of one layer, without those that are not what was written.
+fn read_layer(file: &PageFile, wanted: &[Wanted], clock: &mut Clock) -> Vec<Option<Bytes>> {
     let places: Vec<(u64, u64)> = wanted.iter().map(|page| (page.at, page.to.bytes().len() as u64)).collect();
-    let (mut pages, mut failed) = (Vec::with_capacity(wanted.len()), Vec::new());
+    let mut pages = vec![None; wanted.len()];
     let mut read = |at: u64, bytes: u64| {
         let mut read = vec![0; bytes as usize];
         file.read(at, &mut read, clock).map(|()| Bytes::from(read)).ok()
     };
     for run in runs(&places) {
         let all = read(run.at, run.bytes);
-        for page in run.parts.iter().map(|&part| &wanted[part]) {
-            let (start, length) = ((page.at - run.at) as usize, page.to.bytes().len());
+        for &part in &run.parts {
+            let (at, length) = places[part];
+            let start = (at - run.at) as usize;
             // What cannot be read together may be there in part.
             let own = match &all {
-                Some(all) => Some(all.slice(start..start + length)),
-                None => read(page.at, length as u64),
+                Some(all) => Some(all.slice(start..start + length as usize)),
+                None => read(at, length),
             };
-            match own.filter(|own| xxh3_64(own) == page.check) {
-                Some(bytes) => pages.push(PageData { address: page.to, bytes }),
-                None => failed.push(page.op),
-            }
+            pages[part] = own.filter(|own| xxh3_64(own) == wanted[part].check);
         }
     }
-    (pages, failed)
+    pages
 }

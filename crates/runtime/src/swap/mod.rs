@@ -14,6 +14,7 @@ mod bring;
 mod costs;
 mod files;
 mod index;
+mod measure;
 mod options;
 mod pages;
 mod write_back;
@@ -33,6 +34,7 @@ use self::pages::PageFile;
 use crate::cache::Below;
 use crate::{Engine, EngineError};
 
+pub use self::measure::SwitchMeasure;
 pub use self::options::{FlashProfile, SwapOptions};
 
 /// The folder in the store.
@@ -220,7 +222,7 @@ impl Engine {
         match Swap::open(&folder, self.pages_digest(chunks), stripe, options.profile) {
             Ok(swap) => {
                 self.swap = Some(swap);
-                Some(Below { chunks, costs: costs::unmeasured(options.profile, &self.resident.bytes) })
+                Some(Below { chunks, costs: self.switch_costs(&folder) })
             }
             Err(error) => {
                 let held = error.kind() == io::ErrorKind::WouldBlock;

@@ -1,4 +1,7 @@
-//! `interleaf calibrate`: how an adapter's KV pages differ from the base's, fitted and kept.
+//! `interleaf calibrate`: how an adapter's KV pages differ from the base's, fitted and kept; and, in `switch`, what the machine takes
+//! to bring pages back.
+
+mod switch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,6 +52,12 @@ struct Codec {
 
 /// Calibrates the adapters and keeps what was found.
 pub fn run(args: &CalibrateArgs) -> Result<ExitCode, CliError> {
+    if args.device {
+        return switch::run(args);
+    }
+    if args.model.is_some() && args.adapter.is_none() {
+        return Err(CliError::Usage("calibrate --model DIR needs --adapter DIR, or --device".into()));
+    }
     let mut engine = open(args.model.as_deref(), args.threads, args.store.folder())?;
     let demo = Demo::new(&engine)?;
     reserve(&mut engine, WINDOW)?;
