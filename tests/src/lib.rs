@@ -2,6 +2,7 @@
 //! `Backend` trait, and the tolerances that a kernel is held to; and what files that nobody vouches for are
 //! put through.
 
+pub mod adapter_files;
 pub mod attention;
 pub mod backends;
 pub mod coded;

@@ -30,6 +30,12 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
+    /// Bytes that a row of so many columns is kept in; `None` where that is what it is stored in.
+    #[must_use]
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        self.target(cols).and_then(|dtype| dtype.row_bytes(cols))
+    }
+
     /// The dtype to convert to, if there is a conversion to be done for rows of `cols`.
     fn target(self, cols: usize) -> Option<Dtype> {
         match self {

@@ -106,7 +106,11 @@ enum {
     /* The adapter's files were to be read for the call, and are gone, changed or damaged. */
     INTERLEAF_ADAPTER_NOT_LOADED = 27,
     /* The adapter was to be chosen, and there is no router. */
-    INTERLEAF_NO_ROUTER = 28
+    INTERLEAF_NO_ROUTER = 28,
+    /* What was to be opened or reserved does not fit into the memory budget; nothing was allocated for it. */
+    INTERLEAF_DOES_NOT_FIT = 29,
+    /* The process that opened this model last ended while it did. */
+    INTERLEAF_LAST_LOAD_FAILED = 30
 };
 
 /* INTERLEAF_ABI of the library: a program should refuse to go on with another than its own. */

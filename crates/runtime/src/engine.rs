@@ -22,11 +22,11 @@ use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::router::Router;
-use crate::store::Seen;
+use crate::store::{Loading, Marked, Seen};
 use crate::swap::Swap;
 use crate::{
     BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, MassSampling, Store, SwapOptions,
-    WidthOptions, backend,
+    WidthOptions, backend, budget,
 };
 
 /// Where the sequences of the next engine are counted from, so that none is taken for another engine's.
@@ -72,6 +72,12 @@ pub struct EngineOptions {
     pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
+    /// The most that the engine may hold, in bytes: weights, adapters, the pool and activations. What cannot fit is refused before it
+    /// is allocated ([`EngineError::DoesNotFit`](crate::EngineError::DoesNotFit)); `None` for no such bound.
+    pub memory_budget: Option<u64>,
+    /// Whether a model is loaded again whose last load ended with its process
+    /// ([`EngineError::LastLoadFailed`](crate::EngineError::LastLoadFailed)).
+    pub retry_load: bool,
     /// Whether adapters share the pool with pages: their weights are loaded from their files when a call needs them, on a thread of
     /// their own, take blocks that pages could have, and go when others need these more; what a call uses stays. So there may be
     /// thousands. Else they are resident from when they are registered.
@@ -99,6 +105,8 @@ impl Default for EngineOptions {
             widths: None,
             keys: KeyPath::default(),
             store: None,
+            memory_budget: None,
+            retry_load: false,
             pool_adapters: false,
             swap: None,
         }
@@ -176,6 +184,7 @@ pub struct Engine {
     tokenizer: Option<Tokenizer>,
     template: Option<ChatTemplate>,
     pub(crate) store: Store,
+    pub(crate) memory_budget: Option<u64>,
     pub(crate) pool_adapters: bool,
     /// What opens the files of adapters that are loaded when they are needed.
     pub(crate) loader: Loader,
@@ -231,6 +240,23 @@ impl Engine {
         let longest = model.config().max_positions;
         let context = if options.context == 0 { longest } else { options.context.min(longest) };
         let reserved = Reservation::none(model.config(), options.pages);
+        let config = model.config();
+        let weights = budget::weight_bytes(&model, options.weights);
+        let working = budget::activation_bytes(config, options.prefill_rows);
+        let what = format!(
+            "{} with its weights as {:?}",
+            model.source().describe("").trim_end_matches('/'),
+            options.weights
+        );
+        budget::check(what.clone(), weights + working, options.memory_budget)?;
+        let _loading =
+            match options.store.as_deref().map(|store| Loading::mark(store, &what, options.retry_load)) {
+                Some(Marked::Failed(mark, what)) => {
+                    return Err(EngineError::LastLoadFailed { mark: mark.display().to_string(), what });
+                }
+                Some(Marked::Now(loading)) => Some(loading),
+                Some(Marked::Unknown) | None => None,
+            };
         let mut fallback = Fallback::new(options, &*backend);
         let mut upload = |backend: &mut dyn Backend| -> Result<(Resident, Vec<RopeId>), EngineError> {
             let resident = resident::upload(&model, options.weights, backend, progress)?;
@@ -284,6 +310,7 @@ impl Engine {
             tokenizer,
             template,
             store: Store::new(options.store.clone()),
+            memory_budget: options.memory_budget,
             pool_adapters: options.pool_adapters,
             loader: Loader::default(),
             swap_options: options.swap,

@@ -45,6 +45,28 @@ pub enum EngineError {
     /// An adapter whose files were to be read again, for another backend, and are no longer what was registered.
     #[error("adapter {0:?}: its files have changed since it was registered")]
     AdapterChanged(String),
+    /// More than the engine's memory budget ([`EngineOptions::memory_budget`](crate::EngineOptions::memory_budget)). Nothing was
+    /// allocated for it.
+    #[error("{what} would hold {needed} bytes, and the memory budget is {budget}")]
+    DoesNotFit {
+        /// What was to be held.
+        what: String,
+        /// Bytes that the engine would hold then, in all.
+        needed: u64,
+        /// Bytes that it may hold.
+        budget: u64,
+    },
+    /// The last process that loaded this model did not come to an end of its own while it did: the system may have ended it for the
+    /// memory that it took. [`EngineOptions::retry_load`](crate::EngineOptions::retry_load) tries all the same.
+    #[error(
+        "{mark}: the last time {what} was loaded the process ended before it was, perhaps for want of memory"
+    )]
+    LastLoadFailed {
+        /// The mark that was left.
+        mark: String,
+        /// What was being loaded, and how.
+        what: String,
+    },
     /// An adapter whose weights were to be loaded for a call.
     #[error("adapter {name:?} could not be loaded: {reason}")]
     AdapterNotLoaded {

@@ -22,6 +22,7 @@ mod active;
 mod adapters;
 mod ahead;
 mod backend;
+mod budget;
 #[cfg(feature = "c-api")]
 mod c;
 mod cache;

@@ -37,11 +37,12 @@ impl Engine {
     /// takes the model to the CPU, if that has.
     ///
     /// # Errors
-    /// If there is no room for it; or, with nothing changed and nothing given to the GPU, while that is suspended
+    /// If there is no room for it, or it does not fit into the memory budget ([`EngineError::DoesNotFit`]); or, with nothing changed and nothing given to the GPU, while that is suspended
     /// ([`EngineError::GpuSuspended`]).
     pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
         let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
         let wanted = self.reserved.with_slots(slots, self.context);
+        self.check_pool(&wanted)?;
         if let Err(error) = self.on_device(|engine| engine.make_room(wanted)) {
             self.leave_for_pool(error, wanted.geometry)?;
             self.on_device(|engine| engine.make_room(wanted))?;

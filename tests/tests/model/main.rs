@@ -3,6 +3,7 @@
 mod activated;
 mod adapters;
 mod bad_adapters;
+mod budget;
 mod calibrated;
 mod chained;
 mod conversation;

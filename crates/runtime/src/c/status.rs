@@ -52,6 +52,8 @@ statuses! {
     Internal = 26, c"internal";
     AdapterNotLoaded = 27, c"adapter_not_loaded";
     NoRouter = 28, c"no_router";
+    DoesNotFit = 29, c"does_not_fit";
+    LastLoadFailed = 30, c"last_load_failed";
 }
 
 impl From<&ServiceError> for Status {
@@ -91,6 +93,8 @@ impl From<&EngineError> for Status {
             EngineError::NoTokenizer { .. } => Self::NoTokenizer,
             EngineError::AdapterNotLoaded { .. } => Self::AdapterNotLoaded,
             EngineError::NoRouter => Self::NoRouter,
+            EngineError::DoesNotFit { .. } => Self::DoesNotFit,
+            EngineError::LastLoadFailed { .. } => Self::LastLoadFailed,
             // Of what nobody can ask through the service.
             EngineError::DuplicateSequence { .. }
             | EngineError::KvElements { .. }

@@ -7,6 +7,7 @@
 
 mod calibrations;
 mod digests;
+mod loading;
 mod routers;
 mod stamp;
 mod verdicts;
@@ -27,6 +28,7 @@ use crate::EngineError;
 use crate::doctor::Verdict;
 
 pub use calibrations::write as write_calibration;
+pub use loading::{Loading, Marked};
 pub use routers::write as write_router;
 pub use whole::write_whole;
 

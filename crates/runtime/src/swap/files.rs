@@ -1,5 +1,5 @@
 //! The threads that read and write the file of pages, so that nobody who computes waits for a file: one writes what was given to it
-//! in its order and keeps the index, the other reads.
+//! in its order and keeps the index, others read, a layer each.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +12,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::arrivals::{Arrivals, Wanted};
 use super::index::{Entry, Index, Number};
-use super::pages::{Clock, PageFile, runs};
+use super::pages::{PageFile, runs};
+
+/// Reads that the storage is given at a time: flash answers several as soon as one.
+const READERS: usize = 4;
 
 /// Something for the thread that writes.
 #[derive(Debug)]
@@ -22,17 +25,20 @@ enum Write {
     Forgotten(Number),
 }
 
-/// Layers to be read, the first one first.
+/// A layer to be read.
 #[derive(Debug)]
 struct Read {
-    next: usize,
+    layer: usize,
+    is_read: bool,
     arrivals: Arc<Arrivals>,
 }
 
 impl Drop for Read {
     /// Of what nobody reads any more nothing comes, and nobody is to wait for it.
     fn drop(&mut self) {
-        (self.next..self.arrivals.layers()).for_each(|layer| self.arrivals.arrived(layer, Vec::new()));
+        if !self.is_read {
+            self.arrivals.arrived(self.layer, Vec::new());
+        }
     }
 }
 
@@ -76,13 +82,16 @@ impl Files {
         let progress = Arc::new(Progress::default());
         let (writes, to_write) = channel();
         let (reads, to_read) = channel();
-        let reader = pages.again()?;
+        let to_read = Arc::new(Mutex::new(to_read));
+        let readers = (0..READERS).map(|_| pages.again()).collect::<io::Result<Vec<PageFile>>>()?;
         let told = Arc::clone(&progress);
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        let threads = vec![
-            thread("interleaf-swap-out").spawn(move || write_all(&to_write, &pages, index, &told))?,
-            thread("interleaf-swap-in").spawn(move || read_all(&to_read, &reader))?,
-        ];
+        let write = move || write_all(&to_write, &pages, index, &told);
+        let mut threads = vec![thread("interleaf-swap-out").spawn(write)?];
+        for pages in readers {
+            let to_read = Arc::clone(&to_read);
+            threads.push(thread("interleaf-swap-in").spawn(move || read_all(&to_read, &pages))?);
+        }
         Ok(Self { writes: Some(writes), reads: Some(reads), progress, threads })
     }
 
@@ -108,10 +117,12 @@ impl Files {
 
     /// Has pages read, the first layer first.
     pub fn read(&self, arrivals: &Arc<Arrivals>) {
-        let read = Read { next: 0, arrivals: Arc::clone(arrivals) };
-        if let Some(reads) = &self.reads {
-            // What is not taken is dropped, and has arrived thereby.
-            let _ = reads.send(read);
+        for layer in 0..arrivals.layers() {
+            let read = Read { layer, is_read: false, arrivals: Arc::clone(arrivals) };
+            if let Some(reads) = &self.reads {
+                // What is not taken is dropped, and has arrived thereby.
+                let _ = reads.send(read);
+            }
         }
     }
 
@@ -145,12 +156,10 @@ impl Drop for Files {
 }
 
 fn write_all(writes: &Receiver<Write>, pages: &PageFile, mut index: Index, progress: &Progress) {
-    let mut clock = Clock::new();
     for write in writes {
         let noted = match write {
             Write::Pages(op, parts, entry) => {
-                clock.begin();
-                let written = write_pages(pages, &parts, &mut clock);
+                let written = write_pages(pages, &parts);
                 let noted = match (&written, entry) {
                     (Ok(checks), Some((number, entry))) => {
                         index.stored(number, Entry { checks: checks.clone(), ..*entry })
@@ -174,34 +183,32 @@ fn write_all(writes: &Receiver<Write>, pages: &PageFile, mut index: Index, progr
     }
 }
 
-fn write_pages(file: &PageFile, parts: &[(u64, Bytes)], clock: &mut Clock) -> io::Result<Vec<u64>> {
+fn write_pages(file: &PageFile, parts: &[(u64, Bytes)]) -> io::Result<Vec<u64>> {
     parts
         .iter()
         .map(|(at, bytes)| {
-            file.write(*at, bytes, clock)?;
+            file.write(*at, bytes)?;
             Ok(xxh3_64(bytes))
         })
         .collect()
 }
 
-fn read_all(reads: &Receiver<Read>, pages: &PageFile) {
-    for mut read in reads {
-        let mut clock = Clock::new();
-        while read.next < read.arrivals.layers() {
-            let layer = read_layer(pages, read.arrivals.wanted(read.next), &mut clock);
-            read.arrivals.arrived(read.next, layer);
-            read.next += 1;
-        }
+fn read_all(reads: &Mutex<Receiver<Read>>, pages: &PageFile) {
+    let next = || reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Ok(mut read) = next() {
+        let layer = read_layer(pages, read.arrivals.wanted(read.layer));
+        read.arrivals.arrived(read.layer, layer);
+        read.is_read = true;
     }
 }
 
 /// Pages of one layer, without those that are not what was written.
-fn read_layer(file: &PageFile, wanted: &[Wanted], clock: &mut Clock) -> Vec<Option<Bytes>> {
+fn read_layer(file: &PageFile, wanted: &[Wanted]) -> Vec<Option<Bytes>> {
     let places: Vec<(u64, u64)> = wanted.iter().map(|page| (page.at, page.to.bytes().len() as u64)).collect();
     let mut pages = vec![None; wanted.len()];
-    let mut read = |at: u64, bytes: u64| {
+    let read = |at: u64, bytes: u64| {
         let mut read = vec![0; bytes as usize];
-        file.read(at, &mut read, clock).map(|()| Bytes::from(read)).ok()
+        file.read(at, &mut read).map(|()| Bytes::from(read)).ok()
     };
     for run in runs(&places) {
         let all = read(run.at, run.bytes);

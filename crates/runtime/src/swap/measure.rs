@@ -11,7 +11,7 @@ use interleaf_kv::{LinearCost, SwitchCosts};
 use interleaf_model::{Digest, ModelError};
 use serde::{Deserialize, Serialize};
 
-use super::pages::{Clock, PageFile};
+use super::pages::PageFile;
 use super::{FOLDER, FlashProfile, costs};
 use crate::store::write_whole;
 use crate::{Engine, EngineError, Feed, Want};
@@ -163,7 +163,7 @@ fn measure_read(path: &Path, profile: Option<FlashProfile>) -> std::io::Result<V
         let mut seconds = Vec::with_capacity(TIMES);
         for _ in 0..TIMES {
             let start = Instant::now();
-            file.read(at, &mut buffer, &mut Clock::new())?;
+            file.read(at, &mut buffer)?;
             seconds.push(start.elapsed().as_secs_f64());
             at += bytes as u64;
         }

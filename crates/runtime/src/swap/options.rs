@@ -53,18 +53,6 @@ impl FlashProfile {
     /// phones' random reads of 4 KiB leave at one operation at a time, about 40 MB/s.
     pub const UFS_4_0: Self = Self { read: 4.2e9, write: 2.8e9, latency: Duration::from_micros(100) };
 
-    /// Seconds for operations that read so many bytes in all.
-    #[must_use]
-    pub fn read_seconds(&self, operations: usize, bytes: u64) -> f64 {
-        self.latency.as_secs_f64() * operations as f64 + bytes as f64 / self.read
-    }
-
-    /// Seconds for operations that write so many.
-    #[must_use]
-    pub fn write_seconds(&self, operations: usize, bytes: u64) -> f64 {
-        self.latency.as_secs_f64() * operations as f64 + bytes as f64 / self.write
-    }
-
     fn check(&self) -> Result<(), EngineError> {
         let is_speed = |speed: f64| speed > 0.0 && speed.is_finite();
         if is_speed(self.read) && is_speed(self.write) {

@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ const NEAR: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct PageFile {
     file: File,
-    profile: Option<FlashProfile>,
+    slow: Option<Arc<(FlashProfile, Bus)>>,
 }
 
 /// Bytes of the file that are read at once, and which of those that were asked for they have.
@@ -33,12 +34,13 @@ impl PageFile {
     /// Opens a file, which is made if there is none.
     pub fn open(path: &Path, profile: Option<FlashProfile>) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self { file, profile })
+        let slow = profile.map(|profile| Arc::new((profile, Bus { free: Mutex::new(Instant::now()) })));
+        Ok(Self { file, slow })
     }
 
     /// The same file for another thread.
     pub fn again(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, profile: self.profile })
+        Ok(Self { file: self.file.try_clone()?, slow: self.slow.clone() })
     }
 
     /// Forgets everything in it.
@@ -46,18 +48,20 @@ impl PageFile {
         self.file.set_len(0)
     }
 
-    pub fn write(&self, at: u64, bytes: &[u8], clock: &mut Clock) -> io::Result<()> {
+    pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let begun = Instant::now();
         write_all_at(&self.file, bytes, at)?;
-        if let Some(profile) = &self.profile {
-            clock.wait(profile.write_seconds(1, bytes.len() as u64));
+        if let Some((profile, bus)) = self.slow.as_deref() {
+            bus.wait(begun, profile.latency, bytes.len() as f64 / profile.write);
         }
         Ok(())
     }
 
-    pub fn read(&self, at: u64, bytes: &mut [u8], clock: &mut Clock) -> io::Result<()> {
+    pub fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let begun = Instant::now();
         read_exact_at(&self.file, bytes, at)?;
-        if let Some(profile) = &self.profile {
-            clock.wait(profile.read_seconds(1, bytes.len() as u64));
+        if let Some((profile, bus)) = self.slow.as_deref() {
+            bus.wait(begun, profile.latency, bytes.len() as f64 / profile.read);
         }
         Ok(())
     }
@@ -81,26 +85,20 @@ pub fn runs(places: &[(u64, u64)]) -> Vec<Run> {
     runs
 }
 
-/// When slow storage would be done. Time that was slept too long counts towards what follows without a pause.
+/// When slow storage would be done with what it was given: operations wait at the same time, and their bytes go one after the other.
 #[derive(Debug)]
-pub struct Clock {
-    due: Instant,
+struct Bus {
+    free: Mutex<Instant>,
 }
 
-impl Clock {
-    /// Operations begin now.
-    pub fn new() -> Self {
-        Self { due: Instant::now() }
-    }
-
-    /// What was to be done is done, and something else begins.
-    pub fn begin(&mut self) {
-        self.due = self.due.max(Instant::now());
-    }
-
-    fn wait(&mut self, seconds: f64) {
-        self.due += Duration::from_secs_f64(seconds);
-        thread::sleep(self.due.saturating_duration_since(Instant::now()));
+impl Bus {
+    /// Waits as long as an operation that began at some time takes, of so many seconds for its bytes.
+    fn wait(&self, begun: Instant, latency: Duration, seconds: f64) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = (*free).max(begun + latency) + Duration::from_secs_f64(seconds);
+        *free = done;
+        drop(free);
+        thread::sleep(done.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -156,28 +154,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = PageFile::open(&folder.path().join("pages"), None).unwrap();
         let other = file.again().unwrap();
-        let mut clock = Clock::new();
-        file.write(1000, b"abc", &mut clock).unwrap();
-        file.write(10, b"xy", &mut clock).unwrap();
+        file.write(1000, b"abc").unwrap();
+        file.write(10, b"xy").unwrap();
         let mut bytes = [0; 4];
-        other.read(9, &mut bytes, &mut clock).unwrap();
+        other.read(9, &mut bytes).unwrap();
         assert_eq!(&bytes, b"\0xy\0");
-        assert!(other.read(1000, &mut bytes, &mut clock).is_err(), "behind the end");
+        assert!(other.read(1000, &mut bytes).is_err(), "behind the end");
         file.clear().unwrap();
-        assert!(other.read(9, &mut bytes, &mut clock).is_err());
+        assert!(other.read(9, &mut bytes).is_err());
     }
 
     #[test]
-    fn slow_storage_takes_its_time() {
+    fn slow_storage_takes_its_time_and_waits_for_several_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let profile = FlashProfile { read: 1e6, write: f64::INFINITY, latency: Duration::from_millis(2) };
+        let latency = Duration::from_millis(20);
+        let profile = FlashProfile { read: 1e6, write: f64::INFINITY, latency };
         let file = PageFile::open(&folder.path().join("pages"), Some(profile)).unwrap();
-        file.write(0, &[1; 10_000], &mut Clock::new()).unwrap();
+        file.write(0, &[1; 10_000]).unwrap();
+        let read = |file: &PageFile| file.read(0, &mut [0; 10_000]).unwrap();
         let start = Instant::now();
-        let mut clock = Clock::new();
-        for _ in 0..3 {
-            file.read(0, &mut [0; 10_000], &mut clock).unwrap();
-        }
-        assert!(start.elapsed() >= Duration::from_millis(36), "{:?}", start.elapsed());
+        (0..3).for_each(|_| read(&file));
+        let in_turn = start.elapsed();
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| read(&file.again().unwrap()));
+            }
+        });
+        let at_once = start.elapsed();
+        assert!(in_turn >= 3 * Duration::from_millis(30), "{in_turn:?}");
+        assert!(at_once >= latency + 3 * Duration::from_millis(10), "{at_once:?}");
     }
 }
