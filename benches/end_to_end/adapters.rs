@@ -33,6 +33,9 @@ criterion::criterion_group!(
 );
 
 fn adapters(_: &mut Criterion) {
+    if !crate::is_wanted("adapters") {
+        return;
+    }
     let base = Source::Embedded { name: demo::NAME, files: demo::BASE };
     batch("the demo model", base, WeightFormat::Stored, 48, 9);
     let shape = Shape::named("llama-3.2-1b").expect("a shape");

@@ -34,6 +34,9 @@ criterion::criterion_group!(
 );
 
 fn first_touch(_: &mut Criterion) {
+    if !crate::is_wanted("first_touch") {
+        return;
+    }
     let demo = Source::Embedded { name: demo::NAME, files: demo::BASE };
     measure("the demo model", demo, WeightFormat::Stored, 31);
     let shape = Shape::named("llama-3.2-1b").expect("a shape");
