@@ -262,6 +262,12 @@ typedef struct interleaf_memory {
     uint64_t maps;
     /* Of the pool, blocks that adapters' weights take, where they share it. */
     uint64_t pooled_adapters;
+    /* What the cache holds of the pool, and may hold, whole blocks. */
+    uint64_t held;
+    uint64_t budget;
+    /* The same of the file on flash; 0 where there is none. */
+    uint64_t flash_held;
+    uint64_t flash_budget;
 } interleaf_memory;
 
 interleaf_status interleaf_memory_use(const interleaf_service *service, interleaf_memory *memory);
@@ -282,6 +288,36 @@ typedef struct interleaf_stats {
     uint64_t prompt_tokens;
     uint64_t reused_tokens;
     uint64_t generated_tokens;
+    /* Tokens of prompts that were not in the cache. */
+    uint64_t computed_tokens;
+    /* Calls that were refused with INTERLEAF_OVERLOADED. */
+    uint64_t overloaded;
+    /* From a call to its first token, in milliseconds: of how many calls, their sum, and what half, 95 % and 99 % of them took at
+       most, within 3.2 %; 0 of none. */
+    uint64_t first_tokens;
+    double first_token_sum_ms;
+    double first_token_p50_ms;
+    double first_token_p95_ms;
+    double first_token_p99_ms;
+    /* From one token to the next, the mean of each call that had two, likewise. */
+    uint64_t per_tokens;
+    double per_token_sum_ms;
+    double per_token_p50_ms;
+    double per_token_p95_ms;
+    double per_token_p99_ms;
+    /* Adapters that are registered, and whose weights are loaded now; how often weights of the pool were loaded and let go. */
+    uint64_t adapters_registered;
+    uint64_t adapters_loaded;
+    uint64_t adapter_loads;
+    uint64_t adapter_unloads;
+    /* Chunks of 16 tokens, between memory and flash: written; read; computed again, because that was sooner or they could not be read;
+       that could not be written; that were not as they had been written; and of an earlier run, that are there again. */
+    uint64_t chunks_written;
+    uint64_t chunks_read;
+    uint64_t chunks_recomputed;
+    uint64_t chunks_unwritten;
+    uint64_t chunks_damaged;
+    uint64_t chunks_restored;
 } interleaf_stats;
 
 interleaf_status interleaf_service_stats(const interleaf_service *service, interleaf_stats *stats);

@@ -139,6 +139,19 @@ pub struct MemoryUse {
     pub kv_bases: u64,
     /// Likewise, what the base's pages have been translated with for adapters.
     pub kv_maps: u64,
+    /// Of the pool, what the cache holds and may hold: pages and adapters' weights, whole blocks.
+    pub kv_memory: TierUse,
+    /// Of the file below memory ([`EngineOptions::swap`]), likewise; nothing where there is none.
+    pub kv_flash: TierUse,
+}
+
+/// What the cache has of a tier, in bytes, rounding to whole blocks included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TierUse {
+    /// What it holds.
+    pub held: u64,
+    /// The most that it may hold.
+    pub budget: u64,
 }
 
 /// One base model, ready to answer under any of its adapters.
@@ -463,18 +476,22 @@ impl Engine {
     /// Bytes held now.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
-        let usage = self.cache.manager().usage();
+        let manager = self.cache.manager();
+        let usage = manager.usage();
+        let tier = |tier| TierUse { held: manager.held_bytes(tier), budget: manager.budget_bytes(tier) };
         MemoryUse {
             backend: self.backend.memory(),
             kv_in_use: usage.in_use,
             kv_cached: usage.cached,
             kv_shared_layers: usage.shared_layers,
             kv_encoded: usage.encoded,
-            kv_at_rest: self.cache.manager().usage_at_rest().values().sum(),
+            kv_at_rest: manager.usage_at_rest().values().sum(),
             kv_keys: usage.keys,
             kv_adapters: usage.adapters,
             kv_bases: self.calibrated.bytes(),
             kv_maps: self.calibrated.map_bytes(),
+            kv_memory: tier(0),
+            kv_flash: tier(1),
         }
     }
 

@@ -38,6 +38,7 @@ mod forms;
 mod forward;
 mod gate;
 mod generate;
+mod histogram;
 mod history;
 mod inspect;
 mod joint_map;
@@ -67,11 +68,12 @@ pub use backend::{BackendChoice, GpuSettings};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use conversation::Conversation;
-pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
+pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse, TierUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
 pub use first_touch::{TRANSLATION_RANK, TranslationMap, translation};
 pub use gate::GpuGate;
+pub use histogram::Histogram;
 pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };

@@ -2,6 +2,7 @@
 //! them side by side, states, pressure on memory.
 
 mod command;
+mod counters;
 mod follow;
 mod pool;
 mod printer;

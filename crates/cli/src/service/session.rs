@@ -12,6 +12,7 @@ use interleaf_runtime::{
 };
 
 use super::command::{Call, Command, HELP};
+use super::counters;
 use super::follow::{End, follow};
 use super::pool;
 use super::printer::Printer;
@@ -394,10 +395,14 @@ impl Session {
         let (prompt, reused) = (stats.prompt_tokens as usize, stats.reused_tokens as usize);
         let rows = [
             ("answers", format!("{}, {} of them cancelled", stats.answered, stats.cancelled)),
-            ("failed", stats.failed.to_string()),
+            ("failed", format!("{}, and {} refused since too many waited", stats.failed, stats.overloaded)),
             ("now", format!("{} under way, {} waiting", stats.under_way, stats.waiting)),
             ("all prompts", generate::reuse(prompt, reused)),
             ("all answers", format!("{} tokens", stats.generated_tokens)),
+            ("first token", counters::times(&stats.first_token)),
+            ("each token", counters::times(&stats.per_token)),
+            ("adapters", counters::adapters(&stats.adapters)),
+            ("flash", counters::swap(stats.swap.as_ref())),
             ("backend", self.defaults.backend.clone()),
         ];
         facts(&rows).iter().for_each(|line| self.printer.line(line));
