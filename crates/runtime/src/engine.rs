@@ -195,6 +195,8 @@ pub struct Engine {
     pub(crate) swap_options: Option<SwapOptions>,
     /// The file below memory, once a pool is reserved.
     pub(crate) swap: Option<Swap>,
+    /// What the device did in steps whose kernels were told of.
+    pub(crate) told: Option<DeviceWork>,
     /// The model's files as they were when they were opened.
     seen: Seen,
     digest: OnceLock<Digest>,
@@ -301,6 +303,7 @@ impl Engine {
             loader: Loader::default(),
             swap_options: options.swap,
             swap: None,
+            told: None,
             seen,
             digest: OnceLock::new(),
         })
@@ -461,7 +464,13 @@ impl Engine {
 
     /// What the device did since this was last called; `None` where the backend does not count.
     pub fn take_work(&mut self) -> Option<DeviceWork> {
-        self.backend.take_work()
+        match (self.told.take(), self.backend.take_work()) {
+            (Some(mut told), Some(more)) => {
+                told.add(more);
+                Some(told)
+            }
+            (told, more) => told.or(more),
+        }
     }
 
     /// Looks once at what the device does at best, and keeps 1 GiB of its memory, or what is left of it, for the next

@@ -59,6 +59,7 @@ mod store;
 mod swap;
 mod tend;
 mod text;
+mod traced;
 mod widths;
 
 pub use adapters::{AdapterStats, AdapterSummary};
@@ -97,4 +98,5 @@ pub use service::{
 };
 pub use store::{DigestOrigin, Store, write_calibration, write_router};
 pub use swap::{FlashProfile, SwapOptions, SwapStats};
+pub use traced::{KERNELS, wants_kernels};
 pub use widths::{WIDTH_ERRORS, WidthOptions};

@@ -58,8 +58,7 @@ impl Engine {
             let batch = Batch { rows: rows.to_vec(), sequences, adapters, ..Batch::default() };
             let mut step = Step::new(batch)?;
             forward::record(&mut step, &self.resident, &self.ropes, self.model.config(), Tap::Nothing);
-            let ticket = self.backend.submit(step)?;
-            self.backend.wait(ticket)?;
+            self.run_to_end(step)?;
         }
         Ok(())
     }

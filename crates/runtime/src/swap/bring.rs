@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use interleaf_contract::CHUNK_TOKENS;
 use interleaf_kv::{Op, OpId, OpKind};
+use tracing::field::Empty;
 
 use super::arrivals::Arrivals;
 use super::files::Wanted;
@@ -25,10 +26,18 @@ impl Engine {
         let is_read = |op: &Op| matches!(op.kind, OpKind::Read { .. });
         let (mut reads, mut computed): (Vec<Op>, Vec<Op>) = moves.into_iter().partition(is_read);
         while !reads.is_empty() {
+            let span = tracing::debug_span!("swap_in", chunks = reads.len(), bytes = Empty);
+            let entered = span.enter();
             let arrivals = self.begin_reading(&reads);
             let layers = 0..self.reserved.geometry.layers;
-            let put =
-                layers.into_iter().try_for_each(|layer| self.backend.write_pages(&arrivals.wait(layer)));
+            let mut bytes = 0;
+            let put = layers.into_iter().try_for_each(|layer| {
+                let pages = arrivals.wait(layer);
+                bytes += pages.iter().map(|page| page.bytes.len()).sum::<usize>();
+                self.backend.write_pages(&pages)
+            });
+            span.record("bytes", bytes);
+            drop(entered);
             if let Err(error) = put {
                 reads.iter().chain(&computed).for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));
                 return Err(error.into());
@@ -129,6 +138,10 @@ impl Engine {
         if let Some(swap) = &mut self.swap {
             swap.stats.recomputed += chunks.len() as u64;
         }
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let _span = tracing::debug_span!("recompute", chunks = chunks.len()).entered();
         self.compute_at(sequence, prompt, &positions)
     }
 }
