@@ -33,6 +33,8 @@ impl Engine {
         let moves = self.cache.set_app_state(caller, state)?;
         match self.carry_out(moves) {
             Err(EngineError::GpuSuspended) => Ok(()),
+            // What is being written leaves once it is; nobody else may come to see it end.
+            Ok(()) if state == AppState::Killed => self.flush_swap(),
             carried => carried,
         }
     }

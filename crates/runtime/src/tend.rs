@@ -23,6 +23,7 @@ impl Engine {
     pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
         let _span = tracing::debug_span!("tend", tokens).entered();
         if self.swap.is_some() {
+            self.take_written()?;
             let moves = self.cache.tick();
             let moved = moves.len() * CHUNK_TOKENS;
             self.carry_out(moves)?;
