@@ -9,7 +9,10 @@ mod simulate;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use interleaf_runtime::{BackendChoice, GpuSettings, KeyPath, Numerics, PageElement, WeightFormat};
+use interleaf_runtime::{
+    BackendChoice, EngineOptions, FlashProfile, GpuSettings, KeyPath, Numerics, PageElement, SwapOptions,
+    WeightFormat,
+};
 
 pub use bench::{BenchArgs, OutputArg};
 pub use calibrate::{AnchorArg, CalibrateArgs, QualityArgs};
@@ -73,6 +76,48 @@ pub struct DoctorArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub store: StoreArgs,
+}
+
+/// Where chunks and adapters are that are not in use.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct TierArgs {
+    /// Write pages to a file in the store, of at most SIZE, as 64MiB, and read them from there when they are wanted again, also in the
+    /// next run
+    #[arg(long, value_name = "SIZE", requires = "store", value_parser = size)]
+    pub swap: Option<u64>,
+    /// Hold the file's reads and writes back to what such storage takes.
+    #[arg(long, value_enum, value_name = "STORAGE", requires = "swap")]
+    pub flash_profile: Option<FlashArg>,
+    /// Keep adapters in the pool, beside pages: they are loaded when they are needed, and go when others need the room more.
+    #[arg(long)]
+    pub pool_adapters: bool,
+}
+
+/// `--flash-profile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FlashArg {
+    /// UFS 4.0, of phones since 2022.
+    #[value(name = "ufs-4.0")]
+    Ufs4,
+}
+
+impl TierArgs {
+    /// An engine's options with these.
+    #[must_use]
+    pub fn with(&self, options: EngineOptions) -> EngineOptions {
+        let profile = self.flash_profile.map(|FlashArg::Ufs4| FlashProfile::UFS_4_0);
+        let swap = self.swap.map(|bytes| SwapOptions { profile, ..SwapOptions::new(bytes) });
+        EngineOptions { swap, pool_adapters: self.pool_adapters, ..options }
+    }
+}
+
+/// `4096`, `512KiB`, `3MiB`, `1GiB`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 3] = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| format!("expected a size, as 4096, 512KiB or 3MiB, found {text:?}"))
 }
 
 /// Options of the demo.
@@ -373,6 +418,9 @@ pub struct GenerateArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tiers: TierArgs,
 }
 
 /// A drift budget: `exact`, or a divergence.
@@ -457,6 +505,9 @@ pub struct ChatArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tiers: TierArgs,
 }
 
 /// Options of `verify`.

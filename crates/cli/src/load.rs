@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{Engine, EngineOptions, Source};
+use interleaf_runtime::{Engine, EngineError, EngineOptions, Source};
 
 use crate::CliError;
 use crate::args::{EngineArgs, ModelArgs};
@@ -97,9 +97,11 @@ pub fn open_chosen(args: &ModelArgs, options: &EngineOptions) -> Result<(Engine,
         (None, [only]) => Some(only.name.clone()),
         (None, _) => None,
     };
-    if let Some(name) = &chosen {
-        let sequence = opened.open_sequence(Some(name), &[])?;
-        opened.close_sequence(sequence)?;
+    if let Some(name) = &chosen
+        && !opened.adapters().any(|adapter| adapter.name == *name)
+    {
+        let known = opened.adapters().map(|adapter| adapter.name.clone()).collect();
+        return Err(EngineError::UnknownAdapter { name: name.clone(), known }.into());
     }
     Ok((opened, chosen))
 }

@@ -157,7 +157,10 @@ enum {
     /* What calls with a drift budget leave goes to rest in idle time, of adapters that were calibrated. */
     INTERLEAF_OPEN_AT_REST = 4,
     /* Nothing is done while nobody calls. */
-    INTERLEAF_OPEN_NO_IDLE_WORK = 8
+    INTERLEAF_OPEN_NO_IDLE_WORK = 8,
+    /* Adapters share the pool with KV pages: their weights are loaded from their folders when calls need them, and go when others need
+       the room more. The folders stay where they are. Else all weights are in memory from when an adapter is registered. */
+    INTERLEAF_OPEN_POOL_ADAPTERS = 16
 };
 
 typedef struct interleaf_open_options {
@@ -182,6 +185,9 @@ typedef struct interleaf_open_options {
     uint64_t budget_bytes;
     /* A folder of the library's own, in which contexts outlive the process, for one service at a time; NULL to keep nothing. */
     const char *store_folder;
+    /* A file of the store of at most so many bytes, in which chunks of contexts are written when a call returns, and from which they
+       are read when memory has no longer had room for them; 0 for none. Needs a store, and not INTERLEAF_OPEN_AT_REST. */
+    uint64_t swap_bytes;
 } interleaf_open_options;
 
 /* Opens the model of a Hugging Face folder and starts to serve. Contexts that the store has are there again. */
@@ -220,6 +226,15 @@ typedef struct interleaf_adapter {
 /* Registers the PEFT adapter of a folder under a name, between two steps. `adapter` may be NULL. */
 interleaf_status interleaf_register_adapter(const interleaf_service *service, const char *name, const char *folder,
                                             interleaf_adapter *adapter);
+
+/* Registers the adapter of another folder under a name that there is: calls that were taken before keep the one they had, which goes with
+   the last of them. INTERLEAF_UNKNOWN_ADAPTER if there is none of that name. `adapter` may be NULL. */
+interleaf_status interleaf_replace_adapter(const interleaf_service *service, const char *name, const char *folder,
+                                           interleaf_adapter *adapter);
+
+/* Opens the file of a router (`interleaf router train`), by which adapters are chosen from now on for calls that leave that to it
+   (route_among); NULL for the one that the store keeps for this model. */
+interleaf_status interleaf_open_router(const interleaf_service *service, const char *file);
 
 /* How much memory is wanted back. */
 enum {
@@ -440,6 +455,11 @@ typedef struct interleaf_call_options {
     const char *const *stops;
     const uint32_t *end_tokens;
     const interleaf_logit_bias *logit_biases;
+    /* How many of the adapters that suit the prompt best the router chooses from: of these the first that is loaded answers, else the
+       best. `adapter` is NULL then. 0 for no such choice. */
+    uint32_t route_among;
+    /* 0. */
+    uint32_t reserved;
 } interleaf_call_options;
 
 /* One turn of a conversation. */

@@ -79,6 +79,8 @@ pub struct EngineOptions {
     /// A file of the store that chunks are written to when a call returns and read from when its context comes back: after memory
     /// was wanted for others, or in the next run. `None` where what leaves memory is computed again.
     pub swap: Option<SwapOptions>,
+    /// Where that file is, if not in the store.
+    pub swap_folder: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -101,6 +103,7 @@ impl Default for EngineOptions {
             store: None,
             pool_adapters: false,
             swap: None,
+            swap_folder: None,
         }
     }
 }
@@ -193,6 +196,7 @@ pub struct Engine {
     /// What opens the files of adapters that are loaded when they are needed.
     pub(crate) loader: Loader,
     pub(crate) swap_options: Option<SwapOptions>,
+    pub(crate) swap_folder: Option<PathBuf>,
     /// The file below memory, once a pool is reserved.
     pub(crate) swap: Option<Swap>,
     /// What the device did in steps whose kernels were told of.
@@ -238,7 +242,8 @@ impl Engine {
             return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
         }
         options.widths.map_or(Ok(()), |widths| widths.check())?;
-        options.swap.map_or(Ok(()), |swap| swap.check(options.store.is_some(), options.at_rest))?;
+        let has_folder = options.store.is_some() || options.swap_folder.is_some();
+        options.swap.map_or(Ok(()), |swap| swap.check(has_folder, options.at_rest))?;
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;
@@ -302,6 +307,7 @@ impl Engine {
             pool_adapters: options.pool_adapters,
             loader: Loader::default(),
             swap_options: options.swap,
+            swap_folder: options.swap_folder.clone(),
             swap: None,
             told: None,
             seen,

@@ -1,10 +1,13 @@
 //! What a service has counted, in words: times by their quantiles, chunks by where they went.
 
+use std::time::Duration;
+
 use interleaf_runtime::{AdapterStats, Histogram, SwapStats};
 
-/// `half within 5.2 ms, 95 % within 8.1 ms, 99 % within 8.4 ms (of 12)`.
+/// `half within 5.20 ms, 95 % within 8.12 ms, 99 % within 8.40 ms (of 12)`.
 pub fn times(of: &Histogram) -> String {
-    let within = |share| of.quantile(share).map_or_else(String::new, |time| format!("{time:.1?}"));
+    let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
+    let within = |share| of.quantile(share).map_or_else(String::new, ms);
     match of.count() {
         0 => "none so far".into(),
         count => format!(

@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use interleaf_runtime::{
-    Answer, App, CallOptions, ChatMessage, Context, ContextId, Generation, Prompt, SamplingOptions, Service,
-    ServiceError, Source,
+    AdapterSummary, Answer, App, CallOptions, ChatMessage, Context, ContextId, Generation, Prompt,
+    SamplingOptions, Service, ServiceError, Source,
 };
 
 use super::command::{Call, Command, HELP};
@@ -120,9 +120,10 @@ impl Session {
             Command::Resume => self.service.resume_gpu(),
             Command::Adapters => self.show_adapters()?,
             Command::Register { name, folder } => {
-                let adapter = self.service.register_adapter(&name, Source::dir(folder))?;
-                let (sites, rank) = (adapter.sites, adapter.max_rank);
-                self.printer.line(format_args!("{name}: {sites} projections, rank {rank} at most"));
+                self.show_adapter(&self.service.register_adapter(&name, Source::dir(folder))?);
+            }
+            Command::Replace { name, folder } => {
+                self.show_adapter(&self.service.replace_adapter(&name, Source::dir(folder))?);
             }
             Command::Contexts => self.show_contexts()?,
             Command::Memory => {
@@ -200,7 +201,7 @@ impl Session {
         // Its last answer may have ended without anybody having looked.
         self.receive(Duration::ZERO);
         let options = CallOptions {
-            adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone()).into(),
+            adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone().into()),
             max_tokens: max_tokens.unwrap_or(self.defaults.max_tokens),
             sampling: SamplingOptions { seed, temperature, ..SamplingOptions::default() },
             drift,
@@ -347,6 +348,10 @@ impl Session {
         let unknown =
             || CliError::Usage(format!("no context is called {name:?}: expected one of {{{}}}", known()));
         self.contexts.get(name).ok_or_else(unknown)
+    }
+
+    fn show_adapter(&self, AdapterSummary { name, sites, max_rank, .. }: &AdapterSummary) {
+        self.printer.line(format_args!("{name}: {sites} projections, rank {max_rank} at most"));
     }
 
     fn show_adapters(&self) -> Result<(), CliError> {

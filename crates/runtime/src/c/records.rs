@@ -20,6 +20,7 @@ pub struct OpenOptions {
     pub most_waiting_of_app: u32,
     pub budget_bytes: u64,
     pub store_folder: Text,
+    pub swap_bytes: u64,
 }
 
 /// `interleaf_restored`.
@@ -138,6 +139,8 @@ pub struct CallSettings {
     pub stops: Many<Text>,
     pub end_tokens: Many<u32>,
     pub logit_biases: Many<LogitBias>,
+    pub route_among: u32,
+    pub reserved: u32,
 }
 
 /// `interleaf_message`.

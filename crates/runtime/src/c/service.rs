@@ -7,14 +7,15 @@ use interleaf_contract::MemoryReport;
 use interleaf_model::Source;
 
 use super::choices::{
-    ALL_CORES, AT_REST, BACKENDS, NO_IDLE_WORK, NO_PREFIX_CACHE, OPEN_FLAGS, TRIM_LEVELS, WEIGHTS,
+    ALL_CORES, AT_REST, BACKENDS, NO_IDLE_WORK, NO_PREFIX_CACHE, OPEN_FLAGS, POOL_ADAPTERS, TRIM_LEVELS,
+    WEIGHTS,
 };
 use super::failure::{Failure, guard};
 use super::raw::{Fill, Handle, In, Out, Text};
 use super::records::{AdapterFacts, MemoryBytes, OpenOptions, RestoredContexts, Stats};
 use crate::{
     AdapterStats, AdapterSummary, Engine, EngineOptions, Histogram, MemoryUse, Restored, Service,
-    ServiceOptions, ServiceStats,
+    ServiceError, ServiceOptions, ServiceStats, SwapOptions,
 };
 
 /// The longest context, in tokens, where nobody says.
@@ -45,6 +46,8 @@ fn open(folder: String, options: &OpenOptions) -> Result<Service, Failure> {
         prefix_cache: !is_set(NO_PREFIX_CACHE),
         at_rest: is_set(AT_REST),
         store: store.map(PathBuf::from),
+        pool_adapters: is_set(POOL_ADAPTERS),
+        swap: Some(options.swap_bytes).filter(|bytes| *bytes > 0).map(SwapOptions::new),
         ..EngineOptions::default()
     };
     let default = ServiceOptions::default();
@@ -114,6 +117,28 @@ pub extern "C" fn interleaf_register_adapter(
     folder: Text,
     adapter: Fill<AdapterFacts>,
 ) -> i32 {
+    name_adapter(service, name, folder, adapter, Service::register_adapter)
+}
+
+/// `interleaf_replace_adapter`.
+#[unsafe(no_mangle)]
+pub extern "C" fn interleaf_replace_adapter(
+    service: Handle<Service>,
+    name: Text,
+    folder: Text,
+    adapter: Fill<AdapterFacts>,
+) -> i32 {
+    name_adapter(service, name, folder, adapter, Service::replace_adapter)
+}
+
+/// Gives a name to the adapter of a folder, in whichever way.
+fn name_adapter(
+    service: Handle<Service>,
+    name: Text,
+    folder: Text,
+    adapter: Fill<AdapterFacts>,
+    way: impl FnOnce(&Service, &str, Source) -> Result<AdapterSummary, ServiceError>,
+) -> i32 {
     guard(|| {
         let service = service.get("service")?;
         if adapter.is_wanted() {
@@ -121,7 +146,7 @@ pub extern "C" fn interleaf_register_adapter(
         }
         let source = Source::dir(folder.required("folder")?);
         let AdapterSummary { sites, max_rank, bytes, activated, .. } =
-            service.register_adapter(&name.required("name")?, source)?;
+            way(service, &name.required("name")?, source)?;
         if !adapter.is_wanted() {
             return Ok(());
         }
@@ -134,6 +159,12 @@ pub extern "C" fn interleaf_register_adapter(
         };
         adapter.set(&facts, "adapter")
     })
+}
+
+/// `interleaf_open_router`.
+#[unsafe(no_mangle)]
+pub extern "C" fn interleaf_open_router(service: Handle<Service>, file: Text) -> i32 {
+    guard(|| Ok(service.get("service")?.open_router(file.optional("file")?.map(PathBuf::from))?))
 }
 
 /// `interleaf_trim_memory`.
