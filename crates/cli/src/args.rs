@@ -6,7 +6,7 @@ mod router;
 mod service;
 mod simulate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use interleaf_runtime::{
@@ -120,6 +120,30 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("expected a size, as 4096, 512KiB or 3MiB, found {text:?}"))
 }
 
+/// What is recorded of a run.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct TraceArgs {
+    /// Record steps, what goes to and from flash, adapters and the kernels' times in FILE, for ui.perfetto.dev or chrome://tracing.
+    /// Steps are slower meanwhile
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+}
+
+impl Args {
+    /// The file in which the command is to be recorded.
+    #[must_use]
+    pub fn perfetto(&self) -> Option<&Path> {
+        let trace = match &self.command {
+            None => &self.demo.trace,
+            Some(Command::Generate(args)) => &args.trace,
+            Some(Command::Chat(args)) => &args.trace,
+            Some(Command::Service(args)) => &args.trace,
+            Some(_) => return None,
+        };
+        trace.perfetto.as_deref()
+    }
+}
+
 /// Options of the demo.
 #[derive(Debug, ClapArgs)]
 pub struct DemoArgs {
@@ -136,6 +160,9 @@ pub struct DemoArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
 
 /// Where and how a model runs.
@@ -421,6 +448,9 @@ pub struct GenerateArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
 
 /// A drift budget: `exact`, or a divergence.
@@ -508,6 +538,9 @@ pub struct ChatArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
 
 /// Options of `verify`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{EngineArgs, ModelArgs, TierArgs, context};
+use super::{EngineArgs, ModelArgs, TierArgs, TraceArgs, context};
 
 /// Options of `service`.
 #[derive(Debug, ClapArgs)]
@@ -38,4 +38,7 @@ pub struct ServiceArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
