@@ -199,6 +199,8 @@ pub struct Engine {
     pub(crate) swap_folder: Option<PathBuf>,
     /// The file below memory, once a pool is reserved.
     pub(crate) swap: Option<Swap>,
+    /// Memory was given back since a sequence was last opened: idle work does not fill it again.
+    pub(crate) is_trimmed: bool,
     /// What the device did in steps whose kernels were told of.
     pub(crate) told: Option<DeviceWork>,
     /// The model's files as they were when they were opened.
@@ -309,6 +311,7 @@ impl Engine {
             swap_options: options.swap,
             swap_folder: options.swap_folder.clone(),
             swap: None,
+            is_trimmed: false,
             told: None,
             seen,
             digest: OnceLock::new(),

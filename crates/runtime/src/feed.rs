@@ -132,6 +132,7 @@ impl Engine {
     ) -> Result<(SequenceHandle, usize), EngineError> {
         let span = tracing::debug_span!("open", tokens = prompt.len(), reused = tracing::field::Empty);
         let _entered = span.enter();
+        self.is_trimmed = false;
         self.take_forms(activation, drift)?;
         // What is being written cannot go yet, and may be in the way of what is to come back.
         let chunks = prompt.len().div_ceil(CHUNK_TOKENS);

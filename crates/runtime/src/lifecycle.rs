@@ -15,6 +15,7 @@ impl Engine {
         // What is still being written stays until it is.
         self.flush_swap()?;
         self.cache.trim(level);
+        self.is_trimmed = true;
         Ok(())
     }
 
