@@ -6,10 +6,13 @@ mod router;
 mod service;
 mod simulate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use interleaf_runtime::{BackendChoice, GpuSettings, KeyPath, Numerics, PageElement, WeightFormat};
+use interleaf_runtime::{
+    BackendChoice, EngineOptions, FlashProfile, GpuSettings, KeyPath, Numerics, PageElement, SwapOptions,
+    WeightFormat,
+};
 
 pub use bench::{BenchArgs, OutputArg};
 pub use calibrate::{AnchorArg, CalibrateArgs, QualityArgs};
@@ -75,6 +78,72 @@ pub struct DoctorArgs {
     pub store: StoreArgs,
 }
 
+/// Where chunks and adapters are that are not in use.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct TierArgs {
+    /// Write pages to a file in the store, of at most SIZE, as 64MiB, and read them from there when they are wanted again, also in the
+    /// next run
+    #[arg(long, value_name = "SIZE", requires = "store", value_parser = size)]
+    pub swap: Option<u64>,
+    /// Hold the file's reads and writes back to what such storage takes.
+    #[arg(long, value_enum, value_name = "STORAGE", requires = "swap")]
+    pub flash_profile: Option<FlashArg>,
+    /// Keep adapters in the pool, beside pages: they are loaded when they are needed, and go when others need the room more.
+    #[arg(long)]
+    pub pool_adapters: bool,
+}
+
+/// `--flash-profile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FlashArg {
+    /// UFS 4.0, of phones since 2022.
+    #[value(name = "ufs-4.0")]
+    Ufs4,
+}
+
+impl TierArgs {
+    /// An engine's options with these.
+    #[must_use]
+    pub fn with(&self, options: EngineOptions) -> EngineOptions {
+        let profile = self.flash_profile.map(|FlashArg::Ufs4| FlashProfile::UFS_4_0);
+        let swap = self.swap.map(|bytes| SwapOptions { profile, ..SwapOptions::new(bytes) });
+        EngineOptions { swap, pool_adapters: self.pool_adapters, ..options }
+    }
+}
+
+/// `4096`, `512KiB`, `3MiB`, `1GiB`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 3] = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| format!("expected a size, as 4096, 512KiB or 3MiB, found {text:?}"))
+}
+
+/// What is recorded of a run.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct TraceArgs {
+    /// Record steps, what goes to and from flash, adapters and the kernels' times in FILE, for ui.perfetto.dev or chrome://tracing.
+    /// Steps are slower meanwhile
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+}
+
+impl Args {
+    /// The file in which the command is to be recorded.
+    #[must_use]
+    pub fn perfetto(&self) -> Option<&Path> {
+        let trace = match &self.command {
+            None => &self.demo.trace,
+            Some(Command::Generate(args)) => &args.trace,
+            Some(Command::Chat(args)) => &args.trace,
+            Some(Command::Service(args)) => &args.trace,
+            Some(_) => return None,
+        };
+        trace.perfetto.as_deref()
+    }
+}
+
 /// Options of the demo.
 #[derive(Debug, ClapArgs)]
 pub struct DemoArgs {
@@ -91,6 +160,9 @@ pub struct DemoArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
 
 /// Where and how a model runs.
@@ -373,6 +445,12 @@ pub struct GenerateArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
 
 /// A drift budget: `exact`, or a divergence.
@@ -457,6 +535,12 @@ pub struct ChatArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }
 
 /// Options of `verify`.

@@ -51,7 +51,8 @@ struct RoutedRow<'a> {
 /// Answers the prompt.
 pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
-    let (mut engine, adapter) = load::open_chosen(&args.model, &load::options(&args.engine))?;
+    let (mut engine, adapter) =
+        load::open_chosen(&args.model, &args.tiers.with(load::options(&args.engine)))?;
     let mut request = Request {
         prompt: prompt::one_turn(&engine, args.system.as_deref(), &args.prompt, args.raw)?,
         adapter,
@@ -89,6 +90,8 @@ pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
         if written.is_err() { std::ops::ControlFlow::Break(()) } else { interrupt::check() }
     });
     bar.finish_and_clear();
+    // What was swapped out is there in the next run.
+    engine.flush_swap()?;
     written?;
     let (mut answers, failure) = answers::kept(answers)?;
     let answer = answers.remove(0);

@@ -21,6 +21,7 @@ mod lines;
 mod load;
 mod memory;
 mod output;
+mod perfetto;
 mod perplexity;
 mod prompt;
 mod quality;
@@ -43,8 +44,27 @@ pub use error::CliError;
 #[must_use]
 pub fn main() -> ExitCode {
     let args = args::Args::parse();
-    output::show_warnings();
-    let outcome = match args.command {
+    recorded(args).unwrap_or_else(|error| {
+        if output::reader_went_away(&error) {
+            return ExitCode::SUCCESS;
+        }
+        output::note(format_args!("interleaf: {error}"));
+        ExitCode::from(2)
+    })
+}
+
+/// Runs a command, and records it if that is wanted.
+fn recorded(args: args::Args) -> Result<ExitCode, CliError> {
+    let recording = args.perfetto().map(perfetto::Recording::create).transpose()?;
+    output::listen(recording.as_ref());
+    let outcome = run(args);
+    let finished = recording.map_or(Ok(()), perfetto::Recording::finish);
+    let code = outcome?;
+    finished.map(|()| code)
+}
+
+fn run(args: args::Args) -> Result<ExitCode, CliError> {
+    match args.command {
         None => match &args.demo.save {
             Some(folder) => save::run(folder),
             None => demo::run(&args.demo),
@@ -66,12 +86,5 @@ pub fn main() -> ExitCode {
         Some(args::Command::Doctor(_)) => {
             Err(interleaf_runtime::EngineError::BackendMissing { backend: "gpu" }.into())
         }
-    };
-    outcome.unwrap_or_else(|error| {
-        if output::reader_went_away(&error) {
-            return ExitCode::SUCCESS;
-        }
-        output::note(format_args!("interleaf: {error}"));
-        ExitCode::from(2)
-    })
+    }
 }

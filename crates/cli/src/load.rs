@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{Engine, EngineOptions, Source};
+use interleaf_runtime::{Engine, EngineError, EngineOptions, Source, wants_kernels};
 
-use crate::CliError;
 use crate::args::{EngineArgs, ModelArgs};
+use crate::{CliError, output};
 
 /// The engine options that the command line asks for.
 pub fn options(args: &EngineArgs) -> EngineOptions {
@@ -71,7 +71,13 @@ pub fn open(source: Source, options: &EngineOptions) -> Result<Engine, CliError>
         bar.set_message("layers");
     });
     bar.finish_and_clear();
-    Ok(engine?)
+    let mut engine = engine?;
+    if wants_kernels()
+        && let Err(error) = engine.set_profiling(true)
+    {
+        output::note(format_args!("kernels are not timed: {error}"));
+    }
+    Ok(engine)
 }
 
 /// Opens what [`ModelArgs`] name and returns the chosen adapter, if any.
@@ -97,9 +103,11 @@ pub fn open_chosen(args: &ModelArgs, options: &EngineOptions) -> Result<(Engine,
         (None, [only]) => Some(only.name.clone()),
         (None, _) => None,
     };
-    if let Some(name) = &chosen {
-        let sequence = opened.open_sequence(Some(name), &[])?;
-        opened.close_sequence(sequence)?;
+    if let Some(name) = &chosen
+        && !opened.adapters().any(|adapter| adapter.name == *name)
+    {
+        let known = opened.adapters().map(|adapter| adapter.name.clone()).collect();
+        return Err(EngineError::UnknownAdapter { name: name.clone(), known }.into());
     }
     Ok((opened, chosen))
 }

@@ -36,6 +36,14 @@ pub struct MemoryRow {
     pub kv_bases: u64,
     /// Likewise, what the base's pages have been translated with.
     pub kv_maps: u64,
+    /// What the cache holds of the pool and of the file on flash, and may hold of each, whole blocks.
+    pub kv_held: u64,
+    /// See above.
+    pub kv_budget: u64,
+    /// See above; 0 where there is no file.
+    pub flash_held: u64,
+    /// See above.
+    pub flash_budget: u64,
     /// Activations and scratch.
     pub activations: u64,
 }
@@ -54,6 +62,8 @@ impl MemoryRow {
             kv_adapters,
             kv_bases,
             kv_maps,
+            kv_memory,
+            kv_flash,
         } = engine.memory();
         Self {
             base: backend.base,
@@ -69,6 +79,10 @@ impl MemoryRow {
             kv_by_codec: engine.kv_by_codec().into_iter().collect(),
             kv_bases,
             kv_maps,
+            kv_held: kv_memory.held,
+            kv_budget: kv_memory.budget,
+            flash_held: kv_flash.held,
+            flash_budget: kv_flash.budget,
             activations: backend.activations,
         }
     }

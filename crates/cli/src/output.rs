@@ -6,15 +6,19 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::CliError;
+use crate::perfetto::Recording;
 
-/// Shows what the library warns of on standard error; `RUST_LOG` asks for more or less.
-pub fn show_warnings() {
-    use tracing_subscriber::EnvFilter;
-    use tracing_subscriber::filter::LevelFilter;
+/// Shows what the library warns of on standard error; `RUST_LOG` asks for more or less. Writes what it tells of to a recording, if there
+/// is one.
+pub fn listen(recording: Option<&Recording>) {
+    use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::util::SubscriberInitExt;
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    let lines = lines.with_target(false).with_ansi(console::colors_enabled_stderr()).with_filter(filter);
     // Tests run several commands in one process; the first one's is enough.
-    let _ = lines.with_target(false).with_ansi(console::colors_enabled_stderr()).try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(recording.map(Recording::layer)).try_init();
 }
 
 /// Writes a line.

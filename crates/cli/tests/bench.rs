@@ -90,6 +90,19 @@ fn a_step_on_the_gpu_is_few_dispatches_and_loads_little_twice() {
     assert!(printed.contains("GB/s") && printed.contains("lora_matmul_shrink"), "{printed}");
 }
 
+/// On the host a step's time is shared out among its operations.
+#[test]
+fn kernels_of_the_cpu_take_the_time_of_its_steps() {
+    let args = ["--backend", "cpu", "-p", "0", "-n", "4", "-r", "1", "--profile"];
+    let report = json(&args);
+    let row = &report["rows"].as_array().expect("rows")[0];
+    let kernels = row["device"]["kernels"].as_array().expect("kernels");
+    let took = |k: &Value| k["microseconds_per_step"].as_f64().expect("a number");
+    let all: f64 = kernels.iter().map(took).sum();
+    assert!(all > 0.0 && kernels.iter().any(|k| k["kernel"] == "lora_matmul"), "{row}");
+    assert!(row["device"].get("loaded_per_step").is_none(), "{row}");
+}
+
 /// The GPU is probed by its own kernels, over as much memory as on the host.
 #[test]
 fn rows_of_the_gpu_are_put_beside_what_the_gpu_can_do() {
@@ -246,6 +259,6 @@ fn what_cannot_be_measured_is_refused_before_it_runs() {
     refused(&["--prefill-rows", "0"], &["--prefill-rows must be at least 1"]);
     refused(&["-p", "0", "-n", "0"], &["nothing is to be measured"]);
     refused(&["--backend", "gpu", "--gpu-adapter", "abacus"], &["no adapter named like"]);
-    refused(&["--backend", "cpu", "--profile"], &["cpu", "a profile by kernel"]);
+    refused(&["--backend", "ref", "--profile"], &["ref", "a profile by kernel"]);
     refused(&["--model", "/nonexistent"], &["config.json: no such file"]);
 }

@@ -80,9 +80,12 @@ fn the_demo_has_an_app_killed_and_come_back() {
     assert!(number(3, "prompt_tokens") > number(1, "prompt_tokens"), "the conversation goes on: {report}");
     let held = |step: usize| steps[step]["kv_held"].as_u64().expect("bytes");
     assert!(held(2) < held(1) && held(2) < held(3), "what it alone had: {report}");
+    let tokens = |step: usize, field: &str| steps[step][field].as_u64().expect("a count");
+    assert!(tokens(2, "flash_held") > held(2), "what left memory is on flash: {report}");
+    assert!(tokens(3, "flash_tokens") + tokens(3, "recomputed_tokens") > 0, "and comes back: {report}");
     let plain = interleaf(&["--max-tokens", "6"]);
     let text = String::from_utf8(plain.stdout).expect("UTF-8");
-    for word in ["comes back", "is killed", "computed", "KV in memory"] {
+    for word in ["comes back", "is killed", "computed", "KV in memory", "from flash", "on flash"] {
         assert!(text.contains(word), "{word}: {text}");
     }
 }

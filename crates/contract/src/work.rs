@@ -7,9 +7,10 @@ pub struct KernelWork {
     pub kernel: &'static str,
     /// How often it was dispatched.
     pub dispatches: u64,
-    /// Bytes that it loaded from device memory by its own cost function: what is read again counts again.
+    /// Bytes that it loaded from device memory by its own cost function: what is read again counts again. 0 where that is not counted.
     pub loaded: u64,
-    /// Its time on the device in nanoseconds, where that is measured.
+    /// Its time on the device in nanoseconds, where that is measured. Of a host's kernels it is the first worker's, what it waits for the
+    /// others included.
     pub nanoseconds: Option<u64>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use interleaf_contract::host::{HostBackend, HostKernels, Pool, Resident};
+use interleaf_contract::host::{HostBackend, HostKernels, Pool, Profile, Resident};
 use interleaf_contract::{
     BackendError, BackendInfo, ContractError, Matrix, Numerics, PageCodec, PageLoss, PageRecode, Step,
     StepOutput,
@@ -50,6 +50,7 @@ pub struct CpuKernels {
     tier: Tier,
     numerics: Numerics,
     buffers: Buffers,
+    profile: Profile,
 }
 
 impl CpuKernels {
@@ -81,8 +82,8 @@ impl CpuKernels {
             .map_err(|e| device(format!("cannot start threads: {e}")))?;
         let applied = workers.broadcast(|_| placement.apply());
         let confined = placement.confines().then(|| applied.into_iter().all(|done| done));
-        let kernels =
-            Self { workers, confined, tier, numerics: options.numerics, buffers: Buffers::default() };
+        let (buffers, profile) = (Buffers::default(), Profile::default());
+        let kernels = Self { workers, confined, tier, numerics: options.numerics, buffers, profile };
         Ok(HostBackend::new(kernels))
     }
 }
@@ -132,7 +133,8 @@ impl HostKernels for CpuKernels {
         resident: &Resident<Packed>,
         pool: &mut Pool,
     ) -> Result<StepOutput, BackendError> {
-        let plan = Plan::new(step, resident, self.numerics, pool, &mut self.buffers)?;
+        let plan =
+            Plan::new(step, resident, self.numerics, pool, &mut self.buffers)?.timed(self.profile.is_on());
         let barrier = Barrier::new(self.workers.current_num_threads());
         // Nothing of a step that failed is kept but pages that its caller takes back.
         let run = AssertUnwindSafe(|| {
@@ -141,6 +143,7 @@ impl HostKernels for CpuKernels {
             });
         });
         catch_unwind(run).map_err(|_| fault())?;
+        self.profile.add(plan.times());
         Ok(plan.output())
     }
 
@@ -167,6 +170,10 @@ impl HostKernels for CpuKernels {
     ) -> Result<Vec<PageLoss>, BackendError> {
         let compare = || page_codec::compare(pages, self.tier, resident, pool);
         catch_unwind(AssertUnwindSafe(|| self.workers.install(compare))).unwrap_or_else(|_| Err(fault()))
+    }
+
+    fn profile(&mut self) -> Option<&mut Profile> {
+        Some(&mut self.profile)
     }
 
     fn scratch_bytes(&self) -> u64 {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use interleaf_contract::host::{HostSite, Pool, Resident};
 use interleaf_contract::{
@@ -149,6 +150,8 @@ pub struct Plan<'a> {
     pool: RwLock<&'a mut Pool>,
     output: Mutex<StepOutput>,
     totals: Mutex<Totals>,
+    /// When the first worker had begun and had ended each operation; `None` where nobody wants to know.
+    ends: Option<Mutex<Vec<Instant>>>,
 }
 
 impl<'a> Plan<'a> {
@@ -273,7 +276,21 @@ impl<'a> Plan<'a> {
             });
         }
         let (output, totals) = (Mutex::default(), Mutex::new(Totals::new(step)));
-        Ok(Self { step, work, pool: RwLock::new(pool), output, totals })
+        Ok(Self { step, work, pool: RwLock::new(pool), output, totals, ends: None })
+    }
+
+    /// The same with each operation timed, if that is wanted.
+    pub fn timed(mut self, wanted: bool) -> Self {
+        self.ends = wanted.then(|| Mutex::new(Vec::with_capacity(self.work.len() + 1)));
+        self
+    }
+
+    /// How long each operation took, by its stem; nothing where it was not timed.
+    pub fn times(&self) -> Vec<(&'static str, Duration)> {
+        let Some(ends) = &self.ends else { return Vec::new() };
+        let ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = ends.windows(2).map(|at| at[1] - at[0]);
+        self.step.ops().iter().map(Op::stem).zip(took).collect()
     }
 
     /// What the step gave.
@@ -291,8 +308,16 @@ impl<'a> Plan<'a> {
     pub unsafe fn walk<I: Isa>(&self, worker: &Worker<'_>) {
         let shared = || self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let mut totals = shared().zeros();
+        let ends = self.ends.as_ref().filter(|_| worker.is_first());
+        let note = || {
+            if let Some(ends) = ends {
+                ends.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+            }
+        };
+        note();
         for (i, work) in self.work.iter().enumerate() {
             self.one::<I>(work, &self.work[i + 1..], worker, &mut totals);
+            note();
         }
         shared().merge(&totals);
     }

@@ -161,7 +161,10 @@ enum {
     /* What calls with a drift budget leave goes to rest in idle time, of adapters that were calibrated. */
     INTERLEAF_OPEN_AT_REST = 4,
     /* Nothing is done while nobody calls. */
-    INTERLEAF_OPEN_NO_IDLE_WORK = 8
+    INTERLEAF_OPEN_NO_IDLE_WORK = 8,
+    /* Adapters share the pool with KV pages: their weights are loaded from their folders when calls need them, and go when others need
+       the room more. The folders stay where they are. Else all weights are in memory from when an adapter is registered. */
+    INTERLEAF_OPEN_POOL_ADAPTERS = 16
 };
 
 typedef struct interleaf_open_options {
@@ -186,6 +189,9 @@ typedef struct interleaf_open_options {
     uint64_t budget_bytes;
     /* A folder of the library's own, in which contexts outlive the process, for one service at a time; NULL to keep nothing. */
     const char *store_folder;
+    /* A file of the store of at most so many bytes, in which chunks of contexts are written when a call returns, and from which they
+       are read when memory has no longer had room for them; 0 for none. Needs a store, and not INTERLEAF_OPEN_AT_REST. */
+    uint64_t swap_bytes;
 } interleaf_open_options;
 
 /* Opens the model of a Hugging Face folder and starts to serve. Contexts that the store has are there again. */
@@ -224,6 +230,15 @@ typedef struct interleaf_adapter {
 /* Registers the PEFT adapter of a folder under a name, between two steps. `adapter` may be NULL. */
 interleaf_status interleaf_register_adapter(const interleaf_service *service, const char *name, const char *folder,
                                             interleaf_adapter *adapter);
+
+/* Registers the adapter of another folder under a name that there is: calls that were taken before keep the one they had, which goes with
+   the last of them. INTERLEAF_UNKNOWN_ADAPTER if there is none of that name. `adapter` may be NULL. */
+interleaf_status interleaf_replace_adapter(const interleaf_service *service, const char *name, const char *folder,
+                                           interleaf_adapter *adapter);
+
+/* Opens the file of a router (`interleaf router train`), by which adapters are chosen from now on for calls that leave that to it
+   (route_among); NULL for the one that the store keeps for this model. */
+interleaf_status interleaf_open_router(const interleaf_service *service, const char *file);
 
 /* How much memory is wanted back. */
 enum {
@@ -266,6 +281,12 @@ typedef struct interleaf_memory {
     uint64_t maps;
     /* Of the pool, blocks that adapters' weights take, where they share it. */
     uint64_t pooled_adapters;
+    /* What the cache holds of the pool, and may hold, whole blocks. */
+    uint64_t held;
+    uint64_t budget;
+    /* The same of the file on flash; 0 where there is none. */
+    uint64_t flash_held;
+    uint64_t flash_budget;
 } interleaf_memory;
 
 interleaf_status interleaf_memory_use(const interleaf_service *service, interleaf_memory *memory);
@@ -286,6 +307,36 @@ typedef struct interleaf_stats {
     uint64_t prompt_tokens;
     uint64_t reused_tokens;
     uint64_t generated_tokens;
+    /* Tokens of prompts that were not in the cache. */
+    uint64_t computed_tokens;
+    /* Calls that were refused with INTERLEAF_OVERLOADED. */
+    uint64_t overloaded;
+    /* From a call to its first token, in milliseconds: of how many calls, their sum, and what half, 95 % and 99 % of them took at
+       most, within 3.2 %; 0 of none. */
+    uint64_t first_tokens;
+    double first_token_sum_ms;
+    double first_token_p50_ms;
+    double first_token_p95_ms;
+    double first_token_p99_ms;
+    /* From one token to the next, the mean of each call that had two, likewise. */
+    uint64_t per_tokens;
+    double per_token_sum_ms;
+    double per_token_p50_ms;
+    double per_token_p95_ms;
+    double per_token_p99_ms;
+    /* Adapters that are registered, and whose weights are loaded now; how often weights of the pool were loaded and let go. */
+    uint64_t adapters_registered;
+    uint64_t adapters_loaded;
+    uint64_t adapter_loads;
+    uint64_t adapter_unloads;
+    /* Chunks of 16 tokens, between memory and flash: written; read; computed again, because that was sooner or they could not be read;
+       that could not be written; that were not as they had been written; and of an earlier run, that are there again. */
+    uint64_t chunks_written;
+    uint64_t chunks_read;
+    uint64_t chunks_recomputed;
+    uint64_t chunks_unwritten;
+    uint64_t chunks_damaged;
+    uint64_t chunks_restored;
 } interleaf_stats;
 
 interleaf_status interleaf_service_stats(const interleaf_service *service, interleaf_stats *stats);
@@ -408,6 +459,11 @@ typedef struct interleaf_call_options {
     const char *const *stops;
     const uint32_t *end_tokens;
     const interleaf_logit_bias *logit_biases;
+    /* How many of the adapters that suit the prompt best the router chooses from: of these the first that is loaded answers, else the
+       best. `adapter` is NULL then. 0 for no such choice. */
+    uint32_t route_among;
+    /* 0. */
+    uint32_t reserved;
 } interleaf_call_options;
 
 /* One turn of a conversation. */

@@ -100,6 +100,10 @@ impl Engine {
     /// # Errors
     /// If the device is suspended, or fails and may not be left. What is not encoded by then stays as it is.
     pub(crate) fn encode_pages(&mut self, moves: Vec<Op>) -> Result<(), EngineError> {
+        if moves.is_empty() {
+            return self.write_out(&[]);
+        }
+        let _span = tracing::debug_span!("encode", moves = moves.len()).entered();
         let mut left = moves;
         let mut writes = Vec::new();
         while let Some(op) = left.pop() {

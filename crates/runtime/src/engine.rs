@@ -85,6 +85,8 @@ pub struct EngineOptions {
     /// A file of the store that chunks are written to when a call returns and read from when its context comes back: after memory
     /// was wanted for others, or in the next run. `None` where what leaves memory is computed again.
     pub swap: Option<SwapOptions>,
+    /// Where that file is, if not in the store.
+    pub swap_folder: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -109,6 +111,7 @@ impl Default for EngineOptions {
             retry_load: false,
             pool_adapters: false,
             swap: None,
+            swap_folder: None,
         }
     }
 }
@@ -147,6 +150,19 @@ pub struct MemoryUse {
     pub kv_bases: u64,
     /// Likewise, what the base's pages have been translated with for adapters.
     pub kv_maps: u64,
+    /// Of the pool, what the cache holds and may hold: pages and adapters' weights, whole blocks.
+    pub kv_memory: TierUse,
+    /// Of the file below memory ([`EngineOptions::swap`]), likewise; nothing where there is none.
+    pub kv_flash: TierUse,
+}
+
+/// What the cache has of a tier, in bytes, rounding to whole blocks included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TierUse {
+    /// What it holds.
+    pub held: u64,
+    /// The most that it may hold.
+    pub budget: u64,
 }
 
 /// One base model, ready to answer under any of its adapters.
@@ -189,8 +205,13 @@ pub struct Engine {
     /// What opens the files of adapters that are loaded when they are needed.
     pub(crate) loader: Loader,
     pub(crate) swap_options: Option<SwapOptions>,
+    pub(crate) swap_folder: Option<PathBuf>,
     /// The file below memory, once a pool is reserved.
     pub(crate) swap: Option<Swap>,
+    /// Memory was given back since a sequence was last opened: idle work does not fill it again.
+    pub(crate) is_trimmed: bool,
+    /// What the device did in steps whose kernels were told of.
+    pub(crate) told: Option<DeviceWork>,
     /// The model's files as they were when they were opened.
     seen: Seen,
     digest: OnceLock<Digest>,
@@ -232,7 +253,8 @@ impl Engine {
             return Err(EngineError::InvalidOption { option, expected, found: "0".into() });
         }
         options.widths.map_or(Ok(()), |widths| widths.check())?;
-        options.swap.map_or(Ok(()), |swap| swap.check(options.store.is_some(), options.at_rest))?;
+        let has_folder = options.store.is_some() || options.swap_folder.is_some();
+        options.swap.map_or(Ok(()), |swap| swap.check(has_folder, options.at_rest))?;
         let tokenizer_file = source.describe("tokenizer.json");
         let opening = SystemTime::now();
         let model = Model::open(source)?;
@@ -314,7 +336,10 @@ impl Engine {
             pool_adapters: options.pool_adapters,
             loader: Loader::default(),
             swap_options: options.swap,
+            swap_folder: options.swap_folder.clone(),
             swap: None,
+            is_trimmed: false,
+            told: None,
             seen,
             digest: OnceLock::new(),
         })
@@ -475,7 +500,13 @@ impl Engine {
 
     /// What the device did since this was last called; `None` where the backend does not count.
     pub fn take_work(&mut self) -> Option<DeviceWork> {
-        self.backend.take_work()
+        match (self.told.take(), self.backend.take_work()) {
+            (Some(mut told), Some(more)) => {
+                told.add(more);
+                Some(told)
+            }
+            (told, more) => told.or(more),
+        }
     }
 
     /// Looks once at what the device does at best, and keeps 1 GiB of its memory, or what is left of it, for the next
@@ -490,18 +521,22 @@ impl Engine {
     /// Bytes held now.
     #[must_use]
     pub fn memory(&self) -> MemoryUse {
-        let usage = self.cache.manager().usage();
+        let manager = self.cache.manager();
+        let usage = manager.usage();
+        let tier = |tier| TierUse { held: manager.held_bytes(tier), budget: manager.budget_bytes(tier) };
         MemoryUse {
             backend: self.backend.memory(),
             kv_in_use: usage.in_use,
             kv_cached: usage.cached,
             kv_shared_layers: usage.shared_layers,
             kv_encoded: usage.encoded,
-            kv_at_rest: self.cache.manager().usage_at_rest().values().sum(),
+            kv_at_rest: manager.usage_at_rest().values().sum(),
             kv_keys: usage.keys,
             kv_adapters: usage.adapters,
             kv_bases: self.calibrated.bytes(),
             kv_maps: self.calibrated.map_bytes(),
+            kv_memory: tier(0),
+            kv_flash: tier(1),
         }
     }
 

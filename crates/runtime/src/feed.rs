@@ -130,12 +130,17 @@ impl Engine {
         prompt: &[u32],
         drift: f32,
     ) -> Result<(SequenceHandle, usize), EngineError> {
+        let span = tracing::debug_span!("open", tokens = prompt.len(), reused = tracing::field::Empty);
+        let _entered = span.enter();
+        self.is_trimmed = false;
         self.take_forms(activation, drift)?;
         // What is being written cannot go yet, and may be in the way of what is to come back.
         let chunks = prompt.len().div_ceil(CHUNK_TOKENS);
         while self.cache.manager().available_chunks(chunks) < chunks && self.await_write()? {}
         let opened = self.cache.open(caller, activation, prompt, drift)?;
-        self.move_in(opened, activation, prompt)
+        let moved = self.move_in(opened, activation, prompt)?;
+        span.record("reused", moved.1);
+        Ok(moved)
     }
 
     /// Carries out what a sequence that was just opened needs moved, and says how many tokens it then has.

@@ -173,6 +173,7 @@ impl Engine {
         ahead: &mut Option<Ahead>,
         on_event: OnEvent<'_>,
     ) -> Result<Turn, Failed> {
+        let _span = tracing::debug_span!("turn", calls = active.len()).entered();
         self.take_written()?;
         self.take_loaded(false)?;
         let lacks = |a: &Active| match a.has_begun() && !a.is_over() {

@@ -39,6 +39,7 @@ mod forms;
 mod forward;
 mod gate;
 mod generate;
+mod histogram;
 mod history;
 mod inspect;
 mod joint_map;
@@ -59,6 +60,7 @@ mod store;
 mod swap;
 mod tend;
 mod text;
+mod traced;
 mod widths;
 
 pub use adapters::{AdapterStats, AdapterSummary};
@@ -68,11 +70,12 @@ pub use backend::{BackendChoice, GpuSettings};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub use conversation::Conversation;
-pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse};
+pub use engine::{Engine, EngineOptions, LoadProgress, MemoryUse, TierUse};
 pub use error::EngineError;
 pub use feed::{Fed, Feed, SequenceHandle, Want};
 pub use first_touch::{TRANSLATION_RANK, TranslationMap, translation};
 pub use gate::GpuGate;
+pub use histogram::Histogram;
 pub use interleaf_contract::{
     Activation, BackendInfo, DevicePeaks, DeviceWork, KernelWork, Numerics, PageElement, RowKind, Sampler,
 };
@@ -96,4 +99,5 @@ pub use service::{
 };
 pub use store::{DigestOrigin, Store, write_calibration, write_router};
 pub use swap::{FlashProfile, SwapOptions, SwapStats, SwitchMeasure};
+pub use traced::{KERNELS, wants_kernels};
 pub use widths::{WIDTH_ERRORS, WidthOptions};

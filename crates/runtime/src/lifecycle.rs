@@ -15,6 +15,7 @@ impl Engine {
         // What is still being written stays until it is.
         self.flush_swap()?;
         self.cache.trim(level);
+        self.is_trimmed = true;
         Ok(())
     }
 
@@ -33,6 +34,8 @@ impl Engine {
         let moves = self.cache.set_app_state(caller, state)?;
         match self.carry_out(moves) {
             Err(EngineError::GpuSuspended) => Ok(()),
+            // What is being written leaves once it is; nobody else may come to see it end.
+            Ok(()) if state == AppState::Killed => self.flush_swap(),
             carried => carried,
         }
     }

@@ -68,8 +68,7 @@ impl Engine {
                 Tap::Nothing,
                 arrival,
             );
-            let ticket = self.backend.submit(step)?;
-            self.backend.wait(ticket)?;
+            self.run_to_end(step)?;
         }
         Ok(())
     }

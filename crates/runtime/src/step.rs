@@ -1,11 +1,16 @@
 //! One step of the engine: rows of several sequences are given to the device, and what it chose is fetched. Between the
 //! two the host may do other things, even start the next step; who does that and when is in `generate` and `ahead`.
 
-use interleaf_contract::{AdapterId, Batch, Chained, Op, Output, Row, Sampler, Sequence, Step, Ticket};
+use std::time::Instant;
+
+use interleaf_contract::{
+    AdapterId, Batch, Chained, Op, Output, Row, RowKind, Sampler, Sequence, Step, StepOutput, Ticket,
+};
 use interleaf_kv::{KvError, SequenceId};
 
 use crate::adapters::Activation;
 use crate::forward::{self, Tap};
+use crate::traced::wants_kernels;
 use crate::{Engine, EngineError, Fed, Feed, Want};
 
 /// A step that the device was given. The cache has room for what it appends; the tokens before it are known.
@@ -33,6 +38,8 @@ struct Submitted {
     feeds: usize,
     /// The feed behind each output.
     wanted: Vec<Wanted>,
+    /// When it was given to the device, where somebody wants the times of its kernels.
+    began: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -154,8 +161,7 @@ impl Engine {
         }
         let mut step = Step::new(batch)?;
         forward::record(&mut step, &self.resident, &self.ropes, config, Tap::Hidden(layers), None);
-        let ticket = self.backend.submit(step)?;
-        Ok(self.backend.wait(ticket)?.probes)
+        Ok(self.run_to_end(step)?.probes)
     }
 
     /// Computes tokens behind those that there are pages for, and remembers nothing.
@@ -176,6 +182,16 @@ impl Engine {
         for &(id, tokens) in before {
             let _ = self.cache.truncate(id, tokens);
         }
+    }
+
+    /// Runs a step that nothing else is done beside.
+    pub(crate) fn run_to_end(&mut self, step: Step) -> Result<StepOutput, EngineError> {
+        let _span = span(step.batch()).entered();
+        let began = wants_kernels().then(Instant::now);
+        let ticket = self.backend.submit(step)?;
+        let output = self.backend.wait(ticket)?;
+        began.into_iter().for_each(|began| self.tell_of_kernels(began));
+        Ok(output)
     }
 
     fn make_room_for(&mut self, feeds: &[Feed<'_>], starts: &[usize]) -> Result<(), EngineError> {
@@ -212,8 +228,11 @@ impl Engine {
     ) -> Result<Submitted, EngineError> {
         let (batch, wanted) = self.batch(feeds, starts, chained)?;
         if batch.rows.is_empty() {
-            return Ok(Submitted { ticket: None, feeds: feeds.len(), wanted });
+            return Ok(Submitted { ticket: None, feeds: feeds.len(), wanted, began: None });
         }
+        // On the host it runs to its end in here; on a device it is begun, and `wait` has the rest.
+        let _span = span(&batch).entered();
+        let began = wants_kernels().then(Instant::now);
         let probe = wanted.iter().any(|wanted| wanted.logits);
         let sample = batch.outputs.iter().any(|o| o.sampler.is_some());
         let mut step = Step::new(batch)?;
@@ -230,7 +249,8 @@ impl Engine {
                 step.probe(logits);
             }
         }
-        Ok(Submitted { ticket: Some(self.backend.submit(step)?), feeds: feeds.len(), wanted })
+        let ticket = Some(self.backend.submit(step)?);
+        Ok(Submitted { ticket, feeds: feeds.len(), wanted, began })
     }
 
     fn batch(
@@ -284,7 +304,8 @@ impl Engine {
     ) -> Result<Vec<Fed>, EngineError> {
         let mut fed = vec![Fed::default(); submitted.feeds];
         let Some(ticket) = submitted.ticket else { return Ok(fed) };
-        let output = self.backend.wait(ticket)?;
+        let output = tracing::debug_span!("wait").in_scope(|| self.backend.wait(ticket))?;
+        submitted.began.into_iter().for_each(|began| self.tell_of_kernels(began));
         for (feed, mass) in output.mass.into_iter().enumerate() {
             fed[feed].mass = mass;
         }
@@ -305,6 +326,23 @@ impl Engine {
         }
         Ok(fed)
     }
+}
+
+/// A span of a step.
+fn span(batch: &Batch) -> tracing::Span {
+    let prompt = || batch.rows.iter().filter(|row| row.kind == RowKind::Prompt).count();
+    tracing::debug_span!(
+        "step",
+        kind = match (prompt(), batch.rows.len()) {
+            (0, _) => "generated",
+            (prompt, all) if prompt == all => "prompt",
+            _ => "mixed",
+        },
+        prompt_rows = prompt(),
+        generated_rows = batch.rows.len() - prompt(),
+        sequences = batch.sequences.len(),
+        adapters = batch.adapters.len()
+    )
 }
 
 /// The adapter's index in the batch, added if it is new there.

@@ -10,7 +10,7 @@ use crate::{Engine, EngineError, Feed, RowKind, SequenceHandle, Want};
 
 impl Engine {
     /// Does some idle work, on at most `tokens` tokens, whole chunks. First what is worth most of what was swapped out comes back as
-    /// long as memory has much room, and memory that is nearly full is emptied. Then computes what adapters' calls with a drift budget
+    /// long as memory has much room and was not trimmed since the last call, and memory that is nearly full is emptied. Then computes what adapters' calls with a drift budget
     /// have read by translation of the base's pages, the longest text before others, and forgets the translation of what is
     /// there exact. Then computes the base's pages of the longest text that such calls have left in the cache without them, and
     /// encodes theirs over these. Where there are neither, puts as many tokens of adapters' to rest, if they may
@@ -21,8 +21,11 @@ impl Engine {
     /// # Errors
     /// If the GPU is suspended, or the device fails. What is there stays.
     pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
+        let _span = tracing::debug_span!("tend", tokens).entered();
         if self.swap.is_some() {
-            let moves = self.cache.tick();
+            self.take_written()?;
+            // What was given back is the system's until somebody calls.
+            let moves = if self.is_trimmed { Vec::new() } else { self.cache.tick() };
             let moved = moves.len() * CHUNK_TOKENS;
             self.carry_out(moves)?;
             if moved > 0 {

@@ -2,12 +2,13 @@
 //! run to run, and nobody gets at what is another's.
 
 use std::path::Path;
+use std::time::Duration;
 
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{
     Answer, App, AppState, BackendChoice, CallOptions, ChatMessage, Context, Engine, EngineError,
     EngineOptions, FinishReason, Progress, Prompt, Request, SamplingOptions, Service, ServiceError,
-    ServiceOptions, TrimLevel, WhenFull, Whose,
+    ServiceOptions, TierUse, TrimLevel, WhenFull, Whose,
 };
 
 use super::support::{demo, models, options, prompts};
@@ -99,6 +100,14 @@ fn mixed_calls_of_many_apps_are_answered_as_each_alone() {
     });
     let stats = service.stats().expect("it serves");
     assert_eq!((stats.answered, stats.failed, stats.waiting, stats.under_way), (7, 0, 0, 0));
+    assert_eq!((stats.first_token.count(), stats.per_token.count(), stats.overloaded), (7, 7, 0));
+    let [half, most] = [0.5, 0.99].map(|share| stats.first_token.quantile(share).expect("seven"));
+    assert!(Duration::ZERO < half && half <= most && most < stats.first_token.sum() * 2, "{stats:?}");
+    assert_eq!(stats.computed_tokens() + stats.reused_tokens, stats.prompt_tokens);
+    assert_eq!((stats.adapters.registered, stats.adapters.loaded, stats.swap), (6, 6, None));
+    let memory = service.memory().expect("it serves");
+    assert_eq!(memory.kv_memory.held, memory.kv_in_use + memory.kv_cached);
+    assert!(memory.kv_memory.budget <= memory.backend.kv && memory.kv_flash == TierUse::default());
 }
 
 #[test]
@@ -168,6 +177,7 @@ fn more_than_may_wait_is_refused_by_name() {
     let all = ask("c").expect_err("two wait");
     assert!(matches!(own, ServiceError::Overloaded { whose: Whose::ThisApp, waiting: 1, most: 1 }), "{own}");
     assert!(matches!(all, ServiceError::Overloaded { whose: Whose::AllApps, waiting: 2, most: 2 }), "{all}");
+    assert_eq!(service.stats().expect("it serves").overloaded, 2);
     // Who waits can be cancelled, and makes room.
     let [first, second] = waiting;
     second.cancel();

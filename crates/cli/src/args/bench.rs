@@ -73,7 +73,8 @@ pub struct BenchArgs {
     #[allow(missing_docs)]
     pub gpu: GpuArgs,
 
-    /// Measure the time of each kernel on the device by its own timestamps, and print it. Steps are slower meanwhile.
+    /// Measure the time of each kernel, on a GPU by its own timestamps, on the CPU as its first worker sees it, and print it. Steps
+    /// are slower meanwhile.
     #[arg(long)]
     pub profile: bool,
 

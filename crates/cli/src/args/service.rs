@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{EngineArgs, ModelArgs, context};
+use super::{EngineArgs, ModelArgs, TierArgs, TraceArgs, context};
 
 /// Options of `service`.
 #[derive(Debug, ClapArgs)]
@@ -28,7 +28,17 @@ pub struct ServiceArgs {
     /// Put what calls with a drift budget leave to rest in idle time, of adapters that `interleaf calibrate` has looked at.
     #[arg(long)]
     pub at_rest: bool,
+    /// Open a router, by which `adapter auto` chooses: FILE, or the one that the store keeps for this model.
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "the option, and its value")]
+    pub router: Option<Option<PathBuf>>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
 }

@@ -14,10 +14,12 @@ pub struct DeviceRow {
     pub dispatches_per_step: f64,
     /// To the device's queue.
     pub submits_per_step: f64,
-    /// Bytes that kernels loaded by their own cost functions, what they read again included.
-    pub loaded_per_step: f64,
+    /// Bytes that kernels loaded by their own cost functions, what they read again included; none where they have no such functions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loaded_per_step: Option<f64>,
     /// The same as a multiple of the bytes that the step must read: weights, adapters in use, K and V.
-    pub loaded_ratio: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loaded_ratio: Option<f64>,
     /// What so many submissions and dispatches take that do nothing, where that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms_per_step: Option<f64>,
@@ -46,11 +48,12 @@ impl DeviceRow {
             loaded_per_step: per_step(k.loaded),
             microseconds_per_step: k.nanoseconds.map(|ns| per_step(ns) / 1e3),
         };
+        let loaded = (done.loaded() > 0).then(|| per_step(done.loaded()));
         Self {
             dispatches_per_step: per_step(done.dispatches()),
             submits_per_step: per_step(done.submits),
-            loaded_per_step: per_step(done.loaded()),
-            loaded_ratio: per_step(done.loaded()) / needed,
+            loaded_per_step: loaded,
+            loaded_ratio: loaded.map(|loaded| loaded / needed),
             latency_ms_per_step: None,
             kernels: done.kernels.iter().map(kernel).collect(),
         }
@@ -67,13 +70,18 @@ impl DeviceRow {
         let latency = self.latency_ms_per_step.map_or_else(String::new, |ms| {
             format!("; {ms:.3} ms of latency, {:.1} % of a step", 100.0 * ms / ms_per_step)
         });
-        let mut lines = vec![format!(
-            "{row}: {:.1} dispatches and {:.2} submits a step; {} loaded, {:.3} times what it must read{latency}",
-            self.dispatches_per_step,
-            self.submits_per_step,
-            table::bytes(self.loaded_per_step as u64),
-            self.loaded_ratio
-        )];
+        let mut lines = vec![match (self.loaded_per_step, self.loaded_ratio) {
+            (Some(loaded), Some(ratio)) => format!(
+                "{row}: {:.1} dispatches and {:.2} submits a step; {} loaded, {ratio:.3} times what it must read{latency}",
+                self.dispatches_per_step,
+                self.submits_per_step,
+                table::bytes(loaded as u64),
+            ),
+            _ => format!(
+                "{row}: {:.1} operations a step, in the first worker's time",
+                self.dispatches_per_step
+            ),
+        }];
         let time = |k: &KernelRow| k.microseconds_per_step.unwrap_or_default();
         let all: f64 = self.kernels.iter().map(time).sum();
         if all == 0.0 {
@@ -81,23 +89,27 @@ impl DeviceRow {
         }
         let mut kernels: Vec<&KernelRow> = self.kernels.iter().collect();
         kernels.sort_by(|a, b| time(b).total_cmp(&time(a)));
-        let columns = [
+        let mut columns = vec![
             ("kernel", Align::Left),
             ("dispatches", Align::Right),
-            ("loaded", Align::Right),
             ("µs", Align::Right),
             ("share", Align::Right),
-            ("GB/s", Align::Right),
         ];
+        if self.loaded_per_step.is_some() {
+            columns.extend([("loaded", Align::Right), ("GB/s", Align::Right)]);
+        }
         let cells = |k: &&KernelRow| {
-            vec![
+            let mut cells = vec![
                 k.kernel.to_owned(),
                 format!("{:.1}", k.dispatches_per_step),
-                table::bytes(k.loaded_per_step as u64),
                 format!("{:.1}", time(k)),
                 format!("{:.1} %", 100.0 * time(k) / all),
-                format!("{:.2}", k.loaded_per_step / time(k).max(f64::MIN_POSITIVE) / 1e3),
-            ]
+            ];
+            if self.loaded_per_step.is_some() {
+                cells.push(table::bytes(k.loaded_per_step as u64));
+                cells.push(format!("{:.2}", k.loaded_per_step / time(k).max(f64::MIN_POSITIVE) / 1e3));
+            }
+            cells
         };
         lines.push(String::new());
         lines.extend(table::render(&columns, &kernels.iter().map(cells).collect::<Vec<_>>()));

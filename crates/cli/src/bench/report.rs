@@ -141,7 +141,8 @@ impl Row {
     /// share weights, of which kernels load most again from caches.
     pub fn set_device(&mut self, device: DeviceRow, test: Test) {
         if matches!(test, Test::Generate(_)) {
-            self.read_rate = 1e3 * device.loaded_per_step / self.ms_per_step;
+            let loaded = device.loaded_per_step;
+            self.read_rate = loaded.map_or(self.read_rate, |loaded| 1e3 * loaded / self.ms_per_step);
         }
         self.device = Some(device);
     }

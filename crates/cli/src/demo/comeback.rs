@@ -6,7 +6,7 @@ use std::time::Duration;
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{
     AppState, CallOptions, ChatMessage, Completion, Context, Engine, Generation, Prompt, SamplingOptions,
-    Service, ServiceError, ServiceOptions,
+    Service, ServiceOptions,
 };
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ const MOST_TOKENS: usize = 32;
 
 /// How often Ctrl-C is looked for.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Tokens of a chunk, which is what is swapped.
+const CHUNK_TOKENS: u64 = 16;
 
 /// The adapter that the app calls.
 const ADAPTER: &str = "error-codes";
@@ -33,8 +36,14 @@ pub struct Step {
     what: &'static str,
     /// What is said and answered; none where the app is killed.
     turn: Option<Turn>,
+    /// Tokens of these, in whole chunks, that were read from flash, and that were computed again instead.
+    flash_tokens: u64,
+    /// See above.
+    recomputed_tokens: u64,
     /// Bytes of KV pages in memory after it, the batch's included.
     kv_held: u64,
+    /// Bytes of pages on flash after it, likewise.
+    flash_held: u64,
 }
 
 #[derive(Serialize)]
@@ -63,7 +72,19 @@ pub fn play(engine: Engine, max_tokens: usize) -> Result<Vec<Step>, CliError> {
     let app = service.app("reader", None)?;
     let context = app.new_context()?;
     let mut conversation = vec![ChatMessage::new("system", demo_model::SYSTEM)];
-    let step = |what, turn| Ok::<_, CliError>(Step { what, turn, kv_held: held(&service)? });
+    let mut before = service.stats()?.swap.unwrap_or_default();
+    let mut step = |what, turn| {
+        let (held, now) = (service.memory()?, service.stats()?.swap.unwrap_or_default());
+        let was = std::mem::replace(&mut before, now);
+        Ok::<_, CliError>(Step {
+            what,
+            turn,
+            flash_tokens: (now.read - was.read) * CHUNK_TOKENS,
+            recomputed_tokens: (now.recomputed - was.recomputed) * CHUNK_TOKENS,
+            kv_held: held.kv_in_use + held.kv_cached,
+            flash_held: held.kv_flash.held,
+        })
+    };
     let [first, second, third] = QUESTIONS;
     let mut steps = vec![step("asks", Some(turn(&context, &mut conversation, first, max_tokens)?))?];
     steps.push(step("goes on", Some(turn(&context, &mut conversation, second, max_tokens)?))?);
@@ -74,10 +95,6 @@ pub fn play(engine: Engine, max_tokens: usize) -> Result<Vec<Step>, CliError> {
     steps.push(step("comes back", Some(turn(&context, &mut conversation, third, max_tokens)?))?);
     service.stop()?;
     Ok(steps)
-}
-
-fn held(service: &Service) -> Result<u64, ServiceError> {
-    service.memory().map(|memory| memory.kv_in_use + memory.kv_cached)
 }
 
 /// Asks, and takes the answer into the conversation.
@@ -137,10 +154,12 @@ pub fn print(steps: &[Step]) -> Result<(), CliError> {
         ("the app", Align::Left),
         ("prompt", Align::Right),
         ("reused", Align::Right),
+        ("from flash", Align::Right),
         ("computed", Align::Right),
         ("generated", Align::Right),
         ("first token", Align::Right),
         ("KV in memory", Align::Right),
+        ("on flash", Align::Right),
     ];
     let row = |step: &Step| {
         let number =
@@ -150,10 +169,12 @@ pub fn print(steps: &[Step]) -> Result<(), CliError> {
             step.what.to_owned(),
             number(|turn| turn.prompt_tokens),
             number(|turn| turn.reused_tokens),
+            step.turn.as_ref().map_or_else(String::new, |_| step.flash_tokens.to_string()),
             number(|turn| turn.computed_tokens),
             number(|turn| turn.tokens),
             first.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
             table::bytes(step.kv_held),
+            table::bytes(step.flash_held),
         ]
     };
     let rows: Vec<Vec<String>> = steps.iter().map(row).collect();

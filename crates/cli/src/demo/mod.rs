@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use interleaf_demo_model as demo_model;
-use interleaf_runtime::{Completion, Engine, EngineError, Event, Request, SamplingOptions};
+use interleaf_runtime::{
+    Completion, Engine, EngineError, EngineOptions, Event, Request, SamplingOptions, SwapOptions,
+};
 use serde::Serialize;
 
 use crate::args::DemoArgs;
@@ -17,6 +19,9 @@ use crate::generate::ttft_ms;
 use crate::memory::{MemoryRow, backend_line};
 use crate::table::{self, Align};
 use crate::{CliError, answers, interrupt, load, output, prompt};
+
+/// What may be swapped out, in bytes: more than there is.
+const SWAP: u64 = 64 << 20;
 
 /// What the base's own row is called.
 const BASE: &str = "(base)";
@@ -53,7 +58,17 @@ struct Report {
 /// Runs the demo.
 pub fn run(args: &DemoArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
-    let mut engine = load::open(load::demo_base(), &load::options(&args.engine))?;
+    // What is written for the second act goes with the demo.
+    let flash = tempfile::tempdir().map_err(|error| CliError::File {
+        path: std::env::temp_dir(),
+        reason: format!("no folder for what is swapped out: {error}"),
+    })?;
+    let options = EngineOptions {
+        swap: Some(SwapOptions::new(SWAP)),
+        swap_folder: Some(flash.path().to_owned()),
+        ..load::options(&args.engine)
+    };
+    let mut engine = load::open(load::demo_base(), &options)?;
     for (name, source) in load::demo_adapters() {
         engine.register_adapter(name, &source)?;
     }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use interleaf_runtime::{AppState, TrimLevel};
+use interleaf_runtime::{AdapterChoice, AppState, TrimLevel};
+
+use crate::args::size;
 
 /// A line, understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,8 @@ pub enum Command {
     Adapters,
     /// `register NAME DIR`.
     Register { name: String, folder: PathBuf },
+    /// `replace NAME DIR`.
+    Replace { name: String, folder: PathBuf },
     /// `contexts`.
     Contexts,
     /// `memory`.
@@ -55,8 +59,8 @@ pub struct Call {
     pub context: String,
     /// Whether the text is a turn of a conversation; else the context goes on with it as it is.
     pub is_turn: bool,
-    /// `None` for the command line's; `Some(None)` for the base model.
-    pub adapter: Option<Option<String>>,
+    /// `None` for the command line's.
+    pub adapter: Option<AdapterChoice>,
     pub max_tokens: Option<usize>,
     pub seed: u64,
     pub temperature: f32,
@@ -65,7 +69,7 @@ pub struct Call {
 }
 
 /// The commands, for `help`.
-pub const HELP: [(&str, &str); 20] = [
+pub const HELP: [(&str, &str); 21] = [
     (
         "app NAME [salt HEX]",
         "an app starts, or comes back, in the foreground; under a salt, 32 hexadecimal digits, it shares nothing",
@@ -81,7 +85,7 @@ pub const HELP: [(&str, &str); 20] = [
     ),
     (
         "  OPTIONS",
-        "adapter NAME, `none` for the base; max TOKENS; seed N; temperature T; drift NATS; `:` ends them; \\n in TEXT is a new line",
+        "adapter NAME, `none` for the base, `auto K` for one of the K that suit best; max TOKENS; seed N; temperature T; drift NATS; `:` ends them; \\n in TEXT is a new line",
     ),
     ("wait [CONTEXT]", "waits for an answer, or for all"),
     ("cancel CONTEXT", "ends its answer with what it has"),
@@ -95,6 +99,7 @@ pub const HELP: [(&str, &str); 20] = [
     ("suspend, resume", "the GPU may not be used any more, or again"),
     ("adapters", "lists them"),
     ("register NAME DIR", "a PEFT folder, under a name"),
+    ("replace NAME DIR", "another, under a name that there is: calls under way keep what they have"),
     ("contexts", "lists them, of the apps that have started"),
     ("memory, stats", "what is held by kind; what was done, and how much of it the KV cache saved"),
     ("sleep MS", "milliseconds, in which calls go on"),
@@ -186,15 +191,12 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         "resume" => Command::Resume,
         "adapters" => Command::Adapters,
         "register" => {
-            let name = words.need("an adapter's name")?;
-            if name == "none" {
-                return Err("none is the base model's name".into());
-            }
-            let folder = words.rest();
-            if folder.is_empty() {
-                return Err("expected a folder".into());
-            }
-            Command::Register { name: name.into(), folder: folder.into() }
+            let (name, folder) = adapter(words)?;
+            Command::Register { name, folder }
+        }
+        "replace" => {
+            let (name, folder) = adapter(words)?;
+            Command::Replace { name, folder }
         }
         "contexts" => Command::Contexts,
         "memory" => Command::Memory,
@@ -211,6 +213,18 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
     words.end(Some(command))
 }
 
+/// An adapter's name and its folder.
+fn adapter(words: &mut Words<'_>) -> Result<(String, PathBuf), String> {
+    let name = words.need("an adapter's name")?;
+    match name {
+        "none" => return Err("none is the base model's name".into()),
+        "auto" => return Err("auto leaves the choice to the router".into()),
+        _ => {}
+    }
+    let folder = words.rest();
+    if folder.is_empty() { Err("expected a folder".into()) } else { Ok((name.into(), folder.into())) }
+}
+
 fn call(words: &mut Words<'_>, is_turn: bool) -> Result<Call, String> {
     let mut call = Call {
         context: words.need("a context's name")?.into(),
@@ -225,7 +239,11 @@ fn call(words: &mut Words<'_>, is_turn: bool) -> Result<Call, String> {
     loop {
         if words.takes("adapter") {
             let name = words.need("an adapter's name")?;
-            call.adapter = Some(Some(name.to_owned()).filter(|name| name != "none"));
+            call.adapter = Some(match name {
+                "none" => AdapterChoice::Base,
+                "auto" => AdapterChoice::Auto { k: words.number("from how many adapters to choose")? },
+                name => AdapterChoice::Named(name.into()),
+            });
         } else if words.takes("max") {
             call.max_tokens = Some(words.number("a number of tokens")?);
         } else if words.takes("seed") {
@@ -291,15 +309,6 @@ fn salt(hex: &str) -> Result<[u8; 16], String> {
     u128::from_str_radix(hex, 16).map(u128::to_be_bytes).map_err(|_| refused())
 }
 
-/// `4096`, `512KiB`, `3MiB`, `1GiB`.
-fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u32); 3] = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
-    let unit = UNITS.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)));
-    let (number, shift) = unit.unwrap_or((text, 0));
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| format!("expected a size, as 4096, 512KiB or 3MiB, found {text:?}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,6 +350,7 @@ mod tests {
             ("trim ui-hidden", Command::Trim(TrimLevel::UiHidden)),
             ("budget 3MiB", Command::Budget(3 << 20)),
             ("budget 0", Command::Budget(0)),
+            ("replace a b", Command::Replace { name: "a".into(), folder: "b".into() }),
             ("register a b c", Command::Register { name: "a".into(), folder: "b c".into() }),
             ("sleep 20", Command::Sleep(20)),
             ("refused cancel a", Command::Refused(Box::new(Command::Cancel("a".into())))),
@@ -363,7 +373,7 @@ mod tests {
         let options = call("say a adapter x max 3 seed 4 temperature 0.5 drift 1e-3 : adapter y");
         let expected = Call {
             is_turn: true,
-            adapter: Some(Some("x".into())),
+            adapter: Some(AdapterChoice::Named("x".into())),
             max_tokens: Some(3),
             seed: 4,
             temperature: 0.5,
@@ -371,7 +381,8 @@ mod tests {
             ..plain("a", "adapter y")
         };
         assert_eq!(options, expected);
-        assert_eq!(call("call a adapter none x").adapter, Some(None));
+        assert_eq!(call("call a adapter none x").adapter, Some(AdapterChoice::Base));
+        assert_eq!(call("call a adapter auto 3 x").adapter, Some(AdapterChoice::Auto { k: 3 }));
     }
 
     #[test]
@@ -393,6 +404,8 @@ mod tests {
             ("budget 99999999999GiB", "expected a size"),
             ("register none x", "none is the base model's name"),
             ("register a", "expected a folder"),
+            ("replace auto x", "auto leaves the choice to the router"),
+            ("call a adapter auto x", "expected from how many adapters to choose, found \"x\""),
             ("sleep", "expected milliseconds"),
             ("refused", "expected a command"),
         ] {

@@ -2,6 +2,7 @@
 //! them side by side, states, pressure on memory.
 
 mod command;
+mod counters;
 mod follow;
 mod pool;
 mod printer;
@@ -25,8 +26,12 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
     let mut lines = args.script.as_deref().map_or_else(Lines::open, Lines::file)?;
     let options =
         EngineOptions { context: args.context, at_rest: args.at_rest, ..load::options(&args.engine) };
+    let options = args.tiers.with(options);
     let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
     engine.reserve_kv(usize::try_from(args.pool).unwrap_or(usize::MAX), engine.context())?;
+    if let Some(router) = &args.router {
+        crate::router::open_head(&mut engine, router.as_deref())?;
+    }
     let backend = backend_line(&engine);
     // Only where somebody says where: what is typed here is nobody else's.
     let keeps_contexts = args.engine.store.store.is_some();

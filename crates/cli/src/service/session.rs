@@ -7,11 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use interleaf_runtime::{
-    Answer, App, CallOptions, ChatMessage, Context, ContextId, Generation, Prompt, SamplingOptions, Service,
-    ServiceError, Source,
+    AdapterSummary, Answer, App, CallOptions, ChatMessage, Context, ContextId, Generation, Prompt,
+    SamplingOptions, Service, ServiceError, Source,
 };
 
 use super::command::{Call, Command, HELP};
+use super::counters;
 use super::follow::{End, follow};
 use super::pool;
 use super::printer::Printer;
@@ -119,9 +120,10 @@ impl Session {
             Command::Resume => self.service.resume_gpu(),
             Command::Adapters => self.show_adapters()?,
             Command::Register { name, folder } => {
-                let adapter = self.service.register_adapter(&name, Source::dir(folder))?;
-                let (sites, rank) = (adapter.sites, adapter.max_rank);
-                self.printer.line(format_args!("{name}: {sites} projections, rank {rank} at most"));
+                self.show_adapter(&self.service.register_adapter(&name, Source::dir(folder))?);
+            }
+            Command::Replace { name, folder } => {
+                self.show_adapter(&self.service.replace_adapter(&name, Source::dir(folder))?);
             }
             Command::Contexts => self.show_contexts()?,
             Command::Memory => {
@@ -199,7 +201,7 @@ impl Session {
         // Its last answer may have ended without anybody having looked.
         self.receive(Duration::ZERO);
         let options = CallOptions {
-            adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone()).into(),
+            adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone().into()),
             max_tokens: max_tokens.unwrap_or(self.defaults.max_tokens),
             sampling: SamplingOptions { seed, temperature, ..SamplingOptions::default() },
             drift,
@@ -348,6 +350,10 @@ impl Session {
         self.contexts.get(name).ok_or_else(unknown)
     }
 
+    fn show_adapter(&self, AdapterSummary { name, sites, max_rank, .. }: &AdapterSummary) {
+        self.printer.line(format_args!("{name}: {sites} projections, rank {max_rank} at most"));
+    }
+
     fn show_adapters(&self) -> Result<(), CliError> {
         let adapters = self.service.adapters()?;
         let rows: Vec<Vec<String>> = adapters
@@ -394,10 +400,14 @@ impl Session {
         let (prompt, reused) = (stats.prompt_tokens as usize, stats.reused_tokens as usize);
         let rows = [
             ("answers", format!("{}, {} of them cancelled", stats.answered, stats.cancelled)),
-            ("failed", stats.failed.to_string()),
+            ("failed", format!("{}, and {} refused since too many waited", stats.failed, stats.overloaded)),
             ("now", format!("{} under way, {} waiting", stats.under_way, stats.waiting)),
             ("all prompts", generate::reuse(prompt, reused)),
             ("all answers", format!("{} tokens", stats.generated_tokens)),
+            ("first token", counters::times(&stats.first_token)),
+            ("each token", counters::times(&stats.per_token)),
+            ("adapters", counters::adapters(&stats.adapters)),
+            ("flash", counters::swap(stats.swap.as_ref())),
             ("backend", self.defaults.backend.clone()),
         ];
         facts(&rows).iter().for_each(|line| self.printer.line(line));

@@ -2,18 +2,20 @@
 //! It computes nothing: the kernels are given by [`HostKernels`].
 
 mod pool;
+mod profile;
 mod resident;
 
 use std::collections::HashMap;
 
 use crate::{
-    Adapter, AdapterId, Backend, BackendError, BackendInfo, Bits, Choices, ConstantsId, LoraSite, Matrix,
-    MatrixId, MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageLoss, PageRecode,
-    PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput, Ticket,
-    VectorId, check,
+    Adapter, AdapterId, Backend, BackendError, BackendInfo, Bits, Choices, ConstantsId, DeviceWork, LoraSite,
+    Matrix, MatrixId, MemoryReport, PageAddress, PageCodec, PageConstants, PageCopy, PageData, PageLoss,
+    PageRecode, PageTicket, PoolGeometry, Projection, ProjectionId, RopeId, RopeTable, Step, StepOutput,
+    Ticket, VectorId, check,
 };
 
 pub use pool::Pool;
+pub use profile::Profile;
 pub use resident::{HostMatrix, HostSite, Resident};
 
 /// The kernels of a host backend.
@@ -79,6 +81,11 @@ pub trait HostKernels: Send {
     ) -> Result<Vec<PageLoss>, BackendError> {
         let (backend, what) = (self.info().name, "comparing pages".into());
         Err(BackendError::Unsupported { backend, what })
+    }
+
+    /// Where the times of kernels are kept; `None` if they cannot be taken.
+    fn profile(&mut self) -> Option<&mut Profile> {
+        None
     }
 
     /// Bytes of activations and scratch that the kernels hold.
@@ -275,6 +282,19 @@ impl<K: HostKernels> Backend for HostBackend<K> {
 
     fn codes_pages(&self) -> bool {
         self.kernels.reads(PageCodec::Delta(Bits::Four))
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<(), BackendError> {
+        let Some(profile) = self.kernels.profile() else {
+            let (backend, what) = (self.kernels.info().name, "a profile by kernel".into());
+            return if on { Err(BackendError::Unsupported { backend, what }) } else { Ok(()) };
+        };
+        profile.set(on);
+        Ok(())
+    }
+
+    fn take_work(&mut self) -> Option<DeviceWork> {
+        self.kernels.profile()?.take()
     }
 
     fn memory(&self) -> MemoryReport {

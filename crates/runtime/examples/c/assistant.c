@@ -1,6 +1,7 @@
 /*
  * Two apps and their assistants: adapters by name, answers streamed side by side, one of them cancelled; an app that goes to the
- * background, memory that is given back, an app that is killed and comes back, a second run that finds a context of the first.
+ * background, memory that is given back, an adapter that is replaced, an app that is killed and comes back, a second run that finds a
+ * context of the first. Adapters share the pool with pages, and what leaves memory goes to a file.
  * Every return code is looked at, and whatever is not as expected ends the program with 1.
  *
  *     assistant MODEL_FOLDER ADAPTER_FOLDER ADAPTER_FOLDER STORE_FOLDER
@@ -39,6 +40,9 @@ static interleaf_service *open_service(const char *model, const char *store) {
     options.context_tokens = 512;
     options.pool_contexts = 6;
     options.store_folder = store;
+    /* Adapters come and go beside pages, and what leaves memory is read back. */
+    options.flags = INTERLEAF_OPEN_POOL_ADAPTERS;
+    options.swap_bytes = 64 << 20;
     ok(interleaf_open(model, &options, &service), "open");
     return service;
 }
@@ -87,6 +91,8 @@ static uint64_t held(const interleaf_service *service) {
     INTERLEAF_INIT(memory);
     ok(interleaf_memory_use(service, &memory), "memory");
     check(memory.in_use + memory.cached <= memory.pool, "no more than the pool");
+    check(memory.held <= memory.budget && memory.flash_held <= memory.flash_budget, "no more than the budgets");
+    check(memory.pooled_adapters <= memory.held, "adapters in the pool");
     return memory.in_use + memory.cached;
 }
 
@@ -122,6 +128,33 @@ static void refusals(const interleaf_service *service, const interleaf_app *app,
         INTERLEAF_INIT(answer);
         expect(interleaf_answer_of(generation, &answer), INTERLEAF_UNKNOWN_TOKEN, "a token that there is not");
     }
+    interleaf_generation_close(generation);
+}
+
+/* Another adapter under a name that there is, and a choice that nothing is there to make. */
+static void replace(const interleaf_service *service, const interleaf_context *context, const char *folder) {
+    interleaf_generation *generation = NULL;
+    interleaf_call_options options;
+    interleaf_answer answer;
+    expect(interleaf_replace_adapter(service, "third", folder, NULL), INTERLEAF_UNKNOWN_ADAPTER, "nothing to replace");
+    ok(interleaf_replace_adapter(service, "second", folder, NULL), "replace");
+    generation = ask(context, "second", 4, "What is a slice?");
+    while (!show(generation, "list  ", -1)) {
+    }
+    answer = answer_of(generation, "list  ");
+    check(answer.adapter_from == 0 && answer.token_count == 4, "an answer under the new one");
+    interleaf_generation_close(generation);
+    expect(interleaf_open_router(service, NULL), INTERLEAF_NO_ROUTER, "a router that the store has not");
+    INTERLEAF_INIT(options);
+    options.route_among = 2;
+    options.adapter = "first";
+    expect(interleaf_call_text(context, "?", 1, &options, &generation), INTERLEAF_INVALID_ARGUMENT, "two choices");
+    options.adapter = NULL;
+    ok(interleaf_call_text(context, "?", 1, &options, &generation), "call");
+    while (!show(generation, "list  ", -1)) {
+    }
+    INTERLEAF_INIT(answer);
+    expect(interleaf_answer_of(generation, &answer), INTERLEAF_NO_ROUTER, "nothing to choose by");
     interleaf_generation_close(generation);
 }
 
@@ -211,6 +244,7 @@ static uint64_t first_run(const char *model, const char *first, const char *seco
     ok(interleaf_trim_memory(service, INTERLEAF_TRIM_WARNING), "trim");
     check(held(service) == 0 && before > 0, "everything given back");
     ok(interleaf_set_budget(service, 1 << 20), "budget");
+    replace(service, list, first);
     ok(interleaf_suspend_gpu(service), "suspend");
     ok(interleaf_resume_gpu(service), "resume");
 
@@ -234,7 +268,12 @@ static uint64_t first_run(const char *model, const char *first, const char *seco
 
     INTERLEAF_INIT(stats);
     ok(interleaf_service_stats(service, &stats), "stats");
-    check(stats.answered == 5 && stats.cancelled == 1 && stats.failed == 1, "what was done");
+    check(stats.answered == 6 && stats.cancelled == 1 && stats.failed == 2, "what was done");
+    check(stats.computed_tokens + stats.reused_tokens == stats.prompt_tokens && stats.overloaded == 0, "of prompts");
+    check(stats.first_tokens == 6 && stats.first_token_p50_ms > 0, "when first tokens came");
+    check(stats.first_token_p50_ms <= stats.first_token_p99_ms && stats.per_token_p95_ms > 0, "and the next ones");
+    check(stats.adapters_registered == 2 && stats.adapter_loads >= 2, "adapters that were loaded");
+    check(stats.chunks_written > 0 && stats.chunks_damaged == 0, "what went to flash");
     ok(interleaf_close(service), "close");
     expect(interleaf_app_set_state(mail, INTERLEAF_APP_STATE_CACHED), INTERLEAF_STOPPED, "a service that was closed");
     interleaf_context_close(letter);

@@ -75,7 +75,8 @@ impl Thread {
         let (opened, loaded) = channel();
         let open = move || {
             for (op, origin) in to_open {
-                if opened.send((op, origin.open(&model))).is_err() {
+                let read = tracing::debug_span!("read_adapter").in_scope(|| origin.open(&model));
+                if opened.send((op, read)).is_err() {
                     return;
                 }
             }

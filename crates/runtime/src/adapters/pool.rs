@@ -84,6 +84,7 @@ impl Engine {
     }
 
     fn make_loaded(&mut self, Acting(place): Acting, peft: PeftAdapter) -> Result<(), EngineError> {
+        let _span = tracing::debug_span!("load_adapter", name = peft.name).entered();
         let adapter = attach(peft, &self.resident.modules)?;
         self.on_device(|engine| {
             engine.drop_unloaded()?;

@@ -7,7 +7,7 @@ use super::failure::{Failure, guard};
 use super::generation::Answering;
 use super::raw::{Handle, In, Many, Out};
 use super::records::{CallSettings, LogitBias, Message};
-use crate::{CallOptions, Context, Prompt, SamplingOptions, WhenFull};
+use crate::{AdapterChoice, CallOptions, Context, Prompt, SamplingOptions, WhenFull};
 
 type Answer = Out<Option<Box<Answering>>>;
 
@@ -45,7 +45,11 @@ fn options(settings: &CallSettings) -> Result<CallOptions, Failure> {
     }
     let SamplingOptions { top_p, repeat_penalty, repeat_window, .. } = default.sampling;
     Ok(CallOptions {
-        adapter: settings.adapter.optional("adapter")?.into(),
+        adapter: match (settings.adapter.optional("adapter")?, settings.route_among) {
+            (name, 0) => name.into(),
+            (None, k) => AdapterChoice::Auto { k: k as usize },
+            (Some(_), _) => return Err(Failure::argument("adapter", "NULL where route_among is not 0")),
+        },
         max_tokens: if max_tokens == 0 { default.max_tokens } else { max_tokens as usize },
         sampling: SamplingOptions {
             logit_bias: biases.into_iter().map(|LogitBias { token, bias }| (token, bias)).collect(),

@@ -223,7 +223,8 @@ fn numbers_are_the_same() {
             if reason == FinishReason::EndToken { "END_TOKEN".into() } else { reason.name().to_uppercase() };
         (format!("INTERLEAF_FINISH_{name}"), finish(reason).into())
     });
-    let events = [Kind::Pending, Kind::Prefill, Kind::Forgotten, Kind::Text, Kind::End].map(|kind| {
+    let events = [Kind::Pending, Kind::Prefill, Kind::Forgotten, Kind::Text, Kind::End, Kind::Adapter];
+    let events = events.map(|kind| {
         (format!("INTERLEAF_EVENT_{}", format!("{kind:?}").to_uppercase()), (kind as i32).into())
     });
     let here: BTreeMap<String, i64> = statuses

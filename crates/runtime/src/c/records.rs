@@ -20,6 +20,7 @@ pub struct OpenOptions {
     pub most_waiting_of_app: u32,
     pub budget_bytes: u64,
     pub store_folder: Text,
+    pub swap_bytes: u64,
 }
 
 /// `interleaf_restored`.
@@ -63,6 +64,10 @@ pub struct MemoryBytes {
     pub bases: u64,
     pub maps: u64,
     pub pooled_adapters: u64,
+    pub held: u64,
+    pub budget: u64,
+    pub flash_held: u64,
+    pub flash_budget: u64,
 }
 
 /// `interleaf_stats`.
@@ -79,6 +84,28 @@ pub struct Stats {
     pub prompt_tokens: u64,
     pub reused_tokens: u64,
     pub generated_tokens: u64,
+    pub computed_tokens: u64,
+    pub overloaded: u64,
+    pub first_tokens: u64,
+    pub first_token_sum_ms: f64,
+    pub first_token_p50_ms: f64,
+    pub first_token_p95_ms: f64,
+    pub first_token_p99_ms: f64,
+    pub per_tokens: u64,
+    pub per_token_sum_ms: f64,
+    pub per_token_p50_ms: f64,
+    pub per_token_p95_ms: f64,
+    pub per_token_p99_ms: f64,
+    pub adapters_registered: u64,
+    pub adapters_loaded: u64,
+    pub adapter_loads: u64,
+    pub adapter_unloads: u64,
+    pub chunks_written: u64,
+    pub chunks_read: u64,
+    pub chunks_recomputed: u64,
+    pub chunks_unwritten: u64,
+    pub chunks_damaged: u64,
+    pub chunks_restored: u64,
 }
 
 /// `interleaf_logit_bias`.
@@ -112,6 +139,8 @@ pub struct CallSettings {
     pub stops: Many<Text>,
     pub end_tokens: Many<u32>,
     pub logit_biases: Many<LogitBias>,
+    pub route_among: u32,
+    pub reserved: u32,
 }
 
 /// `interleaf_message`.

@@ -1,18 +1,21 @@
 //! The header's part about the service itself: opening and closing it, adapters, memory, the GPU.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use interleaf_contract::MemoryReport;
 use interleaf_model::Source;
 
 use super::choices::{
-    ALL_CORES, AT_REST, BACKENDS, NO_IDLE_WORK, NO_PREFIX_CACHE, OPEN_FLAGS, TRIM_LEVELS, WEIGHTS,
+    ALL_CORES, AT_REST, BACKENDS, NO_IDLE_WORK, NO_PREFIX_CACHE, OPEN_FLAGS, POOL_ADAPTERS, TRIM_LEVELS,
+    WEIGHTS,
 };
 use super::failure::{Failure, guard};
 use super::raw::{Fill, Handle, In, Out, Text};
 use super::records::{AdapterFacts, MemoryBytes, OpenOptions, RestoredContexts, Stats};
 use crate::{
-    AdapterSummary, Engine, EngineOptions, MemoryUse, Restored, Service, ServiceOptions, ServiceStats,
+    AdapterStats, AdapterSummary, Engine, EngineOptions, Histogram, MemoryUse, Restored, Service,
+    ServiceError, ServiceOptions, ServiceStats, SwapOptions,
 };
 
 /// The longest context, in tokens, where nobody says.
@@ -43,6 +46,8 @@ fn open(folder: String, options: &OpenOptions) -> Result<Service, Failure> {
         prefix_cache: !is_set(NO_PREFIX_CACHE),
         at_rest: is_set(AT_REST),
         store: store.map(PathBuf::from),
+        pool_adapters: is_set(POOL_ADAPTERS),
+        swap: Some(options.swap_bytes).filter(|bytes| *bytes > 0).map(SwapOptions::new),
         ..EngineOptions::default()
     };
     let default = ServiceOptions::default();
@@ -112,6 +117,28 @@ pub extern "C" fn interleaf_register_adapter(
     folder: Text,
     adapter: Fill<AdapterFacts>,
 ) -> i32 {
+    name_adapter(service, name, folder, adapter, Service::register_adapter)
+}
+
+/// `interleaf_replace_adapter`.
+#[unsafe(no_mangle)]
+pub extern "C" fn interleaf_replace_adapter(
+    service: Handle<Service>,
+    name: Text,
+    folder: Text,
+    adapter: Fill<AdapterFacts>,
+) -> i32 {
+    name_adapter(service, name, folder, adapter, Service::replace_adapter)
+}
+
+/// Gives a name to the adapter of a folder, in whichever way.
+fn name_adapter(
+    service: Handle<Service>,
+    name: Text,
+    folder: Text,
+    adapter: Fill<AdapterFacts>,
+    way: impl FnOnce(&Service, &str, Source) -> Result<AdapterSummary, ServiceError>,
+) -> i32 {
     guard(|| {
         let service = service.get("service")?;
         if adapter.is_wanted() {
@@ -119,7 +146,7 @@ pub extern "C" fn interleaf_register_adapter(
         }
         let source = Source::dir(folder.required("folder")?);
         let AdapterSummary { sites, max_rank, bytes, activated, .. } =
-            service.register_adapter(&name.required("name")?, source)?;
+            way(service, &name.required("name")?, source)?;
         if !adapter.is_wanted() {
             return Ok(());
         }
@@ -132,6 +159,12 @@ pub extern "C" fn interleaf_register_adapter(
         };
         adapter.set(&facts, "adapter")
     })
+}
+
+/// `interleaf_open_router`.
+#[unsafe(no_mangle)]
+pub extern "C" fn interleaf_open_router(service: Handle<Service>, file: Text) -> i32 {
+    guard(|| Ok(service.get("service")?.open_router(file.optional("file")?.map(PathBuf::from))?))
 }
 
 /// `interleaf_trim_memory`.
@@ -161,6 +194,8 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
             kv_adapters,
             kv_bases,
             kv_maps,
+            kv_memory,
+            kv_flash,
         } = service.get("service")?.memory()?;
         let held = MemoryBytes {
             size: 0,
@@ -178,6 +213,10 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
             bases: kv_bases,
             maps: kv_maps,
             pooled_adapters: kv_adapters,
+            held: kv_memory.held,
+            budget: kv_memory.budget,
+            flash_held: kv_flash.held,
+            flash_budget: kv_flash.budget,
         };
         memory.set(&held, "memory")
     })
@@ -187,30 +226,59 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
 #[unsafe(no_mangle)]
 pub extern "C" fn interleaf_service_stats(service: Handle<Service>, stats: Fill<Stats>) -> i32 {
     guard(|| {
-        let ServiceStats {
-            waiting,
-            under_way,
-            answered,
-            cancelled,
-            failed,
-            prompt_tokens,
-            reused_tokens,
-            generated_tokens,
-        } = service.get("service")?.stats()?;
-        let done = Stats {
-            size: 0,
-            reserved: 0,
-            waiting: waiting as u64,
-            under_way: under_way as u64,
-            answered,
-            cancelled,
-            failed,
-            prompt_tokens,
-            reused_tokens,
-            generated_tokens,
-        };
+        let done = Stats::from(&service.get("service")?.stats()?);
         stats.set(&done, "stats")
     })
+}
+
+/// How many were recorded, their sum and their quantiles, in milliseconds.
+fn times(of: &Histogram) -> (u64, [f64; 4]) {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let quantile = |share| of.quantile(share).map_or(0.0, ms);
+    (of.count(), [ms(of.sum()), quantile(0.5), quantile(0.95), quantile(0.99)])
+}
+
+impl From<&ServiceStats> for Stats {
+    fn from(stats: &ServiceStats) -> Self {
+        let (first_tokens, first) = times(&stats.first_token);
+        let (per_tokens, per_token) = times(&stats.per_token);
+        let AdapterStats { registered, loaded, loads, unloads } = stats.adapters;
+        let swap = stats.swap.unwrap_or_default();
+        Self {
+            size: 0,
+            reserved: 0,
+            waiting: stats.waiting as u64,
+            under_way: stats.under_way as u64,
+            answered: stats.answered,
+            cancelled: stats.cancelled,
+            failed: stats.failed,
+            prompt_tokens: stats.prompt_tokens,
+            reused_tokens: stats.reused_tokens,
+            generated_tokens: stats.generated_tokens,
+            computed_tokens: stats.computed_tokens(),
+            overloaded: stats.overloaded,
+            first_tokens,
+            first_token_sum_ms: first[0],
+            first_token_p50_ms: first[1],
+            first_token_p95_ms: first[2],
+            first_token_p99_ms: first[3],
+            per_tokens,
+            per_token_sum_ms: per_token[0],
+            per_token_p50_ms: per_token[1],
+            per_token_p95_ms: per_token[2],
+            per_token_p99_ms: per_token[3],
+            adapters_registered: registered as u64,
+            adapters_loaded: loaded as u64,
+            adapter_loads: loads,
+            adapter_unloads: unloads,
+            chunks_written: swap.written,
+            chunks_read: swap.read,
+            chunks_recomputed: swap.recomputed,
+            chunks_unwritten: swap.unwritten,
+            chunks_damaged: swap.damaged,
+            chunks_restored: swap.restored,
+        }
+    }
 }
 
 /// `interleaf_suspend_gpu`.

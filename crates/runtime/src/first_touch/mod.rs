@@ -98,8 +98,7 @@ impl Engine {
             let mut step = Step::new(Batch { rows: rows.to_vec(), sequences, ..Batch::default() })?;
             let (config, embedding) = (self.model.config(), self.resident.embedding);
             map.record(&mut step, &Model { config, embedding, ropes: &self.ropes });
-            let ticket = self.backend.submit(step)?;
-            self.backend.wait(ticket)?;
+            self.run_to_end(step)?;
         }
         Ok(())
     }

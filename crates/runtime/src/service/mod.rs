@@ -37,6 +37,7 @@ mod journal;
 mod queue;
 mod scribe;
 mod shared;
+mod stats;
 mod worker;
 
 use std::path::PathBuf;
@@ -55,6 +56,7 @@ use crate::{AdapterChoice, AdapterSummary, Engine, MemoryUse, SamplingOptions};
 pub use self::app::{App, Context};
 pub use self::error::{ServiceError, Whose};
 pub use self::generation::{Answer, Generation, Progress};
+pub use self::stats::ServiceStats;
 
 /// The folder in the store that has the contexts.
 const CONTEXTS: &str = "contexts";
@@ -172,27 +174,6 @@ pub struct Restored {
     pub unreadable: Vec<PathBuf>,
     /// Contexts of other models, which stay as they are.
     pub of_other_models: usize,
-}
-
-/// What a service has done since it was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ServiceStats {
-    /// Calls that wait for a place in the batch now.
-    pub waiting: usize,
-    /// Calls in the batch now.
-    pub under_way: usize,
-    /// Calls that have ended with an answer, cancelled ones included.
-    pub answered: u64,
-    /// Of them, cancelled ones.
-    pub cancelled: u64,
-    /// Calls that have ended with an error.
-    pub failed: u64,
-    /// Tokens of prompts, those of contexts included.
-    pub prompt_tokens: u64,
-    /// How many of them were in the cache.
-    pub reused_tokens: u64,
-    /// Tokens of answers.
-    pub generated_tokens: u64,
 }
 
 /// A model that answers many apps at once, on a thread of its own. When it is dropped, calls under way are cancelled and what they

@@ -60,6 +60,7 @@ impl Shared {
         let before = self.lock().contexts.get(&call.context).map(|context| Arc::clone(&context.tokens));
         let written = before.as_ref().map(|before| {
             let kept = before.iter().zip(&*tokens).take_while(|(old, new)| old == new).count();
+            let _span = tracing::debug_span!("write_context", tokens = tokens.len() - kept).entered();
             let write = self.journal(|journal| {
                 journal
                     .append(call.context, kept, &tokens)

@@ -70,6 +70,8 @@ pub struct State {
     pub last_context: u64,
     /// Calls that were cancelled before they had a place in the batch.
     pub left: u64,
+    /// Calls that were refused because too many waited.
+    pub overloaded: u64,
     pub is_stopping: bool,
     /// Nobody answers any more.
     pub is_dead: bool,
@@ -131,6 +133,7 @@ impl Shared {
             last_call: 0,
             last_context,
             left: 0,
+            overloaded: 0,
             is_stopping: false,
             is_dead: false,
         };
@@ -232,10 +235,10 @@ impl State {
         self.app(key).map_or(0, |app| app.state as u8)
     }
 
-    /// Whether one more call of an app may wait.
-    pub fn check_queue(&self, app: AppKey) -> Result<(), ServiceError> {
+    /// Whether one more call of an app may wait; where it may not, that is counted.
+    pub fn check_queue(&mut self, app: AppKey) -> Result<(), ServiceError> {
         let overloaded = |Full { whose, waiting, most }| ServiceError::Overloaded { whose, waiting, most };
-        self.queue.check(app).map_err(overloaded)
+        self.queue.check(app).inspect_err(|_| self.overloaded += 1).map_err(overloaded)
     }
 
     /// A call has ended, and its context can be called again.

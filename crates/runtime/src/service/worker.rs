@@ -93,6 +93,9 @@ impl Core {
             under_way: self.calls.len(),
             answered: self.stats.answered + state.left,
             cancelled: self.stats.cancelled + state.left,
+            overloaded: state.overloaded,
+            adapters: self.engine.adapter_stats(),
+            swap: self.engine.swap_stats(),
             ..self.stats
         }
     }
@@ -320,11 +323,7 @@ impl Core {
         for a in self.active.iter().filter(|a| a.is_over()) {
             let Some(call) = self.calls.remove(&a.index()) else { continue };
             let completion = a.completion(call.asked);
-            self.stats.answered += 1;
-            self.stats.cancelled += u64::from(completion.reason == FinishReason::Cancelled);
-            self.stats.prompt_tokens += completion.prompt_tokens as u64;
-            self.stats.reused_tokens += completion.reused_tokens as u64;
-            self.stats.generated_tokens += completion.tokens.len() as u64;
+            self.stats.count(&completion);
             self.scribe.take(Ended { call, completion });
         }
         // A step under way knows them by their places.

@@ -60,6 +60,11 @@ impl Arrivals {
         self.wanted.len()
     }
 
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> usize {
+        self.wanted.iter().flatten().map(|wanted| wanted.to.bytes().len()).sum()
+    }
+
     /// The pages of a layer.
     pub fn wanted(&self, layer: usize) -> &[Wanted] {
         self.wanted.get(layer).map_or(&[], |wanted| wanted)

@@ -27,7 +27,13 @@ impl Engine {
         let (mut reads, mut computed): (Vec<Op>, Vec<Op>) = moves.into_iter().partition(is_read);
         while !(reads.is_empty() && computed.is_empty()) {
             let arrivals = self.begin_reading(&reads);
-            if let Err(error) = self.put_all(sequence, &arrivals, &computed) {
+            let bytes = arrivals.bytes();
+            let span =
+                tracing::debug_span!("swap_in", chunks = reads.len(), computed = computed.len(), bytes)
+                    .entered();
+            let put = self.put_all(sequence, &arrivals, &computed);
+            drop(span);
+            if let Err(error) = put {
                 reads.iter().chain(&computed).for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));
                 return Err(error);
             }

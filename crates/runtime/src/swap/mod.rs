@@ -215,7 +215,7 @@ impl Engine {
     pub(crate) fn open_swap(&mut self) -> Option<Below> {
         let options = self.swap_options?;
         let geometry = self.reserved.geometry;
-        let folder = self.store.folder()?.join(FOLDER);
+        let folder = self.swap_folder.as_deref().or(self.store.folder())?.join(FOLDER);
         let each = chunk_bytes(&geometry).max(1);
         let chunks = u32::try_from(options.bytes / each).unwrap_or(u32::MAX);
         let stripe = u64::from(chunks) * 2 * geometry.page_bytes() as u64;

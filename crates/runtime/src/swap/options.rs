@@ -23,11 +23,11 @@ impl SwapOptions {
 
     /// # Errors
     /// If it says what cannot be.
-    pub(crate) fn check(&self, has_store: bool, at_rest: bool) -> Result<(), EngineError> {
+    pub(crate) fn check(&self, has_folder: bool, at_rest: bool) -> Result<(), EngineError> {
         let refuse = |option, expected, found: &str| {
             Err(EngineError::InvalidOption { option, expected, found: found.into() })
         };
-        if !has_store {
+        if !has_folder {
             return refuse("swap", "a store to keep it in", "none");
         }
         if at_rest {

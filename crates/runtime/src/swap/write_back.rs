@@ -5,6 +5,7 @@ use std::io;
 
 use interleaf_contract::{Bytes, PAGE_UNIT, PageAddress};
 use interleaf_kv::{Op, OpId, OpKind, StoredId, StoredPage};
+use tracing::field::Empty;
 
 use super::{Entry, MOST_UNDER_WAY, Number, Stored};
 use crate::{Engine, EngineError};
@@ -20,6 +21,12 @@ impl Engine {
         if !is_writable {
             return self.give_up_writes(ops, true);
         }
+        if ops.is_empty() {
+            return self.take_written();
+        }
+        let span = tracing::debug_span!("swap_out", chunks = ops.len(), bytes = Empty);
+        let _entered = span.enter();
+        let mut bytes = 0;
         for op in ops {
             while self.swap.as_ref().is_some_and(|swap| swap.files.bytes_under_way() > MOST_UNDER_WAY) {
                 self.await_write()?;
@@ -34,6 +41,7 @@ impl Engine {
                 Ok(read) => {
                     let parts: Vec<(u64, Bytes)> =
                         pages.iter().zip(read).map(|((at, _), page)| (*at, page.bytes)).collect();
+                    bytes += parts.iter().map(|(_, page)| page.len()).sum::<usize>();
                     self.write_pages(op.id, parts);
                 }
                 Err(EngineError::GpuSuspended) => self.give_up_writes(&[*op], false)?,
@@ -43,6 +51,7 @@ impl Engine {
                 }
             }
         }
+        span.record("bytes", bytes);
         self.take_written()
     }
 
