@@ -21,6 +21,7 @@ impl Engine {
     /// # Errors
     /// If the GPU is suspended, or the device fails. What is there stays.
     pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
+        self.take_loaded(false)?;
         if self.swap.is_some() {
             let moves = self.cache.tick();
             let moved = moves.len() * CHUNK_TOKENS;

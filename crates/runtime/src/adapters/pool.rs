@@ -31,26 +31,35 @@ impl Engine {
     /// # Errors
     /// If there is no thread for that. The moves have ended then.
     pub(crate) fn begin_loading(&mut self, moves: &[Op]) -> Result<(), EngineError> {
+        let mut result = Ok(());
         for op in moves.iter().filter(|op| op.kind == OpKind::Load) {
-            let Some(Acting(place)) = self.loaded_by(op.id) else { continue };
-            let resident = &mut self.adapters.resident[place];
-            resident.failure = None;
-            let begun = match (&resident.residence, resident.id) {
-                (Residence::Pooled(origin), None) => {
-                    self.loader.begin(op.id, origin.clone(), &self.model).map_err(|source| {
-                        let reason = format!("no thread to open its files: {source}");
-                        EngineError::from(BackendError::Device { backend: "engine", reason })
-                    })
-                }
-                // It is there.
-                _ => {
-                    self.cache.manager_mut().done(op.id);
-                    Ok(())
-                }
-            };
-            begun.inspect_err(|_| drop(self.cache.manager_mut().failed(op.id)))?;
+            if result.is_ok() {
+                result = self.begin_load(op.id);
+            }
+            if result.is_err() {
+                self.cache.manager_mut().failed(op.id);
+            }
         }
-        Ok(())
+        result
+    }
+
+    fn begin_load(&mut self, op: OpId) -> Result<(), EngineError> {
+        let Some(Acting(place)) = self.loaded_by(op) else { return Ok(()) };
+        let resident = &mut self.adapters.resident[place];
+        resident.failure = None;
+        match (&resident.residence, resident.id) {
+            (Residence::Pooled(origin), None) => {
+                self.loader.begin(op, origin.clone(), &self.model).map_err(|source| {
+                    let reason = format!("no thread to open its files: {source}");
+                    BackendError::Device { backend: "engine", reason }.into()
+                })
+            }
+            // It is there.
+            _ => {
+                self.cache.manager_mut().done(op);
+                Ok(())
+            }
+        }
     }
 
     /// The adapter that a move loads.
