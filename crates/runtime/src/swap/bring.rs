@@ -45,8 +45,11 @@ impl Engine {
             reads = more;
         }
         let recomputed = match sequence {
-            Some((sequence, tokens)) => self.recompute_chunks(sequence, tokens, &computed),
-            None => Ok(()),
+            // What could not be read is computed after all, for which nobody has waited yet.
+            Some((sequence, tokens)) if !computed.is_empty() => {
+                self.await_weights(sequence).and_then(|()| self.recompute_chunks(sequence, tokens, &computed))
+            }
+            _ => Ok(()),
         };
         let is_computed = recomputed.is_ok() && sequence.is_some();
         let manager = self.cache.manager_mut();
