@@ -540,6 +540,15 @@ impl Engine {
         }
     }
 
+    /// Whether all that is known of pages fits together: for tests, and for whoever doubts.
+    ///
+    /// # Errors
+    /// Says what does not: a fault of the library's.
+    #[doc(hidden)]
+    pub fn check_pages(&self) -> Result<(), String> {
+        self.cache.manager().check()
+    }
+
     /// Bytes of the pool's pages, and of chunks at rest, by the codec that they are stored in, rounding included.
     #[must_use]
     pub fn kv_by_codec(&self) -> Vec<(String, u64)> {

@@ -1,7 +1,7 @@
 //! The engine's one primitive: new tokens of several sequences through one step.
 
 use interleaf_contract::{CHUNK_TOKENS, PageCodec, PageCopy, PageRecode, RowKind, Sampler};
-use interleaf_kv::{FirstTouch, Op, OpKind, Opened, SequenceId};
+use interleaf_kv::{FirstTouch, KvError, Op, OpKind, Opened, SequenceId};
 
 use crate::EngineError;
 use crate::adapters::Activation;
@@ -137,7 +137,13 @@ impl Engine {
         // What is being written cannot go yet, and may be in the way of what is to come back.
         let chunks = prompt.len().div_ceil(CHUNK_TOKENS);
         while self.cache.manager().available_chunks(chunks) < chunks && self.await_write()? {}
-        let opened = self.cache.open(caller, activation, prompt, drift)?;
+        let opened = loop {
+            match self.cache.open(caller, activation, prompt, drift) {
+                // Nor can weights that are on their way.
+                Err(KvError::AdapterFull { .. }) if self.await_write()? || self.take_loaded(true)? => {}
+                opened => break opened?,
+            }
+        };
         let moved = self.move_in(opened, activation, prompt)?;
         span.record("reused", moved.1);
         Ok(moved)

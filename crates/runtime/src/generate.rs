@@ -176,6 +176,12 @@ impl Engine {
         let _span = tracing::debug_span!("turn", calls = active.len()).entered();
         self.take_written()?;
         self.take_loaded(false)?;
+        self.drop_unloaded()?;
+        let forgotten = |a: &Active| a.has_begun() && !a.is_over() && self.is_load_forgotten(a.sequence);
+        if let Some(index) = active.iter().position(forgotten) {
+            self.step_aside(&mut active[index])?;
+            return Ok(Turn::Taken);
+        }
         let lacks = |a: &Active| match a.has_begun() && !a.is_over() {
             true => self.why_not_loaded(a.sequence),
             false => None,
@@ -284,17 +290,21 @@ impl Engine {
         let order = order(active);
         let begun: Vec<usize> = order.iter().copied().filter(|index| active[*index].has_begun()).collect();
         if let [_, .., last] = begun[..] {
-            let a = &mut active[last];
-            let empty = self.open_empty(a.caller, a.sequence.activation)?;
-            let old = a.sequence;
-            a.step_aside(empty);
-            self.end_sequence(old)?;
+            self.step_aside(&mut active[last])?;
             return Ok(Turn::Taken);
         }
         let Some(&index) = begun.first().or(order.first()) else { return Ok(Turn::Over) };
         let told = active[index].finish(FinishReason::ContextFull, on_event);
         self.ended(&mut active[index], close)?;
         Ok(if told?.is_break() { Turn::BrokenOff } else { Turn::Taken })
+    }
+
+    /// A request gives back what it has, and begins anew when others have ended.
+    fn step_aside(&mut self, a: &mut Active) -> Result<(), EngineError> {
+        let empty = self.open_empty(a.caller, a.sequence.activation)?;
+        let old = a.sequence;
+        a.step_aside(empty);
+        self.end_sequence(old)
     }
 
     /// Ends every answer under way, with what it has.

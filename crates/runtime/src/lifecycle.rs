@@ -16,7 +16,7 @@ impl Engine {
         self.flush_swap()?;
         self.cache.trim(level);
         self.is_trimmed = true;
-        Ok(())
+        self.drop_unloaded()
     }
 
     /// What the cache may take of its pool from now on, in bytes, whole blocks. What is in use stays until it is not.
@@ -26,7 +26,7 @@ impl Engine {
     pub fn set_kv_budget(&mut self, bytes: u64) -> Result<(), EngineError> {
         self.flush_swap()?;
         self.cache.set_budget(bytes);
-        Ok(())
+        self.drop_unloaded()
     }
 
     /// An app is another thing to its user.

@@ -22,6 +22,7 @@ impl Engine {
     /// If the GPU is suspended, or the device fails. What is there stays.
     pub fn tend(&mut self, tokens: usize) -> Result<usize, EngineError> {
         let _span = tracing::debug_span!("tend", tokens).entered();
+        self.take_loaded(false)?;
         if self.swap.is_some() {
             self.take_written()?;
             // What was given back is the system's until somebody calls.

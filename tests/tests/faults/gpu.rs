@@ -7,8 +7,8 @@ use interleaf_contract::{Backend, BackendError};
 use interleaf_gpu::{GpuBackend, GpuFailure, GpuOptions};
 use interleaf_runtime::doctor::Verdict;
 use interleaf_runtime::{
-    BackendChoice, Engine, EngineError, EngineOptions, Event, FinishReason, GpuSettings, Request,
-    SamplingOptions, Source,
+    BackendChoice, CallOptions, Context, Engine, EngineError, EngineOptions, Event, FinishReason,
+    GpuSettings, Prompt, Request, SamplingOptions, Service, ServiceOptions, Source,
 };
 use interleaf_tests::backends;
 use interleaf_tests::lora::{AdapterSpec, LoraCase};
@@ -115,6 +115,34 @@ fn a_lost_device_is_a_typed_error_and_the_tokens_are_kept() {
         let again = engine.generate(&[request(1)], &mut |_| ControlFlow::Continue(()));
         let still = |e: &EngineError| matches!(e, EngineError::DeviceFailed { cause, .. } if is_lost(cause));
         assert!(again.as_ref().is_err_and(still), "{again:?}");
+    }
+}
+
+#[test]
+fn a_service_ends_its_calls_with_what_they_had_when_the_gpu_is_lost() {
+    let _alone = alone();
+    let Some(mut whole) = engine(None) else { return };
+    let expected =
+        whole.generate(&[request(8)], &mut |_| ControlFlow::Continue(())).expect("it answers").remove(0);
+    for after in 1..6 {
+        let engine = engine(Some(GpuFailure::Lost { after })).expect("as before");
+        let service = Service::start(engine, ServiceOptions::default()).expect("it starts");
+        let app = service.app("mail", None).expect("there is a place");
+        let options = CallOptions { max_tokens: 8, end_tokens: Some(Vec::new()), ..CallOptions::default() };
+        let say = |context: &Context| {
+            let generation = context.call(&Prompt::Tokens(vec![3, 4, 5]), &options).expect("it is taken");
+            generation.wait().expect("what it had").completion
+        };
+        let context = app.new_context().expect("it begins");
+        let said = say(&context);
+        assert_eq!(said.reason, FinishReason::DeviceLost, "after {after}");
+        assert!(said.tokens.len() < 8 && expected.tokens.starts_with(&said.tokens), "after {after}");
+        let text = [&[3, 4, 5][..], &said.tokens].concat();
+        assert_eq!(context.tokens().expect("it is there"), text);
+        // It stays lost, and whoever calls hears of it.
+        let again = say(&app.new_context().expect("it begins"));
+        assert_eq!((again.reason, again.tokens.len()), (FinishReason::DeviceLost, 0));
+        assert_eq!(service.stop().expect("nothing has panicked").memory().kv_in_use, 0);
     }
 }
 

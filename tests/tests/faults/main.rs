@@ -12,6 +12,7 @@ mod lossy;
 mod measure;
 mod memory;
 mod mutate;
+mod service;
 
 use peak_alloc::PeakAlloc;
 

@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{
-    AdapterStats, BackendChoice, Completion, Engine, EngineError, EngineOptions, Request, SamplingOptions,
-    Source,
+    AdapterStats, BackendChoice, Completion, Engine, EngineError, EngineOptions, FlashProfile, Request,
+    SamplingOptions, Source, SwapOptions, TrimLevel,
 };
 
 use super::support::{demo, embedded, models, options, prompts};
@@ -99,6 +100,12 @@ fn what_is_not_used_goes_and_the_budget_holds() {
     }
     let AdapterStats { registered, loaded, unloads, .. } = engine.adapter_stats();
     assert!(registered == 6 && loaded < 6 && unloads > 0, "{:?}", engine.adapter_stats());
+    engine.trim_memory(TrimLevel::Warning).expect("nothing fails");
+    assert_eq!(
+        (engine.adapter_stats().loaded, engine.memory().kv_adapters),
+        (0, 0),
+        "not even on the backend"
+    );
 }
 
 #[test]
@@ -217,4 +224,67 @@ fn who_has_begun_keeps_the_adapter_that_was_there() {
         assert!(refused.is_err());
         assert_eq!(ask(&mut engine, 3).tokens, answers[3], "what is refused changes nothing");
     }
+}
+
+/// One whose pages are swapped besides, to storage of some speed.
+fn swapping(store: &Path, sequences: usize, tokens: usize, read: f64, write: f64) -> Engine {
+    let profile = Some(FlashProfile { read, write, latency: Duration::ZERO });
+    let mut engine = demo(&EngineOptions {
+        pool_adapters: true,
+        store: Some(store.into()),
+        swap: Some(SwapOptions { profile, ..SwapOptions::new(64 << 20) }),
+        ..options(BackendChoice::Cpu)
+    });
+    engine.reserve_kv(sequences, tokens).expect("a small pool");
+    engine
+}
+
+#[test]
+fn what_is_loaded_in_idle_time_is_there_when_a_call_comes() {
+    let (requests, answers) = expected();
+    let store = tempfile::tempdir().expect("a folder");
+    let mut first = swapping(store.path(), 4, 512, 4e9, 4e9);
+    for request in &requests {
+        answer(&mut first, std::slice::from_ref(request)).expect("an answer");
+    }
+    drop(first);
+    let mut next = swapping(store.path(), 4, 512, 4e9, 4e9);
+    std::thread::sleep(Duration::from_millis(50));
+    next.tend(128).expect("nothing fails");
+    for (request, expected) in requests.iter().zip(&answers) {
+        let said = answer(&mut next, std::slice::from_ref(request)).expect("an answer");
+        assert_eq!(&said[0].tokens, expected);
+        next.tend(128).expect("nothing fails");
+    }
+}
+
+#[test]
+fn weights_wait_until_what_is_in_their_way_is_written() {
+    let (requests, answers) = expected();
+    let store = tempfile::tempdir().expect("a folder");
+    let mut engine = swapping(store.path(), 1, 448, 4e9, 4e6);
+    let text: Vec<u32> = (0..420).map(|token| 16 + token).collect();
+    answer(&mut engine, &[request(&text, None)]).expect("an answer");
+    // A second of writing is under way.
+    let said = answer(&mut engine, &requests[1..2]).expect("there is room once it is written");
+    assert_eq!(said[0].tokens, answers[1]);
+}
+
+#[test]
+fn what_cannot_be_read_back_is_computed_under_weights_that_are_waited_for() {
+    let (requests, answers) = expected();
+    let store = tempfile::tempdir().expect("a folder");
+    // So fast that nothing is sooner computed.
+    let open = || swapping(store.path(), 2, 512, 1e15, 1e15);
+    let mut first = open();
+    answer(&mut first, &requests[1..2]).expect("an answer");
+    drop(first);
+    let pages = store.path().join("swap/pages");
+    let bytes: Vec<u8> = std::fs::read(&pages).expect("it is there").iter().map(|byte| !byte).collect();
+    std::fs::write(&pages, bytes).expect("it is written");
+    let mut next = open();
+    let said = answer(&mut next, &requests[1..2]).expect("an answer");
+    assert_eq!(said[0].tokens, answers[1]);
+    let stats = next.swap_stats().expect("it swaps");
+    assert!(stats.damaged > 0 && stats.recomputed > 0, "{stats:?}");
 }

@@ -9,7 +9,7 @@ use interleaf_contract::BackendError;
 use interleaf_kv::{KvError, Op, OpId, OpKind};
 use interleaf_model::PeftAdapter;
 
-use super::{Acting, Residence, attach};
+use super::{Acting, Activation, Residence, attach};
 use crate::{Engine, EngineError, SequenceHandle};
 
 /// What has been done with adapters of the pool.
@@ -31,26 +31,35 @@ impl Engine {
     /// # Errors
     /// If there is no thread for that. The moves have ended then.
     pub(crate) fn begin_loading(&mut self, moves: &[Op]) -> Result<(), EngineError> {
+        let mut result = Ok(());
         for op in moves.iter().filter(|op| op.kind == OpKind::Load) {
-            let Some(Acting(place)) = self.loaded_by(op.id) else { continue };
-            let resident = &mut self.adapters.resident[place];
-            resident.failure = None;
-            let begun = match (&resident.residence, resident.id) {
-                (Residence::Pooled(origin), None) => {
-                    self.loader.begin(op.id, origin.clone(), &self.model).map_err(|source| {
-                        let reason = format!("no thread to open its files: {source}");
-                        EngineError::from(BackendError::Device { backend: "engine", reason })
-                    })
-                }
-                // It is there.
-                _ => {
-                    self.cache.manager_mut().done(op.id);
-                    Ok(())
-                }
-            };
-            begun.inspect_err(|_| drop(self.cache.manager_mut().failed(op.id)))?;
+            if result.is_ok() {
+                result = self.begin_load(op.id);
+            }
+            if result.is_err() {
+                self.cache.manager_mut().failed(op.id);
+            }
         }
-        Ok(())
+        result
+    }
+
+    fn begin_load(&mut self, op: OpId) -> Result<(), EngineError> {
+        let Some(Acting(place)) = self.loaded_by(op) else { return Ok(()) };
+        let resident = &mut self.adapters.resident[place];
+        resident.failure = None;
+        match (&resident.residence, resident.id) {
+            (Residence::Pooled(origin), None) => {
+                self.loader.begin(op, origin.clone(), &self.model).map_err(|source| {
+                    let reason = format!("no thread to open its files: {source}");
+                    BackendError::Device { backend: "engine", reason }.into()
+                })
+            }
+            // It is there.
+            _ => {
+                self.cache.manager_mut().done(op);
+                Ok(())
+            }
+        }
     }
 
     /// The adapter that a move loads.
@@ -102,8 +111,11 @@ impl Engine {
         Ok(loaded.into_iter().try_for_each(|id| self.backend.drop_adapter(id))?)
     }
 
-    /// Lets go what has lost its blocks.
-    fn drop_unloaded(&mut self) -> Result<(), EngineError> {
+    /// Lets go what has lost its blocks, which others may have by now.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(crate) fn drop_unloaded(&mut self) -> Result<(), EngineError> {
         for id in self.cache.manager_mut().take_unloaded() {
             // It may have been loaded again, or be about to be.
             if self.cache.manager().has_weights(id) {
@@ -124,15 +136,21 @@ impl Engine {
             && self.cache.manager().is_ready(sequence.id).unwrap_or(true)
     }
 
+    /// Whether a sequence's adapter was to be loaded on a device that is lost, so that nothing is on its way any more.
+    pub(crate) fn is_load_forgotten(&self, sequence: SequenceHandle) -> bool {
+        let is_lacking = |a: Activation| self.adapters.id(a.adapter).is_none();
+        sequence.activation.is_some_and(is_lacking)
+            && !self.loader.is_busy()
+            && self.cache.manager().is_ready(sequence.id).is_ok()
+    }
+
     /// Why a sequence's adapter could not be loaded; `None` where it was, or is on its way.
     pub(crate) fn why_not_loaded(&self, sequence: SequenceHandle) -> Option<EngineError> {
         let adapter = sequence.activation?.adapter;
         let is_ready = self.cache.manager().is_ready(sequence.id);
-        // Of what a device that is lost was to have nothing is on its way any more.
-        let is_forgotten = self.adapters.id(adapter).is_none() && !self.loader.is_busy();
         let error = match is_ready {
             Err(error @ KvError::NotLoaded(_)) => error,
-            _ if is_forgotten => KvError::NotLoaded(sequence.id),
+            _ if self.is_load_forgotten(sequence) => KvError::NotLoaded(sequence.id),
             _ => return None,
         };
         let failure = self.adapters.resident[adapter.0].failure.clone();

@@ -354,6 +354,15 @@ impl Service {
         self.shared.ask(|core| core.engine().memory())
     }
 
+    /// Whether all that the engine knows of pages fits together, between two steps: for tests, and for whoever doubts.
+    ///
+    /// # Errors
+    /// If the service has stopped.
+    #[doc(hidden)]
+    pub fn check_pages(&self) -> Result<Result<(), String>, ServiceError> {
+        self.shared.ask(|core| core.engine().check_pages())
+    }
+
     /// What it has done so far.
     ///
     /// # Errors

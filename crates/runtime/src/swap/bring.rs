@@ -77,6 +77,8 @@ impl Engine {
             && let positions = self.positions(sequence, computed)?
             && !positions.is_empty()
         {
+            // For what could not be read nobody has waited yet.
+            self.await_weights(sequence)?;
             return self.compute_at(sequence, tokens, &positions, Some(&arrival));
         }
         for layer in 0..arrivals.layers() as u32 {

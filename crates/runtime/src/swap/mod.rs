@@ -264,7 +264,7 @@ impl Engine {
         known.into_iter().for_each(|known| swap.restore(manager, Some(known)));
     }
 
-    /// Carries out what nobody waits for: chunks are encoded and written, and read in advance.
+    /// Carries out what nobody waits for: chunks are encoded and written, and read in advance, and so are adapters' weights.
     ///
     /// # Errors
     /// If the device is suspended, or fails and may not be left.
@@ -272,8 +272,13 @@ impl Engine {
         if moves.is_empty() {
             return Ok(());
         }
+        let (loads, moves): (Vec<Op>, Vec<Op>) = moves.into_iter().partition(|op| op.kind == OpKind::Load);
         let is_read = |op: &Op| matches!(op.kind, OpKind::Read { .. } | OpKind::Recompute);
         let (reads, others): (Vec<Op>, Vec<Op>) = moves.into_iter().partition(is_read);
+        if let Err(error) = self.begin_loading(&loads) {
+            reads.iter().chain(&others).for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));
+            return Err(error);
+        }
         if !reads.is_empty() {
             let ids: Vec<Op> = reads.clone();
             let brought = self.on_device(|engine| engine.bring(None, reads));

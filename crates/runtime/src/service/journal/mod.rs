@@ -24,7 +24,7 @@ pub struct Restored {
     pub id: ContextId,
     pub app: String,
     pub tokens: Vec<u32>,
-    /// Bytes at the file's end that are no record: an unfinished write, or damage. They are kept beside it.
+    /// Bytes at the file's end that are no record: an unfinished write, or damage. They are kept beside it, if there is room.
     pub damaged: u64,
 }
 
@@ -102,16 +102,21 @@ impl Journal {
         }
         let (tokens, end) = record::replay(&bytes, start);
         let damaged = (bytes.len() - end) as u64;
-        if damaged > 0 {
-            // What comes next must lie behind what is whole. What may be more than an unfinished write is left to look at.
-            fs::write(path.with_extension("damaged"), &bytes[end..])?;
+        // What comes next must lie behind what is whole. What may be more than an unfinished write is left to look at; where there
+        // is no room for it, it stays where it is until the next change, which writes the file anew.
+        let kept = match damaged {
+            0 => Ok(()),
+            _ => fs::write(path.with_extension("damaged"), &bytes[end..]),
+        };
+        let is_behind = kept.is_err();
+        if damaged > 0 && !is_behind {
             file.set_len(end as u64)?;
             file.sync_all()?;
         }
         let id = ContextId(header.id);
         found.contexts.push(Restored { id, app: header.app, tokens, damaged });
         bytes.truncate(start);
-        self.open.insert(id, Open { file, header: bytes, end: end as u64, is_behind: false });
+        self.open.insert(id, Open { file, header: bytes, end: end as u64, is_behind });
         Ok(())
     }
 
@@ -247,6 +252,28 @@ mod tests {
         journal.append(id, 2, &[1, 2, 3]).unwrap();
         drop(journal);
         assert_eq!(tokens(&open(folder.path()).1), [(5, "mail", &[1, 2, 3][..])]);
+    }
+
+    #[test]
+    fn what_cannot_be_kept_beside_a_file_is_no_reason_not_to_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(folder.path());
+        let id = ContextId(5);
+        journal.create(id, "mail").unwrap();
+        journal.append(id, 0, &[1, 2]).unwrap();
+        let path = journal.path(id);
+        drop(journal);
+        let torn = [fs::read(&path).unwrap(), vec![3, 0, 0]].concat();
+        fs::write(&path, &torn).unwrap();
+        // As on a full disk.
+        fs::create_dir(path.with_extension("damaged")).unwrap();
+        let (mut journal, found) = open(folder.path());
+        assert_eq!((tokens(&found), found.contexts[0].damaged), (vec![(5, "mail", &[1, 2][..])], 3));
+        assert_eq!(fs::read(&path).unwrap(), torn);
+        journal.append(id, 2, &[1, 2, 4]).unwrap();
+        drop(journal);
+        let found = open(folder.path()).1;
+        assert_eq!((tokens(&found), found.contexts[0].damaged), (vec![(5, "mail", &[1, 2, 4][..])], 0));
     }
 
     #[test]
