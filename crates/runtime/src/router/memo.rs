@@ -54,7 +54,7 @@ mod tests {
     fn scores_are_their_callers_and_the_oldest_go() {
         let geometry =
             PoolGeometry { layers: 1, kv_heads: 1, head_dim: 16, slots: 4, element: PageElement::F32 };
-        let kinds = Kinds { encodes: false, narrows: None };
+        let kinds = Kinds { encodes: false, narrows: None, below: None };
         let mut cache = Cache::new(&geometry, 64, true, 0, kinds).unwrap();
         let callers = [(); 4].map(|()| cache.open_app(None).unwrap());
         let caller = |app: usize| callers[app];
