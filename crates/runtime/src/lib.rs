@@ -56,6 +56,7 @@ mod service;
 mod step;
 mod store;
 mod swap;
+mod sync;
 mod tend;
 mod text;
 mod widths;

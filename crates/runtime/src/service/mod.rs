@@ -37,6 +37,8 @@ mod journal;
 mod queue;
 mod scribe;
 mod shared;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttled;
 mod worker;
 
 use std::path::PathBuf;

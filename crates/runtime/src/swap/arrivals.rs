@@ -2,10 +2,12 @@
 //! still being read.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use interleaf_contract::PageData;
 use interleaf_kv::OpId;
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 struct State {

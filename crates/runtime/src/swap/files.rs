@@ -2,9 +2,7 @@
 //! in its order and keeps the index, the other reads.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use interleaf_contract::{Bytes, PageAddress, PageData};
 use interleaf_kv::OpId;
@@ -13,6 +11,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::arrivals::Arrivals;
 use super::index::{Entry, Index, Number};
 use super::pages::{Clock, PageFile, runs};
+use crate::sync::mpsc::{Receiver, Sender, channel};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Something for the thread that writes.
 #[derive(Debug)]
@@ -93,10 +94,10 @@ impl Files {
         let (reads, to_read) = channel();
         let reader = pages.again()?;
         let told = Arc::clone(&progress);
-        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let named = |name: &str| thread::Builder::new().name(name.into());
         let threads = vec![
-            thread("interleaf-swap-out").spawn(move || write_all(&to_write, &pages, index, &told))?,
-            thread("interleaf-swap-in").spawn(move || read_all(&to_read, &reader))?,
+            named("interleaf-swap-out").spawn(move || write_all(&to_write, &pages, index, &told))?,
+            named("interleaf-swap-in").spawn(move || read_all(&to_read, &reader))?,
         ];
         Ok(Self { writes: Some(writes), reads: Some(reads), progress, threads })
     }

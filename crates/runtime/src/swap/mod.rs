@@ -16,6 +16,8 @@ mod files;
 mod index;
 mod options;
 mod pages;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttled;
 mod write_back;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
