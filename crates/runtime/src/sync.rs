@@ -10,3 +10,10 @@ pub use std::{
     sync::{Condvar, Mutex, MutexGuard, mpsc},
     thread,
 };
+
+/// How many orders a test tries.
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+pub fn orders() -> usize {
+    std::env::var("INTERLEAF_SHUTTLE").map_or(300, |orders| orders.parse().expect("a number"))
+}

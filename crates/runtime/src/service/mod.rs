@@ -37,7 +37,8 @@ mod journal;
 mod queue;
 mod scribe;
 mod shared;
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod shuttled;
 mod worker;
 

@@ -15,15 +15,11 @@ use super::worker::Alive;
 use super::{
     App, CallId, CallOptions, Context, Generation, Prompt, ServiceError, ServiceOptions, WhenFull, generation,
 };
+use crate::sync::orders;
 use crate::{Completion, FinishReason};
 
 /// What every answer has, unless it is broken off.
 const ANSWER: [u32; 2] = [7, 8];
-
-/// Orders that are tried.
-fn orders() -> usize {
-    std::env::var("INTERLEAF_SHUTTLE").map_or(300, |orders| orders.parse().expect("a number"))
-}
 
 fn check(test: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(test, orders());

@@ -16,7 +16,8 @@ mod files;
 mod index;
 mod options;
 mod pages;
-#[cfg(all(test, feature = "shuttle"))]
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
 mod shuttled;
 mod write_back;
 

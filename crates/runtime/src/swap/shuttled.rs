@@ -13,11 +13,7 @@ use super::arrivals::Arrivals;
 use super::files::{Files, Wanted};
 use super::index::Index;
 use super::pages::PageFile;
-
-/// Orders that are tried.
-fn orders() -> usize {
-    std::env::var("INTERLEAF_SHUTTLE").map_or(300, |orders| orders.parse().expect("a number"))
-}
+use crate::sync::orders;
 
 fn files(folder: &std::path::Path) -> Files {
     let pages = PageFile::open(&folder.join("pages"), None).expect("it opens");
