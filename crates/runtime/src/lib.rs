@@ -58,6 +58,7 @@ mod service;
 mod step;
 mod store;
 mod swap;
+mod sync;
 mod tend;
 mod text;
 mod traced;

@@ -107,6 +107,9 @@ fn the_next_run_finds_what_this_one_left() {
     assert_eq!(ask(&mut other, &text, None, 0.0).reused_tokens, 0);
 }
 
+/// What is done to a file, and what that is called.
+type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>));
+
 #[test]
 fn what_was_damaged_is_computed_again() {
     let store = tempfile::tempdir().expect("a folder");
@@ -118,7 +121,7 @@ fn what_was_damaged_is_computed_again() {
     let whole = std::fs::read(&pages).expect("it is there");
     let index = std::fs::read(store.path().join("swap/index")).expect("it is there");
     let half = whole.len() / 2;
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 4] = [
+    let damages: [Damage<'_>; 4] = [
         ("nothing", &|_| ()),
         ("a bit", &|bytes| bytes[5000] ^= 16),
         ("every page", &|bytes| bytes.iter_mut().for_each(|byte| *byte = !*byte)),

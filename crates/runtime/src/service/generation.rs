@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use super::{CallId, ServiceError};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{Completion, Request};
 
 /// What happens while a call is answered.

@@ -37,6 +37,9 @@ mod journal;
 mod queue;
 mod scribe;
 mod shared;
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod shuttled;
 mod stats;
 mod worker;
 

@@ -1,13 +1,13 @@
 //! Ends of calls on their way to disk: on a thread of its own, so that no step waits for a file.
 
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 
 use super::ServiceError;
 use super::generation::Answer;
 use super::shared::{Call, Shared};
 use crate::Completion;
+use crate::sync::mpsc::{Sender, channel};
+use crate::sync::thread::{self, JoinHandle};
 
 /// A call that has ended.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Scribe {
     pub fn start(shared: &Arc<Shared>) -> Result<Self, ServiceError> {
         let (sender, receiver) = channel::<Ended>();
         let shared: Weak<Shared> = Arc::downgrade(shared);
-        let thread = std::thread::Builder::new().name("interleaf-scribe".into()).spawn(move || {
+        let thread = thread::Builder::new().name("interleaf-scribe".into()).spawn(move || {
             let mut has_failed = false;
             for ended in receiver {
                 let Some(shared) = shared.upgrade() else { return };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use interleaf_kv::Salt;
@@ -16,6 +16,8 @@ use super::journal::{self, Journal};
 use super::queue::{AppKey, Full, Queue};
 use super::worker::Core;
 use super::{CallId, ContextId, ServiceError, ServiceOptions};
+use crate::sync::mpsc::sync_channel;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{GpuGate, Request};
 
 /// Something to be done between two steps.
@@ -178,7 +180,7 @@ impl Shared {
         &self,
         job: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, ServiceError> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let (sender, receiver) = sync_channel(1);
         let mut state = self.lock();
         if state.is_dead || state.is_stopping {
             return Err(ServiceError::Stopped);

@@ -53,7 +53,7 @@ struct News {
 }
 
 /// Nobody answers once this is dropped, whether the thread was told to stop or panicked.
-struct Alive(Arc<Shared>);
+pub(super) struct Alive(pub(super) Arc<Shared>);
 
 impl Drop for Alive {
     fn drop(&mut self) {

@@ -2,10 +2,12 @@
 //! still being read.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use interleaf_contract::{ArrivingPages, Bytes, PageAddress};
 use interleaf_kv::OpId;
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A page that is to be read.
 #[derive(Debug, Clone, Copy)]

@@ -2,9 +2,7 @@
 //! in its order and keeps the index, others read, a layer each.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use interleaf_contract::Bytes;
 use interleaf_kv::OpId;
@@ -13,6 +11,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::arrivals::{Arrivals, Wanted};
 use super::index::{Entry, Index, Number};
 use super::pages::{PageFile, runs};
+use crate::sync::mpsc::{Receiver, Sender, channel};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Reads that the storage is given at a time: flash answers several as soon as one.
 const READERS: usize = 4;
@@ -85,12 +86,12 @@ impl Files {
         let to_read = Arc::new(Mutex::new(to_read));
         let readers = (0..READERS).map(|_| pages.again()).collect::<io::Result<Vec<PageFile>>>()?;
         let told = Arc::clone(&progress);
-        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let named = |name: &str| thread::Builder::new().name(name.into());
         let write = move || write_all(&to_write, &pages, index, &told);
-        let mut threads = vec![thread("interleaf-swap-out").spawn(write)?];
+        let mut threads = vec![named("interleaf-swap-out").spawn(write)?];
         for pages in readers {
             let to_read = Arc::clone(&to_read);
-            threads.push(thread("interleaf-swap-in").spawn(move || read_all(&to_read, &pages))?);
+            threads.push(named("interleaf-swap-in").spawn(move || read_all(&to_read, &pages))?);
         }
         Ok(Self { writes: Some(writes), reads: Some(reads), progress, threads })
     }

@@ -17,6 +17,9 @@ mod index;
 mod measure;
 mod options;
 mod pages;
+#[cfg(test)]
+#[cfg(feature = "shuttle")]
+mod shuttled;
 mod write_back;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
