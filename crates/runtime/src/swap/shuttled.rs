@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use interleaf_contract::{Bytes, PAGE_UNIT, PageAddress};
+use interleaf_contract::{ArrivingPages, Bytes, PAGE_UNIT, PageAddress};
 use interleaf_kv::OpId;
 use interleaf_model::Digest;
 use shuttle::thread;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::arrivals::Arrivals;
-use super::files::{Files, Wanted};
+use super::arrivals::{Arrivals, Wanted};
+use super::files::Files;
 use super::index::Index;
 use super::pages::PageFile;
 use crate::sync::orders;
@@ -35,15 +35,18 @@ fn wanted(op: u64, byte: u8, is_whole: bool) -> Wanted {
 fn a_layer_is_waited_for_until_it_is_there() {
     shuttle::check_random(
         || {
-            let arrivals = Arc::new(Arrivals::new(3));
+            let of_layer =
+                [vec![wanted(3, 1, true)], vec![wanted(4, 2, true), wanted(3, 3, true)], Vec::new()];
+            let arrivals = Arc::new(Arrivals::new(of_layer.into(), [OpId(5)].into()));
             let arrives = Arc::clone(&arrivals);
             let reads = thread::spawn(move || {
-                arrives.arrived(0, Vec::new(), []);
-                arrives.arrived(1, Vec::new(), [OpId(4)]);
-                arrives.cannot(OpId(5));
-                arrives.arrived(2, Vec::new(), []);
+                arrives.arrived(0, vec![Some(page(1))]);
+                arrives.arrived(1, vec![None, Some(page(3))]);
+                arrives.arrived(2, Vec::new());
             });
-            (0..3).for_each(|layer| assert!(arrivals.wait(layer).is_empty()));
+            let there = [0, 1, 2].map(|layer| arrivals.wait(layer).iter().flatten().count());
+            assert_eq!(there, [1, 1, 0]);
+            assert!(arrivals.wait(0).is_empty(), "what was taken does not come again");
             assert!(arrivals.wait(3).is_empty(), "of layers that there are not nothing comes");
             assert_eq!(arrivals.failed().into_iter().collect::<Vec<_>>(), [OpId(4), OpId(5)]);
             reads.join().expect("no panic");
@@ -69,13 +72,12 @@ fn what_is_written_is_told_of_once_and_read_again() {
             assert_eq!(told, [1, 2, 3].map(|op| (OpId(op), true)));
             assert_eq!(files.bytes_under_way(), 0);
             files.wait();
-            let arrivals = Arc::new(Arrivals::new(2));
-            let layers =
-                vec![(0, vec![wanted(8, 1, true), wanted(9, 2, false)]), (1, vec![wanted(8, 3, true)])];
-            files.read(layers, &arrivals);
+            let layers = vec![vec![wanted(8, 1, true), wanted(9, 2, false)], vec![wanted(8, 3, true)]];
+            let arrivals = Arc::new(Arrivals::new(layers, [].into()));
+            files.read(&arrivals);
             // Whoever waits gets his, even where the threads end meanwhile.
             let ends = thread::spawn(move || drop(files));
-            let there = [0, 1].map(|layer| arrivals.wait(layer).len());
+            let there = [0, 1].map(|layer| arrivals.wait(layer).iter().flatten().count());
             let failed = arrivals.failed();
             assert_eq!((there, failed.into_iter().collect::<Vec<_>>()), ([1, 1], vec![OpId(9)]));
             ends.join().expect("no panic");
