@@ -91,7 +91,9 @@ step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 step cargo test --release --workspace --all-targets
 step cargo test --release --workspace --doc
 # What threads share, in many orders in which these may run.
-step cargo test --release -p interleaf-runtime --no-default-features --features shuttle --lib shuttled
+shuttled=(-p interleaf-runtime --no-default-features --features shuttle --lib)
+step cargo clippy --release "${shuttled[@]}" --tests -- -D warnings
+step cargo test --release "${shuttled[@]}" shuttled
 step bash tests/c_example.sh
 
 # A second software device, with fewer limits than the first and without f16. It comes in a part of Chromium, of which
