@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{
@@ -243,31 +243,36 @@ fn swapping(store: &Path, sequences: usize, tokens: usize, read: f64, write: f64
 fn what_is_loaded_in_idle_time_is_there_when_a_call_comes() {
     let (requests, answers) = expected();
     let store = tempfile::tempdir().expect("a folder");
-    let mut first = swapping(store.path(), 4, 512, 4e9, 4e9);
-    for request in &requests {
-        answer(&mut first, std::slice::from_ref(request)).expect("an answer");
+    let mut engine = swapping(store.path(), 7, 512, 4e9, 4e9);
+    answer(&mut engine, &requests).expect("answers");
+    engine.trim_memory(TrimLevel::Warning).expect("nothing fails");
+    assert_eq!(engine.adapter_stats().loaded, 0);
+    let start = Instant::now();
+    while engine.adapter_stats().loaded == 0 {
+        assert!(start.elapsed() < Duration::from_secs(20), "nothing is loaded in idle time");
+        std::thread::sleep(Duration::from_millis(20));
+        engine.tend(128).expect("nothing fails");
     }
-    drop(first);
-    let mut next = swapping(store.path(), 4, 512, 4e9, 4e9);
-    std::thread::sleep(Duration::from_millis(50));
-    next.tend(128).expect("nothing fails");
     for (request, expected) in requests.iter().zip(&answers) {
-        let said = answer(&mut next, std::slice::from_ref(request)).expect("an answer");
+        let said = answer(&mut engine, std::slice::from_ref(request)).expect("an answer");
         assert_eq!(&said[0].tokens, expected);
-        next.tend(128).expect("nothing fails");
     }
 }
 
 #[test]
 fn weights_wait_until_what_is_in_their_way_is_written() {
-    let (requests, answers) = expected();
     let store = tempfile::tempdir().expect("a folder");
     let mut engine = swapping(store.path(), 1, 448, 4e9, 4e6);
-    let text: Vec<u32> = (0..420).map(|token| 16 + token).collect();
-    answer(&mut engine, &[request(&text, None)]).expect("an answer");
-    // A second of writing is under way.
-    let said = answer(&mut engine, &requests[1..2]).expect("there is room once it is written");
-    assert_eq!(said[0].tokens, answers[1]);
+    let text: Vec<u32> = (0..430).map(|token| 16 + token).collect();
+    // There is room for what it computes, and not for its weights.
+    let short = request(&text[..4], Some(demo_model::ADAPTERS[0].0));
+    let mut always = demo(&options(BackendChoice::Cpu));
+    always.reserve_kv(1, 448).expect("a pool");
+    let expected = answer(&mut always, std::slice::from_ref(&short)).expect("an answer");
+    answer(&mut engine, &[Request { max_tokens: 2, ..request(&text, None) }]).expect("an answer");
+    // Half a second of writing is under way.
+    let said = answer(&mut engine, &[short]).expect("there is room once it is written");
+    assert_eq!(said[0].tokens, expected[0].tokens);
 }
 
 #[test]
