@@ -356,7 +356,9 @@ impl Engine {
         }
         self.adapters.check_name(name)?;
         let opening = SystemTime::now();
-        let peft = PeftAdapter::open(name, source, &self.model)?;
+        // What is not held may be changed while it is looked at.
+        let read = if self.pool_adapters { source.in_memory(&PeftAdapter::FILES)? } else { source.clone() };
+        let peft = PeftAdapter::open(name, &read, &self.model)?;
         let (digest, _) = self.store.adapter_digest(&peft, source, &self.model, opening);
         self.register(peft, digest, Some(source))
     }
