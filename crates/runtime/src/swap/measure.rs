@@ -25,6 +25,9 @@ const COMPUTED: [usize; 5] = [1, 2, 4, 8, 16];
 /// Bytes that are read at a time: a layer of one chunk, up to one of a long context.
 const READ: [usize; 5] = [32 << 10, 128 << 10, 512 << 10, 2 << 20, 8 << 20];
 
+/// Bytes between two reads, more than a system reads at once unasked.
+const APART: usize = 1 << 20;
+
 /// How often each is done. The median counts.
 const TIMES: usize = 5;
 
@@ -146,7 +149,7 @@ impl Engine {
 
 /// Reads from a file that was just written and is not in memory, where the system forgets what it is asked to.
 fn measure_read(path: &Path, profile: Option<FlashProfile>) -> std::io::Result<Vec<(f64, f64)>> {
-    let all: usize = READ.iter().map(|bytes| bytes * TIMES).sum();
+    let all: usize = READ.iter().map(|bytes| (bytes + APART) * TIMES).sum();
     let mut file = File::create(path)?;
     let block: Vec<u8> = (0..1_u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     for _ in 0..all.div_ceil(block.len()) {
@@ -156,16 +159,17 @@ fn measure_read(path: &Path, profile: Option<FlashProfile>) -> std::io::Result<V
     forget_cached(&file);
     drop(file);
     let file = PageFile::open(path, profile)?;
-    let mut at = 0;
+    let mut at = all;
     let mut points = Vec::new();
     for bytes in READ {
         let mut buffer = vec![0; bytes];
         let mut seconds = Vec::with_capacity(TIMES);
         for _ in 0..TIMES {
+            // From the end to the beginning, so that nothing is read ahead.
+            at -= bytes + APART;
             let start = Instant::now();
-            file.read(at, &mut buffer)?;
+            file.read(at as u64, &mut buffer)?;
             seconds.push(start.elapsed().as_secs_f64());
-            at += bytes as u64;
         }
         points.push((bytes as f64, median(&mut seconds)));
     }
