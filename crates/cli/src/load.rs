@@ -24,6 +24,8 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         first_touch: !args.no_first_touch,
         keys: args.keys.into(),
         store: args.store.folder(),
+        // Whoever types a command again wants it tried again; a line says what happened the last time.
+        retry_load: true,
         ..EngineOptions::default()
     }
 }

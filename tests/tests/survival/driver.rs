@@ -2,11 +2,13 @@
 //! whatever has been done.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use interleaf_runtime::{App, Context, Prompt, Service, SwapStats, TrimLevel};
+use interleaf_runtime::{
+    App, Context, Engine, EngineError, EngineOptions, Prompt, Service, SwapStats, TrimLevel,
+};
 
-use super::rig::{call, end, engine, start, swapping};
+use super::rig::{call, end, open, start, swapping, with_adapters};
 use super::script::{APPS, CALLS, CONTEXTS, Call, length, script};
 
 pub const STORE: &str = "INTERLEAF_SURVIVAL_STORE";
@@ -33,7 +35,7 @@ fn runs_until_it_is_killed() {
     let store = PathBuf::from(variable(STORE));
     // The harness has begun a line.
     say("");
-    let mut engine = engine(&swapping(&store), 2, 512);
+    let mut engine = with_adapters(loaded(&store), 2, 512);
     let mut is_first = true;
     loop {
         let service = start(engine);
@@ -51,6 +53,18 @@ fn runs_until_it_is_killed() {
         }
     }
     say("over");
+}
+
+/// The model, which an app loads once more after its load was cut short, and says so.
+fn loaded(store: &Path) -> Engine {
+    let options = swapping(store);
+    match open(&options) {
+        Err(EngineError::LastLoadFailed { .. }) => {
+            say("again");
+            open(&EngineOptions { retry_load: true, ..options }).expect("it loads when asked once more")
+        }
+        opened => opened.expect("the model loads"),
+    }
 }
 
 /// The contexts of both apps, in the order in which they began.

@@ -27,6 +27,7 @@ struct Seen {
     scripts: usize,
     runs_with_contexts: usize,
     contexts: usize,
+    loads_cut_short: usize,
     torn: usize,
     cut: u64,
     calls: usize,
@@ -97,6 +98,7 @@ fn judge(lines: &[String], script: &Script, known: &mut Known, seen: &mut Seen) 
         let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
         let numbers = || rest.split_whitespace().map(|word| word.parse().expect("a number"));
         match what {
+            "again" => seen.loads_cut_short += 1,
             "cut" => seen.cut += numbers().nth(1).expect("bytes"),
             "context" => {
                 let place = numbers().next().expect("a place") as usize;
@@ -192,9 +194,10 @@ fn every_token_that_was_committed_is_there_and_the_rest_is_said_as_it_would_have
         let store = tempfile::tempdir().expect("a folder");
         let mut known = Known::default();
         loop {
-            let most = if seen.kills < kills { random.below(400) as u64 } else { 120_000 };
-            // Also while it begins.
+            // Also while it begins, and loads.
             let is_restored_first = random.below(6) > 0;
+            let within = if is_restored_first { 400 } else { 40 };
+            let most = if seen.kills < kills { random.below(within) as u64 } else { 120_000 };
             let (lines, was_killed) =
                 listen(run(store.path(), seed), Duration::from_millis(most), is_restored_first);
             judge(&lines, &script, &mut known, &mut seen);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use interleaf_demo_model as demo;
 use interleaf_runtime::{
-    Answer, BackendChoice, CallOptions, Engine, EngineOptions, Generation, MemoryUse, Request,
+    Answer, BackendChoice, CallOptions, Engine, EngineError, EngineOptions, Generation, MemoryUse, Request,
     SamplingOptions, Service, ServiceError, ServiceOptions, Source, SwapOptions,
 };
 use interleaf_tests::data::Random;
@@ -38,8 +38,16 @@ pub fn source(name: &'static str, files: &'static [demo::File]) -> Source {
 
 /// The demo model, with all its adapters, and a pool.
 pub fn engine(options: &EngineOptions, sequences: usize, tokens: usize) -> Engine {
-    let mut engine =
-        Engine::open(source(demo::NAME, demo::BASE), options, &mut |_| ()).expect("the model loads");
+    with_adapters(open(options).expect("the model loads"), sequences, tokens)
+}
+
+/// The demo model alone.
+pub fn open(options: &EngineOptions) -> Result<Engine, EngineError> {
+    Engine::open(source(demo::NAME, demo::BASE), options, &mut |_| ())
+}
+
+/// All its adapters and a pool with it.
+pub fn with_adapters(mut engine: Engine, sequences: usize, tokens: usize) -> Engine {
     for &(name, files) in demo::ADAPTERS {
         engine.register_adapter(name, &source(name, files)).expect("its adapters load");
     }

@@ -41,8 +41,13 @@ impl Loading {
         let mut before = String::new();
         let _ = file.read_to_string(&mut before);
         // Another model may well fit.
-        if before == what && !may_retry {
-            return Marked::Failed(path, before);
+        if before == what {
+            if !may_retry {
+                return Marked::Failed(path, before);
+            }
+            tracing::warn!(
+                "the last time {what} was loaded the process ended before it was; loading it again"
+            );
         }
         let written =
             file.set_len(0).and_then(|()| file.write_all(what.as_bytes())).and_then(|()| file.sync_all());
