@@ -1,6 +1,7 @@
 //! Every kernel of every backend against the reference, by stem.
 
 mod add;
+mod arrive;
 mod attention_mass;
 mod chained;
 mod coded_attention;
