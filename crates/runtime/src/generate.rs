@@ -300,7 +300,7 @@ impl Engine {
     }
 
     /// A request gives back what it has, and begins anew when others have ended.
-    fn step_aside(&mut self, a: &mut Active) -> Result<(), EngineError> {
+    pub(crate) fn step_aside(&mut self, a: &mut Active) -> Result<(), EngineError> {
         let empty = self.open_empty(a.caller, a.sequence.activation)?;
         let old = a.sequence;
         a.step_aside(empty);
@@ -411,7 +411,7 @@ impl<E: Into<EngineError>> From<E> for Failed {
 }
 
 /// Those that are not over, in the order in which they get rows: who was passed over for long, then by rank, then as they came.
-fn order(active: &[Active]) -> Vec<usize> {
+pub fn order(active: &[Active]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..active.len()).filter(|index| !active[*index].is_over()).collect();
     order.sort_by_key(|index| Reverse((active[*index].was_passed_over(), active[*index].rank)));
     order

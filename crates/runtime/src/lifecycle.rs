@@ -3,7 +3,9 @@
 use interleaf_kv::TrimLevel;
 use interleaf_kv::policy::AppState;
 
+use crate::active::Active;
 use crate::cache::Caller;
+use crate::generate::order;
 use crate::{Engine, EngineError};
 
 impl Engine {
@@ -27,6 +29,29 @@ impl Engine {
         self.flush_swap()?;
         self.cache.set_budget(bytes);
         self.drop_unloaded()
+    }
+
+    /// The same while requests are under way: no more is held when this returns. Those who come last give back what they have, and go
+    /// on where they were once there is room.
+    pub(crate) fn set_kv_budget_under(
+        &mut self,
+        bytes: u64,
+        active: &mut [Active],
+    ) -> Result<(), EngineError> {
+        // There may be more room now than they made way for.
+        active.iter_mut().for_each(Active::come_back);
+        self.set_kv_budget(bytes)?;
+        while self.cache.manager().excess_bytes(0) > 0 {
+            let last = order(active).into_iter().rev().find(|index| active[*index].has_begun());
+            match last {
+                Some(index) => self.step_aside(&mut active[index])?,
+                // Weights that are on their way have their blocks until they are there.
+                None if self.take_loaded(true)? => {}
+                None => break,
+            }
+            self.set_kv_budget(bytes)?;
+        }
+        Ok(())
     }
 
     /// An app is another thing to its user.

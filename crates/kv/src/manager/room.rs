@@ -96,6 +96,12 @@ impl Manager {
         self.tiers.get(tier).map_or(0, Tier::budget_bytes)
     }
 
+    /// Bytes held of a tier beyond what may be, after that was cut: all of them are in use.
+    #[must_use]
+    pub fn excess_bytes(&self, tier: usize) -> u64 {
+        self.tiers.get(tier).map_or(0, Tier::excess_bytes)
+    }
+
     /// Chunks in the tree and those being written.
     #[must_use]
     pub fn chunks(&self) -> usize {

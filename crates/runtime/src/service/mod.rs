@@ -324,13 +324,14 @@ impl Service {
         Ok(self.shared.ask(move |core| core.engine().trim_memory(level))??)
     }
 
-    /// What the cache may take of its pool from now on, in bytes, whole blocks. What calls under way use stays until they end; who
-    /// finds no room waits.
+    /// What the cache may take of its pool from now on, in bytes, whole blocks: when this returns no more is held. Calls under way that
+    /// have no room any more make way, those who came last first, and go on where they were once there is; one that has no room alone
+    /// ends with [`FinishReason::ContextFull`](crate::FinishReason::ContextFull).
     ///
     /// # Errors
     /// If the service has stopped.
     pub fn set_budget(&self, bytes: u64) -> Result<(), ServiceError> {
-        Ok(self.shared.ask(move |core| core.engine().set_kv_budget(bytes))??)
+        Ok(self.shared.ask(move |core| core.set_budget(bytes))??)
     }
 
     /// Returns once nothing runs on the GPU; answers wait until [`Service::resume_gpu`]. Nothing happens where the model runs on the

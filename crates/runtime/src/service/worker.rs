@@ -215,6 +215,12 @@ impl Core {
         Ok(self.engine.cache.close_app(caller).map_err(EngineError::from)?)
     }
 
+    /// What the cache may take of its pool from now on.
+    pub fn set_budget(&mut self, bytes: u64) -> Result<(), EngineError> {
+        self.engine.drop_ahead(&mut self.ahead);
+        self.engine.set_kv_budget_under(bytes, &mut self.active)
+    }
+
     /// An app is another thing to its user.
     pub fn set_app_state(&mut self, app: AppKey, to: AppState) -> Result<(), ServiceError> {
         if to == AppState::Killed {
