@@ -66,6 +66,8 @@ pub struct Cache {
     manager: Manager,
     /// Who asks where the engine is asked itself.
     own: Caller,
+    /// Other apps, by name and salt: they are who they were whichever service they come by.
+    apps: Vec<(String, Caller)>,
     /// By [`Acting`]. Adapters of the same contents are one.
     adapters: Vec<Known>,
     /// Under which adapters open sequences are.
@@ -105,8 +107,8 @@ impl Cache {
             manager.keep_newest(tolerance.newest);
         }
         let own = Caller { app: manager.open_app(None)?, salt: None };
-        let (adapters, under) = (Vec::new(), HashMap::new());
-        Ok(Self { manager, own, adapters, under, is_kept, context, kinds, start: Instant::now() })
+        let (apps, adapters, under) = (Vec::new(), Vec::new(), HashMap::new());
+        Ok(Self { manager, own, apps, adapters, under, is_kept, context, kinds, start: Instant::now() })
     }
 
     /// An empty cache over another pool. It names its sequences apart from this one's, which are closed: an old name never
@@ -130,13 +132,25 @@ impl Cache {
     }
 
     /// Another app, which finds others' pages of tokens that it comes with itself, unless a salt keeps them apart.
-    pub fn open_app(&mut self, salt: Option<Salt>) -> Result<Caller, KvError> {
-        Ok(Caller { app: self.manager.open_app(salt)?, salt })
+    pub fn open_app(&mut self, name: &str, salt: Option<Salt>) -> Result<Caller, KvError> {
+        if let Some((_, known)) = self.apps.iter().find(|(known, at)| known == name && at.salt == salt) {
+            return Ok(*known);
+        }
+        let caller = Caller { app: self.manager.open_app(salt)?, salt };
+        self.apps.push((name.to_owned(), caller));
+        Ok(caller)
+    }
+
+    /// Apps that have come so far, and are not gone.
+    pub fn apps(&self) -> impl Iterator<Item = Caller> {
+        self.apps.iter().map(|(_, caller)| *caller)
     }
 
     /// An app is gone, with all that no other has used.
     pub fn close_app(&mut self, caller: Caller) -> Result<(), KvError> {
-        self.manager.close_app(caller.app)
+        self.manager.close_app(caller.app)?;
+        self.apps.retain(|(_, known)| *known != caller);
+        Ok(())
     }
 
     /// An app is another thing to its user. What is to be written for that is returned.

@@ -258,6 +258,7 @@ impl Engine {
                 return Ok(Turn::Taken);
             }
         };
+        let mut failed = None;
         for (&(index, rows), fed) in plan.iter().zip(fed) {
             let a = &mut active[index];
             // Its row was started before it was known to have ended.
@@ -269,9 +270,15 @@ impl Engine {
                 false => a.advance(rows, fed.token, self.context, on_event),
             };
             self.ended(a, close)?;
-            if told?.is_break() {
-                return Ok(Turn::BrokenOff);
+            match told {
+                Ok(told) if told.is_break() => return Ok(Turn::BrokenOff),
+                Ok(_) => {}
+                // The others have their tokens all the same.
+                Err(error) => failed = Some(Failed { request: Some(index), error }),
             }
+        }
+        if let Some(failed) = failed {
+            return Err(failed);
         }
         if active.iter().any(Active::is_over) {
             active.iter_mut().for_each(Active::come_back);

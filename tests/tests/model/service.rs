@@ -1,10 +1,12 @@
 //! The engine as a service: what apps ask for at once is answered as each would be alone, contexts go on from call to call and from
 //! run to run, and nobody gets at what is another's.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use interleaf_demo_model as demo_model;
+use interleaf_kv::MOST_APPS;
 use interleaf_runtime::{
     Answer, App, AppState, BackendChoice, CallOptions, ChatMessage, Context, Engine, EngineError,
     EngineOptions, FinishReason, Progress, Prompt, Request, SamplingOptions, Service, ServiceError,
@@ -228,6 +230,10 @@ fn contexts_are_there_again_after_a_restart() {
     say(&gone, &prompts[1], &call(None, 8));
     gone.delete().expect("it is there");
     let (id, tokens) = (kept.id(), kept.tokens().expect("it is there"));
+    // Two that wrote the same files would each take the other's records for damage.
+    let second = Service::start(engine(4, 512, store), ServiceOptions::default());
+    let Err(ServiceError::Journal { file, error }) = second else { panic!("{second:?}") };
+    assert_eq!((file, error.kind()), (folder.path().join("contexts.lock"), ErrorKind::WouldBlock));
     drop(service);
     assert!(matches!(kept.call(&Prompt::Tokens(vec![1]), &call(None, 1)), Err(ServiceError::Stopped)));
 
@@ -242,6 +248,56 @@ fn contexts_are_there_again_after_a_restart() {
     // No number is given twice.
     assert!(mail.new_context().expect("it begins").id() > id);
     assert!(app(&service, "notes").contexts().is_empty());
+}
+
+#[test]
+fn a_kill_ends_all_that_was_asked_before_it_and_nothing_after() {
+    let service = serve();
+    let prompt = Prompt::Tokens(prompts(&engine(1, 512, None))[0].clone());
+    // Steps are under way all the time: some calls have a place by the time of the kill, and some do not.
+    let other = context(&service, "notes");
+    let running = other.call(&prompt, &call(None, LONG)).expect("it is taken");
+    first_text(&running);
+    let mail = app(&service, "mail");
+    for round in 0..12 {
+        let before = mail.new_context().expect("it begins");
+        let asked = before.call(&prompt, &call(None, LONG)).expect("it is taken");
+        if round % 3 == 2 {
+            first_text(&asked);
+        }
+        mail.set_state(AppState::Killed).expect("it serves");
+        let mail = app(&service, "mail");
+        let after =
+            mail.new_context().expect("it begins").call(&prompt, &call(None, 1)).expect("it is taken");
+        assert_eq!(asked.wait().expect("what it had").completion.reason, FinishReason::Cancelled, "{round}");
+        assert_eq!(after.wait().expect("an answer").completion.reason, FinishReason::Length, "{round}");
+    }
+    running.cancel();
+}
+
+#[test]
+fn calls_that_are_to_say_nothing_leave_nothing_open() {
+    let service = serve();
+    // An app that has something open cannot make way for another one.
+    for number in 0..2 * MOST_APPS {
+        let name = format!("app {number}");
+        assert!(say(&context(&service, &name), &[1], &call(None, 0)).completion.tokens.is_empty(), "{name}");
+        app(&service, &name).set_state(AppState::Killed).expect("it serves");
+    }
+}
+
+#[test]
+fn an_engine_serves_the_same_apps_again_and_again() {
+    let mut engine = engine(4, 512, None);
+    let prompt = prompts(&engine)[0].clone();
+    for round in 0..=MOST_APPS {
+        let service = start(engine, ServiceOptions::default());
+        let answer = say(&context(&service, "mail"), &prompt, &call(None, 1)).completion;
+        assert_eq!(answer.reused_tokens > 0, round > 0, "what was computed for it before is its own");
+        let other = format!("app {round}");
+        say(&context(&service, &other), &prompt, &call(None, 1));
+        engine = service.stop().expect("nothing has panicked");
+    }
 }
 
 #[test]

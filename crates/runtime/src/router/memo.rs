@@ -56,7 +56,7 @@ mod tests {
             PoolGeometry { layers: 1, kv_heads: 1, head_dim: 16, slots: 4, element: PageElement::F32 };
         let kinds = Kinds { encodes: false, narrows: None, below: None };
         let mut cache = Cache::new(&geometry, 64, true, 0, kinds).unwrap();
-        let callers = [(); 4].map(|()| cache.open_app(None).unwrap());
+        let callers = ["a", "b", "c", "d"].map(|name| cache.open_app(name, None).unwrap());
         let caller = |app: usize| callers[app];
         let mut memo = Memo::default();
         memo.keep(caller(1), &[1, 2], &[0.5]);

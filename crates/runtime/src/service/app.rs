@@ -41,13 +41,19 @@ impl App {
     /// # Errors
     /// If the service has stopped.
     pub fn set_state(&self, to: AppState) -> Result<(), ServiceError> {
+        let key = self.key;
         let mut state = self.shared.lock();
-        if let Some(app) = state.apps.get_mut(self.key as usize) {
+        if let Some(app) = state.apps.get_mut(key as usize) {
             app.state = to;
         }
-        drop(state);
-        let key = self.key;
-        self.shared.ask(move |core| core.set_app_state(key, to))?
+        // All under one lock: calls that wait now are cancelled, and those of an app that is there again a moment later are not.
+        let waiting = match to {
+            AppState::Killed => state.take_waiting(|call| call.app == key),
+            _ => Vec::new(),
+        };
+        let told = self.shared.ask_under(state, move |core| core.set_app_state(key, to));
+        waiting.iter().for_each(Call::end_with_nothing);
+        told?.recv().map_err(|_| ServiceError::Stopped)?
     }
 
     /// Begins an empty context. With a store it is there again after a restart, under its number, until it is deleted.

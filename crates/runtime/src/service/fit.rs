@@ -37,7 +37,7 @@ pub fn fit(
     if whole <= room {
         return Ok(Fitted { tokens: [context, prompt].concat(), forgotten: 0 });
     }
-    let first = first.next_multiple_of(CHUNK_TOKENS).min(context.len());
+    let first = first.min(context.len()).next_multiple_of(CHUNK_TOKENS).min(context.len());
     let least = first + prompt.len();
     if when_full == WhenFull::Refuse || least > room {
         let needed = if when_full == WhenFull::Refuse { whole } else { least };
@@ -82,6 +82,8 @@ mod tests {
         assert!(is_full(refused(40, KEEP), 56));
         let long = fit(&[], &text(0..100), 8, 64, KEEP);
         assert!(is_full(long, 56));
+        let all = WhenFull::KeepFirstAndRecent { first: usize::MAX };
+        assert!(is_full(refused(40, all), 56));
     }
 
     #[test]

@@ -90,7 +90,8 @@ pub struct ServiceOptions {
     /// While nobody calls, idle work is done about so many tokens at a time ([`Engine::tend`]), which is how long a call may then
     /// have to wait; 0 for none.
     pub tend: usize,
-    /// Whether contexts outlive the service, in the engine's store if it has one: of services that do, one at a time has a store.
+    /// Whether contexts outlive the service, in the engine's store if it has one: of services that do, one at a time has a store, and
+    /// another is not started.
     pub keeps_contexts: bool,
 }
 
@@ -192,7 +193,7 @@ impl Service {
     /// Starts to serve with an engine whose pool is reserved. Contexts that its store has are there again.
     ///
     /// # Errors
-    /// If an option is 0 that may not be, contexts cannot be read, or there is no thread to be had.
+    /// If an option is 0 that may not be, contexts cannot be read or are another service's, or there is no thread to be had.
     pub fn start(engine: Engine, options: ServiceOptions) -> Result<Self, ServiceError> {
         let at_least_one = [
             ("most_under_way", options.most_under_way),
@@ -388,7 +389,9 @@ impl Service {
         let mut state = self.shared.lock();
         state.is_stopping = true;
         self.shared.tell(state);
-        self.thread.take()?.join().ok()
+        let ended = self.thread.take()?.join();
+        self.shared.close_journal();
+        ended.ok()
     }
 }
 

@@ -66,7 +66,8 @@ impl Shared {
                     .append(call.context, kept, &tokens)
                     .map_err(|error| (journal.path(call.context), error))
             });
-            write.map(|written| written.is_some())
+            // Meanwhile the context may have been deleted.
+            write.map(|written| written == Some(true))
         });
         let is_durable = match written.transpose() {
             Ok(written) => written.unwrap_or(false),

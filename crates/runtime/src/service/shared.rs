@@ -16,7 +16,7 @@ use super::journal::{self, Journal};
 use super::queue::{AppKey, Full, Queue};
 use super::worker::Core;
 use super::{CallId, ContextId, ServiceError, ServiceOptions};
-use crate::sync::mpsc::sync_channel;
+use crate::sync::mpsc::{Receiver, sync_channel};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{GpuGate, Request};
 
@@ -109,7 +109,7 @@ pub struct Shared {
     changed: Condvar,
     pub facts: Facts,
     /// `None` where contexts live no longer than the service.
-    pub journal: Option<Mutex<Journal>>,
+    journal: Option<Mutex<Option<Journal>>>,
 }
 
 impl Shared {
@@ -139,7 +139,7 @@ impl Shared {
             is_stopping: false,
             is_dead: false,
         };
-        let journal = journal.map(Mutex::new);
+        let journal = journal.map(|journal| Mutex::new(Some(journal)));
         Self { state: Mutex::new(state), changed: Condvar::new(), facts, journal }
     }
 
@@ -180,36 +180,51 @@ impl Shared {
         &self,
         job: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, ServiceError> {
-        let (sender, receiver) = sync_channel(1);
-        let mut state = self.lock();
+        self.ask_under(self.lock(), job)?.recv().map_err(|_| ServiceError::Stopped)
+    }
+
+    /// The same together with what has been changed under the lock; what comes of it is there later, unless the service stops.
+    pub fn ask_under<T: Send + 'static>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        job: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, ServiceError> {
         if state.is_dead || state.is_stopping {
             return Err(ServiceError::Stopped);
         }
+        let (sender, receiver) = sync_channel(1);
         state.jobs.push_back(Box::new(move |core| drop(sender.send(job(core)))));
         self.tell(state);
-        receiver.recv().map_err(|_| ServiceError::Stopped)
+        Ok(receiver)
     }
 
     /// Does something with contexts' files; `None` where there are none.
+    ///
+    /// # Errors
+    /// As whatever is done; or if the service has stopped.
     pub fn journal<T>(
         &self,
         act: impl FnOnce(&mut Journal) -> Result<T, (PathBuf, io::Error)>,
     ) -> Result<Option<T>, ServiceError> {
         let Some(journal) = &self.journal else { return Ok(None) };
-        act(&mut journal.lock().unwrap_or_else(PoisonError::into_inner))
-            .map(Some)
-            .map_err(ServiceError::journal)
+        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = journal.as_mut().ok_or(ServiceError::Stopped)?;
+        act(journal).map(Some).map_err(ServiceError::journal)
+    }
+
+    /// Contexts' files are no longer this service's, whoever still has handles.
+    pub fn close_journal(&self) {
+        let journal =
+            self.journal.as_ref().map(|journal| journal.lock().unwrap_or_else(PoisonError::into_inner));
+        journal.into_iter().for_each(|mut journal| *journal = None);
     }
 
     /// Takes a call that nobody wants any more out of the queue; if it is not there, whoever answers it looks.
     pub fn cancel(&self, call: CallId) {
         let mut state = self.lock();
-        let waiting = state.queue.take_if(|waiting| waiting.id == call);
-        waiting.iter().for_each(|call| state.release(call));
-        state.left += waiting.len() as u64;
+        let waiting = state.take_waiting(|waiting| waiting.id == call);
         self.tell(state);
-        // Not under the lock: whoever is woken may ask for more at once.
-        waiting.iter().for_each(|call| call.channel.end(Ok(Answer::nothing(&call.request))));
+        waiting.iter().for_each(Call::end_with_nothing);
     }
 }
 
@@ -217,6 +232,11 @@ impl Call {
     /// What events name it by.
     pub const fn index(&self) -> usize {
         self.id.0 as usize
+    }
+
+    /// It never had a place in the batch. Not under the lock: whoever is woken may ask for more at once.
+    pub fn end_with_nothing(&self) {
+        self.channel.end(Ok(Answer::nothing(&self.request)));
     }
 }
 
@@ -241,6 +261,14 @@ impl State {
     pub fn check_queue(&mut self, app: AppKey) -> Result<(), ServiceError> {
         let overloaded = |Full { whose, waiting, most }| ServiceError::Overloaded { whose, waiting, most };
         self.queue.check(app).inspect_err(|_| self.overloaded += 1).map_err(overloaded)
+    }
+
+    /// Takes calls that nobody wants any more out of the queue, which are then to be ended.
+    pub fn take_waiting(&mut self, is_unwanted: impl Fn(&Call) -> bool) -> Vec<Call> {
+        let waiting = self.queue.take_if(is_unwanted);
+        waiting.iter().for_each(|call| self.release(call));
+        self.left += waiting.len() as u64;
+        waiting
     }
 
     /// A call has ended, and its context can be called again.

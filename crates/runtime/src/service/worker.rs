@@ -8,7 +8,7 @@ use std::time::Duration;
 use interleaf_kv::KvError;
 use interleaf_kv::policy::AppState;
 
-use super::generation::{Answer, Progress};
+use super::generation::Progress;
 use super::queue::AppKey;
 use super::scribe::{Ended, Scribe};
 use super::shared::{Call, Job, Shared};
@@ -122,6 +122,12 @@ impl Core {
         }
         self.cancel_if(|_| true);
         self.engine.drop_ahead(&mut self.ahead);
+        // They may come again, by another service with the same engine; until then nobody looks at them.
+        for caller in std::mem::take(&mut self.callers).into_values() {
+            if let Err(error) = self.engine.set_app_state(caller, AppState::Cached) {
+                tracing::debug!("after {error}: an app was not left in order");
+            }
+        }
         let Self { engine, .. } = self;
         engine
     }
@@ -170,6 +176,13 @@ impl Core {
                 let mut a = Active::new(call.index(), call.request.clone(), caller, sequence, stream);
                 (a.rank, a.fails_alone) = (self.shared.lock().rank(call.app), true);
                 a.to_route = call.to_route;
+                // One that is to say nothing has nothing to wait for.
+                if a.is_over()
+                    && let Err(error) = self.engine.end_sequence(sequence)
+                {
+                    self.fail(call, error.into());
+                    return self.collect();
+                }
                 self.calls.insert(call.index(), call);
                 self.active.push(a);
             }
@@ -183,14 +196,14 @@ impl Core {
         if let Some(caller) = self.callers.get(&app) {
             return Ok(*caller);
         }
-        let (salt, state) = match self.shared.lock().app(app) {
-            Some(entry) => (entry.salt, entry.state),
-            None => (None, AppState::Killed),
+        let (name, salt, state) = match self.shared.lock().app(app) {
+            Some(entry) => (entry.name.clone(), entry.salt, entry.state),
+            None => (String::new(), None, AppState::Killed),
         };
-        let opened = match self.engine.cache.open_app(salt) {
+        let opened = match self.engine.cache.open_app(&name, salt) {
             Err(KvError::TooManyApps { most }) => {
                 self.forget_a_killed_app(most)?;
-                self.engine.cache.open_app(salt)
+                self.engine.cache.open_app(&name, salt)
             }
             opened => opened,
         };
@@ -200,14 +213,16 @@ impl Core {
         Ok(caller)
     }
 
-    /// Frees the place in the cache of an app that was killed.
+    /// Frees the place in the cache of an app that has not come to this service, or was killed.
     fn forget_a_killed_app(&mut self, most: usize) -> Result<(), ServiceError> {
+        let has_come = |caller: &Caller| self.callers.values().any(|known| known == caller);
+        let of_others = self.engine.cache.apps().find(|caller| !has_come(caller));
         let state = self.shared.lock();
         let is_killed = |app: AppKey| state.app(app).is_some_and(|entry| entry.state == AppState::Killed);
         let is_idle = |app: AppKey| self.calls.values().all(|call| call.app != app);
         let killed = self.callers.keys().copied().find(|app| is_killed(*app) && is_idle(*app));
         drop(state);
-        let caller = killed.and_then(|app| self.callers.remove(&app));
+        let caller = of_others.or_else(|| killed.and_then(|app| self.callers.remove(&app)));
         let caller = caller.ok_or(ServiceError::TooManyApps { most })?;
         if let Some(router) = &mut self.engine.router {
             router.forget(caller, None);
@@ -224,12 +239,6 @@ impl Core {
     /// An app is another thing to its user.
     pub fn set_app_state(&mut self, app: AppKey, to: AppState) -> Result<(), ServiceError> {
         if to == AppState::Killed {
-            let mut state = self.shared.lock();
-            let waiting = state.queue.take_if(|call| call.app == app);
-            waiting.iter().for_each(|call| state.release(call));
-            state.left += waiting.len() as u64;
-            drop(state);
-            waiting.iter().for_each(|call| call.channel.end(Ok(Answer::nothing(&call.request))));
             self.cancel_if(|call| call.app == app);
         }
         if let Some(caller) = self.callers.get(&app) {

@@ -4,8 +4,8 @@
 mod record;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use interleaf_model::Digest;
@@ -17,6 +17,9 @@ use super::ContextId;
 /// A file is written anew once it is so many times as long as its tokens are, and no shorter than this.
 const MOST_WASTE: u64 = 4;
 const LEAST_REWRITTEN: u64 = 64 << 10;
+
+/// What files are named by until they are whole.
+const UNFINISHED: &str = ".unfinished-";
 
 /// A context as its file has it.
 #[derive(Debug)]
@@ -54,28 +57,43 @@ pub struct Journal {
     folder: PathBuf,
     model: Digest,
     open: BTreeMap<ContextId, Open>,
-    /// The highest number that a file has, whosever it is.
+    /// The highest number that a context has had, whosever it is.
     last: u64,
+    /// Locked as long as this is there: two that append to the same files would each take the other's records for damage. It has the
+    /// highest number of those that were deleted.
+    lock: File,
 }
 
 impl Journal {
     /// Opens a folder, which is made if it is not there, and reads what there is in it.
     ///
     /// # Errors
-    /// If the folder cannot be made or listed, or a file not be read or cut; with the path.
+    /// If the folder cannot be made or listed, or a file not be read or cut, or somebody else has it open; with the path.
     pub fn open(folder: PathBuf, model: Digest) -> Result<(Self, Found), (PathBuf, io::Error)> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| (path, error)
         };
         fs::create_dir_all(&folder).map_err(at(&folder))?;
-        let mut journal = Self { folder, model, open: BTreeMap::new(), last: 0 };
+        let above = folder.parent().unwrap_or(Path::new("."));
+        sync_folder(above).map_err(at(above))?;
+        let path = folder.with_extension("lock");
+        let mut lock = locked(&path).map_err(at(&path))?;
+        let mut deleted = String::new();
+        // Of whoever was ended while it wrote that, the number is on a file still.
+        let _ = lock.read_to_string(&mut deleted);
+        let last = deleted.trim().parse().unwrap_or(0);
+        let mut journal = Self { folder, model, open: BTreeMap::new(), last, lock };
         let mut found = Found::default();
         let mut paths = Vec::new();
         for entry in fs::read_dir(&journal.folder).map_err(at(&journal.folder))? {
             let path = entry.map_err(at(&journal.folder))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.extension().is_some_and(|extension| extension == "context") {
                 paths.push(path);
+            } else if name.starts_with(UNFINISHED) {
+                // One that cannot be removed now can another time.
+                let _ = fs::remove_file(path);
             }
         }
         paths.sort();
@@ -120,7 +138,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The highest number that a file has had when the folder was opened.
+    /// The highest number that a context has had, whosever it was.
     pub const fn last(&self) -> u64 {
         self.last
     }
@@ -133,19 +151,27 @@ impl Journal {
     /// Begins an empty context's file.
     pub fn create(&mut self, id: ContextId, app: &str) -> io::Result<()> {
         let header = Header { model: self.model, id: id.0, app: app.into() }.encode();
-        let mut file = OpenOptions::new().append(true).create_new(true).open(self.path(id))?;
+        // There only once it is whole.
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).append(true).tempfile_in(&self.folder)?;
         file.write_all(&header)?;
-        file.sync_all()?;
-        self.sync_folder()?;
+        file.as_file().sync_all()?;
+        let path = self.path(id);
+        let file = file.persist_noclobber(&path)?;
+        if let Err(error) = sync_folder(&self.folder) {
+            // Nobody is told of it.
+            let _ = fs::remove_file(path);
+            return Err(error);
+        }
         let end = header.len() as u64;
+        self.last = self.last.max(id.0);
         self.open.insert(id, Open { file, header, end, is_behind: false });
         Ok(())
     }
 
     /// Makes a change of a context durable: of what it had the first `kept` tokens stay, and the others of `tokens` follow. Where that
-    /// fails its file has what it had, and the next change brings it up to date.
-    pub fn append(&mut self, id: ContextId, kept: usize, tokens: &[u32]) -> io::Result<()> {
-        let Some(open) = self.open.get_mut(&id) else { return Err(io::ErrorKind::NotFound.into()) };
+    /// fails its file has what it had, and the next change brings it up to date. Says whether there is such a context.
+    pub fn append(&mut self, id: ContextId, kept: usize, tokens: &[u32]) -> io::Result<bool> {
+        let Some(open) = self.open.get_mut(&id) else { return Ok(false) };
         let record = record::encode(&open.header, open.end, kept, &tokens[kept..]);
         let whole = open.header.len() as u64 + 4 * tokens.len() as u64;
         if open.is_behind || open.end + record.len() as u64 > LEAST_REWRITTEN.max(MOST_WASTE * whole) {
@@ -160,36 +186,58 @@ impl Journal {
                 let _ = open.file.set_len(open.end);
             }
         }
-        written
+        written.map(|()| true)
     }
 
     /// Writes a context's file anew, without what it had before.
-    fn rewrite(&mut self, id: ContextId, tokens: &[u32]) -> io::Result<()> {
+    fn rewrite(&mut self, id: ContextId, tokens: &[u32]) -> io::Result<bool> {
         let path = self.path(id);
-        let Some(open) = self.open.get_mut(&id) else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some(open) = self.open.get_mut(&id) else { return Ok(false) };
+        // Until all of it is there: who called goes on from tokens that the old file does not have.
+        open.is_behind = true;
         let start = open.header.len() as u64;
         let bytes = [&open.header[..], &record::encode(&open.header, start, 0, tokens)].concat();
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).append(true).tempfile_in(&self.folder)?;
         file.write_all(&bytes)?;
         file.as_file().sync_all()?;
-        file.persist(&path)?;
-        open.file = OpenOptions::new().append(true).open(&path)?;
-        (open.end, open.is_behind) = (bytes.len() as u64, false);
-        self.sync_folder()
+        (open.file, open.end) = (file.persist(&path)?, bytes.len() as u64);
+        sync_folder(&self.folder)?;
+        open.is_behind = false;
+        Ok(true)
     }
 
-    /// A context is gone, with its file.
+    /// A context is gone, with its file. Its number is not given again.
     pub fn delete(&mut self, id: ContextId) -> io::Result<()> {
-        if self.open.remove(&id).is_some() {
-            fs::remove_file(self.path(id))?;
-            self.sync_folder()?;
+        if !self.open.contains_key(&id) {
+            return Ok(());
         }
-        Ok(())
+        if id.0 == self.last {
+            self.lock.rewind()?;
+            self.lock.write_all(format!("{}\n", id.0).as_bytes())?;
+            self.lock.sync_all()?;
+        }
+        fs::remove_file(self.path(id))?;
+        self.open.remove(&id);
+        sync_folder(&self.folder)
     }
+}
 
-    /// Names of files are durable only once their folder is.
-    fn sync_folder(&self) -> io::Result<()> {
-        if cfg!(unix) { File::open(&self.folder)?.sync_all() } else { Ok(()) }
+/// Names of files are durable only once their folder is.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// A file that nobody else has locked, where files can be.
+fn locked(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "expected that no other service has these contexts",
+        )),
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -303,10 +351,69 @@ mod tests {
         let read_only = File::open(journal.path(id)).unwrap();
         journal.open.get_mut(&id).unwrap().file = read_only;
         assert!(journal.append(id, 2, &[1, 2, 3]).is_err());
-        assert_eq!(tokens(&open(folder.path()).1), [(1, "mail", &[1, 2][..])]);
+        // What another process would find if this one ended here.
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir(copy.path().join("contexts")).unwrap();
+        let path = journal.path(id);
+        fs::copy(&path, copy.path().join("contexts").join(path.file_name().unwrap())).unwrap();
+        assert_eq!(tokens(&open(copy.path()).1), [(1, "mail", &[1, 2][..])]);
         journal.append(id, 3, &[1, 2, 3, 4]).unwrap();
         drop(journal);
         assert_eq!(tokens(&open(folder.path()).1), [(1, "mail", &[1, 2, 3, 4][..])]);
+    }
+
+    #[test]
+    fn a_folder_is_open_once_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, _) = open(folder.path());
+        let again = || Journal::open(folder.path().join("contexts"), Digest::from_bytes(MODEL));
+        let (path, error) = again().unwrap_err();
+        assert_eq!((path, error.kind()), (folder.path().join("contexts.lock"), io::ErrorKind::WouldBlock));
+        drop(journal);
+        again().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_written_anew_is_once_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(folder.path());
+        let id = ContextId(1);
+        journal.create(id, "mail").unwrap();
+        // As on a full disk: there is no other file to be had, which is needed once this one is too long.
+        let contexts = std::mem::replace(&mut journal.folder, folder.path().join("none"));
+        let mut text = vec![0; 200];
+        while journal.append(id, 0, &text).is_ok() {
+            text = vec![text[0] + 1; 200];
+        }
+        assert!(text[0] > 1);
+        journal.folder = contexts;
+        // It goes on from what was not written, and takes so little that it could be appended.
+        let more = [&text[..], &[7]].concat();
+        assert!(journal.append(id, 200, &more).unwrap());
+        drop(journal);
+        let found = open(folder.path()).1;
+        assert_eq!(tokens(&found), [(1, "mail", &more[..])]);
+        assert_eq!(found.contexts[0].damaged, 0);
+    }
+
+    #[test]
+    fn what_was_begun_is_swept_and_no_number_is_given_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(folder.path());
+        journal.create(ContextId(1), "mail").unwrap();
+        journal.create(ContextId(2), "mail").unwrap();
+        journal.delete(ContextId(2)).unwrap();
+        assert!(!journal.append(ContextId(2), 0, &[1]).unwrap(), "it is gone");
+        drop(journal);
+        let begun = folder.path().join("contexts").join(format!("{UNFINISHED}1"));
+        fs::write(&begun, [1, 2]).unwrap();
+        let (mut journal, found) = open(folder.path());
+        assert_eq!((journal.last(), found.contexts.len(), found.unreadable.len()), (2, 1, 0));
+        assert!(!begun.exists());
+        // As where there is a file of the number that nobody is to lose.
+        fs::write(journal.path(ContextId(3)), b"another's").unwrap();
+        assert!(journal.create(ContextId(3), "mail").is_err());
+        assert_eq!(fs::read(journal.path(ContextId(3))).unwrap(), b"another's");
     }
 
     #[test]
