@@ -44,6 +44,7 @@ pub struct MemoryRow {
     pub flash_held: u64,
     /// See above.
     pub flash_budget: u64,
+    pub kv_on_its_way: u64,
     /// Activations and scratch.
     pub activations: u64,
 }
@@ -64,6 +65,7 @@ impl MemoryRow {
             kv_maps,
             kv_memory,
             kv_flash,
+            kv_on_its_way,
         } = engine.memory();
         Self {
             base: backend.base,
@@ -83,6 +85,7 @@ impl MemoryRow {
             kv_budget: kv_memory.budget,
             flash_held: kv_flash.held,
             flash_budget: kv_flash.budget,
+            kv_on_its_way,
             activations: backend.activations,
         }
     }

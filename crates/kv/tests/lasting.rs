@@ -77,11 +77,16 @@ fn what_was_written_is_read_by_the_next_manager_where_it_lies() {
             .iter()
             .map(|(chunk, _)| StoredChunk { adapter: chunk.adapter.map(|_| acts), ..chunk.clone() })
             .collect();
+        // The base's first, as where adapters come later.
+        let base = next.restore(&told[..2]);
         let restored = next.restore(&told);
-        assert!(restored.iter().all(Option::is_some), "{restored:?}");
+        assert!(restored.iter().all(Option::is_some) && restored[..2] == base, "{restored:?}");
         next.check().unwrap();
         // Twice the same is there once.
-        assert!(next.restore(&told).iter().all(Option::is_none));
+        assert_eq!(next.restore(&told), restored);
+        next.check().unwrap();
+        let elsewhere = StoredChunk { places: told[1].places.clone(), ..told[0].clone() };
+        assert_eq!(next.restore(&[elsewhere]), [None], "it is there, and not there");
         assert_eq!(next.look_up(&open(app, Some(other), &text)), Ok(0));
         for (adapter, own) in [(Some(acts), [2, 3]), (None, [0, 1])] {
             let opened = next.open(&open(app, adapter, &text)).unwrap();

@@ -164,7 +164,11 @@ enum {
     INTERLEAF_OPEN_NO_IDLE_WORK = 8,
     /* Adapters share the pool with KV pages: their weights are loaded from their folders when calls need them, and go when others need
        the room more. The folders stay where they are. Else all weights are in memory from when an adapter is registered. */
-    INTERLEAF_OPEN_POOL_ADAPTERS = 16
+    INTERLEAF_OPEN_POOL_ADAPTERS = 16,
+    /* What was being loaded when the last process that loaded it ended is loaded again; else that is refused, with
+       INTERLEAF_LAST_LOAD_FAILED, so that an app that the system ends for the memory it takes does not begin the same again and
+       again. */
+    INTERLEAF_OPEN_RETRY_LOAD = 32
 };
 
 typedef struct interleaf_open_options {
@@ -192,6 +196,9 @@ typedef struct interleaf_open_options {
     /* A file of the store of at most so many bytes, in which chunks of contexts are written when a call returns, and from which they
        are read when memory has no longer had room for them; 0 for none. Needs a store, and not INTERLEAF_OPEN_AT_REST. */
     uint64_t swap_bytes;
+    /* The most that may be held, in bytes: weights, adapters, the pool and activations. What cannot fit is refused before it is
+       allocated, with INTERLEAF_DOES_NOT_FIT; 0 for no such bound. */
+    uint64_t memory_budget_bytes;
 } interleaf_open_options;
 
 /* Opens the model of a Hugging Face folder and starts to serve. Contexts that the store has are there again. */
@@ -253,7 +260,9 @@ enum {
 /* Gives memory of the cache back, as far as nobody uses it. */
 interleaf_status interleaf_trim_memory(const interleaf_service *service, int32_t level);
 
-/* What the cache may take of its pool from now on, in bytes. What calls under way use stays until they end. */
+/* What the cache may take of its pool from now on, in bytes: when this returns no more is held. Calls under way that have no room any
+   more make way, those that came last first, and go on where they were once there is; one that has no room alone ends with
+   INTERLEAF_FINISH_CONTEXT_FULL. */
 interleaf_status interleaf_set_budget(const interleaf_service *service, uint64_t bytes);
 
 /* Bytes held, by kind. */
@@ -287,6 +296,8 @@ typedef struct interleaf_memory {
     /* The same of the file on flash; 0 where there is none. */
     uint64_t flash_held;
     uint64_t flash_budget;
+    /* Beside the pool, copies of pages that wait to be written to that file. */
+    uint64_t on_its_way;
 } interleaf_memory;
 
 interleaf_status interleaf_memory_use(const interleaf_service *service, interleaf_memory *memory);

@@ -5,6 +5,7 @@ use interleaf_contract::{CHUNK_TOKENS, MemoryReport};
 use interleaf_model::{Model, ModelConfig, WeightFormat};
 
 use crate::reserve::Reservation;
+use crate::swap::MOST_UNDER_WAY;
 use crate::{Engine, EngineError};
 
 /// Bytes of weights as they would be kept. A backend may lay them out with a little more.
@@ -53,7 +54,10 @@ impl Engine {
         let pool = pool_bytes(wanted);
         // The factors of adapters that share the pool lie beside it, as many bytes at most as it has.
         let adapters = if self.pool_adapters { pool } else { adapters };
-        let needed = base + adapters + working + pool;
+        // What is on its way between the pool and the file below it: no more than there is, and than may be.
+        let on_its_way = pool.min(MOST_UNDER_WAY as u64);
+        let swapping = if self.swap_options.is_some() { 2 * on_its_way } else { 0 };
+        let needed = base + adapters + working + pool + swapping;
         let tokens = wanted.geometry.slots * CHUNK_TOKENS;
         check(format!("a KV pool of {tokens} tokens beside the model"), needed, self.memory_budget)
     }

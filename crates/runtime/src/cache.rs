@@ -220,7 +220,7 @@ impl Cache {
     }
 
     /// A sequence is under an adapter as long as it is open.
-    fn hold(&mut self, id: SequenceId, activation: Option<Activation>) {
+    pub fn hold(&mut self, id: SequenceId, activation: Option<Activation>) {
         self.under.extend(activation.map(|a| (id, a.adapter)));
     }
 

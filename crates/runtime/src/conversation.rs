@@ -104,6 +104,7 @@ impl Engine {
         for activation in activations.into_iter().map(Some).chain([None]) {
             self.cache.forget(caller, activation, tokens, f32::MAX)?;
         }
+        self.forget_swapped();
         Ok(())
     }
 

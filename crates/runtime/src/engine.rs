@@ -22,7 +22,7 @@ use crate::origin::Origin;
 use crate::reserve::{Reservation, ropes};
 use crate::resident::{self, Resident, WeightBytes};
 use crate::router::Router;
-use crate::store::{Loading, Marked, Seen};
+use crate::store::{Loading, Seen};
 use crate::swap::Swap;
 use crate::{
     BackendChoice, EngineError, GpuGate, GpuSettings, KeyPath, MassSampling, Store, SwapOptions,
@@ -154,6 +154,8 @@ pub struct MemoryUse {
     pub kv_memory: TierUse,
     /// Of the file below memory ([`EngineOptions::swap`]), likewise; nothing where there is none.
     pub kv_flash: TierUse,
+    /// Beside the pool, copies of pages that wait to be written there.
+    pub kv_on_its_way: u64,
 }
 
 /// What the cache has of a tier, in bytes, rounding to whole blocks included.
@@ -183,6 +185,8 @@ pub struct Engine {
     pub(crate) calibrated: Calibrated,
     /// Where the model goes if its device fails; `None` where such a failure is an error.
     pub(crate) fallback: Option<Fallback>,
+    /// Whether something is being done with the device, to the end of which it stays.
+    pub(crate) is_on_device: bool,
     pub(crate) histories: Histories,
     pub(crate) context: usize,
     pub(crate) prefill_rows: usize,
@@ -202,6 +206,9 @@ pub struct Engine {
     pub(crate) store: Store,
     pub(crate) memory_budget: Option<u64>,
     pub(crate) pool_adapters: bool,
+    pub(crate) retry_load: bool,
+    /// The model and its weights, for messages.
+    pub(crate) what_it_is: String,
     /// What opens the files of adapters that are loaded when they are needed.
     pub(crate) loader: Loader,
     pub(crate) swap_options: Option<SwapOptions>,
@@ -265,20 +272,13 @@ impl Engine {
         let config = model.config();
         let weights = budget::weight_bytes(&model, options.weights);
         let working = budget::activation_bytes(config, options.prefill_rows);
-        let what = format!(
-            "{} with its weights as {:?}",
+        let what_it_is = format!(
+            "{} with its weights as {}",
             model.source().describe("").trim_end_matches('/'),
-            options.weights
+            format!("{:?}", options.weights).to_lowercase()
         );
-        budget::check(what.clone(), weights + working, options.memory_budget)?;
-        let _loading =
-            match options.store.as_deref().map(|store| Loading::mark(store, &what, options.retry_load)) {
-                Some(Marked::Failed(mark, what)) => {
-                    return Err(EngineError::LastLoadFailed { mark: mark.display().to_string(), what });
-                }
-                Some(Marked::Now(loading)) => Some(loading),
-                Some(Marked::Unknown) | None => None,
-            };
+        budget::check(what_it_is.clone(), weights + working, options.memory_budget)?;
+        let _loading = Loading::mark(options.store.as_deref(), "loading", &what_it_is, options.retry_load)?;
         let mut fallback = Fallback::new(options, &*backend);
         let mut upload = |backend: &mut dyn Backend| -> Result<(Resident, Vec<RopeId>), EngineError> {
             let resident = resident::upload(&model, options.weights, backend, progress)?;
@@ -315,6 +315,7 @@ impl Engine {
             cache,
             calibrated: Calibrated::default(),
             fallback,
+            is_on_device: false,
             histories: Histories::default(),
             context,
             prefill_rows: options.prefill_rows,
@@ -334,6 +335,8 @@ impl Engine {
             store: Store::new(options.store.clone()),
             memory_budget: options.memory_budget,
             pool_adapters: options.pool_adapters,
+            retry_load: options.retry_load,
+            what_it_is,
             loader: Loader::default(),
             swap_options: options.swap,
             swap_folder: options.swap_folder.clone(),
@@ -539,6 +542,7 @@ impl Engine {
             kv_maps: self.calibrated.map_bytes(),
             kv_memory: tier(0),
             kv_flash: tier(1),
+            kv_on_its_way: self.swap.as_ref().map_or(0, Swap::bytes_under_way),
         }
     }
 

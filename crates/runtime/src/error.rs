@@ -59,7 +59,7 @@ pub enum EngineError {
     /// The last process that loaded this model did not come to an end of its own while it did: the system may have ended it for the
     /// memory that it took. [`EngineOptions::retry_load`](crate::EngineOptions::retry_load) tries all the same.
     #[error(
-        "{mark}: the last time {what} was loaded the process ended before it was, perhaps for want of memory"
+        "{mark}: the last time {what} was loaded the process ended before it was, perhaps for want of memory; retry_load tries again"
     )]
     LastLoadFailed {
         /// The mark that was left.

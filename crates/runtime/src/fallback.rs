@@ -8,7 +8,7 @@ use interleaf_cpu::CpuOptions;
 
 use crate::reserve::ropes;
 use crate::{
-    BackendChoice, Engine, EngineError, EngineOptions, Feed, SequenceHandle, Want, backend, resident,
+    BackendChoice, Engine, EngineError, EngineOptions, Feed, GpuGate, SequenceHandle, Want, backend, resident,
 };
 
 /// What is left to an engine whose device fails.
@@ -27,7 +27,7 @@ impl Fallback {
     }
 
     /// Whether an error is one of the device's own, which another might not have.
-    fn is_for(&self, error: &EngineError) -> bool {
+    pub fn is_for(&self, error: &EngineError) -> bool {
         let EngineError::Backend(error) = error else { return false };
         !self.due
             && match error {
@@ -42,15 +42,27 @@ impl Fallback {
 }
 
 impl Engine {
-    /// Does something with the device, unless that is suspended; who suspends it meanwhile waits for the end.
+    /// Does something with the device, unless that is suspended; who suspends it meanwhile waits for the end. What is done may do so
+    /// itself.
     pub(crate) fn on_device<T>(
         &mut self,
         act: impl FnOnce(&mut Self) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
+        if self.is_on_device {
+            return act(self);
+        }
         self.settle()?;
         let gate = self.gate.clone();
         let _open = gate.as_ref().map(|gate| gate.enter().ok_or(EngineError::GpuSuspended)).transpose()?;
-        act(self)
+        self.is_on_device = true;
+        let done = act(self);
+        self.is_on_device = false;
+        done
+    }
+
+    /// Whether nothing may be given to the device now.
+    pub(crate) fn is_suspended(&self) -> bool {
+        !self.is_on_device && self.gate.as_ref().is_some_and(GpuGate::is_suspended)
     }
 
     /// The same with the pages of sequences, and once more on the CPU where the device fails and may be left.
@@ -71,8 +83,12 @@ impl Engine {
     /// Leaves the device for what it failed with. Once this returns the CPU has everything but the pages of sequences.
     ///
     /// # Errors
-    /// `error` itself where it is nothing to leave a device for, or there is no other; else what the CPU failed with.
+    /// `error` itself where it is nothing to leave a device for, there is no other, or something is being done with this one, which is
+    /// to come to its end first; else what the CPU failed with.
     pub(crate) fn leave(&mut self, error: EngineError) -> Result<(), EngineError> {
+        if self.is_on_device {
+            return Err(error);
+        }
         if let Some(fallback) = self.fallback.as_mut().filter(|fallback| fallback.is_for(&error)) {
             tracing::warn!("the CPU runs from here on: {error}");
             fallback.due = true;

@@ -119,6 +119,7 @@ impl Engine {
         let routed = self.route_for(a.caller, a.prompt_tokens(), k)?;
         let activation = |name: &String| self.adapters.activation(name, a.prompt_tokens());
         let activation = routed.adapter.as_ref().map(activation).transpose()?.flatten();
+        self.cache.hold(a.sequence.id, activation);
         a.route(routed, activation);
         Ok(())
     }
@@ -200,16 +201,16 @@ impl Engine {
             self.drop_ahead(ahead);
             plan = self.plan(active);
         }
+        // Who suspends a GPU waits for what is under way; that stays where it is until the GPU may go on.
+        if self.is_suspended() && active.iter().any(|a| !a.is_over()) {
+            return Ok(Turn::Suspended);
+        }
         if plan.is_empty() {
             // What is being written cannot go, and soon can; and weights are on their way.
             if active.iter().any(|a| !a.is_over()) && (self.await_write()? || self.take_loaded(true)?) {
                 return Ok(Turn::Taken);
             }
             return self.make_way(active, close, on_event);
-        }
-        // Who suspends a GPU waits for what is under way; that stays where it is until the GPU may go on.
-        if self.gate.as_ref().is_some_and(GpuGate::is_suspended) {
-            return Ok(Turn::Suspended);
         }
         let to_begin = plan.iter().find(|(index, _)| !active[*index].has_begun());
         let to_choose = || plan.iter().find(|(index, _)| !active[*index].reads_keys());
@@ -354,6 +355,7 @@ impl Engine {
     /// Which requests take part in the next step, and with how many rows. Every answer under way has its
     /// row; prompts share the bound in order. Who finds no room for its rows in the pool waits, and so does who will find
     /// in the cache what another is about to compute, and who has not begun and has no room for all of its prompt beside others.
+    /// Where that one was passed over for long, nobody else begins before it.
     fn plan(&self, active: &[Active]) -> Plan {
         let mut prompt_rows = self.prefill_rows;
         let order = order(active);
@@ -367,19 +369,21 @@ impl Engine {
         let most = order.iter().map(|index| wanted(&active[*index])).sum();
         let mut chunks = self.cache.manager().available_chunks(most);
         let mut plan = Vec::new();
+        let mut is_kept_free = false;
         for (place, &index) in order.iter().enumerate() {
             let a = &active[index];
             let waits = || order[..place].iter().any(|other| a.waits_for(&active[*other]));
             if !a.has_begun() && (a.is_aside() && !is_alone || self.cache.is_kept() && waits()) {
                 continue;
             }
-            if a.has_begun() && !self.has_weights(a.sequence) {
+            if a.has_begun() && !self.has_weights(a.sequence) || is_kept_free && !a.has_begun() {
                 continue;
             }
             let left = a.prompt_left();
             let rows = if left > 0 { left.min(prompt_rows) } else { 1 };
             let needed = if whole(a) { wanted(a) } else { lost(a) + a.chunks(0, rows) };
             if rows == 0 || needed > chunks {
+                is_kept_free |= !a.has_begun() && a.was_passed_over();
                 continue;
             }
             chunks -= needed;

@@ -46,7 +46,7 @@ impl Engine {
             match last {
                 Some(index) => self.step_aside(&mut active[index])?,
                 // Weights that are on their way have their blocks until they are there.
-                None if self.take_loaded(true)? => {}
+                None if !self.is_suspended() && self.take_loaded(true)? => {}
                 None => break,
             }
             self.set_kv_budget(bytes)?;

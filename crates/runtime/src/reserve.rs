@@ -3,6 +3,8 @@
 use interleaf_contract::{Backend, CHUNK_TOKENS, PageElement, PoolGeometry, RopeId};
 use interleaf_model::ModelConfig;
 
+use crate::adapters::Loader;
+use crate::store::Loading;
 use crate::{Engine, EngineError};
 
 /// What there is room for.
@@ -37,17 +39,22 @@ impl Engine {
     /// takes the model to the CPU, if that has.
     ///
     /// # Errors
-    /// If there is no room for it, or it does not fit into the memory budget ([`EngineError::DoesNotFit`]); or, with nothing changed and nothing given to the GPU, while that is suspended
-    /// ([`EngineError::GpuSuspended`]).
+    /// If there is no room for it, it does not fit into the memory budget ([`EngineError::DoesNotFit`]), or the last process that
+    /// reserved as much ended meanwhile ([`EngineError::LastLoadFailed`]); or, with nothing changed and nothing given to the GPU, while
+    /// that is suspended ([`EngineError::GpuSuspended`]).
     pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
         let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
         let wanted = self.reserved.with_slots(slots, self.context);
         self.check_pool(&wanted)?;
+        let what = format!("{} with a KV pool of {} tokens", self.what_it_is, slots * CHUNK_TOKENS);
+        let _loading = Loading::mark(self.store.folder(), "reserving", &what, self.retry_load)?;
         if let Err(error) = self.on_device(|engine| engine.make_room(wanted)) {
             self.leave_for_pool(error, wanted.geometry)?;
             self.on_device(|engine| engine.make_room(wanted))?;
         }
         self.reserved = wanted;
+        // Moves are counted anew, and what is being opened for one of before is nobody's.
+        self.loader = Loader::default();
         // What was to be written is, before the file is opened again.
         self.swap = None;
         let below = self.open_swap();

@@ -2,12 +2,15 @@
 //! the calls under way end with what they had, contexts keep that, and the service goes on.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use interleaf_contract::{BackendError, Numerics};
 use interleaf_demo_model as demo;
 use interleaf_runtime::{
-    Answer, BackendChoice, CallOptions, Context, Engine, EngineOptions, FinishReason, Prompt, Service,
-    ServiceOptions, Source, SwapOptions,
+    AdapterChoice, Answer, AppState, BackendChoice, CallOptions, Context, Digest, Engine, EngineOptions,
+    FinishReason, Looks, Pooling, Progress, Prompt, RouterHead, RouterLabel, RouterOrigin, Service,
+    ServiceOptions, Source, SwapOptions, write_router,
 };
 use interleaf_tests::backends;
 use interleaf_tests::data::Random;
@@ -146,4 +149,131 @@ fn what_a_device_asked_for_by_name_had_said_stays_and_the_service_goes_on() {
             assert!(there.map(|context| context.tokens().expect("it is there")).eq(texts));
         }
     }
+}
+
+/// Chooses the first adapter, whatever the prompt.
+fn router(engine: &Engine) -> RouterHead {
+    let looks = Looks { layers: vec![0], pooling: Pooling::Last, tokens: 32 };
+    let origin = RouterOrigin {
+        data: "a test".into(),
+        data_digest: Digest::of_bytes(b""),
+        prompts: 1,
+        is_chat: false,
+    };
+    RouterHead {
+        model: engine.model_digest(),
+        origin,
+        weight: vec![0.0; looks.features(engine.config().hidden_size)],
+        looks,
+        temperature: 1.0,
+        labels: vec![RouterLabel { name: demo::ADAPTERS[0].0.into(), adapter: None }],
+        bias: vec![1.0],
+    }
+}
+
+#[test]
+fn whatever_needs_the_device_while_something_is_done_with_it_does_not_wait_for_itself() {
+    let _alone = alone();
+    let store = tempfile::tempdir().expect("a folder");
+    let mut engine = engine(BackendChoice::Gpu, store.path(), true, sound);
+    let file = store.path().join("router.safetensors");
+    write_router(&file, &router(&engine)).expect("it is written");
+    engine.open_router(Some(&file)).expect("it is the model's");
+    let (done, is_done) = std::sync::mpsc::channel();
+    let work = std::thread::spawn(move || {
+        let prompt: Vec<u32> = (0..40).map(|token| 16 + token).collect();
+        // Scored, which leaves chunks to be written; under an adapter that is to be loaded.
+        engine.route(&prompt, 1).expect("it is scored");
+        for &(name, _) in &demo::ADAPTERS[..3] {
+            let (sequence, _) = engine.resume_sequence(Some(name), &prompt, 0.0).expect("it opens");
+            engine.close_sequence(sequence).expect("it closes");
+        }
+        let service = start(engine);
+        let context = service.app("mail", None).expect("there is a place").new_context().expect("it begins");
+        let adapter = AdapterChoice::Auto { k: 1 };
+        let options = CallOptions { adapter, max_tokens: 4, ..CallOptions::default() };
+        let other: Vec<u32> = (0..40).map(|token| 116 + token).collect();
+        let answer = context.call(&Prompt::Tokens(other), &options).expect("it is taken").wait();
+        assert!(answer.expect("an answer").completion.routed.is_some());
+        service.suspend_gpu();
+        service.resume_gpu();
+        done.send(()).expect("somebody waits");
+    });
+    is_done.recv_timeout(Duration::from_secs(120)).expect("it waits for itself, or has panicked");
+    work.join().expect("no panic");
+}
+
+/// Ends another thread's loop, also where a test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_gpu_that_is_taken_away_while_adapters_are_loaded_costs_no_call() {
+    let _alone = alone();
+    let expected = expected();
+    let store = tempfile::tempdir().expect("a folder");
+    let mut engine = engine(BackendChoice::Gpu, store.path(), true, sound);
+    // One adapter at a time finds room, so that each call loads its own.
+    engine.reserve_kv(3, 160).expect("a small pool");
+    let service = start(engine);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let random = &mut Random::new(3);
+            while !is_over.load(Ordering::SeqCst) {
+                service.suspend_gpu();
+                std::thread::sleep(Duration::from_micros(random.below(1500) as u64));
+                service.resume_gpu();
+                std::thread::sleep(Duration::from_micros(random.below(1500) as u64));
+            }
+        });
+        let _end = End(&is_over);
+        for round in 0..6 {
+            assert_eq!(said(&ask(&service)), expected, "{round}");
+        }
+    });
+    let stats = service.stats().expect("it serves");
+    assert!(stats.failed == 0 && stats.adapters.loads > 6, "{stats:?}");
+}
+
+#[test]
+fn a_device_that_is_lost_while_it_is_given_an_adapter_is_left() {
+    let _alone = alone();
+    let expected = expected();
+    for error in KINDS {
+        let store = tempfile::tempdir().expect("a folder");
+        let mut is_gone = false;
+        let fault = move |call| {
+            is_gone |= matches!(call, Call::Adapter(_));
+            if is_gone && call != Call::Results { Err(error()) } else { Ok(()) }
+        };
+        let service = start(engine(BackendChoice::Auto, store.path(), true, fault));
+        assert_eq!(said(&ask(&service)), expected);
+        let engine = service.stop().expect("nothing has panicked");
+        assert_eq!(engine.backend().name, "cpu");
+        engine.check_pages().expect("everything fits together");
+    }
+}
+
+#[test]
+fn an_app_that_is_killed_while_the_gpu_is_suspended_leaves_memory() {
+    let _alone = alone();
+    let store = tempfile::tempdir().expect("a folder");
+    let service = start(engine(BackendChoice::Gpu, store.path(), false, sound));
+    let app = service.app("mail", None).expect("there is a place");
+    let prompt = Prompt::Tokens((0..40).map(|token| 16 + token).collect());
+    let options = CallOptions { max_tokens: 100, end_tokens: Some(Vec::new()), ..CallOptions::default() };
+    let call = app.new_context().expect("it begins").call(&prompt, &options).expect("it is taken");
+    while !matches!(call.next().expect("it is under way"), Progress::Text { .. }) {}
+    service.suspend_gpu();
+    app.set_state(AppState::Killed).expect("it serves");
+    let memory = service.memory().expect("it serves");
+    assert_eq!((memory.kv_in_use, memory.kv_cached), (0, 0), "{memory:?}");
+    service.resume_gpu();
+    assert_eq!(call.wait().expect("what it had").completion.reason, FinishReason::Cancelled);
 }

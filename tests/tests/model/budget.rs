@@ -42,6 +42,38 @@ fn what_cannot_fit_is_refused_by_number_before_it_is_allocated() {
 }
 
 #[test]
+fn what_did_not_end_is_begun_again_when_that_is_asked_for() {
+    let store = tempfile::tempdir().expect("a folder");
+    let open = |retry_load| {
+        let base = embedded(demo_model::NAME, demo_model::BASE);
+        let store = Some(store.path().to_owned());
+        let options = EngineOptions { store, retry_load, ..options(BackendChoice::Cpu) };
+        let mut engine = Engine::open(base, &options, &mut |_| ())?;
+        engine.reserve_kv(1, 64).map(|()| engine)
+    };
+    open(false).expect("it loads");
+    let model = "embedded:tiny-rust-llama with its weights as f16".to_owned();
+    // As a process leaves it that is ended while it loads, and while it reserves.
+    for (file, what) in
+        [("loading", model.clone()), ("reserving", format!("{model} with a KV pool of 64 tokens"))]
+    {
+        let mark = store.path().join(file);
+        std::fs::write(&mark, &what).expect("it is written");
+        for _ in 0..2 {
+            match open(false).map(|_| ()) {
+                Err(EngineError::LastLoadFailed { mark: found, what: found_what }) => {
+                    assert_eq!((found, found_what), (mark.display().to_string(), what.clone()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        open(true).expect("it was asked for");
+        assert!(!mark.exists());
+        open(false).expect("it loads");
+    }
+}
+
+#[test]
 fn no_sample_is_beyond_the_budget() {
     let mut engine = open(None).expect("the model loads");
     engine.reserve_kv(2, 320).expect("a pool");

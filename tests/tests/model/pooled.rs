@@ -296,3 +296,42 @@ fn what_cannot_be_read_back_is_computed_under_weights_that_are_waited_for() {
     let stats = next.swap_stats().expect("it swaps");
     assert!(stats.damaged > 0 && stats.recomputed > 0, "{stats:?}");
 }
+
+#[test]
+fn an_adapter_whose_name_another_had_for_a_while_is_still_itself() {
+    let (requests, answers) = expected();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut engine = Engine::open(
+        embedded(demo_model::NAME, demo_model::BASE),
+        &EngineOptions { pool_adapters: true, ..options(BackendChoice::Cpu) },
+        &mut |_| (),
+    )
+    .expect("the model loads");
+    engine.reserve_kv(4, 512).expect("a pool");
+    let sources: Vec<Source> = (0..2).map(|adapter| Source::Dir(files(folder.path(), adapter))).collect();
+    engine.register_adapter("one", &sources[0]).expect("it loads");
+    let sequence = engine.open_sequence(Some("one"), &requests[1].prompt).expect("it opens");
+    for _ in 0..2 {
+        engine.replace_adapter("one", &sources[1]).expect("it loads");
+        engine.replace_adapter("one", &sources[0]).expect("it is there");
+    }
+    engine.close_sequence(sequence).expect("it closes");
+    let request = Request { adapter: Some("one".into()), ..requests[1].clone() };
+    assert_eq!(answer(&mut engine, &[request]).expect("an answer")[0].tokens, answers[1]);
+    assert_eq!((engine.adapter_stats().registered, engine.adapter_stats().loaded), (1, 1));
+}
+
+#[test]
+fn what_was_being_opened_for_one_pool_is_nobodys_in_the_next() {
+    let (requests, answers) = expected();
+    let mut engine = pooled(7, 512);
+    for round in 0..8 {
+        // Broken off while its adapter is on its way: the base's rows come first.
+        let under_way = [requests[0].clone(), requests[1 + round % 6].clone()];
+        engine.generate(&under_way, &mut |_| ControlFlow::Break(())).expect("it is broken off");
+        engine.reserve_kv(7, 512).expect("a pool");
+        let (request, expected) = (&requests[1 + (round + 1) % 6], &answers[1 + (round + 1) % 6]);
+        let said = answer(&mut engine, std::slice::from_ref(request)).expect("an answer");
+        assert_eq!(&said[0].tokens, expected, "{round}");
+    }
+}

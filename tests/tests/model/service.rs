@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use interleaf_demo_model as demo_model;
@@ -273,6 +274,38 @@ fn a_kill_ends_all_that_was_asked_before_it_and_nothing_after() {
         assert_eq!(after.wait().expect("an answer").completion.reason, FinishReason::Length, "{round}");
     }
     running.cancel();
+}
+
+#[test]
+fn a_long_prompt_has_its_turn_among_short_ones() {
+    let service = start(engine(1, 512, None), ServiceOptions::default());
+    let prompt = prompts(&engine(1, 512, None))[0].clone();
+    let is_over = AtomicBool::new(false);
+    let short_since = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for place in 0..4 {
+            let (service, prompt, is_over, short_since) = (&service, &prompt, &is_over, &short_since);
+            scope.spawn(move || {
+                let mail = app(service, &format!("app {place}"));
+                while !is_over.load(Ordering::SeqCst) {
+                    let context = mail.new_context().expect("it begins");
+                    say(&context, &prompt[place..], &call(None, 40));
+                    context.delete().expect("it is there");
+                    // Else nobody ever hears of it.
+                    assert!(short_since.fetch_add(1, Ordering::SeqCst) < 4000, "the long one starves");
+                }
+            });
+        }
+        // Others have most of the room at any time.
+        let long: Vec<u32> = (0..400).map(|token| 16 + token).collect();
+        let context = context(&service, "notes");
+        while short_since.load(Ordering::SeqCst) < 8 {}
+        let before = short_since.load(Ordering::SeqCst);
+        assert_eq!(say(&context, &long, &call(None, 4)).completion.tokens.len(), 4);
+        let meanwhile = short_since.load(Ordering::SeqCst) - before;
+        is_over.store(true, Ordering::SeqCst);
+        assert!(meanwhile < 200, "{meanwhile} short ones were answered meanwhile");
+    });
 }
 
 #[test]

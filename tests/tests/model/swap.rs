@@ -97,7 +97,16 @@ fn the_next_run_finds_what_this_one_left() {
     }
     let nobody = ask(&mut next, &text, Some("book-prose"), 0.0);
     assert_eq!(nobody.reused_tokens, 0, "of another adapter nothing");
+    let written = stats(&next).written;
     drop(next);
+    // What it found lies where it lay, for the run after it as well.
+    let mut third = engine(store.path(), BackendChoice::Cpu);
+    assert!(stats(&third).restored >= 54 + written && written > 0, "{:?}", stats(&third));
+    for adapter in models {
+        assert_eq!(ask(&mut third, &text, adapter, 0.0).reused_tokens, 288, "{adapter:?}: whole chunks");
+    }
+    assert_eq!(stats(&third).damaged, 0);
+    drop(third);
     // Pages of another kind, or another room for them, are other pages.
     let swap = Some(SwapOptions::new(FILE / 2));
     let store = Some(store.path().into());

@@ -8,11 +8,15 @@ use interleaf_runtime::{
     App, Context, Engine, EngineError, EngineOptions, Prompt, Service, SwapStats, TrimLevel,
 };
 
-use super::rig::{call, end, open, start, swapping, with_adapters};
+use super::rig::{call, end, open, start, swapping};
 use super::script::{APPS, CALLS, CONTEXTS, Call, length, script};
 
 pub const STORE: &str = "INTERLEAF_SURVIVAL_STORE";
 pub const SEED: &str = "INTERLEAF_SURVIVAL_SEED";
+
+/// What the pool has room for.
+const SEQUENCES: usize = 2;
+const TOKENS: usize = 512;
 
 /// Calls of each context between two looks at what was swapped.
 const ROUND: usize = 3;
@@ -35,7 +39,7 @@ fn runs_until_it_is_killed() {
     let store = PathBuf::from(variable(STORE));
     // The harness has begun a line.
     say("");
-    let mut engine = with_adapters(loaded(&store), 2, 512);
+    let mut engine = loaded(&store);
     let mut is_first = true;
     loop {
         let service = start(engine);
@@ -58,10 +62,11 @@ fn runs_until_it_is_killed() {
 /// The model, which an app loads once more after its load was cut short, and says so.
 fn loaded(store: &Path) -> Engine {
     let options = swapping(store);
-    match open(&options) {
+    match open(&options, SEQUENCES, TOKENS) {
         Err(EngineError::LastLoadFailed { .. }) => {
             say("again");
-            open(&EngineOptions { retry_load: true, ..options }).expect("it loads when asked once more")
+            let options = EngineOptions { retry_load: true, ..options };
+            open(&options, SEQUENCES, TOKENS).expect("it loads when asked once more")
         }
         opened => opened.expect("the model loads"),
     }

@@ -38,21 +38,17 @@ pub fn source(name: &'static str, files: &'static [demo::File]) -> Source {
 
 /// The demo model, with all its adapters, and a pool.
 pub fn engine(options: &EngineOptions, sequences: usize, tokens: usize) -> Engine {
-    with_adapters(open(options).expect("the model loads"), sequences, tokens)
+    open(options, sequences, tokens).expect("the model loads")
 }
 
-/// The demo model alone.
-pub fn open(options: &EngineOptions) -> Result<Engine, EngineError> {
-    Engine::open(source(demo::NAME, demo::BASE), options, &mut |_| ())
-}
-
-/// All its adapters and a pool with it.
-pub fn with_adapters(mut engine: Engine, sequences: usize, tokens: usize) -> Engine {
+/// The same, or why it does not load.
+pub fn open(options: &EngineOptions, sequences: usize, tokens: usize) -> Result<Engine, EngineError> {
+    let mut engine = Engine::open(source(demo::NAME, demo::BASE), options, &mut |_| ())?;
     for &(name, files) in demo::ADAPTERS {
-        engine.register_adapter(name, &source(name, files)).expect("its adapters load");
+        engine.register_adapter(name, &source(name, files))?;
     }
-    engine.reserve_kv(sequences, tokens).expect("a small pool");
-    engine
+    engine.reserve_kv(sequences, tokens)?;
+    Ok(engine)
 }
 
 pub fn start(engine: Engine) -> Service {

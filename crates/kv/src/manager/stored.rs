@@ -191,9 +191,9 @@ impl Manager {
     }
 
     /// Puts chunks into the tree that lie in the lowest tier from before this manager's life: as nobody's, until somebody comes
-    /// with their tokens. Each comes after those that it depends on. Returns what each is named from now on, or `None` where one
-    /// does not fit: its adapter is unknown, something else lies there, or is there under the same key, or what it depends on
-    /// is not as it was.
+    /// with their tokens. Each comes after those that it depends on; one that is there already, where it is said to lie, stays as it
+    /// is. Returns what each is named from now on, or `None` where one does not fit: its adapter is unknown, something else lies there,
+    /// or is there under the same key, or what it depends on is not as it was.
     pub fn restore(&mut self, chunks: &[StoredChunk]) -> Vec<Option<StoredId>> {
         let mut nodes = Numbered::default();
         let restore = |chunk: &StoredChunk| {
@@ -252,10 +252,16 @@ impl Manager {
         }
         let parent = if parent == NONE { self.root(0, variant) } else { parent };
         let key = Key { variant, from: 0, is_lossy: chunk.drift > 0.0, tokens: &chunk.tokens };
-        if children::find(&self.nodes, self.nodes[parent as usize].children, key).is_some() {
-            return None;
-        }
         let places: Vec<Place> = chunk.places.iter().copied().map(Place).collect();
+        if let Some(there) = children::find(&self.nodes, self.nodes[parent as usize].children, key) {
+            let at = &self.nodes[there as usize];
+            let list = at.pages[lowest];
+            let is_it = list != NONE
+                && (at.first, at.top[lowest], at.form, at.drift) == (first, top, chunk.form, chunk.drift)
+                && at.anchor == anchor
+                && self.tiers[lowest].places(list) == places;
+            return is_it.then_some((there, StoredId(list)));
+        }
         let stored = self.layers_in(variant, chunk.form).clone();
         let layers = usize::from(first)..usize::from(top);
         let list = self.tiers[lowest].take_again(layers, &stored, &places)?;

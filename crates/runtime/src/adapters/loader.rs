@@ -33,6 +33,9 @@ impl Drop for Thread {
 #[derive(Debug, Default)]
 pub struct Loader {
     thread: Option<Thread>,
+    /// Opened, and to be taken another time.
+    kept: Vec<Loaded>,
+    /// These included.
     under_way: usize,
 }
 
@@ -62,10 +65,19 @@ impl Loader {
     /// What has been opened by now; with `waits`, at least one, if any is under way.
     pub fn take(&mut self, waits: bool) -> Vec<Loaded> {
         let Some(thread) = &self.thread else { return Vec::new() };
-        let first = (waits && self.under_way > 0).then(|| thread.loaded.recv().ok()).flatten();
-        let loaded: Vec<Loaded> = first.into_iter().chain(thread.loaded.try_iter()).collect();
+        let mut loaded = std::mem::take(&mut self.kept);
+        if waits && loaded.is_empty() && self.under_way > 0 {
+            loaded.extend(thread.loaded.recv());
+        }
+        loaded.extend(thread.loaded.try_iter());
         self.under_way -= loaded.len();
         loaded
+    }
+
+    /// What was taken and could not be used now.
+    pub fn keep(&mut self, loaded: Loaded) {
+        self.under_way += 1;
+        self.kept.push(loaded);
     }
 }
 

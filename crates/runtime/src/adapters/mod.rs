@@ -47,7 +47,7 @@ struct Registered {
 }
 
 /// The place of an adapter among those that change something: the same on every backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Acting(pub(crate) usize);
 
 /// Where an adapter's weights are.

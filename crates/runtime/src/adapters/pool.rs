@@ -67,21 +67,37 @@ impl Engine {
         self.cache.manager().adapter_of(op).and_then(|id| self.cache.acting(id))
     }
 
-    /// Takes in what has been opened; with `waits`, one at least if any is under way. Returns whether there was any.
+    /// Takes in what has been opened; with `waits`, one at least if any is under way. Returns whether there was any, which a device that
+    /// is suspended may still have to be given.
     ///
     /// # Errors
     /// If the device fails and may not be left.
     pub(crate) fn take_loaded(&mut self, waits: bool) -> Result<bool, EngineError> {
-        let loaded = self.loader.take(waits);
-        let was_any = !loaded.is_empty();
-        for (op, opened) in loaded {
+        let mut loaded = self.loader.take(waits).into_iter();
+        let was_any = loaded.len() > 0;
+        while let Some((op, opened)) = loaded.next() {
             // Whoever was to have it may have gone with its device.
             let Some(adapter) = self.loaded_by(op) else { continue };
-            let created = opened.and_then(|peft| self.make_loaded(adapter, peft));
-            match created {
+            let mut opened = Some(opened);
+            let made = match &opened {
+                Some(Ok(_)) => self.on_device(|engine| engine.make_loaded(adapter, opened.take())),
+                // Nothing for the device.
+                _ => self.make_loaded(adapter, opened.take()),
+            };
+            if let (Err(EngineError::GpuSuspended), Some(opened)) = (&made, opened) {
+                self.loader.keep((op, opened));
+                continue;
+            }
+            match made {
                 Ok(()) => {
                     self.cache.manager_mut().done(op);
                     self.adapters.stats.loads += 1;
+                }
+                Err(error) if self.is_failure_of_device(&error) => {
+                    self.cache.manager_mut().cancelled(op);
+                    loaded.for_each(|loaded| self.loader.keep(loaded));
+                    self.leave(error)?;
+                    return Ok(true);
                 }
                 Err(error) => {
                     self.adapters.resident[adapter.0].failure = Some(Arc::new(error));
@@ -92,14 +108,25 @@ impl Engine {
         Ok(was_any)
     }
 
-    fn make_loaded(&mut self, Acting(place): Acting, peft: PeftAdapter) -> Result<(), EngineError> {
+    /// Whether an error is the device's own, of which another call would fail too or which there is another device for.
+    fn is_failure_of_device(&self, error: &EngineError) -> bool {
+        match error {
+            EngineError::Backend(BackendError::DeviceLost { .. }) => true,
+            error => self.fallback.as_ref().is_some_and(|fallback| fallback.is_for(error)),
+        }
+    }
+
+    fn make_loaded(
+        &mut self,
+        Acting(place): Acting,
+        opened: Option<Result<PeftAdapter, EngineError>>,
+    ) -> Result<(), EngineError> {
+        let Some(peft) = opened.transpose()? else { return Ok(()) };
         let _span = tracing::debug_span!("load_adapter", name = peft.name).entered();
         let adapter = attach(peft, &self.resident.modules)?;
-        self.on_device(|engine| {
-            engine.drop_unloaded()?;
-            engine.adapters.resident[place].id = Some(engine.backend.create_adapter(adapter)?);
-            Ok(())
-        })
+        self.drop_unloaded()?;
+        self.adapters.resident[place].id = Some(self.backend.create_adapter(adapter)?);
+        Ok(())
     }
 
     /// Lets go of all that is loaded: its blocks are of a pool that is about to go.
@@ -166,6 +193,9 @@ impl Engine {
         while !self.has_weights(sequence) {
             if let Some(error) = self.why_not_loaded(sequence) {
                 return Err(error);
+            }
+            if self.is_suspended() {
+                return Err(EngineError::GpuSuspended);
             }
             if !self.take_loaded(true)? {
                 return Ok(());

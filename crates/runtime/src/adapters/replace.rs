@@ -2,7 +2,7 @@
 
 use interleaf_model::Source;
 
-use super::{AdapterSummary, Residence};
+use super::{AdapterSummary, Adapters, Residence};
 use crate::{Engine, EngineError};
 
 impl Engine {
@@ -21,12 +21,8 @@ impl Engine {
             self.adapters.by_name.insert(name.into(), old);
             return registered;
         }
-        // One of the pool that has the same contents is the same.
-        let is_named = |acting| self.adapters.by_name.values().any(|other| other.acting == Some(acting));
-        if let Some(acting) = old.acting.filter(|acting| !is_named(*acting)) {
-            self.adapters.replaced.push(acting);
-            self.let_go_of_replaced()?;
-        }
+        self.adapters.replaced.extend(old.acting);
+        self.let_go_of_replaced()?;
         registered
     }
 
@@ -38,11 +34,17 @@ impl Engine {
         if self.adapters.replaced.is_empty() {
             return Ok(());
         }
+        // One of the pool that has the same contents as another is that one, which may have a name, or a name again.
+        let Adapters { by_name, replaced, .. } = &mut self.adapters;
+        replaced.retain(|acting| by_name.values().all(|named| named.acting != Some(*acting)));
+        replaced.sort_unstable();
+        replaced.dedup();
         let (used, gone): (Vec<_>, Vec<_>) =
             self.adapters.replaced.drain(..).partition(|acting| self.cache.is_used(*acting));
         self.adapters.replaced = used;
         for acting in gone {
             self.cache.remove_adapter(acting)?;
+            self.forget_swapped();
             let resident = &mut self.adapters.resident[acting.0];
             if matches!(resident.residence, Residence::Pooled(_)) {
                 self.adapters.stats.unloads += u64::from(resident.id.is_some());

@@ -114,6 +114,7 @@ pub const NO_PREFIX_CACHE: u32 = 2;
 pub const AT_REST: u32 = 4;
 pub const NO_IDLE_WORK: u32 = 8;
 pub const POOL_ADAPTERS: u32 = 16;
+pub const RETRY_LOAD: u32 = 32;
 
 pub static OPEN_FLAGS: Bits = Bits(&[
     ("INTERLEAF_OPEN_ALL_CORES", ALL_CORES),
@@ -121,6 +122,7 @@ pub static OPEN_FLAGS: Bits = Bits(&[
     ("INTERLEAF_OPEN_AT_REST", AT_REST),
     ("INTERLEAF_OPEN_NO_IDLE_WORK", NO_IDLE_WORK),
     ("INTERLEAF_OPEN_POOL_ADAPTERS", POOL_ADAPTERS),
+    ("INTERLEAF_OPEN_RETRY_LOAD", RETRY_LOAD),
 ]);
 
 pub const FORGET: u32 = 1;
@@ -142,7 +144,7 @@ mod tests {
         for (number, (_, state)) in APP_STATES.all.iter().enumerate() {
             assert_eq!(app_state(*state), number as i32);
         }
-        assert_eq!(OPEN_FLAGS.check(31), Ok(()));
+        assert_eq!(OPEN_FLAGS.check(63), Ok(()));
         let message = CALL_FLAGS.check(6).unwrap_err().message;
         assert!(message.contains("INTERLEAF_CALL_FORGET") && message.ends_with("not 0x6"), "{message}");
     }

@@ -21,6 +21,7 @@ pub struct OpenOptions {
     pub budget_bytes: u64,
     pub store_folder: Text,
     pub swap_bytes: u64,
+    pub memory_budget_bytes: u64,
 }
 
 /// `interleaf_restored`.
@@ -68,6 +69,7 @@ pub struct MemoryBytes {
     pub budget: u64,
     pub flash_held: u64,
     pub flash_budget: u64,
+    pub on_its_way: u64,
 }
 
 /// `interleaf_stats`.

@@ -7,8 +7,8 @@ use interleaf_contract::MemoryReport;
 use interleaf_model::Source;
 
 use super::choices::{
-    ALL_CORES, AT_REST, BACKENDS, NO_IDLE_WORK, NO_PREFIX_CACHE, OPEN_FLAGS, POOL_ADAPTERS, TRIM_LEVELS,
-    WEIGHTS,
+    ALL_CORES, AT_REST, BACKENDS, NO_IDLE_WORK, NO_PREFIX_CACHE, OPEN_FLAGS, POOL_ADAPTERS, RETRY_LOAD,
+    TRIM_LEVELS, WEIGHTS,
 };
 use super::failure::{Failure, guard};
 use super::raw::{Fill, Handle, In, Out, Text};
@@ -47,6 +47,8 @@ fn open(folder: String, options: &OpenOptions) -> Result<Service, Failure> {
         at_rest: is_set(AT_REST),
         store: store.map(PathBuf::from),
         pool_adapters: is_set(POOL_ADAPTERS),
+        retry_load: is_set(RETRY_LOAD),
+        memory_budget: Some(options.memory_budget_bytes).filter(|bytes| *bytes > 0),
         swap: Some(options.swap_bytes).filter(|bytes| *bytes > 0).map(SwapOptions::new),
         ..EngineOptions::default()
     };
@@ -196,6 +198,7 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
             kv_maps,
             kv_memory,
             kv_flash,
+            kv_on_its_way,
         } = service.get("service")?.memory()?;
         let held = MemoryBytes {
             size: 0,
@@ -217,6 +220,7 @@ pub extern "C" fn interleaf_memory_use(service: Handle<Service>, memory: Fill<Me
             budget: kv_memory.budget,
             flash_held: kv_flash.held,
             flash_budget: kv_flash.budget,
+            on_its_way: kv_on_its_way,
         };
         memory.set(&held, "memory")
     })

@@ -276,3 +276,28 @@ fn who_finds_no_room_to_be_scored_waits() {
         }
     });
 }
+
+#[test]
+fn who_waits_with_the_adapter_that_was_chosen_keeps_it() {
+    let mut engine = engine(None);
+    let prompt = prompt(&engine, 1);
+    let expected = answer(&mut self::engine(None), &prompt.repeat(2), Some("rust-code"));
+    // Room for what is scored beside a long answer, and not for all of the prompt.
+    engine.reserve_kv(1, 4 * prompt.len()).unwrap();
+    engine.use_router(head(&engine, &["rust-code"], 32)).unwrap();
+    let service = Service::start(engine, ServiceOptions::default()).unwrap();
+    let app = service.app("a", None).unwrap();
+    let call = |prompt: &[u32], adapter, max_tokens| {
+        let options =
+            CallOptions { adapter, max_tokens, end_tokens: Some(Vec::new()), ..CallOptions::default() };
+        app.new_context().unwrap().call(&Prompt::Tokens(prompt.to_vec()), &options).unwrap()
+    };
+    let long = call(&prompt.repeat(3)[7..], AdapterChoice::Base, prompt.len());
+    while !matches!(long.next().unwrap(), Progress::Text { .. }) {}
+    let waiting = call(&prompt.repeat(2), AdapterChoice::Auto { k: 1 }, 8);
+    while !matches!(waiting.next().unwrap(), Progress::Adapter { .. }) {}
+    let (_, files) = demo::ADAPTERS[3];
+    service.replace_adapter("rust-code", Source::Embedded { name: "another", files }).unwrap();
+    assert_eq!(waiting.wait().unwrap().completion.tokens, expected.tokens);
+    long.wait().unwrap();
+}

@@ -227,7 +227,9 @@ impl Core {
         if let Some(router) = &mut self.engine.router {
             router.forget(caller, None);
         }
-        Ok(self.engine.cache.close_app(caller).map_err(EngineError::from)?)
+        self.engine.cache.close_app(caller).map_err(EngineError::from)?;
+        self.engine.forget_swapped();
+        Ok(())
     }
 
     /// What the cache may take of its pool from now on.

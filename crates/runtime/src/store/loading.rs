@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "loading";
+use crate::EngineError;
 
 /// The mark, which is taken away when this is dropped, however loading ended.
 #[derive(Debug)]
@@ -15,35 +15,34 @@ pub struct Loading {
     _file: File,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub enum Marked {
-    /// Loading may begin.
-    Now(Loading),
-    /// The last one did not end: the mark's file, and what it was to load.
-    Failed(PathBuf, String),
-    /// Another process is loading, or the folder cannot be written: nothing is known.
-    Unknown,
-}
-
 impl Loading {
-    /// Marks that something is being loaded.
-    pub fn mark(store: &Path, what: &str, may_retry: bool) -> Marked {
-        let path = store.join(FILE);
+    /// Marks in a file of the store that something is being loaded. `None` where there is no store, another process is loading, or the store cannot be
+    /// written: nothing is known then.
+    ///
+    /// # Errors
+    /// If the last one that loaded the same did not end of its own, unless that may be tried again.
+    pub fn mark(
+        store: Option<&Path>,
+        file: &str,
+        what: &str,
+        may_retry: bool,
+    ) -> Result<Option<Self>, EngineError> {
+        let Some(store) = store else { return Ok(None) };
+        let path = store.join(file);
         let open = || {
             std::fs::create_dir_all(store)?;
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)
         };
-        let Ok(mut file) = open() else { return Marked::Unknown };
+        let Ok(mut file) = open() else { return Ok(None) };
         if file.try_lock().is_err() {
-            return Marked::Unknown;
+            return Ok(None);
         }
         let mut before = String::new();
         let _ = file.read_to_string(&mut before);
         // Another model may well fit.
         if before == what {
             if !may_retry {
-                return Marked::Failed(path, before);
+                return Err(EngineError::LastLoadFailed { mark: path.display().to_string(), what: before });
             }
             tracing::warn!(
                 "the last time {what} was loaded the process ended before it was; loading it again"
@@ -51,10 +50,7 @@ impl Loading {
         }
         let written =
             file.set_len(0).and_then(|()| file.write_all(what.as_bytes())).and_then(|()| file.sync_all());
-        match written {
-            Ok(()) => Marked::Now(Self { path, _file: file }),
-            Err(_) => Marked::Unknown,
-        }
+        Ok(written.is_ok().then(|| Self { path, _file: file }))
     }
 }
 
@@ -71,20 +67,23 @@ mod tests {
     #[test]
     fn what_did_not_end_is_not_begun_again_unasked() {
         let store = tempfile::tempdir().unwrap();
-        let Marked::Now(first) = Loading::mark(store.path(), "a", false) else { panic!("it may begin") };
-        assert!(matches!(Loading::mark(store.path(), "a", false), Marked::Unknown), "it is being loaded");
+        let mark = |what, may_retry| Loading::mark(Some(store.path()), "loading", what, may_retry);
+        let first = mark("a", false).unwrap().expect("it may begin");
+        assert!(mark("a", false).unwrap().is_none(), "it is being loaded");
+        let path = first.path.clone();
         drop(first);
-        let Marked::Now(second) = Loading::mark(store.path(), "a", false) else { panic!("it may begin") };
+        mark("a", false).unwrap().expect("it may begin");
         // As where the process is ended: the lock goes and the mark stays.
-        let path = second.path.clone();
-        drop(second);
         std::fs::write(&path, "a").unwrap();
-        let Marked::Failed(file, what) = Loading::mark(store.path(), "a", false) else { panic!("it failed") };
-        assert_eq!((file, &*what), (path.clone(), "a"));
-        let Marked::Now(other) = Loading::mark(store.path(), "b", false) else { panic!("another may") };
-        drop(other);
+        match mark("a", false) {
+            Err(EngineError::LastLoadFailed { mark, what }) => {
+                assert_eq!((mark, &*what), (path.display().to_string(), "a"));
+            }
+            other => panic!("{other:?}"),
+        }
+        mark("b", false).unwrap().expect("another may");
         std::fs::write(&path, "a").unwrap();
-        assert!(matches!(Loading::mark(store.path(), "a", true), Marked::Now(_)), "it was asked for");
+        mark("a", true).unwrap().expect("it was asked for");
         assert!(!path.exists());
     }
 }

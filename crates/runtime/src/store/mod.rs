@@ -28,7 +28,7 @@ use crate::EngineError;
 use crate::doctor::Verdict;
 
 pub use calibrations::write as write_calibration;
-pub use loading::{Loading, Marked};
+pub use loading::Loading;
 pub use routers::write as write_router;
 pub use whole::write_whole;
 

@@ -37,6 +37,10 @@ enum Layer {
 #[derive(Debug, Default)]
 struct State {
     layers: Vec<Layer>,
+    /// Bytes of layers that are being read, or there and not taken.
+    held: usize,
+    /// Nobody takes anything any more.
+    is_closed: bool,
     /// Moves of which something has not come.
     failed: BTreeSet<OpId>,
 }
@@ -54,7 +58,8 @@ impl Arrivals {
     /// Pages of each layer, none of which is there. Of some moves nothing will come at all.
     pub fn new(wanted: Vec<Vec<Wanted>>, failed: BTreeSet<OpId>) -> Self {
         let layers = vec![Layer::Coming; wanted.len()];
-        Self { wanted, state: Mutex::new(State { layers, failed }), changed: Condvar::new() }
+        let state = State { layers, failed, ..State::default() };
+        Self { wanted, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// How many layers there are.
@@ -64,7 +69,33 @@ impl Arrivals {
 
     /// Bytes of all of them.
     pub fn bytes(&self) -> usize {
-        self.wanted.iter().flatten().map(|wanted| wanted.to.bytes().len()).sum()
+        (0..self.layers()).map(|layer| self.bytes_of(layer)).sum()
+    }
+
+    fn bytes_of(&self, layer: usize) -> usize {
+        self.wanted(layer).iter().map(|wanted| wanted.to.bytes().len()).sum()
+    }
+
+    /// Waits until there is room for a layer to be read to, of so many bytes in all: whoever takes layers in their order gets each,
+    /// and those after it are not read far ahead. Says whether anybody is to take it.
+    pub fn make_room(&self, layer: usize, most: usize) -> bool {
+        let bytes = self.bytes_of(layer);
+        let mut state = self.lock();
+        let is_next = |state: &State| {
+            let is_taken = |before| matches!(state.layers.get(before), Some(Layer::Taken));
+            (0..layer).all(|before| self.wanted(before).is_empty() || is_taken(before))
+        };
+        while !state.is_closed && state.held > 0 && state.held + bytes > most && !is_next(&state) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.held += bytes;
+        !state.is_closed
+    }
+
+    /// Nobody takes anything any more.
+    pub fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_all();
     }
 
     /// The pages of a layer.
@@ -107,7 +138,12 @@ impl ArrivingPages for Arrivals {
             // Of layers that there are not, nothing comes.
             let Some(place) = state.layers.get_mut(layer as usize) else { return Vec::new() };
             match std::mem::replace(place, Layer::Taken) {
-                Layer::There(pages) => return pages,
+                Layer::There(pages) => {
+                    state.held = state.held.saturating_sub(self.bytes_of(layer as usize));
+                    drop(state);
+                    self.changed.notify_all();
+                    return pages;
+                }
                 Layer::Taken => return Vec::new(),
                 Layer::Coming => *place = Layer::Coming,
             }

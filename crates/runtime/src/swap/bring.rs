@@ -32,6 +32,7 @@ impl Engine {
                 tracing::debug_span!("swap_in", chunks = reads.len(), computed = computed.len(), bytes)
                     .entered();
             let put = self.put_all(sequence, &arrivals, &computed);
+            arrivals.close();
             drop(span);
             if let Err(error) = put {
                 reads.iter().chain(&computed).for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));

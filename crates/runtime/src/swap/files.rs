@@ -8,6 +8,7 @@ use interleaf_contract::Bytes;
 use interleaf_kv::OpId;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::MOST_UNDER_WAY;
 use super::arrivals::{Arrivals, Wanted};
 use super::index::{Entry, Index, Number};
 use super::pages::{PageFile, runs};
@@ -197,6 +198,9 @@ fn write_pages(file: &PageFile, parts: &[(u64, Bytes)]) -> io::Result<Vec<u64>> 
 fn read_all(reads: &Mutex<Receiver<Read>>, pages: &PageFile) {
     let next = || reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
     while let Ok(mut read) = next() {
+        if !read.arrivals.make_room(read.layer, MOST_UNDER_WAY) {
+            continue;
+        }
         let layer = read_layer(pages, read.arrivals.wanted(read.layer));
         read.arrivals.arrived(read.layer, layer);
         read.is_read = true;

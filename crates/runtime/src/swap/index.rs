@@ -9,7 +9,7 @@
 //! Bodies are postcard's encoding of [`Record`]. A check is the beginning of the BLAKE3 digest of the header, of where the record
 //! begins and of its bytes. Nothing is made durable: a chunk is a cache, and what a crash leaves behind is found out by its checks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -50,12 +50,19 @@ enum Record {
     Forgotten(Number),
 }
 
+/// It is written anew once it is so many times as long as what is there takes, and no shorter than this.
+const MOST_WASTE: u64 = 4;
+const LEAST_REWRITTEN: u64 = 1 << 20;
+
 /// An open index.
 #[derive(Debug)]
 pub struct Index {
     file: File,
     header: Vec<u8>,
     end: u64,
+    /// Bytes of the records of what is there.
+    live: HashMap<Number, u64>,
+    live_bytes: u64,
 }
 
 /// What an index had.
@@ -77,33 +84,44 @@ impl Index {
     /// # Errors
     /// If the file cannot be read or written, or another process has it open ([`io::ErrorKind::WouldBlock`]).
     pub fn open(path: &Path, of: Digest) -> io::Result<(Self, Found)> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         file.try_lock().map_err(io::Error::from)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
         let mut header = [&MAGIC[..], of.as_bytes()].concat();
         let own = check(&[&header]);
         header.extend(own);
-        let is_own = bytes.get(..HEADER) == Some(&header);
-        let mut found = Found { was_other: !is_own && !bytes.is_empty(), ..Found::default() };
-        let mut at = HEADER;
-        while is_own && let Some((record, length)) = decode(&bytes, &header, at) {
-            found.take(record);
-            at += length;
-        }
-        found.damaged = if is_own { (bytes.len() - at) as u64 } else { 0 };
-        let mut index = Self { file, header, end: 0 };
+        let mut index = Self { file, header, end: 0, live: HashMap::new(), live_bytes: 0 };
+        let found = index.read()?;
         // Without what is no longer so.
         index.rewrite(&found.entries)?;
         Ok((index, found))
     }
 
+    /// What the file has.
+    fn read(&mut self) -> io::Result<Found> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.read_to_end(&mut bytes)?;
+        let is_own = bytes.starts_with(&self.header);
+        let mut found = Found { was_other: !is_own && !bytes.is_empty(), ..Found::default() };
+        let mut at = HEADER;
+        while is_own && let Some((record, length)) = decode(&bytes, &self.header, at) {
+            found.take(record);
+            at += length;
+        }
+        found.damaged = if is_own { (bytes.len() - at) as u64 } else { 0 };
+        Ok(found)
+    }
+
     fn rewrite(&mut self, entries: &BTreeMap<Number, Entry>) -> io::Result<()> {
         let mut bytes = self.header.clone();
+        self.live.clear();
         for (number, entry) in entries {
             let at = bytes.len() as u64;
-            bytes.extend(encode(&Record::Stored(*number, Box::new(entry.clone())), &self.header, at));
+            let record = encode(&Record::Stored(*number, Box::new(entry.clone())), &self.header, at);
+            self.live.insert(*number, record.len() as u64);
+            bytes.extend(record);
         }
+        self.live_bytes = (bytes.len() - self.header.len()) as u64;
         // Whatever a crash leaves of this was a cache.
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
@@ -114,15 +132,30 @@ impl Index {
 
     /// A chunk is there.
     pub fn stored(&mut self, number: Number, entry: Entry) -> io::Result<()> {
-        self.append(&Record::Stored(number, Box::new(entry)))
+        let bytes = self.append(&Record::Stored(number, Box::new(entry)))?;
+        self.live_bytes += bytes;
+        self.live.insert(number, bytes);
+        self.shorten()
     }
 
     /// A chunk is there no more.
     pub fn forgotten(&mut self, number: Number) -> io::Result<()> {
-        self.append(&Record::Forgotten(number))
+        self.append(&Record::Forgotten(number))?;
+        self.live_bytes -= self.live.remove(&number).unwrap_or(0);
+        self.shorten()
     }
 
-    fn append(&mut self, record: &Record) -> io::Result<()> {
+    /// Writes it anew where most of it is of what is there no more.
+    fn shorten(&mut self) -> io::Result<()> {
+        if self.end <= LEAST_REWRITTEN.max(MOST_WASTE * self.live_bytes) {
+            return Ok(());
+        }
+        let found = self.read()?;
+        self.rewrite(&found.entries)
+    }
+
+    /// Returns how long it is.
+    fn append(&mut self, record: &Record) -> io::Result<u64> {
         let bytes = encode(record, &self.header, self.end);
         let written = self.file.seek(SeekFrom::Start(self.end)).and_then(|_| self.file.write_all(&bytes));
         match written {
@@ -130,7 +163,7 @@ impl Index {
             // What comes next must lie behind what is whole.
             Err(_) => self.file.set_len(self.end)?,
         }
-        written
+        written.map(|()| bytes.len() as u64)
     }
 }
 
@@ -221,6 +254,27 @@ mod tests {
         drop(index);
         let (_, found) = Index::open(&path, Digest::from_bytes([6; 32])).unwrap();
         assert!(found.was_other && found.entries.is_empty());
+    }
+
+    #[test]
+    fn it_does_not_grow_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let (mut index, _) = open(&path);
+        let most = 3 * LEAST_REWRITTEN / u64::from(written(&folder.path().join("other"))[1] as u32);
+        for number in 1..=most {
+            index.stored(Number(number), entry(number as u32)).unwrap();
+            if number > 8 {
+                index.forgotten(Number(number - 8)).unwrap();
+            }
+            assert!(index.end <= LEAST_REWRITTEN);
+        }
+        drop(index);
+        let (_, found) = open(&path);
+        assert_eq!((found.last, found.damaged), (most, 0));
+        let there: Vec<u64> = found.entries.keys().map(|number| number.0).collect();
+        assert_eq!(there, (most - 7..=most).collect::<Vec<_>>());
+        assert!(found.entries.iter().all(|(number, found)| *found == entry(number.0 as u32)));
     }
 
     #[test]

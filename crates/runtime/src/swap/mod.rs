@@ -43,8 +43,8 @@ pub use self::options::{FlashProfile, SwapOptions};
 /// The folder in the store.
 pub const FOLDER: &str = "swap";
 
-/// What may wait to be written, in bytes: who would hold more waits for what is under way.
-const MOST_UNDER_WAY: usize = 32 << 20;
+/// What may wait to be written, in bytes, and what may have been read and not be in its place: who would hold more waits.
+pub const MOST_UNDER_WAY: usize = 32 << 20;
 
 /// For how long nothing is written once something could not be, so that a full disk is not tried for every chunk.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -126,6 +126,11 @@ impl Swap {
         })
     }
 
+    /// Copies of pages that wait to be written.
+    pub fn bytes_under_way(&self) -> u64 {
+        self.files.bytes_under_way() as u64
+    }
+
     /// Where a page begins in the file.
     const fn position(&self, layer: usize, at: u64) -> u64 {
         layer as u64 * self.stripe + at
@@ -138,6 +143,8 @@ impl Swap {
         if adapter.is_some_and(|adapter| !self.awaited.remove(&adapter)) {
             return;
         }
+        // What is taken in may be named as something was that has gone.
+        self.forget(manager);
         let is_meant = |entry: &Entry| entry.adapter.is_none() || entry.adapter == adapter;
         let meant: Vec<(Number, &Entry)> = (self.earlier.iter())
             .filter(|(_, entry)| is_meant(entry))
@@ -298,6 +305,13 @@ impl Engine {
     #[must_use]
     pub fn swap_stats(&self) -> Option<SwapStats> {
         self.swap.as_ref().map(|swap| swap.stats)
+    }
+
+    /// What has gone from the file is in the index no more.
+    pub(crate) fn forget_swapped(&mut self) {
+        if let Some(swap) = &mut self.swap {
+            swap.forget(self.cache.manager_mut());
+        }
     }
 
     /// Waits until all that is to be written is.

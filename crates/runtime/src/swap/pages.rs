@@ -14,6 +14,9 @@ use super::FlashProfile;
 /// operation does.
 const NEAR: u64 = 64 << 10;
 
+/// What an operation takes at most on storage that is made slower: no storage is that slow.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// An open file of pages.
 #[derive(Debug)]
 pub struct PageFile {
@@ -94,8 +97,9 @@ struct Bus {
 impl Bus {
     /// Waits as long as an operation that began at some time takes, of so many seconds for its bytes.
     fn wait(&self, begun: Instant, latency: Duration, seconds: f64) {
+        let bytes = Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = (*free).max(begun + latency) + Duration::from_secs_f64(seconds);
+        let done = (*free).max(begun + latency.min(LONGEST)) + bytes;
         *free = done;
         drop(free);
         thread::sleep(done.saturating_duration_since(Instant::now()));

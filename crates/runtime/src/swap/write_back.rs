@@ -19,7 +19,7 @@ impl Engine {
         debug_assert!(ops.iter().all(|op| matches!(op.kind, OpKind::Write { from: 0, .. })));
         let is_writable = self.swap.as_mut().is_some_and(super::Swap::is_writable);
         if !is_writable {
-            return self.give_up_writes(ops, true);
+            return self.give_up_writes(ops);
         }
         if ops.is_empty() {
             return self.take_written();
@@ -27,7 +27,7 @@ impl Engine {
         let span = tracing::debug_span!("swap_out", chunks = ops.len(), bytes = Empty);
         let _entered = span.enter();
         let mut bytes = 0;
-        for op in ops {
+        for (place, op) in ops.iter().enumerate() {
             while self.swap.as_ref().is_some_and(|swap| swap.files.bytes_under_way() > MOST_UNDER_WAY) {
                 self.await_write()?;
             }
@@ -44,9 +44,9 @@ impl Engine {
                     bytes += parts.iter().map(|(_, page)| page.len()).sum::<usize>();
                     self.write_pages(op.id, parts);
                 }
-                Err(EngineError::GpuSuspended) => self.give_up_writes(&[*op], false)?,
+                Err(EngineError::GpuSuspended) => self.give_up_writes(&[*op])?,
                 Err(error) => {
-                    self.give_up_writes(&[*op], false)?;
+                    self.give_up_writes(&ops[place..])?;
                     return self.leave(error);
                 }
             }
@@ -79,15 +79,10 @@ impl Engine {
         at.pages.iter().filter_map(page).collect()
     }
 
-    /// Nobody writes these: for now, or because it is known that nothing can be.
-    fn give_up_writes(&mut self, ops: &[Op], is_failure: bool) -> Result<(), EngineError> {
-        let mut follow = Vec::new();
-        for op in ops {
-            follow.extend(match is_failure {
-                true => self.cache.manager_mut().failed(op.id),
-                false => self.cache.manager_mut().cancelled(op.id),
-            });
-        }
+    /// Nobody writes these now. What was to leave memory does all the same, and is computed again.
+    fn give_up_writes(&mut self, ops: &[Op]) -> Result<(), EngineError> {
+        let manager = self.cache.manager_mut();
+        let follow = ops.iter().flat_map(|op| manager.failed(op.id)).collect();
         self.carry_out(follow)
     }
 
