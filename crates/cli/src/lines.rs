@@ -43,8 +43,11 @@ impl Lines {
     /// A file.
     pub fn file(path: &Path) -> Result<Self, CliError> {
         let opened = File::open(path);
-        let file =
-            opened.map_err(|error| CliError::File { path: path.to_owned(), reason: error.to_string() })?;
+        let refused = |reason: String| CliError::File { path: path.to_owned(), reason };
+        let file = opened.map_err(|error| refused(error.to_string()))?;
+        if path.is_dir() {
+            return Err(refused("expected a file, found a folder".into()));
+        }
         Ok(Self::Stream(Box::new(BufReader::new(file))))
     }
 

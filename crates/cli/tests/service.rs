@@ -115,7 +115,7 @@ fn a_salt_turns_sharing_off() {
 #[test]
 fn calls_are_cancelled_and_memory_comes_back() {
     let out = done(
-        "app mail\nopen mail as a\nrefused cancel a\nsay a max 400 What is ownership?\nsleep 50\n\
+        "app mail\nopen mail as a\ncancel a\nsay a max 400 What is ownership?\nsleep 50\n\
          refused say a now\ncancel a\nwait a\nbudget 4MiB\ntrim warning\nmemory\nsuspend\nresume\n\
          say a max 400 Go on.\ndelete a\nrefused wait a\nrefused delete a\nopen mail as a\n\
          call a max 2 The\nwait\ncontexts\n",
@@ -123,7 +123,7 @@ fn calls_are_cancelled_and_memory_comes_back() {
     let ends = ends(&out, "a");
     assert!(ends.len() == 3 && ends[0][0] < 400 && ends[1][0] < 400 && ends[2][0] == 2, "{out}");
     assert!(out.contains("(cancelled)") && out.contains("refused: context 1 is being called"), "{out}");
-    assert!(out.contains("refused: a is not being called"), "{out}");
+    assert!(out.contains("a: no answer is under way"), "{out}");
     assert_eq!(out.matches("refused: no context is called \"a\"").count(), 2, "{out}");
 }
 
@@ -203,4 +203,21 @@ fn lines_come_from_a_pipe_too() {
     assert_eq!(output.status.code(), Some(2));
     let err = text(output.stderr);
     assert!(err.contains("standard input:1: ") && err.contains("UTF-8"), "{err}");
+}
+
+#[test]
+fn the_script_of_the_readme_plays() {
+    let readme = include_str!("../../../README.md");
+    let scripts: Vec<&str> =
+        readme.split("\n```text\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let script = scripts.into_iter().find(|text| text.starts_with("app mail")).expect("it is there");
+    let out = done(script);
+    assert!(out.lines().filter(|line| line.contains("letter = ")).count() == 3, "{out}");
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (out, err) = played(2, folder.path(), &[], "app \u{1b}[31mred\n");
+    assert!(err.contains("without control characters") && !err.contains('\u{1b}'), "{out}{err}");
 }

@@ -56,6 +56,8 @@ impl Engine {
 
     /// An app is another thing to its user.
     pub(crate) fn set_app_state(&mut self, caller: Caller, state: AppState) -> Result<(), EngineError> {
+        // What a killed app gives back is not for idle work to fill again at once.
+        self.is_trimmed |= state == AppState::Killed;
         let moves = self.cache.set_app_state(caller, state)?;
         match self.carry_out(moves) {
             Err(EngineError::GpuSuspended) => Ok(()),

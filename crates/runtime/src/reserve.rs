@@ -39,13 +39,15 @@ impl Engine {
     /// takes the model to the CPU, if that has.
     ///
     /// # Errors
-    /// If there is no room for it, it does not fit into the memory budget ([`EngineError::DoesNotFit`]), or the last process that
+    /// If there is no room for it, it does not fit into the memory budget ([`EngineError::DoesNotFit`]), the file below memory is to have
+    /// no room for a chunk, or the last process that
     /// reserved as much ended meanwhile ([`EngineError::LastLoadFailed`]); or, with nothing changed and nothing given to the GPU, while
     /// that is suspended ([`EngineError::GpuSuspended`]).
     pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
         let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
         let wanted = self.reserved.with_slots(slots, self.context);
         self.check_pool(&wanted)?;
+        self.check_swap(&wanted)?;
         let what = format!("{} with a KV pool of {} tokens", self.what_it_is, slots * CHUNK_TOKENS);
         let _loading = Loading::mark(self.store.folder(), "reserving", &what, self.retry_load)?;
         if let Err(error) = self.on_device(|engine| engine.make_room(wanted)) {

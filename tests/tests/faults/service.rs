@@ -2,7 +2,8 @@
 //! the calls under way end with what they had, contexts keep that, and the service goes on.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use interleaf_contract::{BackendError, Numerics};
@@ -276,4 +277,31 @@ fn an_app_that_is_killed_while_the_gpu_is_suspended_leaves_memory() {
     assert_eq!((memory.kv_in_use, memory.kv_cached), (0, 0), "{memory:?}");
     service.resume_gpu();
     assert_eq!(call.wait().expect("what it had").completion.reason, FinishReason::Cancelled);
+}
+
+#[test]
+fn a_call_is_cancelled_within_one_step() {
+    let _alone = alone();
+    let store = tempfile::tempdir().expect("a folder");
+    let steps = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&steps);
+    let count = move |call| {
+        counted.fetch_add(usize::from(call == Call::Step), Ordering::SeqCst);
+        Ok(())
+    };
+    let service = start(engine(BackendChoice::Gpu, store.path(), false, count));
+    let app = service.app("mail", None).expect("there is a place");
+    let options = CallOptions { max_tokens: 100, end_tokens: Some(Vec::new()), ..CallOptions::default() };
+    for round in 0..8 {
+        let prompt = Prompt::Tokens((0..20).map(|token| 16 + round * 20 + token).collect());
+        let call = app.new_context().expect("it begins").call(&prompt, &options).expect("it is taken");
+        while !matches!(call.next().expect("it is under way"), Progress::Text { .. }) {}
+        call.cancel();
+        let before = steps.load(Ordering::SeqCst);
+        let answer = call.wait().expect("what it had").completion;
+        let after = steps.load(Ordering::SeqCst);
+        assert_eq!(answer.reason, FinishReason::Cancelled);
+        // The one under way, and the one that was begun ahead of its end.
+        assert!(after <= before + 2, "{round}: {} steps", after - before);
+    }
 }

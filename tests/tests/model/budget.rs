@@ -52,7 +52,7 @@ fn what_did_not_end_is_begun_again_when_that_is_asked_for() {
         engine.reserve_kv(1, 64).map(|()| engine)
     };
     open(false).expect("it loads");
-    let model = "embedded:tiny-rust-llama with its weights as f16".to_owned();
+    let model = "embedded:tiny-rust-llama with its weights as stored".to_owned();
     // As a process leaves it that is ended while it loads, and while it reserves.
     for (file, what) in
         [("loading", model.clone()), ("reserving", format!("{model} with a KV pool of 64 tokens"))]

@@ -18,6 +18,13 @@ fn pooled(sequences: usize, tokens: usize) -> Engine {
     engine
 }
 
+/// The base without adapters, and without a pool.
+fn base(pool_adapters: bool) -> Engine {
+    let options = EngineOptions { pool_adapters, ..options(BackendChoice::Cpu) };
+    let base = embedded(demo_model::NAME, demo_model::BASE);
+    Engine::open(base, &options, &mut |_| ()).expect("the model loads")
+}
+
 fn request(prompt: &[u32], adapter: Option<&str>) -> Request {
     Request {
         prompt: prompt.to_vec(),
@@ -112,12 +119,7 @@ fn what_is_not_used_goes_and_the_budget_holds() {
 fn files_that_are_gone_or_changed_cost_their_own_calls_alone() {
     let (requests, answers) = expected();
     let folder = tempfile::tempdir().expect("a folder");
-    let mut engine = Engine::open(
-        embedded(demo_model::NAME, demo_model::BASE),
-        &EngineOptions { pool_adapters: true, ..options(BackendChoice::Cpu) },
-        &mut |_| (),
-    )
-    .expect("the model loads");
+    let mut engine = base(true);
     engine.reserve_kv(7, 512).expect("a pool");
     let folders: Vec<PathBuf> = (0..6).map(|adapter| files(folder.path(), adapter)).collect();
     for (place, (name, _)) in demo_model::ADAPTERS.iter().enumerate() {
@@ -181,12 +183,7 @@ fn who_has_begun_keeps_the_adapter_that_was_there() {
     let (requests, answers) = expected();
     let folder = tempfile::tempdir().expect("a folder");
     for pool_adapters in [false, true] {
-        let mut engine = Engine::open(
-            embedded(demo_model::NAME, demo_model::BASE),
-            &EngineOptions { pool_adapters, ..options(BackendChoice::Cpu) },
-            &mut |_| (),
-        )
-        .expect("the model loads");
+        let mut engine = base(pool_adapters);
         engine.reserve_kv(4, 512).expect("a pool");
         let sources: Vec<Source> = (0..3).map(|adapter| Source::Dir(files(folder.path(), adapter))).collect();
         engine.register_adapter("one", &sources[0]).expect("it loads");
@@ -301,12 +298,7 @@ fn what_cannot_be_read_back_is_computed_under_weights_that_are_waited_for() {
 fn an_adapter_whose_name_another_had_for_a_while_is_still_itself() {
     let (requests, answers) = expected();
     let folder = tempfile::tempdir().expect("a folder");
-    let mut engine = Engine::open(
-        embedded(demo_model::NAME, demo_model::BASE),
-        &EngineOptions { pool_adapters: true, ..options(BackendChoice::Cpu) },
-        &mut |_| (),
-    )
-    .expect("the model loads");
+    let mut engine = base(true);
     engine.reserve_kv(4, 512).expect("a pool");
     let sources: Vec<Source> = (0..2).map(|adapter| Source::Dir(files(folder.path(), adapter))).collect();
     engine.register_adapter("one", &sources[0]).expect("it loads");

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use interleaf_runtime::{
-    BackendChoice, Completion, Engine, EngineError, EngineOptions, FlashProfile, Request, SamplingOptions,
-    SwapOptions, SwapStats, TrimLevel,
+    AppState, BackendChoice, CallOptions, Completion, Engine, EngineError, EngineOptions, FlashProfile,
+    Prompt, Request, SamplingOptions, Service, ServiceOptions, SwapOptions, SwapStats, TrimLevel,
 };
 
 use interleaf_tests::backends;
@@ -238,6 +238,34 @@ fn a_pool_that_is_full_of_what_is_being_written_waits_for_that() {
 }
 
 #[test]
+fn what_a_killed_app_had_stays_on_flash_until_somebody_calls() {
+    let store = tempfile::tempdir().expect("a folder");
+    let engine = engine(store.path(), BackendChoice::Cpu);
+    let text = text(&engine, 200);
+    let service = Service::start(engine, ServiceOptions::default()).expect("it starts");
+    let app = service.app("mail", None).expect("there is a place");
+    let context = app.new_context().expect("it begins");
+    let options = CallOptions { max_tokens: 4, end_tokens: Some(Vec::new()), ..CallOptions::default() };
+    let say = |tokens: &[u32]| {
+        let asked = context.call(&Prompt::Tokens(tokens.to_vec()), &options).expect("it is taken");
+        asked.wait().expect("it is answered").completion
+    };
+    say(&text);
+    app.set_state(AppState::Killed).expect("it serves");
+    // Idle work comes several times.
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(40));
+        let memory = service.memory().expect("it serves");
+        assert_eq!((memory.kv_in_use, memory.kv_cached), (0, 0), "{memory:?}");
+        assert!(memory.kv_flash.held > 0, "{memory:?}");
+    }
+    service.app("mail", None).expect("it is there again");
+    assert!(say(&[16]).reused_tokens >= 192);
+    let stats = service.stats().expect("it serves").swap.expect("it swaps");
+    assert!(stats.read + stats.recomputed >= 12, "{stats:?}");
+}
+
+#[test]
 fn there_is_nothing_to_swap_to_without_a_store() {
     let swap = Some(SwapOptions::new(FILE));
     let refused = Engine::open(
@@ -247,4 +275,10 @@ fn there_is_nothing_to_swap_to_without_a_store() {
     );
     let error = refused.map(|_| ()).expect_err("it is refused");
     assert!(matches!(error, EngineError::InvalidOption { option: "swap", .. }), "{error}");
+    // Nor to a file that has no room for anything.
+    let store = tempfile::tempdir().expect("a folder");
+    let (store, swap) = (Some(store.path().into()), Some(SwapOptions::new(4096)));
+    let mut engine = demo(&EngineOptions { store, swap, ..options(BackendChoice::Cpu) });
+    let error = engine.reserve_kv(2, 512).expect_err("it is refused");
+    assert!(error.to_string().contains("swap must be room for a chunk"), "{error}");
 }

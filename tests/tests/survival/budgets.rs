@@ -18,7 +18,7 @@ fn said(generations: &[Generation], least: usize) {
             match generation.next() {
                 Some(interleaf_runtime::Progress::Text { tokens, .. }) => has = tokens,
                 Some(_) => {}
-                None => return,
+                None => panic!("it ended after {has} tokens"),
             }
         }
     }
@@ -36,6 +36,7 @@ fn what_a_budget_takes_away_under_load_changes_no_answer_and_comes_back() {
 
         let service = start(engine(&EngineOptions { pool_adapters, ..options() }, CALLS, 160));
         let whole = service.memory().expect("it serves").backend.kv;
+        let mut cut = 0;
         for round in 0..2 {
             let generations: Vec<Generation> = (0..CALLS)
                 .map(|place| {
@@ -47,6 +48,8 @@ fn what_a_budget_takes_away_under_load_changes_no_answer_and_comes_back() {
                 .collect();
             for (least, share) in [(4, 2), (12, 4), (20, 1), (30, 2)] {
                 said(&generations[..1], least);
+                let before = held(&service.memory().expect("it serves"));
+                cut += usize::from(before > whole / share);
                 service.set_budget(whole / share).expect("it serves");
                 let memory = service.memory().expect("it serves");
                 assert!(held(&memory) <= whole / share, "a {share}th of {whole}: {memory:?}");
@@ -64,6 +67,7 @@ fn what_a_budget_takes_away_under_load_changes_no_answer_and_comes_back() {
         service.trim_memory(TrimLevel::Warning).expect("it serves");
         let memory = service.memory().expect("it serves");
         assert_eq!((held(&memory), memory.kv_in_use), (0, 0), "{memory:?}");
+        assert!(cut > 0, "there was never too much");
         let stats = service.stats().expect("it serves");
         assert_eq!((stats.answered, stats.failed), (2 * CALLS as u64, 0), "{stats:?}");
         service.stop().expect("nothing has panicked").check_pages().expect("everything fits together");

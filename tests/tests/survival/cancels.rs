@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use interleaf_runtime::{
-    App, AppState, Completion, Context, EngineOptions, Prompt, Service, ServiceError, TrimLevel,
+    App, AppState, Completion, Context, EngineOptions, FinishReason, Prompt, Service, ServiceError, TrimLevel,
 };
 use interleaf_tests::data::Random;
 
@@ -19,6 +19,8 @@ struct Calls {
     taken: AtomicUsize,
     refused: AtomicUsize,
     left: AtomicUsize,
+    /// Answers that were held against those of a model alone.
+    compared: AtomicUsize,
 }
 
 fn one_more(count: &AtomicUsize) -> usize {
@@ -126,11 +128,15 @@ fn caller(service: &Service, number: usize, most: usize, calls: &Calls) {
                 let answer = end(generation).expect("it is answered");
                 let text = [&before[..], &prompt].concat();
                 let said = &answer.completion.tokens;
-                if random.below(8) == 0 {
-                    let expected = alone.says(&text, adapter, said.len().max(1));
-                    assert!(expected.starts_with(said), "{said:?}, {expected:?}");
+                // The other thread of the app may have killed it.
+                if random.below(8) == 0 && !said.is_empty() {
+                    assert_eq!(*said, alone.says(&text, adapter, said.len()));
+                    one_more(&calls.compared);
                 }
-                assert_eq!(context.tokens().expect("it is there"), [&text[..], said].concat());
+                let has = context.tokens().expect("it is there");
+                // Of one that was killed before it began the context has nothing.
+                let never_began = answer.completion.reason == FinishReason::Cancelled && said.is_empty();
+                assert!(never_began && has == before || has == [&text[..], said].concat(), "{has:?}");
             }
         }
     }
@@ -155,6 +161,7 @@ fn whoever_leaves_leaves_nothing_behind() {
         assert_eq!(stats.answered + stats.failed, calls.taken.into_inner() as u64, "{stats:?}");
         assert!(stats.cancelled > 0 && stats.cancelled <= stats.answered, "{stats:?}");
         assert_eq!(stats.failed, 0, "{stats:?}");
+        assert!(calls.compared.into_inner() > 0);
         service.trim_memory(TrimLevel::Warning).expect("it serves");
         let memory = service.memory().expect("it serves");
         assert_eq!((memory.kv_in_use, memory.kv_cached, memory.kv_adapters), (0, 0, 0), "{memory:?}");

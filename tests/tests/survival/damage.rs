@@ -120,3 +120,37 @@ fn what_is_damaged_is_found_and_everything_before_it_is_there() {
     println!("contexts cut {cut}, unreadable {lost}; chunks damaged {damaged}, recomputed {recomputed}");
     assert!(cut > 0 && damaged > 0);
 }
+
+#[test]
+fn a_context_that_cannot_be_read_costs_no_other() {
+    let random = &mut Random::new(22);
+    let mut alone = Alone::new();
+    let store = tempfile::tempdir().expect("a folder");
+    let mut texts = vec![Vec::new(); CONTEXTS];
+    let service = serve(store.path());
+    for (place, text) in texts.iter_mut().enumerate() {
+        talk(&service, place, text, &mut alone, random);
+    }
+    drop(service);
+    let (contexts, _) = files(store.path());
+    let whole = std::fs::read(&contexts[1]).expect("it is there");
+    // The header, wherever it is hit; what is empty; and what is no file.
+    for at in (0..58).step_by(7).map(Some).chain([None]) {
+        let mut bytes = whole.clone();
+        match at {
+            Some(at) => bytes[at] ^= 4,
+            None => bytes.clear(),
+        }
+        std::fs::write(&contexts[1], bytes).expect("it is written");
+        let service = serve(store.path());
+        assert_eq!((service.restored().contexts, &service.restored().unreadable[..]), (2, &contexts[1..2]));
+    }
+    std::fs::remove_file(&contexts[1]).expect("it is there");
+    std::fs::create_dir(&contexts[1]).expect("a folder");
+    let service = serve(store.path());
+    assert_eq!((service.restored().contexts, &service.restored().unreadable[..]), (2, &contexts[1..2]));
+    let app = service.app("mail", None).expect("there is a place");
+    let there: Vec<_> = app.contexts().iter().map(|context| context.tokens().expect("it is there")).collect();
+    assert_eq!(there, [texts[0].clone(), texts[2].clone()]);
+    assert!(app.new_context().expect("it begins").id().0 > 3, "its number is taken");
+}

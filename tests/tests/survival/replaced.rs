@@ -174,6 +174,7 @@ fn what_is_done_to_files_of_adapters_costs_their_calls_alone() {
     let mut engine = service.stop().expect("nothing has panicked");
     println!("{seen:?}, replaced {replaced} times, {:?}", engine.adapter_stats());
     assert!(seen.answers > calls && engine.adapter_stats().unloads > 6, "{seen:?}");
+    assert!(seen.not_loaded > 0 && replaced > 1, "what was done to files met nobody: {seen:?}, {replaced}");
     engine.check_pages().expect("everything fits together");
     engine.trim_memory(interleaf_runtime::TrimLevel::Warning).expect("nothing fails");
     assert_eq!(engine.memory().kv_in_use + engine.memory().kv_cached, 0);

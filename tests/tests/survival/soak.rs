@@ -328,7 +328,7 @@ fn whatever_happens_for_a_long_time_nothing_is_wrong_and_nothing_is_left() {
     engine.check_pages().expect("everything fits together");
     Soak::count(&mut engine, &mut seen);
     println!("{seen:#?}\nof a pool of {whole} bytes, in {:?}", begun.elapsed());
-    assert_eq!((seen.damaged, seen.failed), (0, 0));
+    assert_eq!((seen.damaged, seen.failed, seen.answered), (0, 0, seen.requests as u64));
     assert!(seen.compared > 0 && seen.peak <= whole);
     let left = std::fs::read_dir(store.path().join("contexts")).expect("it is there").count();
     assert_eq!(left, 0, "no file of a context is left");

@@ -160,6 +160,10 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
+    // Names come back on the screen, which would obey them.
+    if line.chars().any(|c| c.is_control() && c != '\t') {
+        return Err("expected text without control characters".into());
+    }
     let mut words = Words(line);
     let word = words.need("a command")?;
     let words = &mut words;

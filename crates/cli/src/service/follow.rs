@@ -58,11 +58,13 @@ pub fn follow(
 }
 
 fn summary(answer: &Completion) -> Vec<String> {
-    let first = generate::ttft_ms(answer).map_or_else(|| "none".into(), |ms| format!("{ms:.1} ms"));
+    let first = generate::ttft_ms(answer).map(|ms| format!("; first after {ms:.1} ms")).unwrap_or_default();
     let read = generate::reuse(answer.prompt_tokens, answer.reused_tokens) + &generate::drift(answer);
-    let (tokens, reason, rate) = (answer.tokens.len(), answer.reason.name(), answer.tokens_per_second());
-    let said =
-        format!("{tokens} tokens ({reason}) after {read}; first after {first}, then {rate:.1} tokens/s");
+    let (tokens, reason) = (answer.tokens.len(), answer.reason.name().replace('_', " "));
+    // There is no rate of one.
+    let rate = answer.tokens_per_second();
+    let rate = if tokens > 1 { format!(", then {rate:.1} tokens/s") } else { String::new() };
+    let said = format!("{tokens} tokens ({reason}) after {read}{first}{rate}");
     [Some(said), first_touch::line(answer.first_touch)].into_iter().flatten().collect()
 }
 
@@ -102,7 +104,7 @@ impl Lines {
 }
 
 /// Without what a terminal would obey.
-fn clean(line: &str) -> String {
+pub fn clean(line: &str) -> String {
     line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -11,7 +11,7 @@ mod session;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use interleaf_runtime::{EngineOptions, Service, ServiceOptions};
+use interleaf_runtime::{EngineOptions, Restored, Service, ServiceOptions};
 
 use crate::args::ServiceArgs;
 use crate::lines::{Lines, Read};
@@ -40,10 +40,13 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
         let model = load::model_name(args.model.model.as_deref());
         output::note(format_args!("{model} on {backend}. `help` lists the commands."));
     }
-    let restored = service.restored().contexts;
-    if restored > 0 {
-        let contexts = if restored == 1 { "context is" } else { "contexts are" };
-        output::note(format_args!("{restored} {contexts} there again; `app NAME` shows an app's"));
+    let &Restored { contexts, of_other_models, .. } = service.restored();
+    let are = |count| if count == 1 { "context is" } else { "contexts are" };
+    if contexts > 0 {
+        output::note(format_args!("{contexts} {} there again; `app NAME` shows an app's", are(contexts)));
+    }
+    if of_other_models > 0 {
+        output::note(format_args!("{of_other_models} {} of other models", are(of_other_models)));
     }
     let printer = Printer::new(lines.printer()?);
     let session = Session::new(service, printer, Defaults { adapter, max_tokens: args.max_tokens, backend });
@@ -94,7 +97,7 @@ fn play_lines(session: &mut Session, lines: &mut Lines, script: &str) -> Result<
         error => CliError::Script {
             script: script.into(),
             line,
-            command: command.trim().into(),
+            command: follow::clean(command.trim()),
             reason: error.to_string(),
         },
     };

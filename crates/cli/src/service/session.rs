@@ -13,7 +13,7 @@ use interleaf_runtime::{
 
 use super::command::{Call, Command, HELP};
 use super::counters;
-use super::follow::{End, follow};
+use super::follow::{End, clean, follow};
 use super::pool;
 use super::printer::Printer;
 use crate::table::{Align, bytes, facts, render};
@@ -91,6 +91,8 @@ impl Session {
     /// # Errors
     /// If that is refused, or a line could not be printed.
     pub fn act(&mut self, command: Command, line: &str, number: usize) -> Result<ControlFlow<()>, CliError> {
+        // Answers may have ended without anybody having looked.
+        self.receive(Duration::ZERO);
         match command {
             Command::App { name, salt } => self.start_app(name, salt)?,
             Command::Open { app, number, name } => self.open(&app, number, name)?,
@@ -102,10 +104,10 @@ impl Session {
             }
             Command::Cancel(context) => {
                 self.context(&context)?;
-                let running = self.running.get(&context);
-                let running =
-                    running.ok_or_else(|| CliError::Usage(format!("{context} is not being called")))?;
-                running.generation.cancel();
+                match self.running.get(&context) {
+                    Some(running) => running.generation.cancel(),
+                    None => self.printer.line(format_args!("{context}: no answer is under way")),
+                }
             }
             Command::Delete(name) => {
                 self.context(&name)?.context.delete()?;
@@ -153,7 +155,7 @@ impl Session {
     pub fn echo(&self, line: &str) -> Result<(), CliError> {
         let line = line.trim();
         if !line.is_empty() {
-            self.printer.line(console::style(format!("> {line}")).dim());
+            self.printer.line(console::style(format!("> {}", clean(line))).dim());
         }
         self.printer.check()
     }
@@ -198,8 +200,6 @@ impl Session {
 
     fn call(&mut self, call: Call, line: &str, number: usize) -> Result<(), CliError> {
         let Call { context: name, is_turn, adapter, max_tokens, seed, temperature, drift, text } = call;
-        // Its last answer may have ended without anybody having looked.
-        self.receive(Duration::ZERO);
         let options = CallOptions {
             adapter: adapter.unwrap_or_else(|| self.defaults.adapter.clone().into()),
             max_tokens: max_tokens.unwrap_or(self.defaults.max_tokens),

@@ -174,7 +174,7 @@ pub struct Restored {
     /// Those of them whose file ended with what is no whole record, and how many bytes that was: of a write that a crash broke off,
     /// whose call had not ended, or of damage, for which the bytes are kept beside the file.
     pub cut: Vec<(ContextId, u64)>,
-    /// Files that are no contexts, or damaged where they begin. They stay as they are.
+    /// Files that are no contexts, damaged where they begin, or not to be read. They stay as they are.
     pub unreadable: Vec<PathBuf>,
     /// Contexts of other models, which stay as they are.
     pub of_other_models: usize,
@@ -215,6 +215,9 @@ impl Service {
             unreadable: found.unreadable,
             of_other_models: found.of_others,
         };
+        for file in &restored.unreadable {
+            tracing::warn!("{}: no context, or damaged where it begins; it stays as it is", file.display());
+        }
         for (id, bytes) in &restored.cut {
             tracing::warn!(
                 "{id}: the last {bytes} bytes of its file are no whole record, and were put aside"

@@ -76,6 +76,8 @@ pub struct Found {
     pub damaged: u64,
     /// Whether it was of other pages, all of which are forgotten.
     pub was_other: bool,
+    /// Whether nobody can tell of which pages it was.
+    pub is_header_damaged: bool,
 }
 
 impl Index {
@@ -103,6 +105,7 @@ impl Index {
         self.file.read_to_end(&mut bytes)?;
         let is_own = bytes.starts_with(&self.header);
         let mut found = Found { was_other: !is_own && !bytes.is_empty(), ..Found::default() };
+        found.is_header_damaged = found.was_other && !is_header(&bytes);
         let mut at = HEADER;
         while is_own && let Some((record, length)) = decode(&bytes, &self.header, at) {
             found.take(record);
@@ -181,6 +184,14 @@ impl Found {
     }
 }
 
+/// Whether an index begins as one does, of whatever pages.
+fn is_header(bytes: &[u8]) -> bool {
+    let (digested, header) = (bytes.get(..HEADER - CHECK), bytes.get(..HEADER));
+    digested.zip(header).is_some_and(|(digested, header)| {
+        digested.starts_with(&MAGIC) && header.ends_with(&check(&[digested]))
+    })
+}
+
 fn encode(record: &Record, header: &[u8], at: u64) -> Vec<u8> {
     // Into memory nothing fails; were it otherwise, an empty body would be no record.
     let body = postcard::to_allocvec(record).unwrap_or_default();
@@ -253,7 +264,11 @@ mod tests {
         assert_eq!(held.kind(), io::ErrorKind::WouldBlock);
         drop(index);
         let (_, found) = Index::open(&path, Digest::from_bytes([6; 32])).unwrap();
-        assert!(found.was_other && found.entries.is_empty());
+        assert!(found.was_other && !found.is_header_damaged && found.entries.is_empty());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(open(&path).1.is_header_damaged);
     }
 
     #[test]

@@ -35,6 +35,7 @@ use self::files::Files;
 use self::index::{Entry, Found, Index, Number};
 use self::pages::PageFile;
 use crate::cache::Below;
+use crate::reserve::Reservation;
 use crate::{Engine, EngineError};
 
 pub use self::measure::SwitchMeasure;
@@ -101,7 +102,13 @@ impl Swap {
         std::fs::create_dir_all(folder)?;
         let (index, found) = Index::open(&folder.join("index"), of)?;
         let pages = PageFile::open(&folder.join("pages"), profile)?;
-        let Found { entries, last, damaged, was_other } = found;
+        let Found { entries, last, damaged, was_other, is_header_damaged } = found;
+        if is_header_damaged {
+            let folder = folder.display();
+            tracing::warn!(
+                "{folder}: the index is damaged where it begins; what it was of is computed again"
+            );
+        }
         if was_other {
             pages.clear()?;
         }
@@ -220,6 +227,19 @@ pub fn chunk_bytes(geometry: &PoolGeometry) -> u64 {
 }
 
 impl Engine {
+    /// Refuses a file that has no room for a chunk of a pool.
+    pub(crate) fn check_swap(&self, wanted: &Reservation) -> Result<(), EngineError> {
+        let each = chunk_bytes(&wanted.geometry);
+        match self.swap_options {
+            Some(SwapOptions { bytes, .. }) if bytes < each => Err(EngineError::InvalidOption {
+                option: "swap",
+                expected: "room for a chunk of 16 tokens at least",
+                found: format!("{bytes} bytes, where one takes {each}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the file below memory for the pool that is reserved, and says what the manager may put there. Where that cannot be done
     /// it is said, and what leaves memory is computed again.
     pub(crate) fn open_swap(&mut self) -> Option<Below> {

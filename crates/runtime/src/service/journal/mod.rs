@@ -35,7 +35,7 @@ pub struct Restored {
 #[derive(Debug, Default)]
 pub struct Found {
     pub contexts: Vec<Restored>,
-    /// Files that are no context's, or whose header is damaged.
+    /// Files that are no context's, whose header is damaged, or that cannot be read.
     pub unreadable: Vec<PathBuf>,
     /// How many contexts are another model's: they stay where they are.
     pub of_others: usize,
@@ -68,7 +68,7 @@ impl Journal {
     /// Opens a folder, which is made if it is not there, and reads what there is in it.
     ///
     /// # Errors
-    /// If the folder cannot be made or listed, or a file not be read or cut, or somebody else has it open; with the path.
+    /// If the folder cannot be made or listed, or somebody else has it open; with the path.
     pub fn open(folder: PathBuf, model: Digest) -> Result<(Self, Found), (PathBuf, io::Error)> {
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -99,7 +99,11 @@ impl Journal {
         paths.sort();
         for path in paths {
             journal.last = journal.last.max(number(&path).unwrap_or(0));
-            journal.restore(&path, &mut found).map_err(at(&path))?;
+            // One that cannot be read costs no other.
+            if let Err(error) = journal.restore(&path, &mut found) {
+                tracing::warn!("{}: {error}", path.display());
+                found.unreadable.push(path);
+            }
         }
         Ok((journal, found))
     }
