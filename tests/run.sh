@@ -87,13 +87,14 @@ step() {
 }
 
 step cargo fmt --all --check
-# One profile for everything, so that wgpu is built once for the binary, the tests and the benches.
-step cargo clippy --release --workspace --all-targets -- -D warnings
+# One profile and one set of features for everything, so that wgpu is built once for the binary, the tests and the benches.
+everything=(--workspace --features interleaf-runtime/c-api)
+step cargo clippy --release "${everything[@]}" --all-targets -- -D warnings
 step cargo clippy --release -p interleaf-benches --features competitors --bench competitors -- -D warnings
 step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 # Benches run once here, for the answers that they check.
-step cargo test --release --workspace --all-targets
-step cargo test --release --workspace --doc
+step cargo test --release "${everything[@]}" --all-targets
+step cargo test --release "${everything[@]}" --doc
 # What threads share, in many orders in which these may run.
 shuttled=(-p interleaf-runtime --no-default-features --features shuttle --lib)
 step cargo clippy --release "${shuttled[@]}" --tests -- -D warnings

@@ -247,8 +247,8 @@ impl From<&GpuArgs> for GpuSettings {
 /// Where the engine keeps what it knows between runs.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct StoreArgs {
-    /// A folder for what is kept between runs, such as digests; `verify` keeps and reads nothing [default:
-    /// interleaf in the platform's folder for caches]
+    /// A folder for what is kept between runs, such as digests; `verify` keeps and reads nothing, and `service` keeps contexts
+    /// only in one that is named here [default: interleaf in the platform's folder for caches]
     #[arg(long, value_name = "DIR", env = "INTERLEAF_STORE", hide_env_values = true)]
     pub store: Option<PathBuf>,
 }

@@ -80,6 +80,21 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// Text in lines of at most so many characters, but for words that are longer.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +123,12 @@ mod tests {
             [bytes(0), bytes(1023), bytes(1536), bytes(5 << 20)],
             ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]
         );
+    }
+
+    #[test]
+    fn lines_end_between_words() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("one twelve three", 5), ["one", "twelve", "three"]);
+        assert_eq!(wrapped("", 5), [""]);
     }
 }

@@ -16,11 +16,14 @@ use super::counters;
 use super::follow::{End, clean, follow};
 use super::pool;
 use super::printer::Printer;
-use crate::table::{Align, bytes, facts, render};
+use crate::table::{Align, bytes, facts, render, wrapped};
 use crate::{CliError, generate, interrupt};
 
 /// How often the status line is written anew, and Ctrl-C looked for.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Columns before what a command does, in the list of commands.
+const INDENT: usize = 30;
 
 /// What calls have that do not say.
 pub struct Defaults {
@@ -139,8 +142,13 @@ impl Session {
             }
             Command::Refused(command) => self.refused(*command, line, number)?,
             Command::Help => {
-                HELP.iter()
-                    .for_each(|(command, what)| self.printer.line(format_args!("{command:<29} {what}")));
+                let width = usize::from(console::Term::stdout().size().1).max(80) - INDENT;
+                for (command, what) in HELP {
+                    for (line, what) in wrapped(what, width).into_iter().enumerate() {
+                        let command = if line == 0 { command } else { "" };
+                        self.printer.line(format_args!("{command:<INDENT$}{what}"));
+                    }
+                }
             }
             Command::Quit => return Ok(ControlFlow::Break(())),
         }

@@ -13,7 +13,7 @@ use super::arrivals::{Arrivals, Wanted};
 use super::files::Files;
 use super::index::Index;
 use super::pages::PageFile;
-use crate::sync::orders;
+use crate::sync::{Mutex, orders};
 
 fn files(folder: &std::path::Path) -> Files {
     let pages = PageFile::open(&folder.join("pages"), None).expect("it opens");
@@ -84,4 +84,40 @@ fn what_is_written_is_told_of_once_and_read_again() {
         },
         orders() / 3,
     );
+}
+
+#[test]
+fn readers_never_keep_each_other_from_what_is_next() {
+    const LAYERS: usize = 5;
+    // Of the one in the middle there is nothing, and nobody waits for it; the second time nobody takes more than one.
+    for taken in [LAYERS, 1] {
+        let body = move || {
+            let of_layer = |layer: usize| match layer {
+                2 => Vec::new(),
+                layer => vec![wanted(layer as u64, layer as u8, true)],
+            };
+            let arrivals = Arc::new(Arrivals::new((0..LAYERS).map(of_layer).collect(), [].into()));
+            let next = Arc::new(Mutex::new(0..LAYERS));
+            let readers = [(); 2].map(|()| {
+                let (arrivals, next) = (Arc::clone(&arrivals), Arc::clone(&next));
+                thread::spawn(move || {
+                    let next = || next.lock().expect("whole").next();
+                    while let Some(layer) = next() {
+                        // There is room for one page.
+                        let pages = match arrivals.make_room(layer, PAGE_UNIT) {
+                            true => vec![Some(page(layer as u8)); usize::from(layer != 2)],
+                            false => Vec::new(),
+                        };
+                        arrivals.arrived(layer, pages);
+                    }
+                })
+            });
+            for layer in (0..taken).filter(|layer| *layer != 2) {
+                assert_eq!(arrivals.wait(layer as u32).iter().flatten().count(), 1, "layer {layer}");
+            }
+            arrivals.close();
+            readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
+        };
+        shuttle::check_random(body, orders());
+    }
 }
