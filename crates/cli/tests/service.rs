@@ -206,16 +206,6 @@ fn lines_come_from_a_pipe_too() {
 }
 
 #[test]
-fn the_script_of_the_readme_plays() {
-    let readme = include_str!("../../../README.md");
-    let scripts: Vec<&str> =
-        readme.split("\n```text\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let script = scripts.into_iter().find(|text| text.starts_with("app mail")).expect("it is there");
-    let out = done(script);
-    assert!(out.lines().filter(|line| line.contains("letter = ")).count() == 3, "{out}");
-}
-
-#[test]
 fn what_a_terminal_would_obey_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, err) = played(2, folder.path(), &[], "app \u{1b}[31mred\n");
