@@ -74,8 +74,8 @@ if [ "$(uname -s)" = Linux ]; then
     export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
 fi
 export INTERLEAF_REQUIRE_GPU=1
-# A full disk is a small tmpfs, which root can mount.
-if [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ]; then
+# A full disk is a small tmpfs, for whoever may mount one.
+if [ "$(id -u)" = 0 ] && unshare -m true 2>/dev/null; then
     export INTERLEAF_REQUIRE_FULL_DISK=1
 fi
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"

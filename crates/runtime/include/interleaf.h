@@ -109,7 +109,7 @@ enum {
     INTERLEAF_NO_ROUTER = 28,
     /* What was to be opened or reserved does not fit into the memory budget; nothing was allocated for it. */
     INTERLEAF_DOES_NOT_FIT = 29,
-    /* The process that opened this model last ended while it did. */
+    /* The process that loaded this model last, or reserved such a pool, ended while it did. */
     INTERLEAF_LAST_LOAD_FAILED = 30
 };
 
@@ -196,7 +196,8 @@ typedef struct interleaf_open_options {
     /* A file of the store of at most so many bytes, in which chunks of contexts are written when a call returns, and from which they
        are read when memory has no longer had room for them; 0 for none. Needs a store, and not INTERLEAF_OPEN_AT_REST. */
     uint64_t swap_bytes;
-    /* The most that may be held, in bytes: weights, adapters, the pool and activations. What cannot fit is refused before it is
+    /* The most that may be held, in bytes: weights, adapters, the pool, activations, and what is on its way to the file below the
+       pool and back. What cannot fit is refused before it is
        allocated, with INTERLEAF_DOES_NOT_FIT; 0 for no such bound. */
     uint64_t memory_budget_bytes;
 } interleaf_open_options;
@@ -307,7 +308,7 @@ typedef struct interleaf_stats {
     uint32_t size;
     /* 0. */
     uint32_t reserved;
-    /* Calls that wait for a place in the batch now, and that are in it. */
+    /* Calls that wait for a place in the batch now, and that are in it, or whose context is being written. */
     uint64_t waiting;
     uint64_t under_way;
     /* Calls that have ended with an answer, cancelled ones included; of them, cancelled ones; and calls that failed. */

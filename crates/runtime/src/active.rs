@@ -157,6 +157,11 @@ impl Active {
         self.passed_over >= PATIENCE
     }
 
+    /// Whether another one, which has not begun either, is to wait until there is room for this one, which was passed over for long.
+    pub const fn comes_before(&self, other: &Self) -> bool {
+        other.rank <= self.rank || self.passed_over >= 8 * PATIENCE
+    }
+
     /// A step was planned, with rows of it or without.
     pub const fn planned(&mut self, has_rows: bool) {
         self.passed_over = if has_rows { 0 } else { self.passed_over.saturating_add(1) };

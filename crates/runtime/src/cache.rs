@@ -133,12 +133,18 @@ impl Cache {
 
     /// Another app, which finds others' pages of tokens that it comes with itself, unless a salt keeps them apart.
     pub fn open_app(&mut self, name: &str, salt: Option<Salt>) -> Result<Caller, KvError> {
-        if let Some((_, known)) = self.apps.iter().find(|(known, at)| known == name && at.salt == salt) {
-            return Ok(*known);
+        if let Some(known) = self.known_app(name, salt) {
+            return Ok(known);
         }
         let caller = Caller { app: self.manager.open_app(salt)?, salt };
         self.apps.push((name.to_owned(), caller));
         Ok(caller)
+    }
+
+    /// An app that has come before.
+    pub fn known_app(&self, name: &str, salt: Option<Salt>) -> Option<Caller> {
+        let known = self.apps.iter().find(|(known, at)| known == name && at.salt == salt);
+        known.map(|(_, caller)| *caller)
     }
 
     /// Apps that have come so far, and are not gone.

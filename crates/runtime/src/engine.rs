@@ -72,10 +72,11 @@ pub struct EngineOptions {
     pub keys: KeyPath,
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
-    /// The most that the engine may hold, in bytes: weights, adapters, the pool and activations. What cannot fit is refused before it
+    /// The most that the engine may hold, in bytes: weights, adapters, the pool, activations, and what is on its way between the pool
+    /// and the file below it, at most 64 MiB. What cannot fit is refused before it
     /// is allocated ([`EngineError::DoesNotFit`](crate::EngineError::DoesNotFit)); `None` for no such bound.
     pub memory_budget: Option<u64>,
-    /// Whether a model is loaded again whose last load ended with its process
+    /// Whether a model is loaded again, or a pool reserved, whose last load or reservation ended with its process
     /// ([`EngineError::LastLoadFailed`](crate::EngineError::LastLoadFailed)).
     pub retry_load: bool,
     /// Whether adapters share the pool with pages: their weights are loaded from their files when a call needs them, on a thread of

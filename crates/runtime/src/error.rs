@@ -56,8 +56,8 @@ pub enum EngineError {
         /// Bytes that it may hold.
         budget: u64,
     },
-    /// The last process that loaded this model did not come to an end of its own while it did: the system may have ended it for the
-    /// memory that it took. [`EngineOptions::retry_load`](crate::EngineOptions::retry_load) tries all the same.
+    /// The last process that loaded this model, or reserved such a pool, did not come to an end of its own while it did: the system may
+    /// have ended it for the memory that it took. [`EngineOptions::retry_load`](crate::EngineOptions::retry_load) tries all the same.
     #[error(
         "{mark}: the last time {what} was loaded the process ended before it was, perhaps for want of memory; retry_load tries again"
     )]

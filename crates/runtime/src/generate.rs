@@ -12,6 +12,7 @@ use crate::ahead::{Ahead, Plan};
 use crate::cache::Caller;
 use crate::feed::check_budget;
 use crate::request::{Completion, Event, FinishReason, Request};
+use crate::swap::chunk_bytes;
 use crate::{Engine, EngineError, GpuGate, SequenceHandle};
 
 impl Engine {
@@ -278,13 +279,10 @@ impl Engine {
                 Err(error) => failed = Some(Failed { request: Some(index), error }),
             }
         }
-        if let Some(failed) = failed {
-            return Err(failed);
-        }
         if active.iter().any(Active::is_over) {
             active.iter_mut().for_each(Active::come_back);
         }
-        Ok(Turn::Taken)
+        failed.map_or(Ok(Turn::Taken), Err)
     }
 
     /// Nobody finds room for a row. Of several who have begun the last one makes way for the others; one alone waits for room
@@ -355,7 +353,8 @@ impl Engine {
     /// Which requests take part in the next step, and with how many rows. Every answer under way has its
     /// row; prompts share the bound in order. Who finds no room for its rows in the pool waits, and so does who will find
     /// in the cache what another is about to compute, and who has not begun and has no room for all of its prompt beside others.
-    /// Where that one was passed over for long, nobody else begins before it.
+    /// Where that one was passed over for long, and there can be room for it, nobody begins before it who does not come before it
+    /// by rank; and in the end nobody at all.
     fn plan(&self, active: &[Active]) -> Plan {
         let mut prompt_rows = self.prefill_rows;
         let order = order(active);
@@ -369,21 +368,27 @@ impl Engine {
         let most = order.iter().map(|index| wanted(&active[*index])).sum();
         let mut chunks = self.cache.manager().available_chunks(most);
         let mut plan = Vec::new();
-        let mut is_kept_free = false;
+        let mut kept_free_for: Option<&Active> = None;
+        let all_chunks = self.cache.manager().budget_bytes(0) / chunk_bytes(&self.reserved.geometry).max(1);
         for (place, &index) in order.iter().enumerate() {
             let a = &active[index];
             let waits = || order[..place].iter().any(|other| a.waits_for(&active[*other]));
             if !a.has_begun() && (a.is_aside() && !is_alone || self.cache.is_kept() && waits()) {
                 continue;
             }
-            if a.has_begun() && !self.has_weights(a.sequence) || is_kept_free && !a.has_begun() {
+            if a.has_begun() && !self.has_weights(a.sequence) {
+                continue;
+            }
+            if !a.has_begun() && kept_free_for.is_some_and(|first| first.comes_before(a)) {
                 continue;
             }
             let left = a.prompt_left();
             let rows = if left > 0 { left.min(prompt_rows) } else { 1 };
             let needed = if whole(a) { wanted(a) } else { lost(a) + a.chunks(0, rows) };
             if rows == 0 || needed > chunks {
-                is_kept_free |= !a.has_begun() && a.was_passed_over();
+                if !a.has_begun() && a.was_passed_over() && needed as u64 <= all_chunks {
+                    kept_free_for = kept_free_for.or(Some(a));
+                }
                 continue;
             }
             chunks -= needed;

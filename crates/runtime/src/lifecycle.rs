@@ -31,8 +31,8 @@ impl Engine {
         self.drop_unloaded()
     }
 
-    /// The same while requests are under way: no more is held when this returns. Those who come last give back what they have, and go
-    /// on where they were once there is room.
+    /// The same while requests are under way: no more is held when this returns, but by sequences that are none of theirs. Those who
+    /// come last give back what they have, and go on where they were once there is room.
     pub(crate) fn set_kv_budget_under(
         &mut self,
         bytes: u64,
@@ -45,8 +45,11 @@ impl Engine {
             let last = order(active).into_iter().rev().find(|index| active[*index].has_begun());
             match last {
                 Some(index) => self.step_aside(&mut active[index])?,
-                // Weights that are on their way have their blocks until they are there.
-                None if !self.is_suspended() && self.take_loaded(true)? => {}
+                // Weights that are on their way have their blocks, and are nobody's by now.
+                None if self.loader.is_busy() => {
+                    let manager = self.cache.manager_mut();
+                    self.loader.take(true).iter().for_each(|(op, _)| drop(manager.cancelled(*op)));
+                }
                 None => break,
             }
             self.set_kv_budget(bytes)?;

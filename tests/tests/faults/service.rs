@@ -52,6 +52,19 @@ fn sound(_: Call) -> Result<(), BackendError> {
     Ok(())
 }
 
+/// A sound device whose steps take so long that whoever acts during an answer of a hundred tokens is in time.
+fn slow(
+    mut see: impl FnMut(&Call) + Send + 'static,
+) -> impl FnMut(Call) -> Result<(), BackendError> + Send + 'static {
+    move |call| {
+        see(&call);
+        if call == Call::Step {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
 /// The base and three adapters, each in a context of its own, all at once.
 fn ask(service: &Service) -> Vec<(Context, Answer)> {
     let random = &mut Random::new(6);
@@ -265,7 +278,7 @@ fn a_device_that_is_lost_while_it_is_given_an_adapter_is_left() {
 fn an_app_that_is_killed_while_the_gpu_is_suspended_leaves_memory() {
     let _alone = alone();
     let store = tempfile::tempdir().expect("a folder");
-    let service = start(engine(BackendChoice::Gpu, store.path(), false, sound));
+    let service = start(engine(BackendChoice::Gpu, store.path(), false, slow(|_| ())));
     let app = service.app("mail", None).expect("there is a place");
     let prompt = Prompt::Tokens((0..40).map(|token| 16 + token).collect());
     let options = CallOptions { max_tokens: 100, end_tokens: Some(Vec::new()), ..CallOptions::default() };
@@ -285,10 +298,7 @@ fn a_call_is_cancelled_within_one_step() {
     let store = tempfile::tempdir().expect("a folder");
     let steps = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&steps);
-    let count = move |call| {
-        counted.fetch_add(usize::from(call == Call::Step), Ordering::SeqCst);
-        Ok(())
-    };
+    let count = slow(move |call| _ = counted.fetch_add(usize::from(*call == Call::Step), Ordering::SeqCst));
     let service = start(engine(BackendChoice::Gpu, store.path(), false, count));
     let app = service.app("mail", None).expect("there is a place");
     let options = CallOptions { max_tokens: 100, end_tokens: Some(Vec::new()), ..CallOptions::default() };

@@ -4,7 +4,8 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use interleaf_demo_model as demo_model;
 use interleaf_kv::MOST_APPS;
@@ -299,7 +300,11 @@ fn a_long_prompt_has_its_turn_among_short_ones() {
         // Others have most of the room at any time.
         let long: Vec<u32> = (0..400).map(|token| 16 + token).collect();
         let context = context(&service, "notes");
-        while short_since.load(Ordering::SeqCst) < 8 {}
+        let begun = Instant::now();
+        while short_since.load(Ordering::SeqCst) < 8 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nobody is answered");
+            std::thread::yield_now();
+        }
         let before = short_since.load(Ordering::SeqCst);
         assert_eq!(say(&context, &long, &call(None, 4)).completion.tokens.len(), 4);
         let meanwhile = short_since.load(Ordering::SeqCst) - before;
@@ -331,6 +336,49 @@ fn an_engine_serves_the_same_apps_again_and_again() {
         say(&context(&service, &other), &prompt, &call(None, 1));
         engine = service.stop().expect("nothing has panicked");
     }
+}
+
+#[test]
+fn who_made_way_goes_on_when_others_are_cancelled() {
+    let service = start(engine(2, 512, None), ServiceOptions::default());
+    let prompt = Prompt::Tokens(prompts(&engine(1, 512, None))[0].clone());
+    let whole = service.memory().expect("it serves").backend.kv;
+    let ask = |name: &str| context(&service, name).call(&prompt, &call(None, LONG)).expect("it is taken");
+    let (one, other) = (ask("a"), ask("b"));
+    [&one, &other].map(first_text);
+    // There is room for one of them.
+    service.set_budget(whole / 2).expect("it serves");
+    // Somebody is always under way, and none of them comes to an end of its own.
+    let mut under_way = vec![one, ask("c")];
+    let begun = Instant::now();
+    while !matches!(other.next_within(Duration::ZERO), Poll::Ready(None)) {
+        let next = ask("c");
+        first_text(&next);
+        under_way.push(next);
+        under_way.remove(0).cancel();
+        while !matches!(other.next_within(Duration::ZERO), Poll::Pending | Poll::Ready(None)) {}
+        assert!(begun.elapsed() < Duration::from_secs(100), "it is never called back");
+    }
+    assert_eq!(other.wait().expect("an answer").completion.reason, FinishReason::Length);
+}
+
+#[test]
+fn what_an_earlier_service_or_run_left_of_an_app_goes_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let service = start(engine(4, 512, Some(folder.path())), ServiceOptions::default());
+    let prompt = &prompts(&engine(1, 512, None))[0];
+    say(&context(&service, "mail"), prompt, &call(None, 4));
+    let engine = service.stop().expect("nothing has panicked");
+    assert!(engine.memory().kv_cached > 0);
+    let service = start(engine, ServiceOptions::default());
+    // Nobody has called this service.
+    app(&service, "mail").set_state(AppState::Killed).expect("it serves");
+    assert_eq!(service.memory().expect("it serves").kv_cached, 0);
+    say(&app(&service, "mail").contexts()[0], &[16], &call(None, 4));
+    let service = start(service.stop().expect("nothing has panicked"), ServiceOptions::default());
+    assert!(service.memory().expect("it serves").kv_cached > 0);
+    app(&service, "mail").contexts()[0].delete().expect("it is there");
+    assert_eq!(service.memory().expect("it serves").kv_cached, 0);
 }
 
 #[test]

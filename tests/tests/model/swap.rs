@@ -97,11 +97,11 @@ fn the_next_run_finds_what_this_one_left() {
     }
     let nobody = ask(&mut next, &text, Some("book-prose"), 0.0);
     assert_eq!(nobody.reused_tokens, 0, "of another adapter nothing");
-    let written = stats(&next).written;
+    let before = stats(&next).restored;
     drop(next);
     // What it found lies where it lay, for the run after it as well.
     let mut third = engine(store.path(), BackendChoice::Cpu);
-    assert!(stats(&third).restored >= 54 + written && written > 0, "{:?}", stats(&third));
+    assert!(stats(&third).restored >= before + 18, "{before}, and nobody's: {:?}", stats(&third));
     for adapter in models {
         assert_eq!(ask(&mut third, &text, adapter, 0.0).reused_tokens, 288, "{adapter:?}: whole chunks");
     }

@@ -1,6 +1,7 @@
 //! Requests of many apps for a long time, with everything that may happen to a service drawn at random between them: whatever it is,
 //! no more is held than may be, answers are those of a model that does nothing else, and at the end nothing is left.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -69,6 +70,8 @@ struct Soak<'a> {
     whole: u64,
     budget: u64,
     asked: Vec<Asked>,
+    /// Contexts whose last call was dropped.
+    dropped: HashSet<ContextId>,
     prefixes: Vec<Vec<u32>>,
     alone: Alone,
     random: Random,
@@ -91,6 +94,7 @@ impl<'a> Soak<'a> {
             whole,
             budget: whole,
             asked: Vec::new(),
+            dropped: HashSet::new(),
             prefixes,
             alone: Alone::new(),
             random,
@@ -115,6 +119,17 @@ impl<'a> Soak<'a> {
         if self.asked.iter().any(|asked| asked.context.id() == context.id()) {
             return None;
         }
+        // Until its dropped call has ended nobody can tell what it has; then what does not fit is refused for that.
+        let much = Prompt::Tokens(vec![16; 2 * LONGEST]);
+        while self.dropped.contains(&context.id()) {
+            match context.call(&much, &call(None, 1)) {
+                Err(ServiceError::ContextFull { .. }) => _ = self.dropped.remove(&context.id()),
+                Err(ServiceError::ContextBusy(_) | ServiceError::Overloaded { .. }) => {
+                    std::thread::yield_now()
+                }
+                other => panic!("{other:?}"),
+            }
+        }
         if context.tokens().expect("it is there").len() > LONGEST - 60 || self.one_of(60) {
             context.delete().expect("it is there");
             self.seen.deleted += 1;
@@ -138,8 +153,7 @@ impl<'a> Soak<'a> {
                 self.asked.push(Asked { context, generation, before, prompt, adapter, most });
                 self.seen.requests += 1;
             }
-            // Its last call was dropped, and has not ended yet.
-            Err(ServiceError::ContextBusy(_) | ServiceError::Overloaded { .. }) => self.seen.refused += 1,
+            Err(ServiceError::Overloaded { .. }) => self.seen.refused += 1,
             Err(error) => panic!("{error}"),
         }
     }
@@ -150,6 +164,7 @@ impl<'a> Soak<'a> {
         let Asked { context, generation, before, prompt, adapter, most } = self.asked.swap_remove(place);
         if self.one_of(40) {
             drop(generation);
+            self.dropped.insert(context.id());
             return;
         }
         if self.one_of(40) {
@@ -190,6 +205,7 @@ impl<'a> Soak<'a> {
             }
             std::thread::yield_now();
         }
+        self.dropped.clear();
     }
 
     fn look(&mut self) {
@@ -264,8 +280,10 @@ impl<'a> Soak<'a> {
         let service = start(engine);
         service.set_budget(whole).expect("it serves");
         seen.services += 1;
-        let next = Self { store, service, whole, budget: whole, asked, prefixes, alone, random, seen };
-        assert_eq!(next.texts(), texts, "every context is there with its text");
+        let dropped = HashSet::new();
+        let next =
+            Self { store, service, whole, budget: whole, asked, dropped, prefixes, alone, random, seen };
+        assert!(next.texts() == texts, "every context is there with its text");
         next
     }
 

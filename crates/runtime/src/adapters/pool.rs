@@ -76,8 +76,11 @@ impl Engine {
         let mut loaded = self.loader.take(waits).into_iter();
         let was_any = loaded.len() > 0;
         while let Some((op, opened)) = loaded.next() {
-            // Whoever was to have it may have gone with its device.
-            let Some(adapter) = self.loaded_by(op) else { continue };
+            // Whoever was to have it may have gone with its device, or be registered no more.
+            let Some(adapter) = self.loaded_by(op) else {
+                self.cache.manager_mut().cancelled(op);
+                continue;
+            };
             let mut opened = Some(opened);
             let made = match &opened {
                 Some(Ok(_)) => self.on_device(|engine| engine.make_loaded(adapter, opened.take())),

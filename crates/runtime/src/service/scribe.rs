@@ -1,5 +1,6 @@
 //! Ends of calls on their way to disk: on a thread of its own, so that no step waits for a file.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::ServiceError;
@@ -19,6 +20,8 @@ pub struct Ended {
 /// Writes down what calls have left in their contexts, in the order in which they ended, and then tells of their ends.
 #[derive(Debug)]
 pub struct Scribe {
+    /// Ends that have been taken and not been told.
+    pending: Arc<AtomicUsize>,
     sender: Option<Sender<Ended>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,18 +32,27 @@ impl Scribe {
     pub fn start(shared: &Arc<Shared>) -> Result<Self, ServiceError> {
         let (sender, receiver) = channel::<Ended>();
         let shared: Weak<Shared> = Arc::downgrade(shared);
+        let pending = Arc::new(AtomicUsize::new(0));
+        let told = Arc::clone(&pending);
         let thread = thread::Builder::new().name("interleaf-scribe".into()).spawn(move || {
             let mut has_failed = false;
             for ended in receiver {
                 let Some(shared) = shared.upgrade() else { return };
                 shared.write_down(ended, &mut has_failed);
+                told.fetch_sub(1, Ordering::Relaxed);
             }
         });
-        Ok(Self { sender: Some(sender), thread: Some(thread.map_err(ServiceError::thread)?) })
+        Ok(Self { pending, sender: Some(sender), thread: Some(thread.map_err(ServiceError::thread)?) })
+    }
+
+    /// Calls that have ended and whose ends have not been told yet.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
     }
 
     pub fn take(&self, ended: Ended) {
         if let Some(sender) = &self.sender {
+            self.pending.fetch_add(1, Ordering::Relaxed);
             // Where nobody takes it the call ends as it is dropped.
             let _ = sender.send(ended);
         }

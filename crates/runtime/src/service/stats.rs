@@ -9,7 +9,7 @@ use crate::{AdapterStats, Completion, FinishReason, Histogram, SwapStats};
 pub struct ServiceStats {
     /// Calls that wait for a place in the batch now.
     pub waiting: usize,
-    /// Calls in the batch now.
+    /// Calls in the batch now, and those whose end is not told yet since their context is being written.
     pub under_way: usize,
     /// Calls that have ended with an answer, cancelled ones included.
     pub answered: u64,

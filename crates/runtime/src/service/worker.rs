@@ -90,7 +90,7 @@ impl Core {
         let state = self.shared.lock();
         ServiceStats {
             waiting: state.queue.len(),
-            under_way: self.calls.len(),
+            under_way: self.calls.len() + self.scribe.pending(),
             answered: self.stats.answered + state.left,
             cancelled: self.stats.cancelled + state.left,
             overloaded: state.overloaded,
@@ -243,8 +243,13 @@ impl Core {
         if to == AppState::Killed {
             self.cancel_if(|call| call.app == app);
         }
-        if let Some(caller) = self.callers.get(&app) {
-            self.engine.set_app_state(*caller, to)?;
+        // One that has not called yet may have called an earlier service.
+        let earlier = || {
+            let entry = self.shared.lock().app(app).map(|entry| (entry.name.clone(), entry.salt));
+            entry.and_then(|(name, salt)| self.engine.cache.known_app(&name, salt))
+        };
+        if let Some(caller) = self.callers.get(&app).copied().or_else(earlier) {
+            self.engine.set_app_state(caller, to)?;
         }
         Ok(())
     }
@@ -253,8 +258,12 @@ impl Core {
     /// was computed nobody has kept: under all.
     pub fn forget(&mut self, app: AppKey, tokens: &[u32], busy: Option<CallId>) -> Result<(), ServiceError> {
         self.cancel_if(|call| Some(call.id) == busy);
-        let Some(caller) = self.callers.get(&app) else { return Ok(()) };
-        Ok(self.engine.forget_text(*caller, tokens)?)
+        // Also of one that has not called yet: an earlier run may have left something on flash.
+        match self.caller(app) {
+            Ok(caller) => Ok(self.engine.forget_text(caller, tokens)?),
+            Err(ServiceError::TooManyApps { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes the next turn of the batch.
@@ -342,6 +351,9 @@ impl Core {
             let completion = a.completion(call.asked);
             self.stats.count(&completion);
             self.scribe.take(Ended { call, completion });
+        }
+        if self.active.iter().any(Active::is_over) {
+            self.active.iter_mut().for_each(Active::come_back);
         }
         // A step under way knows them by their places.
         if self.ahead.is_none() {

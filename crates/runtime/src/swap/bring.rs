@@ -12,6 +12,15 @@ use super::arrivals::{Arrivals, Wanted};
 use super::write_back::address;
 use crate::{Engine, EngineError, SequenceHandle};
 
+/// Nobody takes anything any more, however that ended: who reads ahead waits for it.
+struct Close<'a>(&'a Arrivals);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Engine {
     /// Brings chunks to memory: of a sequence that was just opened and begins with some tokens, or of nobody's. What can neither be read
     /// nor computed such a sequence has not got after all.
@@ -31,8 +40,10 @@ impl Engine {
             let span =
                 tracing::debug_span!("swap_in", chunks = reads.len(), computed = computed.len(), bytes)
                     .entered();
-            let put = self.put_all(sequence, &arrivals, &computed);
-            arrivals.close();
+            let put = {
+                let _close = Close(&arrivals);
+                self.put_all(sequence, &arrivals, &computed)
+            };
             drop(span);
             if let Err(error) = put {
                 reads.iter().chain(&computed).for_each(|op| drop(self.cache.manager_mut().cancelled(op.id)));

@@ -217,11 +217,15 @@ fn read_layer(file: &PageFile, wanted: &[Wanted]) -> Vec<Option<Bytes>> {
     };
     for run in runs(&places) {
         let all = read(run.at, run.bytes);
+        let of_parts: u64 = run.parts.iter().map(|part| places[*part].1).sum();
+        // A part keeps all of its run; where that is mostly what is between, a copy is less.
+        let is_sparse = run.bytes > 2 * of_parts;
         for &part in &run.parts {
             let (at, length) = places[part];
             let start = (at - run.at) as usize;
             // What cannot be read together may be there in part.
             let own = match &all {
+                Some(all) if is_sparse => Some(Bytes::copy_from_slice(&all[start..start + length as usize])),
                 Some(all) => Some(all.slice(start..start + length as usize)),
                 None => read(at, length),
             };

@@ -128,9 +128,15 @@ impl Index {
         // Whatever a crash leaves of this was a cache.
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&bytes)?;
         self.end = bytes.len() as u64;
-        Ok(())
+        let written = self.file.write_all(&bytes);
+        if written.is_err() {
+            // What comes next lies behind what is there: nothing, or a header.
+            (self.end, self.live_bytes) = (self.header.len() as u64, 0);
+            self.live.clear();
+            self.file.set_len(self.end)?;
+        }
+        written
     }
 
     /// A chunk is there.

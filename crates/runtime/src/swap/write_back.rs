@@ -44,10 +44,10 @@ impl Engine {
                     bytes += parts.iter().map(|(_, page)| page.len()).sum::<usize>();
                     self.write_pages(op.id, parts);
                 }
-                Err(EngineError::GpuSuspended) => self.give_up_writes(&[*op])?,
+                Err(EngineError::GpuSuspended) => return self.give_up_writes(&ops[place..]),
                 Err(error) => {
-                    self.give_up_writes(&ops[place..])?;
-                    return self.leave(error);
+                    let given_up = self.give_up_writes(&ops[place..]);
+                    return self.leave(error).and(given_up);
                 }
             }
         }

@@ -99,10 +99,14 @@ impl Journal {
         paths.sort();
         for path in paths {
             journal.last = journal.last.max(number(&path).unwrap_or(0));
-            // One that cannot be read costs no other.
-            if let Err(error) = journal.restore(&path, &mut found) {
-                tracing::warn!("{}: {error}", path.display());
-                found.unreadable.push(path);
+            // One that cannot be read costs no other, unless that is the process's own fault.
+            match journal.restore(&path, &mut found) {
+                Err(error) if has_too_many_files(&error) => return Err((path, error)),
+                Err(error) => {
+                    tracing::warn!("{}: {error}", path.display());
+                    found.unreadable.push(path);
+                }
+                Ok(()) => {}
             }
         }
         Ok((journal, found))
@@ -210,20 +214,36 @@ impl Journal {
         Ok(true)
     }
 
+    /// Keeps the highest number that there was.
+    fn note_last(&mut self) -> io::Result<()> {
+        self.lock.rewind()?;
+        self.lock.write_all(format!("{:020}\n", self.last).as_bytes())?;
+        self.lock.sync_all()
+    }
+
     /// A context is gone, with its file. Its number is not given again.
     pub fn delete(&mut self, id: ContextId) -> io::Result<()> {
         if !self.open.contains_key(&id) {
             return Ok(());
         }
-        if id.0 == self.last {
-            self.lock.rewind()?;
-            self.lock.write_all(format!("{}\n", id.0).as_bytes())?;
-            self.lock.sync_all()?;
+        if id.0 == self.last
+            && let Err(error) = self.note_last()
+        {
+            // What is to be gone goes all the same, also from a full disk.
+            tracing::warn!(
+                "{}: {error}; {id}'s number may be given again after a restart",
+                self.folder.display()
+            );
         }
         fs::remove_file(self.path(id))?;
         self.open.remove(&id);
         sync_folder(&self.folder)
     }
+}
+
+/// Whether this process, or the system, can open no more files: `EMFILE` and `ENFILE` of POSIX systems.
+fn has_too_many_files(error: &io::Error) -> bool {
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// Names of files are durable only once their folder is.
