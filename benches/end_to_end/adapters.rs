@@ -37,10 +37,12 @@ fn adapters(_: &mut Criterion) {
         return;
     }
     let base = Source::Embedded { name: demo::NAME, files: demo::BASE };
-    batch("the demo model", base, WeightFormat::Stored, 48, 9);
-    let shape = Shape::named("llama-3.2-1b").expect("a shape");
-    batch("llama-3.2-1b, generated, Q4_0", Source::Generated { shape, seed: 1 }, WeightFormat::Q4_0, 16, 3);
-    registered();
+    batch("the demo model", base, WeightFormat::Stored, 48, crate::turns(9));
+    if crate::is_measuring() {
+        let shape = Source::Generated { shape: Shape::named("llama-3.2-1b").expect("a shape"), seed: 1 };
+        batch("llama-3.2-1b, generated, Q4_0", shape, WeightFormat::Q4_0, 16, 3);
+    }
+    registered(if crate::is_measuring() { MANY } else { 5 * ADAPTERS }, crate::turns(5));
 }
 
 fn request(seed: usize, adapter: String, max_tokens: usize) -> Request {
@@ -100,15 +102,15 @@ fn batch(name: &str, source: Source, weights: WeightFormat, tokens: usize, turns
 }
 
 /// Requests under few adapters of few, under the same few of many, and under many.
-fn registered() {
+fn registered(most: usize, turns: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let options = EngineOptions { pool_adapters: true, ..EngineOptions::default() };
     let open = || {
         let source = Source::Embedded { name: demo::NAME, files: demo::BASE };
         Engine::open(source, &options, &mut |_| ()).expect("the model loads")
     };
-    let mut engines = [ADAPTERS, MANY].map(|_| open());
-    for (engine, count) in engines.iter_mut().zip([ADAPTERS, MANY]) {
+    let mut engines = [ADAPTERS, most].map(|_| open());
+    for (engine, count) in engines.iter_mut().zip([ADAPTERS, most]) {
         for adapter in 0..count {
             let name = format!("adapter {adapter}");
             let files =
@@ -121,7 +123,7 @@ fn registered() {
     let [few, many] = &mut engines;
     let mut rows = [Vec::new(), Vec::new(), Vec::new()];
     let mut loads = [0, 0, 0];
-    for turn in 0..6 {
+    for turn in 0..=turns {
         let drawn = |count: usize| -> Vec<Request> {
             let mut draw = Draw(turn as u64 + 1);
             (0..REQUESTS)
@@ -130,7 +132,7 @@ fn registered() {
         };
         let same = drawn(ADAPTERS);
         let mut answers = Vec::new();
-        for (place, requests) in [same.clone(), same, drawn(MANY)].into_iter().enumerate() {
+        for (place, requests) in [same.clone(), same, drawn(most)].into_iter().enumerate() {
             let engine = if place == 0 { &mut *few } else { &mut *many };
             let before = engine.adapter_stats().loads;
             let start = Instant::now();
@@ -148,8 +150,8 @@ fn registered() {
     }
     let names = [
         format!("{ADAPTERS} registered"),
-        format!("{MANY} registered, the same asked for"),
-        format!("{MANY} registered, any asked for"),
+        format!("{most} registered, the same asked for"),
+        format!("{most} registered, any asked for"),
     ];
     let medians = rows.map(median);
     println!(
@@ -160,7 +162,7 @@ fn registered() {
             "  {name:<38} {:>8.1} tokens/s  {:>5.3} x the time  {:>4} loads",
             (REQUESTS * TOKENS) as f64 / seconds,
             seconds / medians[0],
-            loads / 5
+            loads / turns as u64
         );
     }
     println!("  {:?}", many.adapter_stats());

@@ -38,7 +38,10 @@ fn first_touch(_: &mut Criterion) {
         return;
     }
     let demo = Source::Embedded { name: demo::NAME, files: demo::BASE };
-    measure("the demo model", demo, WeightFormat::Stored, 31);
+    measure("the demo model", demo, WeightFormat::Stored, crate::turns(31));
+    if !crate::is_measuring() {
+        return;
+    }
     let shape = Shape::named("llama-3.2-1b").expect("a shape");
     measure("llama-3.2-1b, generated, Q4_0", Source::Generated { shape, seed: 1 }, WeightFormat::Q4_0, 3);
 }

@@ -11,4 +11,14 @@ fn is_wanted(bench: &str) -> bool {
     words.peek().is_none() || words.any(|word| bench.contains(&*word))
 }
 
+/// Whether figures are asked for, as by `cargo bench`. Else benches run once on the demo model, for the answers that they check.
+fn is_measuring() -> bool {
+    std::env::args().any(|word| word == "--bench")
+}
+
+/// How many turns are taken for figures; one without.
+fn turns(measured: usize) -> usize {
+    if is_measuring() { measured } else { 1 }
+}
+
 criterion::criterion_main!(decode::benches, first_touch::benches, switch::benches, adapters::benches);

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
+use interleaf_demo_model as demo;
 use interleaf_runtime::{
     Engine, EngineOptions, Feed, FlashProfile, RowKind, SequenceHandle, Shape, Source, SwapOptions,
     TrimLevel, Want, WeightFormat, WidthOptions,
@@ -32,7 +33,8 @@ fn switch(_: &mut Criterion) {
     if !crate::is_wanted("switch") {
         return;
     }
-    println!("a context of {CONTEXT} tokens comes back, llama-3.2-1b, generated, Q4_0:");
+    let model = if crate::is_measuring() { "llama-3.2-1b, generated, Q4_0" } else { "the demo model" };
+    println!("a context of {CONTEXT} tokens comes back, {model}:");
     let recomputed = recomputed();
     println!("  {:<44} {:>9.2} ms", "killed, computed again", 1e3 * recomputed);
     for profile in [Some(FlashProfile::UFS_4_0), None] {
@@ -58,10 +60,15 @@ fn switch(_: &mut Criterion) {
 }
 
 fn open(options: &EngineOptions) -> Engine {
-    let shape = Shape::named("llama-3.2-1b").expect("a shape");
-    let options = EngineOptions { weights: WeightFormat::Q4_0, ..options.clone() };
-    let mut engine =
-        Engine::open(Source::Generated { shape, seed: 1 }, &options, &mut |_| ()).expect("the model loads");
+    let (source, weights) = match crate::is_measuring() {
+        true => {
+            let shape = Shape::named("llama-3.2-1b").expect("a shape");
+            (Source::Generated { shape, seed: 1 }, WeightFormat::Q4_0)
+        }
+        false => (Source::Embedded { name: demo::NAME, files: demo::BASE }, WeightFormat::Stored),
+    };
+    let options = EngineOptions { weights, ..options.clone() };
+    let mut engine = Engine::open(source, &options, &mut |_| ()).expect("the model loads");
     engine.reserve_kv(2, CONTEXT + 64).expect("a pool");
     engine
 }
@@ -81,7 +88,7 @@ fn feed(engine: &mut Engine, sequence: SequenceHandle, tokens: &[u32]) {
 /// Seconds of a prefill.
 fn recomputed() -> f64 {
     let mut engine = open(&EngineOptions::default());
-    let times = (0..3).map(|turn| {
+    let times = (0..crate::turns(3)).map(|turn| {
         let tokens = tokens(&engine, turn);
         let sequence = engine.open_sequence(None, &tokens).expect("room");
         let start = Instant::now();
@@ -115,7 +122,7 @@ fn swapped(profile: Option<FlashProfile>, share: Option<f64>, drift: f32) -> (f6
         }
     }
     let bytes = engine.memory().kv_cached;
-    let times = (0..TURNS).map(|_| {
+    let times = (0..crate::turns(TURNS)).map(|_| {
         engine.trim_memory(TrimLevel::Warning).expect("it is written");
         assert_eq!(engine.memory().kv_cached, 0, "all of it has left memory");
         drop_cached(&folder.path().join("swap/pages"));

@@ -38,8 +38,7 @@ impl Scribe {
             let mut has_failed = false;
             for ended in receiver {
                 let Some(shared) = shared.upgrade() else { return };
-                shared.write_down(ended, &mut has_failed);
-                told.fetch_sub(1, Ordering::Relaxed);
+                shared.write_down(ended, &mut has_failed, &told);
             }
         });
         Ok(Self { pending, sender: Some(sender), thread: Some(thread.map_err(ServiceError::thread)?) })
@@ -47,12 +46,12 @@ impl Scribe {
 
     /// Calls that have ended and whose ends have not been told yet.
     pub fn pending(&self) -> usize {
-        self.pending.load(Ordering::Relaxed)
+        self.pending.load(Ordering::SeqCst)
     }
 
     pub fn take(&self, ended: Ended) {
         if let Some(sender) = &self.sender {
-            self.pending.fetch_add(1, Ordering::Relaxed);
+            self.pending.fetch_add(1, Ordering::SeqCst);
             // Where nobody takes it the call ends as it is dropped.
             let _ = sender.send(ended);
         }
@@ -67,7 +66,7 @@ impl Drop for Scribe {
 }
 
 impl Shared {
-    fn write_down(&self, Ended { call, completion }: Ended, has_failed: &mut bool) {
+    fn write_down(&self, Ended { call, completion }: Ended, has_failed: &mut bool, pending: &AtomicUsize) {
         let tokens: Arc<[u32]> = [&call.request.prompt[..], &completion.tokens].concat().into();
         let before = self.lock().contexts.get(&call.context).map(|context| Arc::clone(&context.tokens));
         let written = before.as_ref().map(|before| {
@@ -96,6 +95,8 @@ impl Shared {
         }
         state.release(&call);
         drop(state);
+        // Whoever hears of the end finds that it is over.
+        pending.fetch_sub(1, Ordering::SeqCst);
         call.channel.end(Ok(Answer { completion, is_durable }));
     }
 }
