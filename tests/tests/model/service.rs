@@ -345,7 +345,7 @@ fn who_made_way_goes_on_when_others_are_cancelled() {
     let whole = service.memory().expect("it serves").backend.kv;
     let ask = |name: &str| context(&service, name).call(&prompt, &call(None, LONG)).expect("it is taken");
     let (one, other) = (ask("a"), ask("b"));
-    [&one, &other].map(first_text);
+    [&one, &other].into_iter().for_each(first_text);
     // There is room for one of them.
     service.set_budget(whole / 2).expect("it serves");
     // Somebody is always under way, and none of them comes to an end of its own.
