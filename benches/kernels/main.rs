@@ -9,6 +9,11 @@ mod rig;
 mod sample;
 mod step_overhead;
 
+/// Whether figures are asked for, as by `cargo bench`. Else benches run once, for the answers that they check.
+fn is_measuring() -> bool {
+    std::env::args().any(|word| word == "--bench")
+}
+
 criterion::criterion_main!(
     lora_matmul::benches,
     paged_attention::benches,
