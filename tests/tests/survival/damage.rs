@@ -63,6 +63,16 @@ fn talk(service: &Service, place: usize, text: &mut Vec<u32>, alone: &mut Alone,
     }
 }
 
+/// What a run leaves in a store: some contexts with a few calls each, whose texts are returned.
+fn begin(store: &Path, alone: &mut Alone, random: &mut Random) -> Vec<Vec<u32>> {
+    let mut texts = vec![Vec::new(); CONTEXTS];
+    let service = serve(store);
+    for (place, text) in texts.iter_mut().enumerate() {
+        talk(&service, place, text, alone, random);
+    }
+    texts
+}
+
 #[test]
 fn what_is_damaged_is_found_and_everything_before_it_is_there() {
     let random = &mut Random::new(21);
@@ -70,12 +80,7 @@ fn what_is_damaged_is_found_and_everything_before_it_is_there() {
     let (mut cut, mut lost, mut damaged, mut recomputed) = (0, 0, 0, 0);
     for round in 0..count("INTERLEAF_DAMAGES", 12) {
         let store = tempfile::tempdir().expect("a folder");
-        let mut texts = vec![Vec::new(); CONTEXTS];
-        let service = serve(store.path());
-        for (place, text) in texts.iter_mut().enumerate() {
-            talk(&service, place, text, &mut alone, random);
-        }
-        drop(service);
+        let texts = begin(store.path(), &mut alone, random);
         let (contexts, swapped) = files(store.path());
         let harmed: Vec<bool> =
             contexts.iter().map(|file| random.below(3) == 0 && harm(file, random)).collect();
@@ -126,12 +131,7 @@ fn a_context_that_cannot_be_read_costs_no_other() {
     let random = &mut Random::new(22);
     let mut alone = Alone::new();
     let store = tempfile::tempdir().expect("a folder");
-    let mut texts = vec![Vec::new(); CONTEXTS];
-    let service = serve(store.path());
-    for (place, text) in texts.iter_mut().enumerate() {
-        talk(&service, place, text, &mut alone, random);
-    }
-    drop(service);
+    let texts = begin(store.path(), &mut alone, random);
     let (contexts, _) = files(store.path());
     let whole = std::fs::read(&contexts[1]).expect("it is there");
     // The header, wherever it is hit; what is empty; and what is no file.
