@@ -2,7 +2,7 @@
 //! whatever has been done.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use interleaf_runtime::{
     App, Context, Engine, EngineError, EngineOptions, Prompt, Service, SwapStats, TrimLevel,
@@ -10,9 +10,6 @@ use interleaf_runtime::{
 
 use super::rig::{call, end, open, start, swapping};
 use super::script::{APPS, CALLS, CONTEXTS, Call, length, script};
-
-pub const STORE: &str = "INTERLEAF_SURVIVAL_STORE";
-pub const SEED: &str = "INTERLEAF_SURVIVAL_SEED";
 
 /// What the pool has room for.
 const SEQUENCES: usize = 2;
@@ -31,15 +28,12 @@ fn words(tokens: &[u32]) -> String {
     tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
 }
 
-#[test]
-#[ignore = "what the tests of kills start and kill: it needs a store and a seed in its environment"]
-fn runs_until_it_is_killed() {
-    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("expected {name}"));
-    let script = script(variable(SEED).parse().expect("a seed"));
-    let store = PathBuf::from(variable(STORE));
+/// Goes on with the script of a seed, until it is over or the program is killed.
+pub fn run(store: &Path, seed: u64) {
+    let script = script(seed);
     // The harness has begun a line.
     say("");
-    let mut engine = loaded(&store);
+    let mut engine = loaded(store);
     let mut is_first = true;
     loop {
         let service = start(engine);

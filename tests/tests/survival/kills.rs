@@ -9,9 +9,15 @@ use std::time::{Duration, Instant};
 
 use interleaf_tests::data::Random;
 
-use super::driver::{SEED, STORE};
+use super::driver;
 use super::rig::{Alone, count};
 use super::script::{CALLS, CONTEXTS, Call, length, script, texts};
+
+/// This file's test, by which the program is started that is killed, and where that finds what to go on with.
+const TEST: &str =
+    "kills::every_token_that_was_committed_is_there_and_the_rest_is_said_as_it_would_have_been";
+const STORE: &str = "INTERLEAF_SURVIVAL_STORE";
+const SEED: &str = "INTERLEAF_SURVIVAL_SEED";
 
 /// What is known of a store when nothing runs.
 #[derive(Default)]
@@ -45,7 +51,7 @@ struct Script {
 
 fn run(store: &Path, seed: u64) -> Child {
     Command::new(std::env::current_exe().expect("it runs"))
-        .args(["--exact", "driver::runs_until_it_is_killed", "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
         .env(STORE, store)
         .env(SEED, seed.to_string())
         .stdout(Stdio::piped())
@@ -183,6 +189,10 @@ fn crash(store: &Path, random: &mut Random, seen: &mut Seen) {
 
 #[test]
 fn every_token_that_was_committed_is_there_and_the_rest_is_said_as_it_would_have_been() {
+    // Started with a store, it is the program that is killed.
+    if let (Some(store), Ok(seed)) = (std::env::var_os(STORE), std::env::var(SEED)) {
+        return driver::run(Path::new(&store), seed.parse().expect("a seed"));
+    }
     let kills = count("INTERLEAF_KILLS", 12);
     let random = &mut Random::new(9);
     let mut alone = Alone::new();

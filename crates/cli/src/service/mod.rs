@@ -6,7 +6,7 @@ mod counters;
 mod follow;
 mod pool;
 mod printer;
-mod session;
+mod shell;
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::lines::{Lines, Read};
 use crate::memory::backend_line;
 use crate::{CliError, interrupt, load, output};
 use printer::Printer;
-use session::{Defaults, Session};
+use shell::{Defaults, Shell};
 
 /// Serves until the lines end. Of a script, the first line that fails ends it.
 pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
@@ -49,20 +49,20 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
         output::note(format_args!("{of_other_models} {} of other models", are(of_other_models)));
     }
     let printer = Printer::new(lines.printer()?);
-    let session = Session::new(service, printer, Defaults { adapter, max_tokens: args.max_tokens, backend });
+    let shell = Shell::new(service, printer, Defaults { adapter, max_tokens: args.max_tokens, backend });
     if lines.is_terminal() {
-        talk(session, &mut lines)
+        talk(shell, &mut lines)
     } else {
         let script = args.script.as_deref().map(|path| path.display().to_string());
-        play(session, &mut lines, &script.unwrap_or_else(|| "standard input".into()))
+        play(shell, &mut lines, &script.unwrap_or_else(|| "standard input".into()))
     }
 }
 
 /// A person types: what fails is told, and the next line may do better.
-fn talk(mut session: Session, lines: &mut Lines) -> Result<ExitCode, CliError> {
+fn talk(mut shell: Shell, lines: &mut Lines) -> Result<ExitCode, CliError> {
     loop {
         let done = match lines.next()? {
-            Read::Line(line) => act(&mut session, &line, 0),
+            Read::Line(line) => act(&mut shell, &line, 0),
             Read::Garbled => Err(CliError::Input("a line is not UTF-8 text".into())),
             Read::GivenUp => {
                 output::note("Ctrl-D or `quit` ends the service");
@@ -78,20 +78,20 @@ fn talk(mut session: Session, lines: &mut Lines) -> Result<ExitCode, CliError> {
             Err(error) => output::note(format_args!("interleaf: {error}")),
         }
         // The failures of calls were told as they came.
-        session.take_failed();
+        shell.take_failed();
     }
-    session.finish()?;
+    shell.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A script: its lines in order, then what they left under way.
-fn play(mut session: Session, lines: &mut Lines, script: &str) -> Result<ExitCode, CliError> {
-    let played = play_lines(&mut session, lines, script);
-    let finished = session.finish();
+fn play(mut shell: Shell, lines: &mut Lines, script: &str) -> Result<ExitCode, CliError> {
+    let played = play_lines(&mut shell, lines, script);
+    let finished = shell.finish();
     played.and(finished).map(|()| ExitCode::SUCCESS)
 }
 
-fn play_lines(session: &mut Session, lines: &mut Lines, script: &str) -> Result<(), CliError> {
+fn play_lines(shell: &mut Shell, lines: &mut Lines, script: &str) -> Result<(), CliError> {
     let failed = |line: usize, command: &str, error: CliError| match error {
         error @ CliError::Output(_) => error,
         error => CliError::Script {
@@ -102,8 +102,8 @@ fn play_lines(session: &mut Session, lines: &mut Lines, script: &str) -> Result<
         },
     };
     // A call's failure is its own line's, however late it is seen.
-    let failed_call = |session: &mut Session| {
-        let first = session.take_failed().into_iter().next();
+    let failed_call = |shell: &mut Shell| {
+        let first = shell.take_failed().into_iter().next();
         first.map_or(Ok(()), |call| Err(failed(call.line, &call.command, call.error)))
     };
     let mut number = 0;
@@ -117,20 +117,20 @@ fn play_lines(session: &mut Session, lines: &mut Lines, script: &str) -> Result<
             }
             Read::GivenUp | Read::End => break,
         };
-        session.echo(&line)?;
-        let done = act(session, &line, number).map_err(|error| failed(number, &line, error))?;
-        failed_call(session)?;
+        shell.echo(&line)?;
+        let done = act(shell, &line, number).map_err(|error| failed(number, &line, error))?;
+        failed_call(shell)?;
         if done.is_break() {
             return Ok(());
         }
     }
-    session.wait_for_all().map_err(|error| failed(number, "the end", error))?;
-    failed_call(session)
+    shell.wait_for_all().map_err(|error| failed(number, "the end", error))?;
+    failed_call(shell)
 }
 
-fn act(session: &mut Session, line: &str, number: usize) -> Result<ControlFlow<()>, CliError> {
+fn act(shell: &mut Shell, line: &str, number: usize) -> Result<ControlFlow<()>, CliError> {
     match command::parse(line).map_err(CliError::Usage)? {
         None => Ok(ControlFlow::Continue(())),
-        Some(command) => session.act(command, line.trim(), number),
+        Some(command) => shell.act(command, line.trim(), number),
     }
 }

@@ -1,4 +1,4 @@
-//! The apps and contexts of a session by their names, and what commands do to them.
+//! The apps and contexts that commands name, and what commands do to them.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -59,7 +59,7 @@ pub struct FailedCall {
 }
 
 /// A service with what it is called by here.
-pub struct Session {
+pub struct Shell {
     service: Service,
     printer: Printer,
     defaults: Defaults,
@@ -72,7 +72,7 @@ pub struct Session {
     ends: Receiver<End>,
 }
 
-impl Session {
+impl Shell {
     /// One with nothing in it.
     pub fn new(service: Service, printer: Printer, defaults: Defaults) -> Self {
         let (sender, ends) = channel();
@@ -103,7 +103,7 @@ impl Session {
             Command::Wait(None) => self.wait_for_all()?,
             Command::Wait(Some(context)) => {
                 self.context(&context)?;
-                self.wait(|session| !session.running.contains_key(&context))?;
+                self.wait(|shell| !shell.running.contains_key(&context))?;
             }
             Command::Cancel(context) => {
                 self.context(&context)?;
@@ -116,7 +116,7 @@ impl Session {
                 self.context(&name)?.context.delete()?;
                 self.contexts.remove(&name);
                 // So that the next context of this name is not taken for it.
-                self.wait(|session| !session.running.contains_key(&name))?;
+                self.wait(|shell| !shell.running.contains_key(&name))?;
             }
             Command::State { app, to } => self.app(&app)?.set_state(to)?,
             Command::Trim(level) => self.service.trim_memory(level)?,
@@ -224,7 +224,7 @@ impl Session {
             (_, false) => None,
             (Some(before), true) => Some([&before[..], &[ChatMessage::new("user", &*text)]].concat()),
             (None, true) => {
-                let expected = "expected a context whose conversation began in this session, or `call`";
+                let expected = "expected a context whose conversation began in this run, or `call`";
                 return Err(CliError::Usage(format!(
                     "{name} has text that is not known turn by turn: {expected}"
                 )));
@@ -248,7 +248,7 @@ impl Session {
                 let name = call.context.clone();
                 match self.call(*call, line, number) {
                     Ok(()) => {
-                        self.wait(|session| !session.running.contains_key(&name))?;
+                        self.wait(|shell| !shell.running.contains_key(&name))?;
                         let mut failed = self.failed.extract_if(.., |failed| failed.context == name);
                         failed.next().map_or(Ok(()), |failed| Err(failed.error))
                     }
@@ -272,7 +272,7 @@ impl Session {
     /// # Errors
     /// If Ctrl-C was pressed.
     pub fn wait_for_all(&mut self) -> Result<(), CliError> {
-        self.wait(|session| session.running.is_empty())
+        self.wait(|shell| shell.running.is_empty())
     }
 
     /// Waits for something, with a status line meanwhile. Ctrl-C cancels what is under way.
