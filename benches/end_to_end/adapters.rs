@@ -7,7 +7,6 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use criterion::Criterion;
 use interleaf_demo_model as demo;
 use interleaf_runtime::{
     Completion, Engine, EngineOptions, PeftAdapter, Request, SamplingOptions, Shape, Source, WeightFormat,
@@ -26,16 +25,7 @@ const REQUESTS: usize = 256;
 const AT_ONCE: usize = 8;
 const TOKENS: usize = 32;
 
-criterion::criterion_group!(
-    name = benches;
-    config = Criterion::default().sample_size(10);
-    targets = adapters
-);
-
-fn adapters(_: &mut Criterion) {
-    if !crate::is_wanted("adapters") {
-        return;
-    }
+pub fn adapters() {
     let base = Source::Embedded { name: demo::NAME, files: demo::BASE };
     batch("the demo model", base, WeightFormat::Stored, 48, crate::turns(9));
     if crate::is_measuring() {

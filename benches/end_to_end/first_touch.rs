@@ -8,7 +8,6 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use criterion::Criterion;
 use interleaf_demo_model as demo;
 use interleaf_model::{
     Calibration, Directions, HalfCalibration, JointCalibration, Ladder, LayerCalibration, MadeFrom,
@@ -27,16 +26,7 @@ const ADAPTER: &str = "adapter";
 /// What the calibration allows, so that the engine translates.
 const BUDGET: f32 = 1e-2;
 
-criterion::criterion_group!(
-    name = benches;
-    config = Criterion::default().sample_size(10);
-    targets = first_touch
-);
-
-fn first_touch(_: &mut Criterion) {
-    if !crate::is_wanted("first_touch") {
-        return;
-    }
+pub fn first_touch() {
     let demo = Source::Embedded { name: demo::NAME, files: demo::BASE };
     measure("the demo model", demo, WeightFormat::Stored, crate::turns(31));
     if !crate::is_measuring() {

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use criterion::Criterion;
 use interleaf_demo_model as demo;
 use interleaf_runtime::{
     Engine, EngineOptions, Feed, FlashProfile, RowKind, SequenceHandle, Shape, Source, SwapOptions,
@@ -23,16 +22,7 @@ const TURNS: usize = 9;
 /// What the narrowed context's calls allow, in nats: more than bounds of random weights' pages come to.
 const BUDGET: f32 = 10.0;
 
-criterion::criterion_group!(
-    name = benches;
-    config = Criterion::default().sample_size(10);
-    targets = switch
-);
-
-fn switch(_: &mut Criterion) {
-    if !crate::is_wanted("switch") {
-        return;
-    }
+pub fn switch() {
     let model = if crate::is_measuring() { "llama-3.2-1b, generated, Q4_0" } else { "the demo model" };
     println!("a context of {CONTEXT} tokens comes back, {model}:");
     let recomputed = recomputed();

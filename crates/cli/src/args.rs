@@ -135,9 +135,9 @@ impl Args {
     pub fn perfetto(&self) -> Option<&Path> {
         let trace = match &self.command {
             None => &self.demo.trace,
-            Some(Command::Generate(args)) => &args.trace,
-            Some(Command::Chat(args)) => &args.trace,
-            Some(Command::Service(args)) => &args.trace,
+            Some(Command::Generate(args)) => &args.run.trace,
+            Some(Command::Chat(args)) => &args.run.trace,
+            Some(Command::Service(args)) => &args.run.trace,
             Some(_) => return None,
         };
         trace.perfetto.as_deref()
@@ -411,6 +411,20 @@ pub struct ModelArgs {
     pub chosen: Option<String>,
 }
 
+/// What runs a model that answers, what of its pages and adapters is not always in memory, and what is recorded of it.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tiers: TierArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trace: TraceArgs,
+}
+
 /// Options of `generate`.
 #[derive(Debug, ClapArgs)]
 pub struct GenerateArgs {
@@ -444,13 +458,7 @@ pub struct GenerateArgs {
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub engine: EngineArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub tiers: TierArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub trace: TraceArgs,
+    pub run: RunArgs,
 }
 
 /// A drift budget: `exact`, or a divergence.
@@ -534,13 +542,7 @@ pub struct ChatArgs {
     pub sampling: SamplingArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub engine: EngineArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub tiers: TierArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub trace: TraceArgs,
+    pub run: RunArgs,
 }
 
 /// Options of `verify`.

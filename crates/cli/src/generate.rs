@@ -51,8 +51,7 @@ struct RoutedRow<'a> {
 /// Answers the prompt.
 pub fn run(args: &GenerateArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
-    let (mut engine, adapter) =
-        load::open_chosen(&args.model, &args.tiers.with(load::options(&args.engine)))?;
+    let (mut engine, adapter) = load::open_chosen(&args.model, &load::run_options(&args.run))?;
     let mut request = Request {
         prompt: prompt::one_turn(&engine, args.system.as_deref(), &args.prompt, args.raw)?,
         adapter,

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use interleaf_demo_model as demo_model;
 use interleaf_runtime::{Engine, EngineError, EngineOptions, Source, wants_kernels};
 
-use crate::args::{EngineArgs, ModelArgs};
+use crate::args::{EngineArgs, ModelArgs, RunArgs};
 use crate::{CliError, output};
 
 /// The engine options that the command line asks for.
@@ -28,6 +28,11 @@ pub fn options(args: &EngineArgs) -> EngineOptions {
         retry_load: true,
         ..EngineOptions::default()
     }
+}
+
+/// The same with what is not always in memory.
+pub fn run_options(args: &RunArgs) -> EngineOptions {
+    args.tiers.with(options(&args.engine))
 }
 
 /// A bar on standard error; hidden where that is no terminal.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::{EngineArgs, ModelArgs, TierArgs, TraceArgs, context};
+use super::{ModelArgs, RunArgs, context};
 
 /// Options of `service`.
 #[derive(Debug, ClapArgs)]
@@ -34,11 +34,5 @@ pub struct ServiceArgs {
     pub router: Option<Option<PathBuf>>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub engine: EngineArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub tiers: TierArgs,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub trace: TraceArgs,
+    pub run: RunArgs,
 }

@@ -27,8 +27,7 @@ pub fn run(args: &ChatArgs) -> Result<ExitCode, CliError> {
     }
     let (context, at_rest) = (args.context, args.at_rest);
     let widths = args.widths.map(|ratio| WidthOptions { ratio, above: 0.0, ..WidthOptions::default() });
-    let options = EngineOptions { context, at_rest, widths, ..load::options(&args.engine) };
-    let options = args.tiers.with(options);
+    let options = EngineOptions { context, at_rest, widths, ..load::run_options(&args.run) };
     let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
     let sampling = sampling::options(&engine, &args.sampling);
     sampling.check()?;

@@ -25,8 +25,7 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
     interrupt::listen();
     let mut lines = args.script.as_deref().map_or_else(Lines::open, Lines::file)?;
     let options =
-        EngineOptions { context: args.context, at_rest: args.at_rest, ..load::options(&args.engine) };
-    let options = args.tiers.with(options);
+        EngineOptions { context: args.context, at_rest: args.at_rest, ..load::run_options(&args.run) };
     let (mut engine, adapter) = load::open_chosen(&args.model, &options)?;
     engine.reserve_kv(usize::try_from(args.pool).unwrap_or(usize::MAX), engine.context())?;
     if let Some(router) = &args.router {
@@ -34,7 +33,7 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode, CliError> {
     }
     let backend = backend_line(&engine);
     // Only where somebody says where: what is typed here is nobody else's.
-    let keeps_contexts = args.engine.store.store.is_some();
+    let keeps_contexts = args.run.engine.store.store.is_some();
     let service = Service::start(engine, ServiceOptions { keeps_contexts, ..ServiceOptions::default() })?;
     if lines.is_terminal() {
         let model = load::model_name(args.model.model.as_deref());
