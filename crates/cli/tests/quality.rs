@@ -52,6 +52,27 @@ fn codecs_are_measured_and_drawn() {
 }
 
 #[test]
+fn what_the_machine_takes_is_measured_and_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let args = ["calibrate", "--device", "--backend", "cpu"];
+    let report = json(folder.path(), &[&args[..], &["--json"]].concat());
+    for (points, each) in [("computed", "recompute"), ("bytes_read", "read")] {
+        let seconds = report["measure"][points].as_array().expect("points").iter().map(|at| at[1].as_f64());
+        assert!(seconds.clone().count() == 5 && seconds.flatten().all(|took| took > 0.0), "{report}");
+        assert!(report["measure"][each][0].as_f64().is_some_and(|fixed| fixed >= 0.0), "{report}");
+    }
+    let kept: Vec<_> = std::fs::read_dir(folder.path().join("swap")).expect("a folder").collect();
+    let names: Vec<_> = kept.into_iter().map(|file| file.expect("a file").file_name()).collect();
+    assert!(names.len() == 1 && names[0].to_string_lossy().starts_with("costs-"), "{names:?}");
+    let plain = String::from_utf8(interleaf(folder.path(), &args).stdout).expect("UTF-8");
+    for words in
+        ["computing again", "for each chunk of 16 tokens", "MB/s", "compute 16 chunks", "read 8.0 MiB"]
+    {
+        assert!(plain.contains(words), "{words}: {plain}");
+    }
+}
+
+#[test]
 fn budgets_are_kept_and_what_is_held_shrinks_with_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let plot = folder.path().join("budgets.svg");

@@ -197,8 +197,7 @@ typedef struct interleaf_open_options {
        are read when memory has no longer had room for them; 0 for none. Needs a store, and not INTERLEAF_OPEN_AT_REST. */
     uint64_t swap_bytes;
     /* The most that may be held, in bytes: weights, adapters, the pool, activations, and what is on its way to the file below the
-       pool and back. What cannot fit is refused before it is
-       allocated, with INTERLEAF_DOES_NOT_FIT; 0 for no such bound. */
+       pool and back. What cannot fit is refused before it is allocated, with INTERLEAF_DOES_NOT_FIT; 0 for no such bound. */
     uint64_t memory_budget_bytes;
 } interleaf_open_options;
 

@@ -73,8 +73,8 @@ pub struct EngineOptions {
     /// A folder of the engine's own, for what it keeps between runs, such as digests; `None` to keep nothing.
     pub store: Option<PathBuf>,
     /// The most that the engine may hold, in bytes: weights, adapters, the pool, activations, and what is on its way between the pool
-    /// and the file below it, at most 64 MiB. What cannot fit is refused before it
-    /// is allocated ([`EngineError::DoesNotFit`](crate::EngineError::DoesNotFit)); `None` for no such bound.
+    /// and the file below it, at most 64 MiB. What cannot fit is refused before it is allocated
+    /// ([`EngineError::DoesNotFit`](crate::EngineError::DoesNotFit)); `None` for no such bound.
     pub memory_budget: Option<u64>,
     /// Whether a model is loaded again, or a pool reserved, whose last load or reservation ended with its process
     /// ([`EngineError::LastLoadFailed`](crate::EngineError::LastLoadFailed)).

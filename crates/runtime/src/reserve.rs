@@ -40,9 +40,8 @@ impl Engine {
     ///
     /// # Errors
     /// If there is no room for it, it does not fit into the memory budget ([`EngineError::DoesNotFit`]), the file below memory is to have
-    /// no room for a chunk, or the last process that
-    /// reserved as much ended meanwhile ([`EngineError::LastLoadFailed`]); or, with nothing changed and nothing given to the GPU, while
-    /// that is suspended ([`EngineError::GpuSuspended`]).
+    /// no room for a chunk, or the last process that reserved as much ended meanwhile ([`EngineError::LastLoadFailed`]); or, with
+    /// nothing changed and nothing given to the GPU, while that is suspended ([`EngineError::GpuSuspended`]).
     pub fn reserve_kv(&mut self, sequences: usize, tokens: usize) -> Result<(), EngineError> {
         let slots = sequences.saturating_mul(tokens.div_ceil(CHUNK_TOKENS));
         let wanted = self.reserved.with_slots(slots, self.context);

@@ -10,13 +10,14 @@ use crate::{Engine, EngineError, Feed, RowKind, SequenceHandle, Want};
 
 impl Engine {
     /// Does some idle work, on at most `tokens` tokens, whole chunks. First what is worth most of what was swapped out comes back as
-    /// long as memory has much room and was not trimmed since the last call, and memory that is nearly full is emptied. Then computes what adapters' calls with a drift budget
-    /// have read by translation of the base's pages, the longest text before others, and forgets the translation of what is
-    /// there exact. Then computes the base's pages of the longest text that such calls have left in the cache without them, and
-    /// encodes theirs over these. Where there are neither, puts as many tokens of adapters' to rest, if they may
-    /// ([`EngineOptions::at_rest`](crate::EngineOptions::at_rest)); and where there is nothing of that either, narrows contexts by
-    /// how much their chunks are attended to ([`EngineOptions::widths`](crate::EngineOptions::widths)). Returns how many tokens something was done about; 0 where
-    /// there is nothing to do, or no room to do it in. Apps that go to the background call it until then.
+    /// long as memory has much room and was not trimmed since the last call, and memory that is nearly full is emptied. Then computes
+    /// what adapters' calls with a drift budget have read by translation of the base's pages, the longest text before others, and
+    /// forgets the translation of what is there exact. Then computes the base's pages of the longest text that such calls have left in
+    /// the cache without them, and encodes theirs over these. Where there are neither, puts as many tokens of adapters' to rest, if
+    /// they may ([`EngineOptions::at_rest`](crate::EngineOptions::at_rest)); and where there is nothing of that either, narrows
+    /// contexts by how much their chunks are attended to ([`EngineOptions::widths`](crate::EngineOptions::widths)). Returns how many
+    /// tokens something was done about; 0 where there is nothing to do, or no room to do it in. Apps that go to the background call it
+    /// until then.
     ///
     /// # Errors
     /// If the GPU is suspended, or the device fails. What is there stays.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use interleaf_runtime::{
     AppState, BackendChoice, CallOptions, Completion, Engine, EngineError, EngineOptions, FlashProfile,
-    Prompt, Request, SamplingOptions, Service, ServiceOptions, SwapOptions, SwapStats, TrimLevel,
+    Prompt, Request, SamplingOptions, Service, ServiceOptions, SwapOptions, SwapStats, SwitchMeasure,
+    TrimLevel,
 };
 
 use interleaf_tests::backends;
@@ -181,6 +182,54 @@ fn what_is_sooner_computed_than_read_is_computed_among_what_is_read() {
             assert_eq!(damaged, 0);
             assert_eq!(after.tokens, before.tokens, "{backend:?} {adapter:?}");
         }
+    }
+}
+
+#[test]
+fn what_the_machine_was_measured_to_take_says_what_is_computed() {
+    let store = tempfile::tempdir().expect("a folder");
+    let mut engine = engine(store.path(), BackendChoice::Cpu);
+    let measure = engine.measure_switch().expect("it runs");
+    let file = std::fs::read_dir(store.path().join("swap")).expect("a folder").find_map(|file| {
+        let path = file.expect("a file").path();
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("costs-")).then_some(path)
+    });
+    let file = file.expect("it is kept");
+    let kept = std::fs::read(&file).expect("it is there");
+    let kept: SwitchMeasure = serde_json::from_slice(&kept).expect("whole");
+    // But for the last digit of a number as text.
+    let is_near = |(a, b): (f64, f64), (c, d): (f64, f64)| {
+        (a - c).abs() <= 1e-12 * a.abs() && (b - d).abs() <= 1e-12 * b.abs()
+    };
+    assert!(is_near(kept.recompute, measure.recompute) && is_near(kept.read, measure.read), "{kept:?}");
+    let text = text(&engine, 480);
+    let before = ask(&mut engine, &text, None, 0.0);
+    empty(&mut engine);
+    let mut back = |costs: Option<&[u8]>| {
+        match costs {
+            Some(costs) => std::fs::write(&file, costs).expect("it is written"),
+            None => std::fs::remove_file(&file).expect("it is there"),
+        }
+        engine.reserve_kv(2, 512).expect("a small pool");
+        let after = ask(&mut engine, &text, None, 0.0);
+        assert_eq!((after.tokens, after.reused_tokens), (before.tokens.clone(), 464));
+        empty(&mut engine);
+        let SwapStats { read, recomputed, .. } = stats(&engine);
+        (read, recomputed)
+    };
+    let mut costs = |recompute, read| {
+        let measure = SwitchMeasure { recompute, read, ..measure.clone() };
+        back(Some(&serde_json::to_vec(&measure).expect("numbers")))
+    };
+    let dear = (1e3, 0.0);
+    assert_eq!(costs((0.0, 1e-6), dear), (0, 29));
+    assert_eq!(costs(dear, (0.0, 1e-12)), (29, 0));
+    // What is no measure is none.
+    let unmeasured = back(None);
+    let mut unsound = serde_json::to_value(&measure).expect("numbers");
+    unsound["read"][0] = (-1.0).into();
+    for none in [b"{".to_vec(), unsound.to_string().into_bytes()] {
+        assert_eq!(back(Some(&none)), unmeasured);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use interleaf_runtime::{EngineOptions, Source, SwapOptions, SwitchMeasure};
+use interleaf_runtime::{EngineOptions, Source, SwitchMeasure};
 use serde::Serialize;
 
 use crate::args::CalibrateArgs;
@@ -30,7 +30,6 @@ pub fn run(args: &CalibrateArgs) -> Result<ExitCode, CliError> {
         weights: args.weights.into(),
         threads: args.threads,
         store,
-        swap: Some(SwapOptions::new(0)),
         ..EngineOptions::default()
     };
     let source = args.model.as_deref().map_or_else(load::demo_base, Source::dir);
@@ -43,17 +42,14 @@ pub fn run(args: &CalibrateArgs) -> Result<ExitCode, CliError> {
         output::json(&Report { model, backend, measure: &measure })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let line = |(fixed, each): (f64, f64), of: &str| {
-        format!("{:.3} ms and {of}", fixed * 1e3).replace("{}", &ms(each))
-    };
+    let ((any_chunks, each_chunk), (any_read, each_byte)) = (measure.recompute, measure.read);
+    let computing = format!("{} and {} for each chunk of 16 tokens", ms(any_chunks), ms(each_chunk));
+    let reading = format!("{} and {:.0} MB/s", ms(any_read), 1e-6 / each_byte.max(1e-15));
     let costs = facts(&[
         ("model", model),
         ("backend", backend),
-        ("computing again", line(measure.recompute, "{} for each chunk of 16 tokens")),
-        (
-            "reading",
-            format!("{:.3} ms and {:.0} MB/s", measure.read.0 * 1e3, 1e-6 / measure.read.1.max(1e-15)),
-        ),
+        ("computing again", computing),
+        ("reading", reading),
     ]);
     costs.into_iter().try_for_each(output::line)?;
     let computed = measure.computed.iter().map(|(n, s)| vec![format!("compute {n} chunks"), ms(*s)]);

@@ -16,8 +16,8 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Marks in a file of the store that something is being loaded. `None` where there is no store, another process is loading, or the store cannot be
-    /// written: nothing is known then.
+    /// Marks in a file of the store that something is being loaded. `None` where there is no store, another process is loading, or the
+    /// store cannot be written: nothing is known then.
     ///
     /// # Errors
     /// If the last one that loaded the same did not end of its own, unless that may be tried again.

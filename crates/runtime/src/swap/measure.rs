@@ -12,7 +12,7 @@ use interleaf_model::{Digest, ModelError};
 use serde::{Deserialize, Serialize};
 
 use super::pages::PageFile;
-use super::{FOLDER, FlashProfile, costs};
+use super::{FlashProfile, costs};
 use crate::store::write_whole;
 use crate::{Engine, EngineError, Feed, Want};
 
@@ -66,7 +66,7 @@ impl Engine {
     /// # Errors
     /// If the pool has no room, a file cannot be written or read, there is no store, or the device fails.
     pub fn measure_switch(&mut self) -> Result<SwitchMeasure, EngineError> {
-        let Some(folder) = self.store.folder().map(|folder| folder.join(FOLDER)) else {
+        let Some(folder) = self.swap_folder() else {
             let (option, expected) = ("store", "a folder to measure the storage of");
             return Err(EngineError::InvalidOption { option, expected, found: "none".into() });
         };

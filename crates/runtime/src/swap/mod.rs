@@ -24,7 +24,7 @@ mod write_back;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use interleaf_contract::PoolGeometry;
@@ -240,12 +240,17 @@ impl Engine {
         }
     }
 
+    /// The folder of the file below memory.
+    fn swap_folder(&self) -> Option<PathBuf> {
+        Some(self.swap_folder.as_deref().or(self.store.folder())?.join(FOLDER))
+    }
+
     /// Opens the file below memory for the pool that is reserved, and says what the manager may put there. Where that cannot be done
     /// it is said, and what leaves memory is computed again.
     pub(crate) fn open_swap(&mut self) -> Option<Below> {
         let options = self.swap_options?;
         let geometry = self.reserved.geometry;
-        let folder = self.swap_folder.as_deref().or(self.store.folder())?.join(FOLDER);
+        let folder = self.swap_folder()?;
         let each = chunk_bytes(&geometry).max(1);
         let chunks = u32::try_from(options.bytes / each).unwrap_or(u32::MAX);
         let stripe = u64::from(chunks) * 2 * geometry.page_bytes() as u64;
