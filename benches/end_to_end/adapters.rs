@@ -12,6 +12,7 @@ use interleaf_runtime::{
     Completion, Engine, EngineOptions, PeftAdapter, Request, SamplingOptions, Shape, Source, WeightFormat,
 };
 use interleaf_tests::adapter_files;
+use interleaf_tests::data::Random;
 
 const ADAPTERS: usize = 20;
 const ROWS: usize = 16;
@@ -114,15 +115,15 @@ fn registered(most: usize, turns: usize) {
     let mut rows = [Vec::new(), Vec::new(), Vec::new()];
     let mut loads = [0, 0, 0];
     for turn in 0..=turns {
-        let drawn = |count: usize| -> Vec<Request> {
-            let mut draw = Draw(turn as u64 + 1);
+        let under = |count: usize| -> Vec<Request> {
+            let random = &mut Random::new(turn as u64 + 1);
             (0..REQUESTS)
-                .map(|i| request(turn * REQUESTS + i, format!("adapter {}", draw.of(count)), TOKENS))
+                .map(|i| request(turn * REQUESTS + i, format!("adapter {}", drawn(random, count)), TOKENS))
                 .collect()
         };
-        let same = drawn(ADAPTERS);
+        let same = under(ADAPTERS);
         let mut answers = Vec::new();
-        for (place, requests) in [same.clone(), same, drawn(most)].into_iter().enumerate() {
+        for (place, requests) in [same.clone(), same, under(most)].into_iter().enumerate() {
             let engine = if place == 0 { &mut *few } else { &mut *many };
             let before = engine.adapter_stats().loads;
             let start = Instant::now();
@@ -158,25 +159,17 @@ fn registered(most: usize, turns: usize) {
     println!("  {:?}", many.adapter_stats());
 }
 
-/// Numbers by a law of popularity, the same every time (splitmix64).
-struct Draw(u64);
-
-impl Draw {
-    fn of(&mut self, count: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let unit = ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64;
-        let weight = |i: usize| (i as f64 + 1.0).powf(-POPULARITY);
-        let mut left = unit * (0..count).map(weight).sum::<f64>();
-        (0..count)
-            .find(|&i| {
-                left -= weight(i);
-                left <= 0.0
-            })
-            .unwrap_or(count - 1)
-    }
+/// A number by the law of popularity.
+fn drawn(random: &mut Random, count: usize) -> usize {
+    let weight = |i: usize| (i as f64 + 1.0).powf(-POPULARITY);
+    let unit = (random.bits() >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut left = unit * (0..count).map(weight).sum::<f64>();
+    (0..count)
+        .find(|&i| {
+            left -= weight(i);
+            left <= 0.0
+        })
+        .unwrap_or(count - 1)
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {

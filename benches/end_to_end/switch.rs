@@ -26,24 +26,28 @@ pub fn switch() {
     let model = if crate::is_measuring() { "llama-3.2-1b, generated, Q4_0" } else { "the demo model" };
     println!("a context of {CONTEXT} tokens comes back, {model}:");
     let recomputed = recomputed();
-    println!("  {:<44} {:>9.2} ms", "killed, computed again", 1e3 * recomputed);
+    println!("  {:<47} {:>9.2} ms", "killed, computed again", 1e3 * recomputed);
     for profile in [Some(FlashProfile::UFS_4_0), None] {
         let storage = if profile.is_some() { "UFS 4.0" } else { "this machine's storage" };
-        let exact = swapped(profile, None, 0.0);
-        for (name, share) in
-            [("exact pages", None), ("pages of 4 bits", Some(0.5)), ("pages of 3 bits", Some(0.375))]
-        {
-            let (seconds, bytes) = match share {
-                None => exact,
-                Some(share) => swapped(profile, Some(share), BUDGET),
-            };
+        // What the others are beside is only read.
+        let exact = swapped(profile, None, 0.0, false);
+        assert_eq!(exact.computed, 0);
+        let ways = [
+            ("exact pages, read alone", None),
+            ("exact pages", Some((None, 0.0))),
+            ("pages of 4 bits", Some((Some(0.5), BUDGET))),
+            ("pages of 3 bits", Some((Some(0.375), BUDGET))),
+        ];
+        for (name, planned) in ways {
+            let back = planned.map_or(exact, |(share, drift)| swapped(profile, share, drift, true));
             println!(
-                "  {:<44} {:>9.2} ms  {:>6.1} MB  {:>5.1} x exact, {:>6.0} x computed again",
+                "  {:<47} {:>9.2} ms  {:>6.1} MB  {:>5.1} x exact, {:>6.0} x computed again, {} chunks computed",
                 format!("{storage}, {name}"),
-                1e3 * seconds,
-                1e-6 * bytes as f64,
-                exact.0 / seconds,
-                recomputed / seconds
+                1e3 * back.seconds,
+                1e-6 * back.bytes as f64,
+                exact.seconds / back.seconds,
+                recomputed / back.seconds,
+                back.computed
             );
         }
     }
@@ -90,16 +94,29 @@ fn recomputed() -> f64 {
     median(times.collect())
 }
 
-/// Seconds until a context that was swapped out can be read, and the bytes of its pages.
-fn swapped(profile: Option<FlashProfile>, share: Option<f64>, drift: f32) -> (f64, u64) {
+/// A context that was swapped out and has come back.
+#[derive(Clone, Copy)]
+struct Back {
+    /// Until it can be read.
+    seconds: f64,
+    /// Bytes of its pages.
+    bytes: u64,
+    /// Chunks that were computed again while others were read, in all turns.
+    computed: u64,
+}
+
+/// A context comes back, by what was measured of the machine if that is to say what is read and what is computed; else by what such
+/// machines take, by which all of it is read.
+fn swapped(profile: Option<FlashProfile>, share: Option<f64>, drift: f32, is_measured: bool) -> Back {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Some(folder.path().to_owned());
     let widths = share.map(|ratio| WidthOptions { ratio, above: 0.0, ..WidthOptions::default() });
     let swap = Some(SwapOptions { bytes: FILE, profile });
     let mut engine = open(&EngineOptions { store, swap, widths, ..EngineOptions::default() });
-    // What is read and what is computed follows from this.
-    engine.measure_switch().expect("it runs");
-    engine.reserve_kv(2, CONTEXT + 64).expect("a pool");
+    if is_measured {
+        engine.measure_switch().expect("it runs");
+        engine.reserve_kv(2, CONTEXT + 64).expect("a pool");
+    }
     let tokens = tokens(&engine, 0);
     let (sequence, _) = engine.resume_sequence(None, &tokens, drift).expect("room");
     feed(&mut engine, sequence, &tokens);
@@ -112,19 +129,22 @@ fn swapped(profile: Option<FlashProfile>, share: Option<f64>, drift: f32) -> (f6
         }
     }
     let bytes = engine.memory().kv_cached;
-    let times = (0..crate::turns(TURNS)).map(|_| {
-        engine.trim_memory(TrimLevel::Warning).expect("it is written");
-        assert_eq!(engine.memory().kv_cached, 0, "all of it has left memory");
-        drop_cached(&folder.path().join("swap/pages"));
-        let start = Instant::now();
-        let (sequence, reused) = engine.resume_sequence(None, &tokens, drift).expect("room");
-        let time = start.elapsed();
-        assert!(reused + 16 >= CONTEXT, "{reused} tokens are back");
-        engine.close_sequence(sequence).expect("open");
-        engine.flush_swap().expect("it is written");
-        time
-    });
-    (median(times.collect()), bytes)
+    let times: Vec<Duration> = (0..crate::turns(TURNS))
+        .map(|_| {
+            engine.trim_memory(TrimLevel::Warning).expect("it is written");
+            assert_eq!(engine.memory().kv_cached, 0, "all of it has left memory");
+            drop_cached(&folder.path().join("swap/pages"));
+            let start = Instant::now();
+            let (sequence, reused) = engine.resume_sequence(None, &tokens, drift).expect("room");
+            let time = start.elapsed();
+            assert!(reused + 16 >= CONTEXT, "{reused} tokens are back");
+            engine.close_sequence(sequence).expect("open");
+            engine.flush_swap().expect("it is written");
+            time
+        })
+        .collect();
+    let computed = engine.swap_stats().expect("it swaps").recomputed;
+    Back { seconds: median(times), bytes, computed }
 }
 
 /// What is read next comes from the storage, where the system forgets what it is asked to.

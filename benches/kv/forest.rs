@@ -49,7 +49,7 @@ impl Forest {
             element: PageElement::F16,
             tiers: vec![TierConfig { striped: true, chunks: room as u32 }],
             policy,
-            costs: SwitchCosts { recompute: line(0.001, 0.004), read: line(0.0005, 1e-9) },
+            costs: SwitchCosts { recompute: line(0.001, 0.004), read: line(0.0005, 1e-9), least_saved: 0.0 },
             can_recompute: false,
             idle_below: 0.7,
             busy_above: 1.0,

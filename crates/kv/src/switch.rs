@@ -31,6 +31,9 @@ pub struct SwitchCosts {
     pub recompute: LinearCost,
     /// To read them, by their bytes.
     pub read: LinearCost,
+    /// What share of the time it must save at least to recompute what could be read: lines are off by something, and a chunk that is
+    /// recomputed for little may well cost more than it saves.
+    pub least_saved: f64,
 }
 
 /// How a context comes back.
@@ -64,7 +67,8 @@ impl Missing {
     }
 }
 
-/// Splits missing chunks so that they are back soonest. Among equals the fewest are recomputed.
+/// Splits missing chunks so that they are back soonest. Among equals the fewest are recomputed, and no more than must be where that
+/// would not save enough.
 #[must_use]
 pub fn plan_switch(missing: &[Missing], costs: SwitchCosts) -> SwitchPlan {
     let count = |is_so: fn(&Missing) -> bool| missing.iter().filter(|chunk| is_so(chunk)).count();
@@ -80,10 +84,14 @@ pub fn plan_switch(missing: &[Missing], costs: SwitchCosts) -> SwitchPlan {
     // Whole numbers: what is left of rounding must not look like a read.
     let mut bytes: u64 = missing.iter().map(|chunk| chunk.stored_bytes()).sum();
     let mut best = (f64::INFINITY, least);
+    let mut enough = f64::INFINITY;
     for count in least..=most {
         let seconds = costs.recompute.of(count as f64).max(costs.read.of(bytes as f64));
-        if seconds < best.0 {
+        if seconds < best.0.min(enough) {
             best = (seconds, count);
+        }
+        if count == least {
+            enough = (1.0 - costs.least_saved) * seconds;
         }
         // The next one is recomputed too.
         bytes -= order.get(count).map_or(0, |&i| missing[i].stored_bytes());
@@ -105,7 +113,7 @@ mod tests {
 
     fn costs(recompute: (f64, f64), read: (f64, f64)) -> SwitchCosts {
         let line = |(fixed, each)| LinearCost { fixed, each };
-        SwitchCosts { recompute: line(recompute), read: line(read) }
+        SwitchCosts { recompute: line(recompute), read: line(read), least_saved: 0.0 }
     }
 
     /// The best of all ways there are.
@@ -148,6 +156,17 @@ mod tests {
         let costs = costs((0.0, 1.0), (0.0, 1.0));
         let plan = plan_switch(&[Stored(2), Encoded(9), Lost], costs);
         assert_eq!((plan.read, plan.recompute, plan.seconds), (vec![1], vec![0, 2], 9.0));
+    }
+
+    #[test]
+    fn what_saves_too_little_is_read() {
+        // Ten are read in 10 s; one is recomputed in 8.5 s, each more in half a second: that saves a tenth at best.
+        let costs = SwitchCosts { least_saved: 0.15, ..costs((0.0, 1.0), (0.0, 1.0)) };
+        let slow = SwitchCosts { recompute: LinearCost { fixed: 8.0, each: 0.5 }, ..costs };
+        assert_eq!(plan_switch(&[Stored(1); 10], slow).recompute, []);
+        assert_eq!(plan_switch(&[Stored(1); 10], costs).recompute.len(), 5);
+        let lost = [&[Lost][..], &[Stored(1); 10]].concat();
+        assert_eq!(plan_switch(&lost, slow).recompute, [0], "what must be is");
     }
 
     fn missing() -> impl Strategy<Value = Missing> {

@@ -19,7 +19,7 @@ fn chunks_go_that_are_written_before_those_after_them() {
             element: PageElement::F16,
             tiers: vec![tier(8), tier(8)],
             policy: Policy::Lru,
-            costs: SwitchCosts { recompute: free, read: free },
+            costs: SwitchCosts { recompute: free, read: free, least_saved: 0.0 },
             can_recompute: false,
             idle_below: 0.0,
             busy_above: 1.0,

@@ -32,6 +32,7 @@ fn manager(read: f64) -> Manager {
         costs: SwitchCosts {
             recompute: LinearCost { fixed: 0.0, each: 1.0 },
             read: LinearCost { fixed: read, each: 0.0 },
+            least_saved: 0.0,
         },
         can_recompute: true,
         idle_below: 0.0,

@@ -233,7 +233,7 @@ fn reading_ahead_takes_nothing_out() {
         element: interleaf_contract::PageElement::F16,
         tiers: vec![TierConfig { striped: false, chunks: 10 }, TierConfig { striped: false, chunks: 100 }],
         policy: Policy::Lru,
-        costs: SwitchCosts { recompute: free, read: free },
+        costs: SwitchCosts { recompute: free, read: free, least_saved: 0.0 },
         can_recompute: true,
         idle_below: 0.7,
         busy_above: 0.95,

@@ -159,7 +159,7 @@ impl Manager {
     fn reads_sooner(&self, node: &Node) -> bool {
         let Some(tier) = node.stored() else { return false };
         let bytes = self.tiers[tier].list_bytes(node.pages[tier]);
-        let SwitchCosts { recompute, read } = self.config.costs;
+        let SwitchCosts { recompute, read, .. } = self.config.costs;
         read.of(bytes as f64) < recompute.each * f64::from(node.len) / CHUNK_TOKENS as f64
     }
 

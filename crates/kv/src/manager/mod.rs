@@ -109,6 +109,7 @@ impl Config {
             costs: SwitchCosts {
                 recompute: LinearCost { fixed: 0.0, each: 1.0 },
                 read: LinearCost { fixed: 0.0, each: 1.0 },
+                least_saved: 0.0,
             },
             can_recompute: false,
             forms: Vec::new(),
@@ -163,8 +164,8 @@ impl Config {
             return refuse("tiers", "one to three", self.tiers.len().to_string());
         }
         self.check_forms(&self.forms, 0)?;
-        let SwitchCosts { recompute, read } = self.costs;
-        let costs = [recompute.fixed, recompute.each, read.fixed, read.each];
+        let SwitchCosts { recompute, read, least_saved } = self.costs;
+        let costs = [recompute.fixed, recompute.each, read.fixed, read.each, least_saved];
         if !costs.iter().all(|cost| *cost >= 0.0 && cost.is_finite()) {
             return refuse("costs", "finite and not negative", format!("{costs:?}"));
         }

@@ -88,7 +88,7 @@ impl Rig {
             tiers: [memory].into_iter().chain(flash).collect(),
             policy: Policy::Lru,
             // Reading always pays.
-            costs: SwitchCosts { recompute: line(1.0), read: line(1e-9) },
+            costs: SwitchCosts { recompute: line(1.0), read: line(1e-9), least_saved: 0.0 },
             can_recompute,
             idle_below: 0.7,
             busy_above: 0.95,

@@ -16,7 +16,7 @@ pub fn config(layers: usize, chunks: u32, policy: Policy, forms: Vec<Form>) -> C
         element: PageElement::F16,
         tiers: vec![TierConfig { striped: true, chunks }],
         policy,
-        costs: SwitchCosts { recompute: line, read: line },
+        costs: SwitchCosts { recompute: line, read: line, least_saved: 0.0 },
         can_recompute: false,
         forms,
         idle_below: 0.7,

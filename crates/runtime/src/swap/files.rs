@@ -17,7 +17,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Reads that the storage is given at a time: flash answers several as soon as one.
-const READERS: usize = 4;
+pub const READERS: usize = 4;
 
 /// Something for the thread that writes.
 #[derive(Debug)]

@@ -2,15 +2,19 @@
 //! installed (arXiv 2403.11805, §3.3).
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 use interleaf_contract::{CHUNK_TOKENS, RowKind};
 use interleaf_kv::{LinearCost, SwitchCosts};
 use interleaf_model::{Digest, ModelError};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
+use super::costs::LEAST_SAVED;
+use super::files::READERS;
 use super::pages::PageFile;
 use super::{FlashProfile, costs};
 use crate::store::write_whole;
@@ -22,11 +26,11 @@ const CONTEXT_CHUNKS: usize = 32;
 /// How many are, at a time.
 const COMPUTED: [usize; 5] = [1, 2, 4, 8, 16];
 
-/// Bytes that are read at a time: a layer of one chunk, up to one of a long context.
-const READ: [usize; 5] = [32 << 10, 128 << 10, 512 << 10, 2 << 20, 8 << 20];
+/// Bytes that one reader reads at a time: a layer of one chunk, up to one of a long context.
+const READ: [usize; 5] = [8 << 10, 32 << 10, 128 << 10, 512 << 10, 2 << 20];
 
 /// Bytes between two reads, more than a system reads at once unasked.
-const APART: usize = 1 << 20;
+const APART: usize = 256 << 10;
 
 /// How often each is done. The median counts.
 const TIMES: usize = 5;
@@ -37,7 +41,7 @@ const TIMES: usize = 5;
 pub struct SwitchMeasure {
     /// Seconds that computing any chunks takes, and for each more.
     pub recompute: (f64, f64),
-    /// Seconds that any read takes, and for each byte more.
+    /// Seconds that any reads at the same time take, and for each byte of them more.
     pub read: (f64, f64),
     /// Chunks computed, and the seconds that took.
     pub computed: Vec<(f64, f64)>,
@@ -48,7 +52,7 @@ pub struct SwitchMeasure {
 impl SwitchMeasure {
     pub(super) fn costs(&self) -> SwitchCosts {
         let line = |(fixed, each)| LinearCost { fixed, each };
-        SwitchCosts { recompute: line(self.recompute), read: line(self.read) }
+        SwitchCosts { recompute: line(self.recompute), read: line(self.read), least_saved: LEAST_SAVED }
     }
 
     /// Whether these are costs.
@@ -147,9 +151,10 @@ impl Engine {
     }
 }
 
-/// Reads from a file that was just written and is not in memory, where the system forgets what it is asked to.
-fn measure_read(path: &Path, profile: Option<FlashProfile>) -> std::io::Result<Vec<(f64, f64)>> {
-    let all: usize = READ.iter().map(|bytes| (bytes + APART) * TIMES).sum();
+/// Reads from a file that was just written and is not in memory, where the system forgets what it is asked to: by as many readers as
+/// there are when contexts come back, and each page looked at as it is then. Returns the bytes of all of them.
+fn measure_read(path: &Path, profile: Option<FlashProfile>) -> io::Result<Vec<(f64, f64)>> {
+    let all: usize = READ.iter().map(|bytes| (bytes + APART) * READERS * TIMES).sum();
     let mut file = File::create(path)?;
     let block: Vec<u8> = (0..1_u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     for _ in 0..all.div_ceil(block.len()) {
@@ -159,21 +164,43 @@ fn measure_read(path: &Path, profile: Option<FlashProfile>) -> std::io::Result<V
     forget_cached(&file);
     drop(file);
     let file = PageFile::open(path, profile)?;
+    let readers = (0..READERS).map(|_| file.again()).collect::<io::Result<Vec<PageFile>>>()?;
     let mut at = all;
     let mut points = Vec::new();
     for bytes in READ {
-        let mut buffer = vec![0; bytes];
         let mut seconds = Vec::with_capacity(TIMES);
         for _ in 0..TIMES {
             // From the end to the beginning, so that nothing is read ahead.
-            at -= bytes + APART;
+            at -= (bytes + APART) * READERS;
             let start = Instant::now();
-            file.read(at as u64, &mut buffer)?;
+            read_at_once(&readers, at, bytes)?;
             seconds.push(start.elapsed().as_secs_f64());
         }
-        points.push((bytes as f64, median(&mut seconds)));
+        points.push(((bytes * READERS) as f64, median(&mut seconds)));
     }
     Ok(points)
+}
+
+/// Each reader reads as many bytes, the last one first.
+fn read_at_once(readers: &[PageFile], first: usize, bytes: usize) -> io::Result<()> {
+    let read = |place: usize, file: &PageFile| {
+        let mut page = vec![0; bytes];
+        file.read((first + place * (bytes + APART)) as u64, &mut page)?;
+        Ok(std::hint::black_box(xxh3_64(&page)))
+    };
+    thread::scope(|scope| {
+        let reading: Vec<_> = readers
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(place, file)| scope.spawn(move || read(place, file)))
+            .collect();
+        let ended = |reading: thread::ScopedJoinHandle<'_, io::Result<u64>>| match reading.join() {
+            Ok(read) => read.map(drop),
+            Err(_) => Err(io::Error::other("a reader has panicked")),
+        };
+        reading.into_iter().try_for_each(ended)
+    })
 }
 
 /// What was written to a file is read from the storage next.

@@ -43,6 +43,8 @@ pub(super) fn config(
                 each: chunk_seconds(calibration, longest_context),
             },
             read: LinearCost { fixed: calibration.read.fixed.get(), each: calibration.read.per_byte.get() },
+            // In simulated time everything takes what it is said to.
+            least_saved: 0.0,
         },
         can_recompute: policy.can_recompute,
         // Everything is exact here: policies are compared at equal drift.

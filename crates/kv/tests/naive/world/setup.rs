@@ -59,7 +59,7 @@ impl Setup {
             element: PageElement::F16,
             tiers: self.tiers().into_iter().enumerate().map(tier).collect(),
             policy: Policy::all()[self.policy].1,
-            costs: SwitchCosts { recompute, read },
+            costs: SwitchCosts { recompute, read, least_saved: 0.0 },
             can_recompute: self.can_recompute,
             forms: if self.has_forms { self.forms() } else { Vec::new() },
             idle_below: 0.7,
